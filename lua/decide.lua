@@ -1,0 +1,102 @@
+-- decide: admits requests to sliding window logs, to all of them or to none, and charges what it admits.
+--
+-- A log is a sorted set with one entry for each admitted unit. The score is the moment of admission, in microseconds
+-- of this server's clock; the member is the unit's id. The window is half open: an entry counts in (now - window, now].
+--
+-- KEYS    the logs, each once, all of one hash slot
+-- ARGV    id         of this call's first unit, used by no other call; the unit u after it is "id:u"
+--         for each log, in the order of KEYS:
+--           max      units the log holds in any window
+--           window   in microseconds, whole milliseconds
+--         then, both 1 when left out:
+--         requests   how many ask, each for itself, first come first served: as many as fit are granted
+--         cost       units each request takes, all or none; at most the smallest max
+--
+-- Reply   An integer n: there is one log, every request is granted, and n units remain, enough for one request more.
+--         Otherwise a list: how many requests are granted, then three integers for each log:
+--           remaining  units free after the grants; below zero when max was lowered under what is there
+--           retry      microseconds until one request more fits this log; 0 when it does now
+--           reset      microseconds until this log is empty, if nothing more is admitted
+--
+-- Clock   TIME, read once. Numbers go to redis.call as they are, which prints all their digits; tostring and ..
+--         would cut them to fourteen.
+-- Replay  A call sent again under its id, because the reply was lost, grants again what it granted and charges nothing
+--         twice: ZADD NX leaves known ids alone, and a log without room is searched for them before it denies.
+-- Failure Nothing is written before all arguments are read. A key that is no sorted set fails when it is cleaned,
+--         before the first ZADD; logs cleaned until then mean what they meant, so a call that fails has charged nothing.
+
+local call = redis.call
+local id, logs = ARGV[1], #KEYS
+local requests, cost = tonumber(ARGV[2 * logs + 2] or 1), tonumber(ARGV[2 * logs + 3] or 1)
+for i = 2, 2 * logs + 1 do
+  if not tonumber(ARGV[i]) then
+    return redis.error_reply('ERR exactlimit: each log needs a max and a window, in numbers')
+  end
+end
+if not (requests and cost and logs > 0) then
+  return redis.error_reply('ERR exactlimit: no logs, or requests and cost are not numbers')
+end
+
+local time = call('TIME')
+local now = time[1] * 1000000 + time[2]
+
+-- Clean and count.
+local count, granted = {}, requests
+for i = 1, logs do
+  call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now - ARGV[2 * i + 1])
+  count[i] = call('ZCARD', KEYS[i])
+  local room = ARGV[2 * i] - count[i]
+  if room < requests * cost then
+    local known = 0
+    while known < requests and call('ZSCORE', KEYS[i], known == 0 and id or id .. ':' .. known * cost) do
+      known = known + 1
+    end
+    granted = math.min(granted, known + math.max(0, math.floor(room / cost)))
+  end
+end
+
+-- Update: from the first ZADD on, nothing may fail.
+local units = granted * cost
+if units > 0 then
+  for i = 1, logs do
+    if units == 1 then
+      count[i] = count[i] + call('ZADD', KEYS[i], 'NX', now, id)
+    else
+      for first = 0, units - 1, 1000 do -- unpack cannot push more than a few thousand values
+        local entries = {}
+        for u = first, math.min(first + 1000, units) - 1 do
+          entries[#entries + 1] = now
+          entries[#entries + 1] = u == 0 and id or id .. ':' .. u
+        end
+        count[i] = count[i] + call('ZADD', KEYS[i], 'NX', unpack(entries))
+      end
+    end
+    -- A second more than the window: expiry has a clock of its own, in milliseconds.
+    call('PEXPIRE', KEYS[i], ARGV[2 * i + 1] / 1000 + 1000)
+  end
+end
+
+if logs == 1 and granted == requests and ARGV[2] - count[1] >= cost then
+  return ARGV[2] - count[1]
+end
+
+local function leaves(i, entry)
+  return call('ZRANGE', KEYS[i], entry, entry, 'WITHSCORES')[2] + ARGV[2 * i + 1] - now
+end
+
+local reply = { granted }
+for i = 1, logs do
+  local remaining, retry, reset = ARGV[2 * i] - count[i], 0, 0
+  if remaining < cost then
+    retry = leaves(i, cost - remaining - 1)
+  end
+  if units > 0 then
+    reset = tonumber(ARGV[2 * i + 1])
+  elseif count[i] > 0 then
+    reset = leaves(i, -1)
+  end
+  reply[#reply + 1] = remaining
+  reply[#reply + 1] = retry
+  reply[#reply + 1] = reset
+end
+return reply
