@@ -1,0 +1,71 @@
+package core
+
+import "time"
+
+// Decision is the answer to one call. A denial is a decision like any other, not an error. It is a plain value and may
+// be kept; the zero Decision comes with an error and means nothing.
+type Decision struct {
+	// Allowed says whether the request may go on. If not, it was charged to no limit.
+	Allowed bool
+	// State is where the limit stands that matters most: of those asked for, the one that has room last when denied, and
+	// the one with the fewest remaining when allowed.
+	State
+	// Source says who decided.
+	Source Source
+
+	states []State // of every limit when the call had several, in its order
+}
+
+// State is where one limit of one key stands after a decision.
+type State struct {
+	// Limit is the limit as the call gave it.
+	Limit Limit
+	// Remaining is how many units would still be admitted now.
+	Remaining int
+	// RetryAfter is how long until the same request has room in this limit, to the microsecond: after exactly that time
+	// it is admitted, unless others come first. It is zero when there is room now, so after an admission it speaks of the
+	// next request.
+	RetryAfter time.Duration
+	// ResetAfter is how long until the whole budget is back, if nothing more is admitted.
+	ResetAfter time.Duration
+}
+
+// States returns the state of each limit of the call, in its order. The caller must not change it.
+func (d Decision) States() []State {
+	if d.states == nil {
+		return []State{d.State}
+	}
+	return d.states
+}
+
+// Source says who made a decision.
+type Source uint8
+
+const (
+	// SourceRedis marks a decision of the script in Redis.
+	SourceRedis Source = iota + 1
+	// SourceInProcess marks a decision of the logs in this process's memory.
+	SourceInProcess
+)
+
+// String names the source in lower case, as logs and metrics want it.
+func (s Source) String() string {
+	switch s {
+	case SourceRedis:
+		return "redis"
+	case SourceInProcess:
+		return "in-process"
+	}
+	return "none"
+}
+
+// decide puts together the decision of one call from the states of its limits. It keeps states.
+func decide(allowed bool, states []State, source Source) Decision {
+	most := states[0]
+	for _, state := range states[1:] {
+		if allowed && state.Remaining < most.Remaining || !allowed && state.RetryAfter > most.RetryAfter {
+			most = state
+		}
+	}
+	return Decision{Allowed: allowed, State: most, Source: source, states: states}
+}

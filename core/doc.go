@@ -1,0 +1,19 @@
+// Package core decides who may pass: at most Max requests of one key in any trailing Window, counted exactly, by
+// however many processes share one Redis.
+//
+// It keeps a sliding window log: one entry for each admitted request, in a Redis sorted set that one Lua script cleans,
+// counts and updates in a single step, on Redis's own clock. A fixed window lets twice the limit through at a border and
+// two-counter windows estimate; a log does neither. It costs one round trip for each decision, and memory for each
+// request admitted within the window.
+//
+//	limiter, err := core.Connect(os.Getenv("REDIS_URL")) // "" keeps the logs in this process
+//	...
+//	decision, err := limiter.Allow(ctx, "user:42", core.PerMinute("search", 30))
+//	switch {
+//	case err != nil: // no decision: Redis does not answer, or the call makes no sense
+//	case !decision.Allowed: // come back after decision.RetryAfter
+//	}
+//
+// Most services use it through the middleware in packages ginlimit and echolimit. This package knows no HTTP and no
+// framework.
+package core

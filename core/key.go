@@ -1,0 +1,46 @@
+package core
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// maxKey is the longest key, in bytes, that is stored as it is.
+const maxKey = 128
+
+// keyEscaper writes the closing brace, which ends the hash tag of a log key, and the escape character itself.
+var keyEscaper = strings.NewReplacer("%", "%25", "}", "%7D")
+
+// canonicalKey returns the form of a key that the logs use: without a closing brace, and not much longer than maxKey.
+// No two keys have the same form. An escape is followed by two digits, so "%#", which marks a hash, is in no other
+// form, and two long keys share a hash only if SHA-256 breaks.
+func canonicalKey(key string) string {
+	if len(key) > maxKey {
+		sum := sha256.Sum256([]byte(key))
+		return "%#" + base64.RawURLEncoding.EncodeToString(sum[:])
+	}
+	if strings.IndexByte(key, '%') < 0 && strings.IndexByte(key, '}') < 0 {
+		return key
+	}
+	return keyEscaper.Replace(key)
+}
+
+// appendLogKey appends the name in Redis of the log that a limit keeps of a canonical key:
+//
+//	prefix:{key}:name:window
+//
+// with the window in milliseconds. The braces put all logs of one key on one cluster slot. No two logs share a name: the
+// prefix has no brace, so the first pair of braces holds the key, and behind it only the last colon is followed by digits
+// alone.
+func appendLogKey(b []byte, prefix, canonical string, limit Limit) []byte {
+	b = append(b, prefix...)
+	b = append(b, ":{"...)
+	b = append(b, canonical...)
+	b = append(b, "}:"...)
+	b = append(b, limit.Name...)
+	b = append(b, ':')
+	return strconv.AppendInt(b, int64(limit.Window/time.Millisecond), 10)
+}

@@ -1,0 +1,83 @@
+package core
+
+import (
+	"time"
+)
+
+// Limit says that of one key at most Max requests are admitted in any trailing Window. It is a plain value: make one
+// wherever it is used, compare it with ==. The zero Limit is invalid.
+//
+// Limits of the same Name and Window share their log for each key, wherever in the service they are written, so two
+// routes share a budget exactly when they say so. A changed Max takes effect at once on the log that is there. A changed
+// Window starts a new log.
+type Limit struct {
+	// Name tells budgets of one key apart and is shown to clients: 1 to 64 bytes of printable ASCII.
+	Name string
+	// Max is the most requests, or units of cost, admitted in any Window: 1 to 999,999,999,999,999.
+	Max int
+	// Window is a whole number of milliseconds, at least one. It is half open: what was admitted at t counts until just
+	// before t+Window.
+	Window time.Duration
+}
+
+// PerSecond is a limit of max requests in any second.
+func PerSecond(name string, max int) Limit { return Limit{Name: name, Max: max, Window: time.Second} }
+
+// PerMinute is a limit of max requests in any minute.
+func PerMinute(name string, max int) Limit { return Limit{Name: name, Max: max, Window: time.Minute} }
+
+// PerHour is a limit of max requests in any hour.
+func PerHour(name string, max int) Limit { return Limit{Name: name, Max: max, Window: time.Hour} }
+
+// PerDay is a limit of max requests in any 24 hours.
+func PerDay(name string, max int) Limit { return Limit{Name: name, Max: max, Window: 24 * time.Hour} }
+
+const (
+	maxName = 64
+	// RFC 9651, section 3.3.1: the largest integer that the RateLimit fields can carry.
+	maxMax = 999_999_999_999_999
+)
+
+// Validate says whether limits can be asked for together in one call: at least one, each of them sensible, no two of
+// one Name. The error wraps ErrInvalid. Every call checks its limits itself; this is for checking them earlier, where
+// they are written down.
+func Validate(limits ...Limit) error {
+	if len(limits) == 0 {
+		return invalid("no limit given: write at least one, such as core.PerMinute(\"login\", 5)")
+	}
+	for i, limit := range limits {
+		if err := limit.validate(); err != nil {
+			return err
+		}
+		for _, other := range limits[:i] {
+			if other.Name == limit.Name {
+				return invalid("two limits named %q in one call (%d per %v and %d per %v): give each its own name",
+					limit.Name, other.Max, other.Window, limit.Max, limit.Window)
+			}
+		}
+	}
+	return nil
+}
+
+func (l Limit) validate() error {
+	switch {
+	case l.Name == "":
+		return invalid("limit of %d per %v has no Name: name it after what it protects, such as \"login\"", l.Max, l.Window)
+	case len(l.Name) > maxName:
+		return invalid("limit %q: its Name is %d bytes long, at most %d are allowed", l.Name, len(l.Name), maxName)
+	case l.Max < 1:
+		return invalid("limit %q: Max is %d, it must be at least 1", l.Name, l.Max)
+	case int64(l.Max) > maxMax:
+		return invalid("limit %q: Max is %d, it must be at most %d", l.Name, l.Max, int64(maxMax))
+	case l.Window < time.Millisecond:
+		return invalid("limit %q: Window is %v, it must be at least 1ms", l.Name, l.Window)
+	case l.Window%time.Millisecond != 0:
+		return invalid("limit %q: Window is %v, it must be a whole number of milliseconds", l.Name, l.Window)
+	}
+	for i := range len(l.Name) {
+		if l.Name[i] < ' ' || l.Name[i] > '~' {
+			return invalid("limit %q: its Name must be printable ASCII", l.Name)
+		}
+	}
+	return nil
+}

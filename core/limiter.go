@@ -1,0 +1,156 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+
+	"github.com/redis/rueidis"
+)
+
+// Limiter admits requests under limits that each call names. Make one with Connect, New or NewInProcess, share it by all
+// handlers, and Close it at the end. It is safe for concurrent use. The zero Limiter is not usable.
+//
+// Most callers want Allow.
+type Limiter struct {
+	redis     *redisLogs // nil when the logs are in this process
+	inProcess *inProcess // nil when they are in Redis
+	closed    atomic.Bool
+}
+
+// New makes a Limiter on a client of the caller's own: for one Redis, for Sentinel or for Redis Cluster, with TLS and
+// credentials, just as rueidis connects to them. Close leaves the client open.
+//
+// Give the client AlwaysPipelining, so that a call whose context ends does not break the connection under its neighbours,
+// and leave its ConnLifetime zero, since rueidis sends commands again when it replaces a connection. Connect makes such a
+// client.
+//
+// A Redis that does not answer is no error here: calls return ErrUnavailable until it does.
+func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
+	if client == nil {
+		return nil, invalid("no Redis client: use core.Connect(url), or core.NewInProcess() to run without Redis")
+	}
+	c, err := configure(opts)
+	if err != nil {
+		return nil, err
+	}
+	return &Limiter{redis: newRedisLogs(newConnection(client), c.prefix)}, nil
+}
+
+// Connect makes a Limiter on the Redis at a URL:
+//
+//	redis://user:password@host:6379/0           one Redis, database 0; everything but the host may be left out
+//	rediss://host:6379                          the same with TLS
+//	redis://host1:6379?addr=host2:6379          Redis Cluster, found through any of its nodes
+//	redis://host1:26379?addr=host2:26379&master_set=mymaster   Sentinel
+//
+// Further parameters are rueidis.ParseURL's. The client it makes is closed by Close. An empty URL makes an in-process
+// Limiter, as NewInProcess does.
+//
+// A Redis that does not answer is no error here: calls return ErrUnavailable until it does.
+func Connect(url string, opts ...Option) (*Limiter, error) {
+	if url == "" {
+		return NewInProcess(opts...)
+	}
+	c, err := configure(opts)
+	if err != nil {
+		return nil, err
+	}
+	option, err := parseURL(url)
+	if err != nil {
+		return nil, err
+	}
+	return &Limiter{redis: newRedisLogs(dial(option), c.prefix)}, nil
+}
+
+// NewInProcess makes a Limiter that keeps the same exact logs in this process's memory: for one instance, for
+// development and for tests. An admitted request takes eight bytes until it leaves the window.
+func NewInProcess(opts ...Option) (*Limiter, error) {
+	if _, err := configure(opts); err != nil {
+		return nil, err
+	}
+	return &Limiter{inProcess: newInProcess()}, nil
+}
+
+// Allow asks to admit one request of key under all of limits. If one of them has no room the request is denied and
+// charged to none. The error is non-nil exactly when there is no decision, and wraps ErrInvalid or ErrUnavailable.
+//
+// The key says who is counted. It may be any non-empty string; different strings are different clients.
+func (l *Limiter) Allow(ctx context.Context, key string, limits ...Limit) (Decision, error) {
+	return l.AllowN(ctx, key, 1, limits...)
+}
+
+// AllowN is Allow for a request that costs n units, from 1 to the smallest Max of its limits: all of them are charged or
+// none is.
+func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit) (Decision, error) {
+	if err := l.check(key, limits); err != nil {
+		return Decision{}, err
+	}
+	if n < 1 {
+		return Decision{}, invalid("cost %d: it must be at least 1", n)
+	}
+	for _, limit := range limits {
+		if n > limit.Max {
+			return Decision{}, invalid("cost %d: limit %q never holds more than its Max of %d", n, limit.Name, limit.Max)
+		}
+	}
+	key = canonicalKey(key)
+	if l.redis != nil {
+		return l.redis.decide(ctx, key, n, limits)
+	}
+	return l.inProcess.decide(key, n, limits), nil
+}
+
+// Peek returns the decision that Allow would make now, and charges nothing.
+func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (Decision, error) {
+	if err := l.check(key, limits); err != nil {
+		return Decision{}, err
+	}
+	key = canonicalKey(key)
+	if l.redis != nil {
+		return l.redis.peek(ctx, key, limits)
+	}
+	return l.inProcess.peek(key, limits), nil
+}
+
+// Reset forgets what key has been charged under limits, as if it had never come.
+func (l *Limiter) Reset(ctx context.Context, key string, limits ...Limit) error {
+	if err := l.check(key, limits); err != nil {
+		return err
+	}
+	key = canonicalKey(key)
+	if l.redis != nil {
+		return l.redis.reset(ctx, key, limits)
+	}
+	l.inProcess.reset(key, limits)
+	return nil
+}
+
+// Close releases what the Limiter holds: its connections if Connect made them, its memory if it is in-process. Calls
+// that come later return ErrUnavailable. Closing twice does nothing.
+func (l *Limiter) Close() error {
+	if l.closed.Swap(true) {
+		return nil
+	}
+	if l.redis != nil {
+		l.redis.connection.close()
+	} else {
+		l.inProcess.close()
+	}
+	return nil
+}
+
+var errClosed = errors.New("the limiter is closed")
+
+func (l *Limiter) check(key string, limits []Limit) error {
+	if err := Validate(limits...); err != nil {
+		return err
+	}
+	if key == "" {
+		return invalid("empty key: a key says who is counted, such as \"user:42\"")
+	}
+	if l.closed.Load() {
+		return unavailable(errClosed)
+	}
+	return nil
+}

@@ -1,0 +1,69 @@
+package core
+
+import (
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// parseURL reads the URL that Connect takes. Its errors quote nothing of the URL: where it is malformed, nobody can tell
+// which part of it was the password.
+func parseURL(text string) (rueidis.ClientOption, error) {
+	u, err := url.Parse(text)
+	if err != nil {
+		return rueidis.ClientOption{}, invalid("the Redis URL cannot be read: write redis://user:password@host:port/database, " +
+			"and percent-encode punctuation in user and password")
+	}
+	if !slices.Contains([]string{"redis", "rediss", "unix"}, u.Scheme) {
+		return rueidis.ClientOption{}, invalid("the Redis URL must begin with redis://, or rediss:// for TLS, as in redis://localhost:6379/0")
+	}
+	if u.Scheme != "unix" {
+		if database := strings.TrimPrefix(u.Path, "/"); database != "" {
+			if n, err := strconv.Atoi(database); err != nil || n < 0 {
+				return rueidis.ClientOption{}, invalid("what follows the host of the Redis URL must be the number of a database, as in redis://localhost:6379/0")
+			}
+		}
+	}
+	for name := range u.Query() {
+		if !slices.Contains(urlParameters, name) {
+			return rueidis.ClientOption{}, invalid("the Redis URL has an unknown parameter: known are %s", strings.Join(urlParameters, ", "))
+		}
+	}
+	option, err := rueidis.ParseURL(text)
+	if err != nil {
+		return rueidis.ClientOption{}, invalid("a parameter of the Redis URL has a value it cannot have: " +
+			"timeouts are written like 500ms, db is a number, skip_verify is true or false")
+	}
+	harden(&option)
+	return option, nil
+}
+
+// urlParameters are those of rueidis.ParseURL.
+var urlParameters = []string{
+	"addr", "client_name", "db", "dial_timeout", "master_set", "protocol", "skip_verify", "write_timeout",
+	"client_cache", "max_retries",
+}
+
+// harden sets what keeps a limiter exact and its callers apart.
+func harden(option *rueidis.ClientOption) {
+	// Without it a call that times out closes the connection, and the calls beside it fail.
+	option.AlwaysPipelining = true
+	// Nothing is cached, and CLIENT TRACKING needs rights that a limiter does not.
+	option.DisableCache = true
+	if option.Dialer.Timeout == 0 {
+		option.Dialer.Timeout = time.Second
+	}
+	if option.ConnWriteTimeout == 0 {
+		option.ConnWriteTimeout = 2 * time.Second
+	}
+	option.Sentinel.Dialer = option.Dialer
+	option.Sentinel.TLSConfig = option.TLSConfig
+	// A missed event would bind the client to a demoted master for good.
+	option.Sentinel.TopologyRefreshInterval = 5 * time.Second
+	option.ClusterOption.ShardsRefreshInterval = 10 * time.Second
+	option.ClusterOption.MaxMovedRedirections = 5
+}
