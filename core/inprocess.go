@@ -99,9 +99,7 @@ func (p *inProcess) reset(key string, limits []Limit) {
 	s := p.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, limit := range limits {
-		delete(s.logs, logID{key, limit.Name, limit.Window})
-	}
+	s.reset(key, limits)
 }
 
 // decide is the decision script, at a moment that the caller gives.
@@ -149,6 +147,12 @@ func decision(allowed bool, now int64, cost int, limits []Limit, logs []*log) De
 		states[i] = logs[i].state(now, cost, limit)
 	}
 	return decide(allowed, states, SourceInProcess)
+}
+
+func (s *shard) reset(key string, limits []Limit) {
+	for _, limit := range limits {
+		delete(s.logs, logID{key, limit.Name, limit.Window})
+	}
 }
 
 func (s *shard) dropIdle(now int64) {

@@ -1,0 +1,135 @@
+package core
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/redistest"
+	"github.com/exactlimit/exactlimit/lua"
+)
+
+// clocked is a store whose clock the test sets, in microseconds, so that every moment of a timeline is exact.
+type clocked interface {
+	allow(t require.TestingT, now int64, key string, cost int, limits ...Limit) Decision
+	peek(t require.TestingT, now int64, key string, limits ...Limit) Decision
+	reset(t require.TestingT, key string, limits ...Limit)
+}
+
+// clockedStores returns both stores, each empty.
+func clockedStores(t testing.TB) map[string]clocked {
+	return map[string]clocked{"redis": newClockedRedis(t), "in-process": newClockedInProcess()}
+}
+
+// clockedInProcess is one shard, without the lock and the sweeper that come with real time.
+type clockedInProcess struct{ shard }
+
+func newClockedInProcess() *clockedInProcess {
+	return &clockedInProcess{shard{logs: map[logID]*log{}}}
+}
+
+func (c *clockedInProcess) allow(_ require.TestingT, now int64, key string, cost int, limits ...Limit) Decision {
+	return c.decide(now, key, cost, limits)
+}
+
+func (c *clockedInProcess) peek(_ require.TestingT, now int64, key string, limits ...Limit) Decision {
+	return c.shard.peek(now, key, limits)
+}
+
+func (c *clockedInProcess) reset(_ require.TestingT, key string, limits ...Limit) {
+	c.shard.reset(key, limits)
+}
+
+// clockedRedis runs the real scripts on a real server. Only their TIME is another: they GET it from a key.
+type clockedRedis struct {
+	*redisLogs
+	client rueidis.Client
+	clock  string
+}
+
+func newClockedRedis(t testing.TB) clockedRedis {
+	client := redistest.Shared(t).Client(t)
+	prefix := redistest.Prefix()
+	logs := newRedisLogs(newConnection(client), prefix)
+	clock := prefix + "-clock"
+	script := func(text string) *rueidis.Lua {
+		const asked = "call('TIME')"
+		require.Equal(t, 1, strings.Count(text, asked))
+		text = strings.Replace(text, asked, "cjson.decode(call('GET', '"+clock+"'))", 1)
+		return rueidis.NewLuaScript(text)
+	}
+	logs.decision, logs.peeking = script(lua.Decide), script(lua.Peek)
+	return clockedRedis{logs, client, clock}
+}
+
+// epoch keeps the digits of the scores those of real ones.
+const epoch = 1_795_000_000_000_000
+
+func (c clockedRedis) set(t require.TestingT, now int64) {
+	now += epoch
+	time := fmt.Sprintf(`["%d", "%06d"]`, now/1e6, now%1e6)
+	err := c.client.Do(context.Background(), c.client.B().Set().Key(c.clock).Value(time).Build()).Error()
+	require.NoError(t, err)
+}
+
+func (c clockedRedis) allow(t require.TestingT, now int64, key string, cost int, limits ...Limit) Decision {
+	c.set(t, now)
+	d, err := c.decide(context.Background(), key, cost, limits)
+	require.NoError(t, err)
+	return d
+}
+
+// allowAs is allow under an id of the test's choice.
+func (c clockedRedis) allowAs(t require.TestingT, now int64, id, key string, cost int, limits ...Limit) Decision {
+	c.set(t, now)
+	d, err := c.ask(context.Background(), c.decision, []byte(id), key, cost, limits)
+	require.NoError(t, err)
+	return d
+}
+
+func (c clockedRedis) peek(t require.TestingT, now int64, key string, limits ...Limit) Decision {
+	c.set(t, now)
+	d, err := c.redisLogs.peek(context.Background(), key, limits)
+	require.NoError(t, err)
+	return d
+}
+
+func (c clockedRedis) reset(t require.TestingT, key string, limits ...Limit) {
+	require.NoError(t, c.redisLogs.reset(context.Background(), key, limits))
+}
+
+// entries returns the ids in a log, with their moments.
+func (c clockedRedis) entries(t require.TestingT, key string, limit Limit) map[string]int64 {
+	name := string(appendLogKey(nil, c.prefix, key, limit))
+	scores, err := c.client.Do(context.Background(),
+		c.client.B().Zrange().Key(name).Min("0").Max("-1").Withscores().Build()).AsZScores()
+	require.NoError(t, err)
+	entries := map[string]int64{}
+	for _, score := range scores {
+		entries[score.Member] = int64(score.Score) - epoch
+	}
+	return entries
+}
+
+// batch asks the script for several requests in one call, as coalescing does.
+func (c clockedRedis) batch(t require.TestingT, now int64, id, key string, requests, cost int, limit Limit) []int64 {
+	c.set(t, now)
+	message, err := c.decision.Exec(context.Background(), c.client,
+		[]string{string(appendLogKey(nil, c.prefix, key, limit))},
+		[]string{id, strconv.Itoa(limit.Max), strconv.FormatInt(limit.Window.Microseconds(), 10),
+			strconv.Itoa(requests), strconv.Itoa(cost)}).ToMessage()
+	require.NoError(t, err)
+	if message.IsInt64() {
+		remaining, err := message.AsInt64()
+		require.NoError(t, err)
+		return []int64{remaining}
+	}
+	reply, err := message.AsIntSlice()
+	require.NoError(t, err)
+	return reply
+}

@@ -1,0 +1,162 @@
+package core
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/redistest"
+	"github.com/exactlimit/exactlimit/lua"
+)
+
+// A Redis that is down when the limiter is made is an error of each call, until it is up.
+func TestRedisComesLater(t *testing.T) {
+	for name, connect := range map[string]func(t *testing.T, server *redistest.Server) *Limiter{
+		"Connect": func(t *testing.T, server *redistest.Server) *Limiter {
+			limiter, err := Connect(server.URL())
+			require.NoError(t, err)
+			return limiter
+		},
+		"New": func(t *testing.T, server *redistest.Server) *Limiter {
+			client, err := rueidis.NewClient(rueidis.ClientOption{
+				InitAddress: []string{server.Addr}, ForceSingleClient: true, DisableCache: true,
+			})
+			require.Error(t, err)
+			t.Cleanup(client.Close)
+			limiter, err := New(client)
+			require.NoError(t, err)
+			return limiter
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := redistest.Start(t)
+			server.Kill()
+			limiter := connect(t, server)
+			defer limiter.Close()
+			ctx, limit := context.Background(), PerMinute("late", 5)
+
+			for range 3 {
+				d, err := limiter.Allow(ctx, "ann", limit)
+				assert.ErrorIs(t, err, ErrUnavailable)
+				assert.ErrorContains(t, err, "connection refused")
+				assert.Zero(t, d)
+				_, err = limiter.Peek(ctx, "ann", limit)
+				assert.ErrorIs(t, err, ErrUnavailable)
+				assert.ErrorIs(t, limiter.Reset(ctx, "ann", limit), ErrUnavailable)
+			}
+			require.NoError(t, server.Start())
+			require.Eventually(t, func() bool {
+				d, err := limiter.Allow(ctx, "ann", limit)
+				return err == nil && d.Allowed && d.Remaining == 4 && d.Source == SourceRedis
+			}, 10*time.Second, 20*time.Millisecond)
+		})
+	}
+}
+
+// Close does not wait for a Redis that never comes, and nothing of the limiter stays behind (see TestMain).
+func TestCloseBeforeRedisComes(t *testing.T) {
+	server := redistest.Start(t)
+	server.Kill()
+	limiter, err := Connect(server.URL())
+	require.NoError(t, err)
+	require.NoError(t, limiter.Close())
+	require.NoError(t, limiter.Close())
+	_, err = limiter.Allow(context.Background(), "ann", PerMinute("closed", 5))
+	assert.ErrorIs(t, err, ErrUnavailable)
+	assert.ErrorContains(t, err, "the limiter is closed")
+}
+
+func TestCloseLeavesTheCallersClient(t *testing.T) {
+	client := redistest.Shared(t).Client(t)
+	limiter, err := New(client)
+	require.NoError(t, err)
+	require.NoError(t, limiter.Close())
+	redistest.Do(t, client, "PING")
+}
+
+func TestCredentials(t *testing.T) {
+	server := redistest.Start(t, "requirepass sesame", "databases 4")
+	ctx, limit := context.Background(), PerMinute("login", 1)
+	for _, table := range []struct{ url, says string }{
+		{"redis://:sesame@" + server.Addr + "/3", ""},
+		{"redis://default:sesame@" + server.Addr + "/2", ""},
+		{"redis://:hunter2@" + server.Addr, "WRONGPASS"},
+		{"redis://" + server.Addr, "NOAUTH"},
+		{"redis://:sesame@" + server.Addr + "/9", "DB index is out of range"},
+	} {
+		limiter, err := Connect(table.url)
+		require.NoError(t, err, table.url)
+		d, err := limiter.Allow(ctx, "ann", limit)
+		if table.says == "" {
+			assert.NoError(t, err, table.url)
+			assert.True(t, d.Allowed, "each database has logs of its own")
+		} else {
+			assert.ErrorIs(t, err, ErrUnavailable)
+			assert.ErrorContains(t, err, table.says)
+			assert.NotContains(t, err.Error(), "hunter2")
+		}
+		require.NoError(t, limiter.Close())
+	}
+}
+
+func TestContextEnds(t *testing.T) {
+	limiter, err := Connect(redistest.Shared(t).URL(), WithPrefix(redistest.Prefix()))
+	require.NoError(t, err)
+	defer limiter.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err = limiter.Allow(ctx, "ann", PerMinute("gone", 5))
+	assert.ErrorIs(t, err, ErrUnavailable)
+	assert.ErrorIs(t, err, context.Canceled)
+}
+
+// Each instance has its prefix, and no prefix sees another's logs.
+func TestPrefixes(t *testing.T) {
+	server := redistest.Shared(t)
+	limit := PerMinute("shared", 1)
+	for range 2 {
+		limiter, err := Connect(server.URL(), WithPrefix(redistest.Prefix()))
+		require.NoError(t, err)
+		d, err := limiter.Allow(context.Background(), "ann", limit)
+		require.NoError(t, err)
+		assert.True(t, d.Allowed)
+		require.NoError(t, limiter.Close())
+	}
+}
+
+// On a cluster keys spread over the masters, the logs of one key stay together, and every call is one round trip.
+func TestCluster(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3)
+	limiter, err := Connect(cluster.URL())
+	require.NoError(t, err)
+	defer limiter.Close()
+	ctx := context.Background()
+	burst, sustained := PerMinute("burst", 2), PerHour("sustained", 3)
+	for _, key := range keys(60) {
+		for i, allowed := range []bool{true, true, false} {
+			d, err := limiter.Allow(ctx, key, burst, sustained)
+			require.NoError(t, err)
+			assert.Equal(t, allowed, d.Allowed, "%s, call %d", key, i)
+		}
+		d, err := limiter.Peek(ctx, key, sustained)
+		require.NoError(t, err)
+		assert.Equal(t, 1, d.Remaining, "the denied call charged nothing")
+	}
+	for _, master := range cluster.Masters {
+		client := master.Single(t)
+		size, err := redistest.Do(t, client, "DBSIZE").AsInt64()
+		require.NoError(t, err)
+		assert.Greater(t, size, int64(10), "every master has a share of 120 logs")
+		loaded, err := redistest.Do(t, client, "SCRIPT", "EXISTS", sha(lua.Decide)).AsIntSlice()
+		require.NoError(t, err)
+		assert.Equal(t, []int64{1}, loaded)
+	}
+	require.NoError(t, limiter.Reset(ctx, "key1", burst, sustained))
+	d, err := limiter.Allow(ctx, "key1", burst, sustained)
+	require.NoError(t, err)
+	assert.True(t, d.Allowed)
+}

@@ -1,0 +1,265 @@
+package core
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"sort"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/oracle"
+	"github.com/exactlimit/exactlimit/internal/redistest"
+)
+
+// answer is what one call came to, as its caller saw it, in microseconds of the machine's clock, which is the server's.
+type answer struct {
+	Key          string
+	Sent, Came   int64
+	Allowed      bool
+	Retry, Reset int64
+	Err          string `json:",omitempty"`
+}
+
+// job is a load: as many goroutines as said, each asking for the keys in turn, without a pause, until the time is over.
+type job struct {
+	URL, Prefix string
+	Keys        []string
+	Limit       Limit
+	Goroutines  int
+	For         time.Duration
+}
+
+func (j job) run(limiter *Limiter) []answer {
+	answers := make([][]answer, j.Goroutines)
+	end := time.Now().Add(j.For)
+	var all sync.WaitGroup
+	for g := range j.Goroutines {
+		all.Go(func() {
+			for i := g; time.Now().Before(end); i++ {
+				key := j.Keys[i%len(j.Keys)]
+				sent := time.Now().UnixMicro()
+				d, err := limiter.Allow(context.Background(), key, j.Limit)
+				a := answer{
+					Key: key, Sent: sent, Came: time.Now().UnixMicro(), Allowed: d.Allowed,
+					Retry: d.RetryAfter.Microseconds(), Reset: d.ResetAfter.Microseconds(),
+				}
+				if err != nil {
+					a.Err = err.Error()
+					if !errors.Is(err, ErrUnavailable) {
+						a.Err = "not ErrUnavailable: " + a.Err
+					}
+				}
+				answers[g] = append(answers[g], a)
+			}
+		})
+	}
+	all.Wait()
+	var flat []answer
+	for _, a := range answers {
+		flat = append(flat, a...)
+	}
+	return flat
+}
+
+// workerEnv makes this test binary a process that does one job and prints the answers.
+const workerEnv = "EXACTLIMIT_TEST_JOB"
+
+func work() int {
+	var j job
+	if err := json.Unmarshal([]byte(os.Getenv(workerEnv)), &j); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	limiter, err := Connect(j.URL, WithPrefix(j.Prefix))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer limiter.Close()
+	out := bufio.NewWriter(os.Stdout)
+	defer out.Flush()
+	encoder := json.NewEncoder(out)
+	for _, a := range j.run(limiter) {
+		encoder.Encode(a)
+	}
+	return 0
+}
+
+func inProcesses(t *testing.T, n int, j job) []answer {
+	spec, err := json.Marshal(j)
+	require.NoError(t, err)
+	results := make([][]answer, n)
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() {
+			cmd := exec.Command(os.Args[0])
+			cmd.Env = append(os.Environ(), workerEnv+"="+string(spec))
+			cmd.Stderr = os.Stderr
+			out, err := cmd.StdoutPipe()
+			if !assert.NoError(t, err) || !assert.NoError(t, cmd.Start()) {
+				return
+			}
+			for decoder := json.NewDecoder(out); ; {
+				var a answer
+				if decoder.Decode(&a) != nil {
+					break
+				}
+				results[i] = append(results[i], a)
+			}
+			assert.NoError(t, cmd.Wait())
+		})
+	}
+	all.Wait()
+	var flat []answer
+	for _, r := range results {
+		flat = append(flat, r...)
+	}
+	return flat
+}
+
+// verify holds what callers saw against what the server recorded that it did.
+func verify(t *testing.T, server *redistest.Server, j job, answers []answer) {
+	t.Helper()
+	recorded := server.Admissions(t)
+	window := j.Limit.Window.Microseconds()
+	moments := map[string][]int64{} // of each key's admissions
+	admitted, ids := 0, map[string]bool{}
+	for _, key := range j.Keys {
+		name := string(appendLogKey(nil, j.Prefix, canonicalKey(key), j.Limit))
+		log := oracle.Log{}
+		for _, a := range recorded[name] {
+			log.Admit(a.At, 1)
+			assert.False(t, ids[a.ID], "%s was charged twice", a.ID)
+			ids[a.ID] = true
+		}
+		admitted += len(log.Admitted)
+		moments[key] = log.Admitted
+		most := log.Most(window)
+		assert.LessOrEqual(t, most, j.Limit.Max, "%s: a window holds more than Max", key)
+		assert.Equal(t, j.Limit.Max, most, "%s: the load never filled the window, so this shows nothing", key)
+	}
+
+	allowed, denied, failed, unfounded := 0, 0, 0, 0
+	for _, a := range answers {
+		switch {
+		case a.Err != "":
+			assert.NotContains(t, a.Err, "not ErrUnavailable")
+			failed++
+		case a.Allowed:
+			allowed++
+		default:
+			denied++
+			if !founded(moments[a.Key], a, j.Limit.Max, window) {
+				unfounded++
+			}
+		}
+	}
+	assert.Zero(t, unfounded, "requests denied while there was room")
+	assert.LessOrEqual(t, allowed, admitted, "callers were told of admissions that the server does not know")
+	assert.LessOrEqual(t, admitted, allowed+failed, "the server charged requests that it denied")
+	t.Logf("%d calls: %d admitted, %d denied, %d failed", len(answers), allowed, denied, failed)
+}
+
+// founded says whether there is a moment within the call at which the log was full, and full in just the way the denial
+// says: with the oldest leaving after Retry and the newest after Reset.
+func founded(admitted []int64, a answer, max int, window int64) bool {
+	const slack = 1 // both clocks are cut to microseconds
+	first := sort.Search(len(admitted), func(i int) bool { return admitted[i] >= a.Sent-slack-window+a.Retry })
+	for k := first; k+max <= len(admitted); k++ {
+		now := admitted[k] + window - a.Retry
+		if now > a.Came+slack {
+			return false
+		}
+		last := k + max - 1
+		if admitted[last]+window-now == a.Reset && admitted[last] <= now && (k == 0 || admitted[k-1] <= now-window) {
+			return true
+		}
+	}
+	return false
+}
+
+func keys(n int) []string {
+	keys := make([]string, n)
+	for i := range keys {
+		keys[i] = fmt.Sprint("key", i)
+	}
+	return keys
+}
+
+func TestThreeProcesses(t *testing.T) {
+	server := redistest.Start(t, redistest.AppendOnly...)
+	j := job{
+		URL: server.URL(), Prefix: "p", Keys: keys(4), Goroutines: 16, For: 2 * time.Second,
+		Limit: Limit{Name: "exact", Max: 50, Window: 100 * time.Millisecond},
+	}
+	answers := inProcesses(t, 3, j)
+	require.Greater(t, len(answers), 2000)
+	for _, a := range answers {
+		require.Empty(t, a.Err)
+	}
+	verify(t, server, j, answers)
+}
+
+func TestScriptFlushInMidTraffic(t *testing.T) {
+	server := redistest.Start(t, redistest.AppendOnly...)
+	j := job{
+		URL: server.URL(), Prefix: "p", Keys: keys(3), Goroutines: 16, For: time.Second,
+		Limit: Limit{Name: "exact", Max: 20, Window: 50 * time.Millisecond},
+	}
+	limiter, err := Connect(j.URL, WithPrefix(j.Prefix))
+	require.NoError(t, err)
+	defer limiter.Close()
+	client := server.Client(t)
+	stop := make(chan struct{})
+	var flushing sync.WaitGroup
+	flushing.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+				redistest.Do(t, client, "SCRIPT", "FLUSH")
+			}
+		}
+	})
+	answers := j.run(limiter)
+	close(stop)
+	flushing.Wait()
+	for _, a := range answers {
+		require.Empty(t, a.Err, "a flush costs nobody an error")
+	}
+	verify(t, server, j, answers)
+}
+
+// A server that is killed and comes back with its data has forgotten nothing, and the limiter finds it again.
+func TestRestartInMidTraffic(t *testing.T) {
+	server := redistest.Start(t, append([]string{"appendfsync always"}, redistest.AppendOnly[0], redistest.AppendOnly[2])...)
+	j := job{
+		URL: server.URL(), Prefix: "p", Keys: keys(3), Goroutines: 8, For: 2 * time.Second,
+		Limit: Limit{Name: "exact", Max: 20, Window: 500 * time.Millisecond},
+	}
+	limiter, err := Connect(j.URL, WithPrefix(j.Prefix))
+	require.NoError(t, err)
+	defer limiter.Close()
+	var restarting sync.WaitGroup
+	restarting.Go(func() {
+		time.Sleep(j.For / 3)
+		server.Kill()
+		assert.NoError(t, server.Start())
+	})
+	answers := j.run(limiter)
+	restarting.Wait()
+
+	end := answers[len(answers)-1]
+	assert.Empty(t, end.Err, "the limiter has found the server again")
+	verify(t, server, j, answers)
+}

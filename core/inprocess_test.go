@@ -1,0 +1,143 @@
+package core
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestInProcessOnItsOwnClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // time stands still but for Sleep
+		limiter, err := NewInProcess()
+		require.NoError(t, err)
+		defer limiter.Close()
+		ctx, limit := context.Background(), PerSecond("tick", 2)
+		for _, row := range []struct {
+			sleep   time.Duration
+			allowed bool
+			retry   time.Duration
+		}{
+			{0, true, 0},
+			{400 * time.Millisecond, true, 600 * time.Millisecond},
+			{0, false, 600 * time.Millisecond},
+			{600*time.Millisecond - time.Microsecond, false, time.Microsecond},
+			{time.Microsecond, true, 400 * time.Millisecond},
+			{0, false, 400 * time.Millisecond},
+		} {
+			time.Sleep(row.sleep)
+			d, err := limiter.Allow(ctx, "ann", limit)
+			require.NoError(t, err)
+			assert.Equal(t, row.allowed, d.Allowed)
+			assert.Equal(t, row.retry, d.RetryAfter)
+			assert.Equal(t, SourceInProcess, d.Source)
+		}
+	})
+}
+
+// Logs are dropped when nothing in them counts any more, and no sooner.
+func TestInProcessDropsIdleLogs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limiter, err := NewInProcess()
+		require.NoError(t, err)
+		defer limiter.Close()
+		ctx := context.Background()
+		for i := range 10_000 {
+			_, err := limiter.Allow(ctx, fmt.Sprint(i), PerSecond("brief", 5))
+			require.NoError(t, err)
+		}
+		_, err = limiter.Allow(ctx, "stays", PerHour("long", 5))
+		require.NoError(t, err)
+		assert.Equal(t, 10_001, countLogs(limiter.inProcess))
+
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		assert.Equal(t, 1, countLogs(limiter.inProcess))
+		d, err := limiter.Peek(ctx, "stays", PerHour("long", 5))
+		require.NoError(t, err)
+		assert.Equal(t, 4, d.Remaining)
+	})
+}
+
+func countLogs(p *inProcess) int {
+	n := 0
+	for i := range p.shards {
+		p.shards[i].mu.Lock()
+		n += len(p.shards[i].logs)
+		p.shards[i].mu.Unlock()
+	}
+	return n
+}
+
+// A log never has room for more entries than Max, whatever has passed through it.
+func TestInProcessLogIsBounded(t *testing.T) {
+	store := newClockedInProcess()
+	limit := Limit{Name: "bounded", Max: 100, Window: time.Second}
+	for now := range int64(5000) {
+		store.allow(t, now*1777, "ann", 1+int(now%7), limit)
+		l := store.logs[logID{"ann", "bounded", time.Second}]
+		require.LessOrEqual(t, l.count, 100)
+		require.LessOrEqual(t, len(l.ring), 100)
+	}
+}
+
+func TestDenialsKeepNothingInProcess(t *testing.T) {
+	store := newClockedInProcess()
+	full, roomy := PerMinute("full", 1), PerMinute("roomy", 5)
+	store.allow(t, 0, "ann", 1, full)
+	for range 10 {
+		require.False(t, store.allow(t, 1, "ann", 1, roomy, full).Allowed)
+		store.peek(t, 1, "bob", roomy, full)
+	}
+	assert.Len(t, store.logs, 1)
+}
+
+// Many goroutines on few keys admit exactly Max each.
+func TestInProcessConcurrently(t *testing.T) {
+	limiter, err := NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	burst, total := PerHour("burst", 100), PerDay("total", 150)
+	var mu sync.Mutex
+	admitted := map[string]int{}
+	var all sync.WaitGroup
+	for g := range 4 * runtime.GOMAXPROCS(0) {
+		all.Go(func() {
+			for i := range 300 {
+				key := fmt.Sprint((g + i) % 3)
+				limits := []Limit{burst, total}
+				if i%2 == 0 {
+					limits = []Limit{total, burst}
+				}
+				d, err := limiter.Allow(context.Background(), key, limits...)
+				if assert.NoError(t, err) && d.Allowed {
+					mu.Lock()
+					admitted[key]++
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	all.Wait()
+	assert.Equal(t, map[string]int{"0": 100, "1": 100, "2": 100}, admitted)
+}
+
+func TestInProcessAllowDoesNotAllocate(t *testing.T) {
+	limiter, err := NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	ctx := context.Background()
+	for _, limit := range []Limit{PerDay("roomy", 1_000_000), PerDay("full", 1)} {
+		limiter.Allow(ctx, "ann", limit)
+		allocations := testing.AllocsPerRun(1000, func() { limiter.Peek(ctx, "ann", limit) })
+		assert.Zero(t, allocations, "peek %s", limit.Name)
+	}
+	full := PerDay("full", 1)
+	assert.Zero(t, testing.AllocsPerRun(1000, func() { limiter.Allow(ctx, "ann", full) }))
+}

@@ -1,0 +1,119 @@
+package core
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestInvalidCalls(t *testing.T) {
+	ok := PerMinute("ok", 5)
+	table := []struct {
+		name   string
+		key    string
+		cost   int
+		limits []Limit
+		says   string
+	}{
+		{"no limit", "ann", 1, nil, "no limit given"},
+		{"zero limit", "ann", 1, []Limit{{}}, "has no Name"},
+		{"no name", "ann", 1, []Limit{{Max: 5, Window: time.Second}}, "limit of 5 per 1s has no Name"},
+		{"long name", "ann", 1, []Limit{PerMinute(strings.Repeat("n", 65), 5)}, "65 bytes long, at most 64"},
+		{"newline in name", "ann", 1, []Limit{PerMinute("a\nb", 5)}, `limit "a\nb": its Name must be printable ASCII`},
+		{"umlaut in name", "ann", 1, []Limit{PerMinute("größe", 5)}, "printable ASCII"},
+		{"DEL in name", "ann", 1, []Limit{PerMinute("a\x7f", 5)}, "printable ASCII"},
+		{"Max 0", "ann", 1, []Limit{PerMinute("login", 0)}, `limit "login": Max is 0, it must be at least 1`},
+		{"Max negative", "ann", 1, []Limit{PerMinute("login", -3)}, "Max is -3"},
+		{"Max beyond the fields", "ann", 1, []Limit{PerMinute("login", 1e15)}, "at most 999999999999999"},
+		{"no window", "ann", 1, []Limit{{Name: "login", Max: 5}}, "Window is 0s, it must be at least 1ms"},
+		{"tiny window", "ann", 1, []Limit{{Name: "login", Max: 5, Window: time.Millisecond - 1}}, "at least 1ms"},
+		{"negative window", "ann", 1, []Limit{{Name: "login", Max: 5, Window: -time.Second}}, "Window is -1s"},
+		{"broken window", "ann", 1, []Limit{{Name: "login", Max: 5, Window: 1500 * time.Microsecond}}, "Window is 1.5ms, it must be a whole number of milliseconds"},
+		{"the second is wrong", "ann", 1, []Limit{ok, PerMinute("login", 0)}, `"login"`},
+		{"one name, two Max", "ann", 1, []Limit{ok, PerMinute("ok", 6)}, `two limits named "ok" in one call (5 per 1m0s and 6 per 1m0s)`},
+		{"one name, two windows", "ann", 1, []Limit{ok, PerHour("ok", 5)}, "give each its own name"},
+		{"one limit twice", "ann", 1, []Limit{ok, ok}, `two limits named "ok"`},
+		{"empty key", "", 1, []Limit{ok}, "empty key"},
+		{"cost 0", "ann", 0, []Limit{ok}, "cost 0: it must be at least 1"},
+		{"cost negative", "ann", -1, []Limit{ok}, "cost -1"},
+		{"cost above Max", "ann", 6, []Limit{ok}, `cost 6: limit "ok" never holds more than its Max of 5`},
+		{"cost above the smaller Max", "ann", 4, []Limit{ok, PerHour("less", 3)}, `limit "less"`},
+	}
+	limiter, err := NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	for _, row := range table {
+		t.Run(row.name, func(t *testing.T) {
+			d, err := limiter.AllowN(context.Background(), row.key, row.cost, row.limits...)
+			assert.ErrorIs(t, err, ErrInvalid)
+			assert.ErrorContains(t, err, row.says)
+			assert.Zero(t, d)
+		})
+	}
+	d, err := limiter.Peek(context.Background(), "ann", ok)
+	require.NoError(t, err)
+	assert.Equal(t, 5, d.Remaining, "none of these calls charged anything")
+
+	_, err = limiter.Peek(context.Background(), "", ok)
+	assert.ErrorIs(t, err, ErrInvalid)
+	assert.ErrorIs(t, limiter.Reset(context.Background(), "ann"), ErrInvalid)
+}
+
+func TestInvalidConstruction(t *testing.T) {
+	_, err := New(nil)
+	assert.ErrorIs(t, err, ErrInvalid)
+	assert.ErrorContains(t, err, "core.NewInProcess()")
+	for _, prefix := range []string{"", "a{b", "a}b", "a b", "ü", strings.Repeat("p", 65)} {
+		_, err := NewInProcess(WithPrefix(prefix))
+		assert.ErrorIs(t, err, ErrInvalid, prefix)
+	}
+}
+
+// Errors about a URL say what to write, and never show any of it: it holds the password, wherever that has slipped to.
+func TestInvalidURLs(t *testing.T) {
+	table := []struct{ url, says string }{
+		{"localhost:6379", "must begin with redis://"},
+		{"hunter2", "must begin with redis://"},
+		{"http://ann:hunter2@localhost:6379", "must begin with redis://"},
+		{"hunter2://localhost:6379", "must begin with redis://"},
+		{"redis://ann:hunter2@localhost:port", "cannot be read"},
+		{"redis://ann:hun/hunter2@localhost:6379", "cannot be read"},
+		{"redis://ann:1/hunter2@localhost:6379", "number of a database"},
+		{"redis://ann:hunter2%zz@localhost", "cannot be read"},
+		{"redis://ann:hunter2@localhost:6379/cache", "number of a database"},
+		{"redis://ann:hunter2@localhost:6379/-1", "number of a database"},
+		{"redis://ann:hunter2@localhost:6379/0/1", "number of a database"},
+		{"redis://ann:1?hunter2@localhost", "unknown parameter"},
+		{"redis://localhost?dial_timeout=hunter2", "a value it cannot have"},
+		{"redis://localhost?pool_size=3", "unknown parameter: known are addr,"},
+		{"\x00", "cannot be read"},
+	}
+	for _, row := range table {
+		_, err := Connect(row.url)
+		assert.ErrorIs(t, err, ErrInvalid, row.url)
+		assert.ErrorContains(t, err, row.says, row.url)
+		assert.NotContains(t, err.Error(), "hunter2", row.url)
+	}
+}
+
+func TestURLs(t *testing.T) {
+	option, err := parseURL("rediss://ann:p%40ss@host:7000/3?addr=other:7001")
+	require.NoError(t, err)
+	assert.Equal(t, []string{"host:7000", "other:7001"}, option.InitAddress)
+	assert.Equal(t, []string{"ann", "p@ss"}, []string{option.Username, option.Password})
+	assert.Equal(t, 3, option.SelectDB)
+	assert.NotNil(t, option.TLSConfig)
+	assert.True(t, option.AlwaysPipelining)
+	assert.True(t, option.DisableCache)
+	assert.Zero(t, option.ConnLifetime, "rueidis sends commands again when it replaces a connection")
+	assert.Equal(t, time.Second, option.Dialer.Timeout)
+
+	option, err = parseURL("redis://host?master_set=main&dial_timeout=300ms")
+	require.NoError(t, err)
+	assert.Equal(t, "main", option.Sentinel.MasterSet)
+	assert.Equal(t, 300*time.Millisecond, option.Sentinel.Dialer.Timeout)
+}

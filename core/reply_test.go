@@ -1,0 +1,57 @@
+package core
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestDecodeReply(t *testing.T) {
+	one, two := PerSecond("one", 3), PerMinute("two", 5)
+
+	d, err := decodeInteger(2, one)
+	require.NoError(t, err)
+	assert.Equal(t, Decision{Allowed: true, Source: SourceRedis, State: State{Limit: one, Remaining: 2, ResetAfter: time.Second}}, d)
+	for _, remaining := range []int64{-1, 0, 3, 1 << 62} {
+		_, err := decodeInteger(remaining, one)
+		assert.Error(t, err, remaining)
+	}
+
+	d, err = decodeList([]int64{0, -2, 17, 900, 1, 0, 60}, []Limit{one, two})
+	require.NoError(t, err)
+	assert.False(t, d.Allowed)
+	assert.Equal(t, State{Limit: one, RetryAfter: 17 * time.Microsecond, ResetAfter: 900 * time.Microsecond}, d.State)
+	assert.Equal(t, []State{d.State, {Limit: two, Remaining: 1, ResetAfter: 60 * time.Microsecond}}, d.States())
+	for _, reply := range [][]int64{nil, {1}, {1, 0, 0}, {1, 0, 0, 0, 0}, {2, 0, 0, 0}, {-1, 0, 0, 0}, {1, 4, 0, 0}, {1, 0, -1, 0}, {1, 0, 0, -1}} {
+		_, err := decodeList(reply, []Limit{one})
+		assert.Error(t, err, "%d", reply)
+	}
+}
+
+// Whatever a server that is not ours replies, a decision that comes of it makes sense.
+func FuzzDecodeReply(f *testing.F) {
+	f.Add(int64(1), int64(2), int64(0), int64(1000), int64(0), int64(17), int64(17), 7)
+	f.Add(int64(0), int64(-2), int64(5), int64(1000), int64(3), int64(0), int64(0), 7)
+	f.Add(int64(1), int64(-1), int64(-1), int64(-1), int64(1<<62), int64(1<<62), int64(1<<62), 4)
+	f.Fuzz(func(t *testing.T, a, b, c, d, e, f, g int64, n int) {
+		reply := []int64{a, b, c, d, e, f, g}
+		reply = reply[:min(max(n, 0), len(reply))]
+		for _, limits := range [][]Limit{{PerSecond("one", 3)}, {PerSecond("one", 3), PerMinute("two", 5)}} {
+			decision, err := decodeList(reply, limits)
+			if err != nil {
+				continue
+			}
+			states := decision.States()
+			if len(states) != len(limits) {
+				t.Fatalf("%d gives %d states", reply, len(states))
+			}
+			for i, state := range states {
+				if state.Limit != limits[i] || state.Remaining < 0 || state.Remaining > limits[i].Max || state.RetryAfter < 0 || state.ResetAfter < 0 {
+					t.Fatalf("%d gives %+v", reply, state)
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,212 @@
+package core
+
+import (
+	"context"
+	"crypto/sha1"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/redistest"
+	"github.com/exactlimit/exactlimit/lua"
+)
+
+// A call whose reply was lost is sent again under its id.
+func TestReplay(t *testing.T) {
+	redis := newClockedRedis(t)
+	short, long := Limit{Name: "short", Max: 3, Window: time.Second}, Limit{Name: "long", Max: 3, Window: time.Minute}
+	timeline := []struct {
+		at      int64
+		id      string
+		cost    int
+		limits  []Limit
+		allowed bool
+		remain  int // under the last of limits
+	}{
+		{at: 0, id: "one", cost: 1, limits: []Limit{long}, allowed: true, remain: 2},
+		{at: 9, id: "one", cost: 1, limits: []Limit{long}, allowed: true, remain: 2}, // with room left
+		{at: 9, id: "two", cost: 2, limits: []Limit{short, long}, allowed: true, remain: 0},
+		{at: 10, id: "two", cost: 2, limits: []Limit{short, long}, allowed: true, remain: 0}, // where its own entries left no room
+		{at: 10, id: "one", cost: 1, limits: []Limit{long}, allowed: true, remain: 0},        // and others' as well
+		{at: 10, id: "new", cost: 1, limits: []Limit{long}, remain: 0},                       // while a new one is denied
+		{at: 10, id: "tw", cost: 1, limits: []Limit{long}, remain: 0},                        // a part of an id is not the id
+		{at: 10 + second, id: "two", cost: 2, limits: []Limit{long}, allowed: true, remain: 0},
+		{at: minute, id: "new", cost: 1, limits: []Limit{long}, allowed: true, remain: 0}, // "one" left
+	}
+	for _, row := range timeline {
+		got := redis.allowAs(t, row.at, row.id, "ann", row.cost, row.limits...)
+		states := got.States()
+		assert.Equal(t, row.allowed, got.Allowed, "%+v", row)
+		assert.Equal(t, row.remain, states[len(states)-1].Remaining, "%+v", row)
+	}
+	assert.Equal(t, map[string]int64{"two": 9, "two:1": 9, "new": minute}, redis.entries(t, "ann", long))
+}
+
+// A batch asks for several requests at once: those that fit are granted, first come first served, each whole.
+func TestBatch(t *testing.T) {
+	redis := newClockedRedis(t)
+	limit := Limit{Name: "batch", Max: 7, Window: time.Minute}
+	timeline := []struct {
+		at             int64
+		id             string
+		requests, cost int
+		reply          []int64 // remaining, or granted, remaining, retry, reset
+	}{
+		{0, "a", 2, 1, []int64{5}},
+		{1, "b", 2, 2, []int64{2, 1, minute - 1, minute}},          // both granted, and the next of two must wait
+		{2, "c", 3, 1, []int64{1, 0, minute - 2, minute}},          // one of three
+		{3, "c", 3, 1, []int64{1, 0, minute - 3, minute}},          // sent again: the same one, charged once
+		{4, "d", 2, 3, []int64{0, 0, minute - 3, minute - 2}},      // none: three must leave, of which one came at 1
+		{minute, "c", 3, 1, []int64{3, 0, 1, minute}},              // sent again when two have left: one known, two that fit
+		{minute + 1, "e", 9, 2, []int64{2, 0, minute - 1, minute}}, // of nine twos, two
+	}
+	for _, row := range timeline {
+		assert.Equal(t, row.reply, redis.batch(t, row.at, row.id, "ann", row.requests, row.cost, limit), "%+v", row)
+	}
+}
+
+func TestLargeCostIsChargedWhole(t *testing.T) {
+	redis := newClockedRedis(t)
+	limit := Limit{Name: "export", Max: 25_000, Window: time.Minute}
+	for _, cost := range []int{999, 1000, 1001, 12_000} {
+		require.True(t, redis.allow(t, 0, "ann", cost, limit).Allowed)
+	}
+	assert.Len(t, redis.entries(t, "ann", limit), 15_000)
+	denied := redis.allow(t, 1, "ann", 10_001, limit)
+	assert.False(t, denied.Allowed)
+	assert.Equal(t, 10_000, denied.Remaining)
+	assert.Len(t, redis.entries(t, "ann", limit), 15_000)
+}
+
+// An admitted request under one limit is the path that matters: one call, five commands.
+func TestCommandsPerDecision(t *testing.T) {
+	server := redistest.Start(t)
+	client := server.Client(t)
+	limiter, err := New(client)
+	require.NoError(t, err)
+	defer limiter.Close()
+	ctx := context.Background()
+
+	commands := func(limit Limit, calls int) map[string]int {
+		redistest.Do(t, client, "CONFIG", "RESETSTAT")
+		for range calls {
+			_, err := limiter.Allow(ctx, "ann", limit)
+			require.NoError(t, err)
+		}
+		info, err := redistest.Do(t, client, "INFO", "commandstats").ToString()
+		require.NoError(t, err)
+		counts := map[string]int{}
+		for line := range strings.Lines(info) {
+			var calls int
+			name, rest, _ := strings.Cut(line, ":")
+			if _, err := fmt.Sscanf(rest, "calls=%d", &calls); err == nil && name != "cmdstat_hello" && name != "cmdstat_config|resetstat" {
+				counts[strings.TrimPrefix(name, "cmdstat_")] = calls
+			}
+		}
+		return counts
+	}
+	assert.Equal(t, map[string]int{"evalsha": 10, "time": 10, "zremrangebyscore": 10, "zcard": 10, "zadd": 10, "pexpire": 10},
+		commands(PerHour("roomy", 1000), 10))
+	commands(PerHour("full", 1), 1)
+	assert.Equal(t, map[string]int{"evalsha": 10, "time": 10, "zremrangebyscore": 10, "zcard": 10, "zscore": 10, "zrange": 20},
+		commands(PerHour("full", 1), 10), "a denial adds nothing and refreshes nothing")
+}
+
+func TestScriptsAreLoadedAndHeal(t *testing.T) {
+	server := redistest.Start(t)
+	client := server.Client(t)
+	limiter, err := New(client)
+	require.NoError(t, err)
+	defer limiter.Close()
+
+	loaded := func() []int64 {
+		reply, err := redistest.Do(t, client, "SCRIPT", "EXISTS", sha(lua.Decide), sha(lua.Peek)).AsIntSlice()
+		require.NoError(t, err)
+		return reply
+	}
+	assert.Equal(t, []int64{1, 1}, loaded())
+	redistest.Do(t, client, "SCRIPT", "FLUSH")
+	assert.Equal(t, []int64{0, 0}, loaded())
+	ctx, limit := context.Background(), PerMinute("heal", 1)
+	peeked, err := limiter.Peek(ctx, "ann", limit)
+	require.NoError(t, err)
+	assert.True(t, peeked.Allowed)
+	allowed, err := limiter.Allow(ctx, "ann", limit)
+	require.NoError(t, err)
+	assert.True(t, allowed.Allowed)
+	assert.Equal(t, []int64{1, 1}, loaded())
+}
+
+func sha(script string) string {
+	sum := sha1.Sum([]byte(script))
+	return hex.EncodeToString(sum[:])
+}
+
+func TestLogsExpireAfterTheirWindow(t *testing.T) {
+	client := redistest.Shared(t).Client(t)
+	prefix := redistest.Prefix()
+	limiter, err := New(client, WithPrefix(prefix))
+	require.NoError(t, err)
+	defer limiter.Close()
+	for _, window := range []time.Duration{time.Millisecond, time.Second, 24 * time.Hour, 30 * 365 * 24 * time.Hour} {
+		limit := Limit{Name: "w", Max: 2, Window: window}
+		_, err := limiter.Allow(context.Background(), "ann", limit)
+		require.NoError(t, err)
+		ttl, err := redistest.Do(t, client, "PTTL", string(appendLogKey(nil, prefix, "ann", limit))).AsInt64()
+		require.NoError(t, err)
+		assert.Greater(t, ttl, window.Milliseconds(), "a log must not expire under its entries")
+		assert.LessOrEqual(t, ttl, window.Milliseconds()+1000)
+	}
+}
+
+// A log that is no sorted set makes the call fail in the server's words, and nothing is charged anywhere.
+func TestWrongType(t *testing.T) {
+	client := redistest.Shared(t).Client(t)
+	prefix := redistest.Prefix()
+	limiter, err := New(client, WithPrefix(prefix))
+	require.NoError(t, err)
+	defer limiter.Close()
+	ctx, good, bad := context.Background(), PerMinute("good", 3), PerMinute("bad", 3)
+	redistest.Do(t, client, "SET", string(appendLogKey(nil, prefix, "ann", bad)), "not a log")
+
+	for _, limits := range [][]Limit{{bad}, {good, bad}, {bad, good}} {
+		d, err := limiter.Allow(ctx, "ann", limits...)
+		assert.ErrorIs(t, err, ErrUnavailable)
+		assert.ErrorContains(t, err, "WRONGTYPE")
+		var words *rueidis.RedisError
+		assert.ErrorAs(t, err, &words)
+		assert.Zero(t, d)
+	}
+	d, err := limiter.Peek(ctx, "ann", good)
+	require.NoError(t, err)
+	assert.Equal(t, 3, d.Remaining)
+
+	require.NoError(t, limiter.Reset(ctx, "ann", bad))
+	d, err = limiter.Allow(ctx, "ann", bad, good)
+	require.NoError(t, err)
+	assert.True(t, d.Allowed)
+}
+
+// The scripts are called by this package alone, but their contract says what bad arguments do: nothing.
+func TestScriptsRefuseBadArguments(t *testing.T) {
+	client := redistest.Shared(t).Client(t)
+	key := redistest.Prefix()
+	for _, text := range []string{lua.Decide, lua.Peek} {
+		for _, args := range [][]string{nil, {"id"}, {"id", "3"}, {"id", "x", "1000"}, {"x", "1000"}, {"id", "3", "1000", "x"}} {
+			err := rueidis.NewLuaScript(text).Exec(context.Background(), client, []string{key}, args).Error()
+			if text == lua.Peek && len(args) == 4 {
+				continue // it looks at no more than it needs
+			}
+			assert.ErrorContains(t, err, "exactlimit", "%q", args)
+		}
+	}
+	exists, err := redistest.Do(t, client, "EXISTS", key).AsInt64()
+	require.NoError(t, err)
+	assert.Zero(t, exists)
+}

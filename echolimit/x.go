@@ -1,0 +1,2 @@
+package echolimit
+import _ "github.com/labstack/echo/v4"

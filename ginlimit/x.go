@@ -1,0 +1,2 @@
+package ginlimit
+import _ "github.com/gin-gonic/gin"

@@ -1,0 +1,219 @@
+// Package redistest runs real Redis servers for tests, on loopback, on free ports, leaving no files and no processes.
+//
+// A test binary whose tests use it has
+//
+//	func TestMain(m *testing.M) { redistest.Main(m) }
+//
+// and most tests use the one server of the binary, Shared, each under its own Prefix. A test that breaks its server, or
+// needs other settings, starts its own.
+package redistest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"go.uber.org/goleak"
+)
+
+// Server is a redis-server process of the test's own.
+type Server struct {
+	Addr string // host:port
+	dir  string
+	conf string
+	cmd  *exec.Cmd
+	log  *strings.Builder
+}
+
+const missing = `redis-server is not installed, and these tests are about what a real one does. Install it:
+	Debian, Ubuntu   apt-get install redis-server
+	Fedora           dnf install redis
+	Alpine           apk add redis
+	macOS            brew install redis
+or run ./internal/test.sh, which does so where it can.`
+
+var (
+	sharedMu sync.Mutex
+	shared   *Server
+)
+
+// Main runs the tests of a binary, stops the shared server and fails if goroutines are left over.
+func Main(m *testing.M) {
+	code := m.Run()
+	if shared != nil {
+		shared.Stop()
+	}
+	if code == 0 {
+		// A cluster client of rueidis closes connections that it has replaced five seconds later, whether it is closed or not.
+		late := goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*clusterClient)._refresh.func2")
+		if err := goleak.Find(late); err != nil {
+			fmt.Fprintln(os.Stderr, "goroutines left over:", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// Shared returns the server of this test binary, which starts with the first call. Nobody may flush or stop it.
+func Shared(t testing.TB) *Server {
+	t.Helper()
+	sharedMu.Lock()
+	defer sharedMu.Unlock()
+	if shared == nil {
+		dir, err := os.MkdirTemp("", "redistest")
+		if err != nil {
+			t.Fatal(err)
+		}
+		shared = start(t, dir, nil)
+	}
+	return shared
+}
+
+// Start runs a server for one test, with further lines of configuration.
+func Start(t testing.TB, config ...string) *Server {
+	t.Helper()
+	s := start(t, t.TempDir(), config)
+	t.Cleanup(s.Stop)
+	return s
+}
+
+func start(t testing.TB, dir string, config []string) *Server {
+	t.Helper()
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		t.Fatal(missing)
+	}
+	var err error
+	for range 5 { // somebody else may take the port between our look and the server's
+		port := freePort(t)
+		s := &Server{
+			Addr: fmt.Sprintf("127.0.0.1:%d", port),
+			dir:  dir,
+			conf: strings.Join(append([]string{
+				"bind 127.0.0.1",
+				fmt.Sprintf("port %d", port),
+				"dir " + dir,
+				`save ""`,
+				"daemonize no",
+			}, config...), "\n") + "\n",
+		}
+		if err = s.Start(); err == nil {
+			return s
+		}
+	}
+	t.Fatal(err)
+	return nil
+}
+
+func freePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// Start starts the server again after Stop or Kill, on the same port, with the data that its files hold.
+func (s *Server) Start() error {
+	s.log = new(strings.Builder)
+	s.cmd = exec.Command("redis-server", "-")
+	s.cmd.Stdin = strings.NewReader(s.conf)
+	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	dieWithParent(s.cmd)
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		if s.answers() {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			s.Kill()
+			return fmt.Errorf("redis-server on %s does not answer:\n%s", s.Addr, s.log)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (s *Server) answers() bool {
+	conn, err := net.DialTimeout("tcp", s.Addr, time.Second)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(time.Second))
+	fmt.Fprint(conn, "INFO persistence\r\n")
+	answer := make([]byte, 4096)
+	n, _ := conn.Read(answer)
+	return strings.Contains(string(answer[:n]), "loading:0") || strings.HasPrefix(string(answer[:n]), "-NOAUTH")
+}
+
+// Stop ends the server and removes what it wrote, once it is started by Start or Shared.
+func (s *Server) Stop() {
+	s.Kill()
+	os.RemoveAll(s.dir)
+}
+
+// Kill ends the server at once, as a crash would. Its files stay for the next Start.
+func (s *Server) Kill() {
+	if s.cmd != nil {
+		s.cmd.Process.Kill()
+		s.cmd.Wait()
+		s.cmd = nil
+	}
+}
+
+// URL is the address as core.Connect takes it.
+func (s *Server) URL() string { return "redis://" + s.Addr }
+
+// Client connects a client, closed at the end of the test.
+func (s *Server) Client(t testing.TB) rueidis.Client {
+	t.Helper()
+	return newClient(t, s.Addr)
+}
+
+func newClient(t testing.TB, addrs ...string) rueidis.Client {
+	t.Helper()
+	client, err := rueidis.NewClient(rueidis.ClientOption{
+		InitAddress:      addrs,
+		AlwaysPipelining: true,
+		DisableCache:     true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return client
+}
+
+// Do runs a command, given as its words, and returns the reply.
+func Do(t testing.TB, client rueidis.Client, words ...string) rueidis.RedisResult {
+	t.Helper()
+	result := client.Do(context.Background(), client.B().Arbitrary(words[0]).Args(words[1:]...).Build())
+	if err := result.Error(); err != nil && !rueidis.IsRedisNil(err) {
+		t.Fatalf("%v: %v", words, err)
+	}
+	return result
+}
+
+var prefixes atomic.Uint64
+
+// Prefix returns a prefix for keys that no other test uses.
+func Prefix() string {
+	return fmt.Sprintf("test-%d-%d", os.Getpid(), prefixes.Add(1))
+}
+
+func (s *Server) appendOnlyFiles() ([]string, error) {
+	return filepath.Glob(filepath.Join(s.dir, "appendonlydir", "*.incr.aof"))
+}
