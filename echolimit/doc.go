@@ -1,0 +1,17 @@
+// Package echolimit limits the requests of an Echo v4 service: exactly, and across all its instances.
+//
+//	limiter, err := core.Connect(os.Getenv("REDIS_URL"))
+//	...
+//	byIP := echolimit.New(limiter, echolimit.ClientIP())
+//
+//	e := echo.New()
+//	e.Use(byIP.Limit(core.PerMinute("site", 300)))
+//	e.POST("/login", login, byIP.Limit(core.PerMinute("login", 5)))
+//
+// A request over its limit is answered with 429, Retry-After and a problem body, and the handlers behind are not run. An
+// admitted one carries the RateLimit and RateLimit-Policy fields. Middleware that runs one after the other charges one
+// after the other; limits given to one Limit are charged all or none.
+//
+// Use it with e.Use, on groups and on routes. In e.Pre there is no route yet. Pages on other origins see the fields only if
+// CORS exposes them; put the limiter behind the CORS middleware, so that it does not count preflights.
+package echolimit

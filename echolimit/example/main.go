@@ -1,0 +1,106 @@
+// The example is a small API behind exactlimit, in Echo:
+//
+//	go run ./echolimit/example
+//	curl -i http://127.0.0.1:8080/api/search
+//
+// Give several instances one Redis, by -redis or REDIS_URL, and they share every limit.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/labstack/echo/v4/middleware"
+
+	"github.com/exactlimit/exactlimit/core"
+	"github.com/exactlimit/exactlimit/echolimit"
+)
+
+func main() {
+	addr := flag.String("addr", "127.0.0.1:8080", "where to listen")
+	redis := flag.String("redis", os.Getenv("REDIS_URL"), "what keeps the logs, such as redis://localhost:6379; empty: this process")
+	flag.Parse()
+	if err := run(*addr, *redis); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// routes is the service. The limits are all here, next to what they protect.
+func routes(limiter *core.Limiter) http.Handler {
+	byIP := echolimit.New(limiter, echolimit.ClientIP())
+	byAPIKey := echolimit.New(limiter, echolimit.Header("X-API-Key"))
+
+	e := echo.New()
+	e.Use(middleware.Recover())
+	e.GET("/healthz", answer("ok"))
+
+	api := e.Group("/api", byIP.Limit(core.PerMinute("api", 100)))
+	api.GET("/search", answer("results"), byIP.Limit(core.Limit{Name: "search", Max: 10, Window: 10 * time.Second}))
+	api.POST("/login", answer("welcome"), byIP.Limit(core.PerMinute("login", 5)))
+	api.GET("/report", answer("report"), byAPIKey.LimitFunc(reportLimits))
+	return e
+}
+
+// reportLimits gives paying customers more.
+func reportLimits(c echo.Context) ([]core.Limit, error) {
+	if strings.HasPrefix(c.Request().Header.Get("X-API-Key"), "pro-") {
+		return []core.Limit{core.PerMinute("report", 30)}, nil
+	}
+	return []core.Limit{core.PerMinute("report", 3)}, nil
+}
+
+func answer(text string) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		return c.Blob(http.StatusOK, "application/json", fmt.Appendf(nil, "{\"answer\":%q}\n", text))
+	}
+}
+
+// run serves until it is told to stop, and then finishes what it has begun.
+func run(addr, redis string) error {
+	limiter, err := core.Connect(redis)
+	if err != nil {
+		return err
+	}
+	defer limiter.Close()
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: routes(limiter), ReadHeaderTimeout: 5 * time.Second}
+	fmt.Printf("listening on http://%s, logs kept in %s\n", listener.Addr(), keeper(redis))
+
+	stopped := make(chan error, 1)
+	go func() {
+		<-ctx.Done()
+		grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		stopped <- server.Shutdown(grace)
+	}()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return <-stopped
+}
+
+func keeper(redis string) string {
+	if redis == "" {
+		return "this process (set REDIS_URL or -redis to share them)"
+	}
+	u, _ := url.Parse(redis) // Connect has read it
+	return "Redis at " + u.Host
+}

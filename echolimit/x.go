@@ -1,2 +1,0 @@
-package echolimit
-import _ "github.com/labstack/echo/v4"

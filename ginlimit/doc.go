@@ -1,0 +1,17 @@
+// Package ginlimit limits the requests of a Gin service: exactly, and across all its instances.
+//
+//	limiter, err := core.Connect(os.Getenv("REDIS_URL"))
+//	...
+//	byIP := ginlimit.New(limiter, ginlimit.ClientIP())
+//
+//	r := gin.New()
+//	r.Use(byIP.Limit(core.PerMinute("site", 300)))
+//	r.POST("/login", byIP.Limit(core.PerMinute("login", 5)), login)
+//
+// A request over its limit is answered with 429, Retry-After and a problem body, and the handlers behind are not run. An
+// admitted one carries the RateLimit and RateLimit-Policy fields. Middleware that runs one after the other charges one
+// after the other; limits given to one Limit are charged all or none.
+//
+// In Gin, Use affects the routes that are registered after it. Pages on other origins see the fields only if CORS exposes
+// them; put the limiter behind the CORS middleware, so that it does not count preflights.
+package ginlimit

@@ -1,0 +1,107 @@
+// The example is a small API behind exactlimit, in Gin:
+//
+//	go run ./ginlimit/example
+//	curl -i http://127.0.0.1:8080/api/search
+//
+// Give several instances one Redis, by -redis or REDIS_URL, and they share every limit.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/exactlimit/exactlimit/core"
+	"github.com/exactlimit/exactlimit/ginlimit"
+)
+
+func main() {
+	addr := flag.String("addr", "127.0.0.1:8080", "where to listen")
+	redis := flag.String("redis", os.Getenv("REDIS_URL"), "what keeps the logs, such as redis://localhost:6379; empty: this process")
+	flag.Parse()
+	if err := run(*addr, *redis); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// routes is the service. The limits are all here, next to what they protect.
+func routes(limiter *core.Limiter) http.Handler {
+	byIP := ginlimit.New(limiter, ginlimit.ClientIP())
+	byAPIKey := ginlimit.New(limiter, ginlimit.Header("X-API-Key"))
+
+	r := gin.New()
+	r.Use(gin.Recovery())
+	r.GET("/healthz", answer("ok"))
+
+	api := r.Group("/api", byIP.Limit(core.PerMinute("api", 100)))
+	api.GET("/search", byIP.Limit(core.Limit{Name: "search", Max: 10, Window: 10 * time.Second}), answer("results"))
+	api.POST("/login", byIP.Limit(core.PerMinute("login", 5)), answer("welcome"))
+	api.GET("/report", byAPIKey.LimitFunc(reportLimits), answer("report"))
+	return r
+}
+
+// reportLimits gives paying customers more.
+func reportLimits(c *gin.Context) ([]core.Limit, error) {
+	if strings.HasPrefix(c.GetHeader("X-API-Key"), "pro-") {
+		return []core.Limit{core.PerMinute("report", 30)}, nil
+	}
+	return []core.Limit{core.PerMinute("report", 3)}, nil
+}
+
+func answer(text string) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		c.Data(http.StatusOK, "application/json", fmt.Appendf(nil, "{\"answer\":%q}\n", text))
+	}
+}
+
+// run serves until it is told to stop, and then finishes what it has begun.
+func run(addr, redis string) error {
+	limiter, err := core.Connect(redis)
+	if err != nil {
+		return err
+	}
+	defer limiter.Close()
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	gin.SetMode(cmp.Or(os.Getenv(gin.EnvGinMode), gin.ReleaseMode))
+	server := &http.Server{Handler: routes(limiter), ReadHeaderTimeout: 5 * time.Second}
+	fmt.Printf("listening on http://%s, logs kept in %s\n", listener.Addr(), keeper(redis))
+
+	stopped := make(chan error, 1)
+	go func() {
+		<-ctx.Done()
+		grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		stopped <- server.Shutdown(grace)
+	}()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return <-stopped
+}
+
+func keeper(redis string) string {
+	if redis == "" {
+		return "this process (set REDIS_URL or -redis to share them)"
+	}
+	u, _ := url.Parse(redis) // Connect has read it
+	return "Redis at " + u.Host
+}

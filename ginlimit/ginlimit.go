@@ -1,0 +1,88 @@
+package ginlimit
+
+import (
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/exactlimit/exactlimit/core"
+	"github.com/exactlimit/exactlimit/internal/httplimit"
+)
+
+// KeyFunc says who a request is from. Different strings are different clients. With an error, or with an empty string, the
+// request is refused with 401: it neither passes uncounted nor shares a budget with others like it. The text of an error is
+// not shown to the client.
+//
+// Begin a key of your own with what it is, as in "user:" + id, so that no id can pass for a key of another kind.
+type KeyFunc func(*gin.Context) (string, error)
+
+// Middleware makes handlers that limit requests, all counted by one key. It is safe for concurrent use.
+type Middleware struct {
+	gate     httplimit.Gate[*gin.Context]
+	onDenied func(*gin.Context, core.Decision)
+}
+
+// Option changes what a Middleware does.
+type Option func(*Middleware)
+
+// OnDenied writes the answer to a denied request in place of the problem body. Status and body are the function's; the
+// fields, Retry-After among them, are set before it is called.
+func OnDenied(answer func(*gin.Context, core.Decision)) Option {
+	return func(m *Middleware) { m.onDenied = answer }
+}
+
+// New makes a Middleware that counts by key. It panics if limiter or key is nil.
+func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
+	m := &Middleware{gate: httplimit.NewGate(limiter, key)}
+	for _, opt := range opts {
+		opt(m)
+	}
+	return m
+}
+
+// Limit makes a handler that admits requests under all of limits: on an engine, a group or a route. It panics if the
+// limits make no sense, as core.Validate says.
+func (m *Middleware) Limit(limits ...core.Limit) gin.HandlerFunc {
+	return m.handler(httplimit.Fixed[*gin.Context](limits))
+}
+
+// LimitFunc is Limit with limits chosen for each request. If choose fails, or returns none or limits that make no sense,
+// the request is refused with 500 and the error is added to c.Errors.
+func (m *Middleware) LimitFunc(choose func(*gin.Context) ([]core.Limit, error)) gin.HandlerFunc {
+	return m.handler(httplimit.Chosen(choose))
+}
+
+func (m *Middleware) handler(policy func(*gin.Context) (*httplimit.Policy, error)) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		verdict := m.gate.Check(c, c.Request.Context(), c.Writer.Header(), policy)
+		if verdict.Passed() {
+			return
+		}
+		c.Abort()
+		if verdict.Err != nil {
+			_ = c.Error(verdict.Err)
+		}
+		if verdict.Denied() && m.onDenied != nil {
+			m.onDenied(c, verdict.Decision)
+			return
+		}
+		verdict.Write(c.Writer)
+	}
+}
+
+// ClientIP counts by the address of the socket's peer, IPv6 by /64. It trusts no header, unlike gin.Context.ClientIP,
+// which by default believes X-Forwarded-For from anyone. Behind a proxy every request comes from the proxy's address:
+// count by something else there, for now.
+func ClientIP() KeyFunc { return of(httplimit.ClientIP) }
+
+// Header counts by the value of a header field, such as an API key. Only a hash of the value leaves the process. A request
+// without it is refused with 401. It panics if name is no field's name.
+func Header(name string) KeyFunc { return of(httplimit.Header(name)) }
+
+// FirstOf counts by the first of keys that a request has, such as an API key and otherwise the address. A client under one
+// of them is never the same as a client under another.
+func FirstOf(keys ...KeyFunc) KeyFunc { return httplimit.FirstOf(keys) }
+
+func of(key func(*http.Request) (string, error)) KeyFunc {
+	return func(c *gin.Context) (string, error) { return key(c.Request) }
+}

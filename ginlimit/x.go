@@ -1,2 +1,0 @@
-package ginlimit
-import _ "github.com/gin-gonic/gin"

@@ -1,0 +1,85 @@
+// Package httplimit is what every adapter does, once: it finds the key of a request, asks the limiter, and puts the
+// answer into HTTP. An adapter translates its framework's types and does what the verdict says.
+package httplimit
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/exactlimit/exactlimit/core"
+)
+
+// Gate decides the requests of one middleware. C is what handlers of the framework take.
+type Gate[C any] struct {
+	limiter *core.Limiter
+	key     func(C) (string, error)
+}
+
+// NewGate makes a gate. It panics if a part is missing, which is a mistake in the program.
+func NewGate[C any](limiter *core.Limiter, key func(C) (string, error)) Gate[C] {
+	if limiter == nil {
+		panic("exactlimit: no limiter: make one with core.Connect and look at its error")
+	}
+	if key == nil {
+		panic("exactlimit: no key: say who is counted, such as ClientIP()")
+	}
+	return Gate[C]{limiter, key}
+}
+
+// Check decides the request of c, whose context is ctx, and sets the fields of its response in h. The key comes first:
+// who does not say who they are learns nothing of the limits.
+func (g Gate[C]) Check(c C, ctx context.Context, h http.Header, policy func(C) (*Policy, error)) Verdict {
+	key, err := g.key(c)
+	if err != nil || key == "" {
+		return refuse(h, unidentified(err), nil)
+	}
+	p, err := policy(c)
+	if err != nil {
+		return refuse(h, internalError, err)
+	}
+	d, err := g.limiter.Allow(ctx, key, p.limits...)
+	switch {
+	case err == nil:
+	case errors.Is(err, core.ErrUnavailable):
+		if errors.Is(ctx.Err(), context.Canceled) {
+			err = nil // the client has left, which is nobody's fault
+		}
+		h.Set("Retry-After", "1")
+		return refuse(h, p.unavailable(), err)
+	default:
+		return refuse(h, internalError, err)
+	}
+	p.setFields(h, d)
+	if d.Allowed {
+		return Verdict{Decision: d}
+	}
+	h.Set("Retry-After", retryAfter(d))
+	verdict := refuse(h, exceeded(d), nil)
+	verdict.Decision = d
+	return verdict
+}
+
+// Verdict says what becomes of a request. Unless it Passed, the adapter must not run the handler.
+type Verdict struct {
+	// Decision is the limiter's; zero when it was not asked or had no answer.
+	Decision core.Decision
+	// Err is what went wrong in the service rather than with the client: its owner wants to know.
+	Err error
+
+	problem problem
+}
+
+// Passed says that the request goes on to its handler.
+func (v Verdict) Passed() bool { return v.problem.Status == 0 }
+
+// Denied says that the limiter denied the request, as opposed to a failure.
+func (v Verdict) Denied() bool { return v.problem.Status == http.StatusTooManyRequests }
+
+// Write answers a request that did not pass. The fields are set already.
+func (v Verdict) Write(w http.ResponseWriter) { v.problem.write(w) }
+
+func refuse(h http.Header, problem problem, err error) Verdict {
+	h.Set("Cache-Control", "no-store")
+	return Verdict{problem: problem, Err: err}
+}

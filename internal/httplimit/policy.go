@@ -1,0 +1,118 @@
+package httplimit
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/exactlimit/exactlimit/core"
+)
+
+// The fields of draft-ietf-httpapi-ratelimit-headers-11, as net/http spells their names.
+const (
+	policyField = "Ratelimit-Policy"
+	limitField  = "Ratelimit"
+)
+
+// Policy is the limits that one request is under, with what answers say of them again and again.
+type Policy struct {
+	limits []core.Limit
+	names  []string // of the limits, as strings of a structured field (RFC 9651, section 3.3.3)
+	field  string   // RateLimit-Policy
+}
+
+// NewPolicy checks limits and prepares their texts. It keeps limits.
+func NewPolicy(limits []core.Limit) (*Policy, error) {
+	if err := core.Validate(limits...); err != nil {
+		return nil, err
+	}
+	p := &Policy{limits: limits, names: make([]string, len(limits))}
+	var field strings.Builder
+	for i, limit := range limits {
+		p.names[i] = quote(limit.Name)
+		if i > 0 {
+			field.WriteString(", ")
+		}
+		field.WriteString(p.names[i])
+		field.WriteString(";q=" + strconv.Itoa(limit.Max))
+		field.WriteString(";w=" + strconv.FormatInt(seconds(limit.Window), 10))
+	}
+	p.field = field.String()
+	return p, nil
+}
+
+// Fixed is the policy of a route whose limits are known when it is written down. It panics if they make no sense, as
+// regexp.MustCompile does.
+func Fixed[C any](limits []core.Limit) func(C) (*Policy, error) {
+	p, err := NewPolicy(append([]core.Limit(nil), limits...))
+	if err != nil {
+		panic(err)
+	}
+	return func(C) (*Policy, error) { return p, nil }
+}
+
+// Chosen is the policy of a route whose limits depend on the request.
+func Chosen[C any](choose func(C) ([]core.Limit, error)) func(C) (*Policy, error) {
+	if choose == nil {
+		panic("exactlimit: no function to choose limits with: use Limit for limits that are always the same")
+	}
+	return func(c C) (*Policy, error) {
+		limits, err := choose(c)
+		if err != nil {
+			return nil, err
+		}
+		return NewPolicy(limits)
+	}
+}
+
+// setFields adds both fields to a response, behind those of a middleware that ran before.
+//
+// The parameter t says when there will be more: exactly, if the next request has no room; otherwise not later than in one
+// window, by which time everything that was charged until now is back. A denial names no time for limits that have room,
+// so that no t is later than Retry-After.
+func (p *Policy) setFields(h http.Header, d core.Decision) {
+	var buffer [128]byte
+	b := buffer[:0]
+	for i, state := range d.States() {
+		if i > 0 {
+			b = append(b, ", "...)
+		}
+		b = append(b, p.names[i]...)
+		b = append(b, ";r="...)
+		b = strconv.AppendInt(b, int64(state.Remaining), 10)
+		more := state.RetryAfter
+		if more == 0 && d.Allowed {
+			more = state.ResetAfter
+		}
+		if more > 0 {
+			b = append(b, ";t="...)
+			b = strconv.AppendInt(b, seconds(more), 10)
+		}
+	}
+	add(h, policyField, p.field)
+	add(h, limitField, string(b))
+}
+
+// add appends a member to a field that is a list.
+func add(h http.Header, field, member string) {
+	if before := h[field]; len(before) > 0 {
+		member = strings.Join(before, ", ") + ", " + member
+	}
+	h[field] = []string{member}
+}
+
+// retryAfter is the value of Retry-After: whole seconds, never earlier than the moment of the decision.
+func retryAfter(d core.Decision) string {
+	return strconv.FormatInt(max(1, seconds(d.RetryAfter)), 10)
+}
+
+// seconds rounds up.
+func seconds(d time.Duration) int64 {
+	return int64((d + time.Second - 1) / time.Second)
+}
+
+// quote writes printable ASCII as a structured field's string.
+func quote(name string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(name) + `"`
+}

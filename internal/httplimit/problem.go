@@ -1,0 +1,70 @@
+package httplimit
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"github.com/exactlimit/exactlimit/core"
+)
+
+// problem is a body of RFC 9457. The types are those that draft-ietf-httpapi-ratelimit-headers-11 registers, and
+// about:blank where the status says it all.
+type problem struct {
+	Type     string   `json:"type"`
+	Title    string   `json:"title"`
+	Status   int      `json:"status"`
+	Detail   string   `json:"detail,omitempty"`
+	Violated []string `json:"violated-policies,omitempty"`
+}
+
+const problemTypes = "https://iana.org/assignments/http-problem-types#"
+
+// exceeded answers a denial, naming the limits that had no room.
+func exceeded(d core.Decision) problem {
+	p := problem{
+		Type:   problemTypes + "quota-exceeded",
+		Title:  "Request cannot be satisfied as assigned quota has been exceeded",
+		Status: http.StatusTooManyRequests,
+	}
+	for _, state := range d.States() {
+		if state.RetryAfter > 0 {
+			p.Violated = append(p.Violated, state.Limit.Name)
+		}
+	}
+	return p
+}
+
+// unavailable answers when nobody could decide. An outage is not the client's fault, so it is no 429.
+func (p *Policy) unavailable() problem {
+	names := make([]string, len(p.limits))
+	for i, limit := range p.limits {
+		names[i] = limit.Name
+	}
+	return problem{
+		Type:     problemTypes + "temporary-reduced-capacity",
+		Title:    "Request cannot be satisfied due to temporary server capacity constraints",
+		Status:   http.StatusServiceUnavailable,
+		Violated: names,
+	}
+}
+
+// unidentified answers a request that has no key. Only an error of this package is told to the client; one of the user's
+// own may hold what no client should read.
+func unidentified(err error) problem {
+	p := problem{Type: "about:blank", Title: "Unauthorized", Status: http.StatusUnauthorized, Detail: "The request does not say who it is from."}
+	var missing *keyError
+	if errors.As(err, &missing) {
+		p.Detail = missing.detail
+	}
+	return p
+}
+
+var internalError = problem{Type: "about:blank", Title: "Internal Server Error", Status: http.StatusInternalServerError}
+
+func (p problem) write(w http.ResponseWriter) {
+	body, _ := json.Marshal(p) // strings and a number: it cannot fail
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(p.Status)
+	w.Write(append(body, '\n'))
+}
