@@ -1,0 +1,86 @@
+package echolimit_test
+
+import (
+	"bytes"
+	"net/http"
+	"testing"
+
+	"github.com/labstack/echo/v4"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/core"
+	"github.com/exactlimit/exactlimit/echolimit"
+	"github.com/exactlimit/exactlimit/internal/adaptertest"
+)
+
+func ok(c echo.Context) error {
+	adaptertest.OK(c.Response())
+	return nil
+}
+
+func app(limiter *core.Limiter) http.Handler {
+	byIP := echolimit.New(limiter, echolimit.ClientIP())
+	byHeader := echolimit.New(limiter, echolimit.Header("X-API-Key"))
+	byFirst := echolimit.New(limiter, echolimit.FirstOf(echolimit.Header("X-API-Key"), echolimit.ClientIP()))
+	byOwn := echolimit.New(limiter, func(c echo.Context) (string, error) { return adaptertest.OwnKey(c.QueryParam("user")) })
+	custom := echolimit.New(limiter, echolimit.ClientIP(), echolimit.OnDenied(func(c echo.Context, d core.Decision) error {
+		adaptertest.Denied(c.Response(), d)
+		return nil
+	}))
+
+	e := echo.New()
+	e.Logger.SetOutput(new(bytes.Buffer))
+	e.GET("/one", ok, byIP.Limit(adaptertest.One))
+	e.GET("/several", ok, byIP.Limit(adaptertest.Burst, adaptertest.Sustained))
+	e.Group("/stacked", byIP.Limit(adaptertest.Outer)).GET("", ok, byIP.Limit(adaptertest.Inner))
+	e.GET("/quoted", ok, byIP.Limit(adaptertest.Quoted))
+	e.GET("/header", ok, byHeader.Limit(adaptertest.One))
+	e.GET("/first", ok, byFirst.Limit(adaptertest.One))
+	e.GET("/own", ok, byOwn.Limit(adaptertest.One))
+	e.GET("/plan", ok, byIP.LimitFunc(func(c echo.Context) ([]core.Limit, error) {
+		return adaptertest.Plan(c.Request().Header.Get("X-Plan"))
+	}))
+	e.GET("/denied", ok, custom.Limit(adaptertest.One))
+	return e
+}
+
+func TestConformance(t *testing.T) { adaptertest.Run(t, app) }
+
+func TestMistakesPanicWhereTheyAreWritten(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	byIP := echolimit.New(limiter, echolimit.ClientIP())
+	for name, mistake := range map[string]func(){
+		"no limiter":     func() { echolimit.New(nil, echolimit.ClientIP()) },
+		"no key":         func() { echolimit.New(limiter, nil) },
+		"no limit":       func() { byIP.Limit() },
+		"Max 0":          func() { byIP.Limit(core.PerMinute("login", 0)) },
+		"no LimitFunc":   func() { byIP.LimitFunc(nil) },
+		"no header name": func() { echolimit.Header("") },
+		"two words":      func() { echolimit.Header("API Key") },
+		"no keys":        func() { echolimit.FirstOf() },
+		"nil key":        func() { echolimit.FirstOf(echolimit.ClientIP(), nil) },
+	} {
+		assert.Panics(t, mistake, name)
+	}
+	assert.PanicsWithError(t, `core: invalid: limit "login": Max is 0, it must be at least 1`, func() { byIP.Limit(core.PerMinute("login", 0)) })
+}
+
+// What went wrong in the service is in Echo's log; what the client did is not. Echo's error handler sees neither.
+func TestErrors(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	limiter.Close()
+	e := echo.New()
+	log := new(bytes.Buffer)
+	e.Logger.SetOutput(log)
+	e.HTTPErrorHandler = func(err error, c echo.Context) { t.Error(err) }
+	e.GET("/closed", ok, echolimit.New(limiter, echolimit.ClientIP()).Limit(adaptertest.One))
+	e.GET("/missing", ok, echolimit.New(limiter, echolimit.Header("X-API-Key")).Limit(adaptertest.One))
+	adaptertest.Get(e, "/missing")
+	assert.Empty(t, log.String())
+	adaptertest.Get(e, "/closed")
+	assert.Contains(t, log.String(), "core: unavailable: the limiter is closed")
+}

@@ -1,0 +1,87 @@
+package ginlimit_test
+
+import (
+	"net/http"
+	"testing"
+
+	"github.com/gin-gonic/gin"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/core"
+	"github.com/exactlimit/exactlimit/ginlimit"
+	"github.com/exactlimit/exactlimit/internal/adaptertest"
+)
+
+func init() { gin.SetMode(gin.TestMode) }
+
+func ok(c *gin.Context) { adaptertest.OK(c.Writer) }
+
+func app(limiter *core.Limiter) http.Handler {
+	byIP := ginlimit.New(limiter, ginlimit.ClientIP())
+	byHeader := ginlimit.New(limiter, ginlimit.Header("X-API-Key"))
+	byFirst := ginlimit.New(limiter, ginlimit.FirstOf(ginlimit.Header("X-API-Key"), ginlimit.ClientIP()))
+	byOwn := ginlimit.New(limiter, func(c *gin.Context) (string, error) { return adaptertest.OwnKey(c.Query("user")) })
+	custom := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.OnDenied(func(c *gin.Context, d core.Decision) {
+		adaptertest.Denied(c.Writer, d)
+	}))
+
+	r := gin.New()
+	r.GET("/one", byIP.Limit(adaptertest.One), ok)
+	r.GET("/several", byIP.Limit(adaptertest.Burst, adaptertest.Sustained), ok)
+	r.Group("/stacked", byIP.Limit(adaptertest.Outer)).GET("", byIP.Limit(adaptertest.Inner), ok)
+	r.GET("/quoted", byIP.Limit(adaptertest.Quoted), ok)
+	r.GET("/header", byHeader.Limit(adaptertest.One), ok)
+	r.GET("/first", byFirst.Limit(adaptertest.One), ok)
+	r.GET("/own", byOwn.Limit(adaptertest.One), ok)
+	r.GET("/plan", byIP.LimitFunc(func(c *gin.Context) ([]core.Limit, error) {
+		return adaptertest.Plan(c.GetHeader("X-Plan"))
+	}), ok)
+	r.GET("/denied", custom.Limit(adaptertest.One), ok)
+	return r
+}
+
+func TestConformance(t *testing.T) { adaptertest.Run(t, app) }
+
+func TestMistakesPanicWhereTheyAreWritten(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	byIP := ginlimit.New(limiter, ginlimit.ClientIP())
+	for name, mistake := range map[string]func(){
+		"no limiter":     func() { ginlimit.New(nil, ginlimit.ClientIP()) },
+		"no key":         func() { ginlimit.New(limiter, nil) },
+		"no limit":       func() { byIP.Limit() },
+		"Max 0":          func() { byIP.Limit(core.PerMinute("login", 0)) },
+		"no LimitFunc":   func() { byIP.LimitFunc(nil) },
+		"no header name": func() { ginlimit.Header("") },
+		"two words":      func() { ginlimit.Header("API Key") },
+		"no keys":        func() { ginlimit.FirstOf() },
+		"nil key":        func() { ginlimit.FirstOf(ginlimit.ClientIP(), nil) },
+	} {
+		assert.Panics(t, mistake, name)
+	}
+	assert.PanicsWithError(t, `core: invalid: limit "login": Max is 0, it must be at least 1`, func() { byIP.Limit(core.PerMinute("login", 0)) })
+}
+
+// What went wrong in the service is in c.Errors for the service's log; what the client did is not.
+func TestErrors(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	limiter.Close()
+	var errors []error
+	r := gin.New()
+	r.Use(func(c *gin.Context) {
+		c.Next()
+		for _, err := range c.Errors {
+			errors = append(errors, err.Err)
+		}
+	})
+	r.GET("/closed", ginlimit.New(limiter, ginlimit.ClientIP()).Limit(adaptertest.One), ok)
+	r.GET("/missing", ginlimit.New(limiter, ginlimit.Header("X-API-Key")).Limit(adaptertest.One), ok)
+	adaptertest.Get(r, "/missing")
+	assert.Empty(t, errors)
+	adaptertest.Get(r, "/closed")
+	require.Len(t, errors, 1)
+	assert.ErrorIs(t, errors[0], core.ErrUnavailable)
+}

@@ -1,0 +1,254 @@
+// Package adaptertest is the one conformance table that every adapter passes: the same requests, at the same moments, get
+// the same bytes. The answers are the golden files in testdata/http; write them anew with
+//
+//	go test ./ginlimit ./echolimit -update
+//
+// and read the difference.
+package adaptertest
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/core"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// App mounts these routes, all for GET and answered by OK:
+//
+//	/one       ClientIP, One
+//	/several   ClientIP, Burst and Sustained in one Limit
+//	/stacked   ClientIP, Outer on a group and Inner on the route
+//	/quoted    ClientIP, Quoted
+//	/header    Header("X-API-Key"), One
+//	/first     FirstOf(Header("X-API-Key"), ClientIP()), One
+//	/own       a key of the user's own: OwnKey of the query's "user", One
+//	/plan      ClientIP, LimitFunc with Plan of the header X-Plan
+//	/denied    ClientIP, One, with Denied as OnDenied
+type App func(limiter *core.Limiter) http.Handler
+
+// The limits of the table.
+var (
+	One       = core.Limit{Name: "one", Max: 2, Window: 10 * time.Second}
+	Burst     = core.PerSecond("burst", 2)
+	Sustained = core.PerMinute("sustained", 3)
+	Outer     = core.PerMinute("outer", 3)
+	Inner     = core.PerHour("inner", 2)
+	Quoted    = core.Limit{Name: `a "quoted" \ name`, Max: 1, Window: 1500 * time.Millisecond}
+)
+
+// OwnKey is a key function as a user might write it.
+func OwnKey(user string) (string, error) {
+	if user == "broken" {
+		return "", errors.New("connecting to postgres://admin:hunter2@db failed")
+	}
+	return user, nil
+}
+
+// Plan chooses limits as a user might.
+func Plan(plan string) ([]core.Limit, error) {
+	switch plan {
+	case "pro":
+		return []core.Limit{core.PerMinute("plan", 2)}, nil
+	case "free":
+		return []core.Limit{core.PerMinute("plan", 1)}, nil
+	case "invalid":
+		return []core.Limit{{Name: "plan"}}, nil
+	case "broken":
+		return nil, errors.New("connecting to postgres://admin:hunter2@db failed")
+	}
+	return nil, nil
+}
+
+// OK is the handler behind every limit.
+func OK(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "text/plain")
+	io.WriteString(w, "ok")
+}
+
+// Denied is what a user might give OnDenied.
+func Denied(w http.ResponseWriter, d core.Decision) {
+	w.Header().Set("Content-Type", "text/plain")
+	w.WriteHeader(420)
+	fmt.Fprintf(w, "%s allows %d per %v, come back in %v\n", d.Limit.Name, d.Limit.Max, d.Limit.Window, d.RetryAfter)
+}
+
+// request is a GET.
+type request struct {
+	at     time.Duration
+	target string
+	from   string // 192.0.2.1:1234 when empty
+	header string // "Name: value", one a line
+}
+
+const ms = time.Millisecond
+
+var table = []struct {
+	name     string
+	requests []request
+}{
+	{"one", []request{
+		{target: "/one"},
+		{at: 3300 * ms, target: "/one"},
+		{at: 3300 * ms, target: "/one"}, // denied: 6.7 s rounded up
+		{at: 9999 * ms, target: "/one"}, // one millisecond early
+		{at: 10000 * ms, target: "/one"},
+		{at: 10000 * ms, target: "/one", from: "192.0.2.2:1234"},
+		{at: 60000 * ms, target: "/one"},
+	}},
+	{"several", []request{
+		{target: "/several"},
+		{target: "/several"},
+		{target: "/several"}, // burst is full
+		{at: 1000 * ms, target: "/several"},
+		{at: 1000 * ms, target: "/several"}, // sustained is full
+		{at: 60000 * ms, target: "/several"},
+	}},
+	{"stacked", []request{
+		{target: "/stacked"},
+		{target: "/stacked"},
+		{target: "/stacked"}, // denied by inner, charged to outer
+		{target: "/stacked"}, // denied by outer: inner is not asked
+	}},
+	{"quoted", []request{{target: "/quoted"}, {at: 1 * ms, target: "/quoted"}}},
+	{"header", []request{
+		{target: "/header"},
+		{target: "/header", header: "X-API-Key:"},
+		{target: "/header", header: "X-API-Key: ann"},
+		{target: "/header", header: "x-api-key: ann"},
+		{target: "/header", header: "X-API-Key: ann\nX-API-Key: bob"}, // the first counts, as it does for who reads it
+		{target: "/header", header: "X-API-Key: bob\nX-API-Key: ann"},
+		{target: "/header", header: "X-API-Key: ANN"},
+	}},
+	{"first", []request{
+		{target: "/first", header: "X-API-Key: ann"},
+		{target: "/first", header: "X-API-Key: ann"},
+		{target: "/first", header: "X-API-Key: ann"}, // denied, and not counted by address instead
+		{target: "/first"},
+		{target: "/first", header: "X-API-Key: ip:192.0.2.1"}, // not the address
+		{target: "/first"},
+		{target: "/first"}, // denied
+	}},
+	{"own", []request{
+		{target: "/own?user=ann"},
+		{target: "/own?user=ann"},
+		{target: "/own?user=ann"},
+		{target: "/own"},             // an empty key is no bucket
+		{target: "/own?user=broken"}, // and the client reads nothing of the error
+	}},
+	{"plan", []request{
+		{target: "/plan", header: "X-Plan: free"},
+		{target: "/plan", header: "X-Plan: free"},
+		{target: "/plan", header: "X-Plan: pro"}, // the same log with more room
+		{target: "/plan", header: "X-Plan: pro"},
+		{target: "/plan"}, // no limits are no licence
+		{target: "/plan", header: "X-Plan: invalid"},
+		{target: "/plan", header: "X-Plan: broken"},
+	}},
+	{"denied", []request{{target: "/denied"}, {target: "/denied"}, {at: 5 * ms, target: "/denied"}}},
+	{"addresses", []request{
+		{target: "/one", from: "192.0.2.9:1"},
+		{target: "/one", from: "[::ffff:192.0.2.9]:2"},
+		{target: "/one", from: "192.0.2.9:3", header: "X-Forwarded-For: 192.0.2.10\nX-Real-IP: 192.0.2.10\nForwarded: for=192.0.2.10"},
+		{target: "/one", from: "[2001:db8:1:2::3]:1"},
+		{target: "/one", from: "[2001:db8:1:2:ffff:ffff:ffff:ffff%eth0]:2"},
+		{target: "/one", from: "[2001:db8:1:2::4]:3"}, // the same /64
+		{target: "/one", from: "[2001:db8:1:3::4]:3"}, // another
+		{target: "/one", from: "@"},
+	}},
+}
+
+// Run holds an adapter's App against the table.
+func Run(t *testing.T, app App) {
+	for _, row := range table {
+		t.Run(row.name, func(t *testing.T) {
+			golden(t, row.name, transcript(t, app, row.requests, false))
+		})
+	}
+	t.Run("unavailable", func(t *testing.T) {
+		golden(t, "unavailable", transcript(t, app, []request{{target: "/one"}, {target: "/several"}, {target: "/denied"}, {target: "/header"}}, true))
+	})
+}
+
+// transcript sends requests at their moments, on a clock that stands still in between.
+func transcript(t *testing.T, app App, requests []request, down bool) []byte {
+	var out bytes.Buffer
+	synctest.Test(t, func(t *testing.T) {
+		limiter, err := core.NewInProcess()
+		require.NoError(t, err)
+		defer limiter.Close()
+		if down {
+			limiter.Close() // a limiter that cannot decide
+		}
+		handler, start := app(limiter), time.Now()
+		for _, r := range requests {
+			time.Sleep(r.at - time.Since(start))
+			fmt.Fprintf(&out, "=== %v %s %s %s\n", r.at, r.target, r.from, strings.ReplaceAll(r.header, "\n", ", "))
+			writeResponse(&out, send(handler, r))
+		}
+	})
+	return out.Bytes()
+}
+
+func send(handler http.Handler, r request) *http.Response {
+	req := httptest.NewRequest("GET", r.target, nil)
+	if r.from != "" {
+		req.RemoteAddr = r.from
+	}
+	for line := range strings.Lines(r.header) {
+		name, value, _ := strings.Cut(line, ":")
+		req.Header.Add(name, strings.TrimSpace(value))
+	}
+	w := httptest.NewRecorder()
+	handler.ServeHTTP(w, req)
+	return w.Result()
+}
+
+func writeResponse(out *bytes.Buffer, r *http.Response) {
+	fmt.Fprintln(out, r.Status)
+	var names []string
+	for name := range r.Header {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		for _, value := range r.Header[name] {
+			fmt.Fprintf(out, "%s: %s\n", name, value)
+		}
+	}
+	fmt.Fprintln(out)
+	out.ReadFrom(r.Body)
+	fmt.Fprintln(out)
+}
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	file := filepath.Join("..", "testdata", "http", name+".txt")
+	if *update {
+		require.NoError(t, os.WriteFile(file, got, 0o644))
+	}
+	want, err := os.ReadFile(file)
+	require.NoError(t, err)
+	assert.Equal(t, string(want), string(got), file)
+}
+
+// Get sends a GET request and returns the response.
+func Get(handler http.Handler, target string) *http.Response {
+	return send(handler, request{target: target})
+}
