@@ -193,20 +193,28 @@ func TestWrongType(t *testing.T) {
 	assert.True(t, d.Allowed)
 }
 
-// The scripts are called by this package alone, but their contract says what bad arguments do: nothing.
-func TestScriptsRefuseBadArguments(t *testing.T) {
+// The script is called by this package alone, but its contract says what bad arguments do: nothing.
+func TestBadArgumentsWriteNothing(t *testing.T) {
 	client := redistest.Shared(t).Client(t)
-	key := redistest.Prefix()
-	for _, text := range []string{lua.Decide, lua.Peek} {
-		for _, args := range [][]string{nil, {"id"}, {"id", "3"}, {"id", "x", "1000"}, {"x", "1000"}, {"id", "3", "1000", "x"}} {
-			err := rueidis.NewLuaScript(text).Exec(context.Background(), client, []string{key}, args).Error()
-			if text == lua.Peek && len(args) == 4 {
-				continue // it looks at no more than it needs
-			}
-			assert.ErrorContains(t, err, "exactlimit", "%q", args)
-		}
+	prefix := redistest.Prefix()
+	logs := []string{"{" + prefix + "}:1", "{" + prefix + "}:2"}
+	decide := rueidis.NewLuaScript(lua.Decide)
+	ctx := context.Background()
+	charge := func() rueidis.RedisResult {
+		return decide.Exec(ctx, client, logs, []string{"good", "9", "1000000", "9", "1000000"})
 	}
-	exists, err := redistest.Do(t, client, "EXISTS", key).AsInt64()
-	require.NoError(t, err)
-	assert.Zero(t, exists)
+	require.NoError(t, charge().Error())
+	time.Sleep(2 * time.Millisecond)
+	for _, args := range []string{
+		"", "id", "id 3", "id 3 1000", "id 3 1000 3", "id x 1000 3 1000", "id 3 x 3 1000", "id 3 1000 x 1000", "id 3 1000 3 x",
+		"id 3 1000 3 1000 x", "id 3 1000 3 1000 1 x",
+	} {
+		assert.Error(t, decide.Exec(ctx, client, logs, strings.Fields(args)).Error(), args)
+	}
+	assert.Error(t, decide.Exec(ctx, client, nil, []string{"id", "3", "1000"}).Error())
+	for _, log := range logs {
+		entries, err := redistest.Do(t, client, "ZRANGE", log, "0", "-1").AsStrSlice()
+		require.NoError(t, err)
+		assert.Equal(t, []string{"good"}, entries, "nothing added, and nothing removed as outside a window of 1 ms")
+	}
 }

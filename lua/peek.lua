@@ -6,12 +6,6 @@
 -- Reply               always the list: 1 or 0 (it would be granted or not), then remaining, retry, reset for each log.
 
 local call = redis.call
-for i = 1, 2 * #KEYS do
-  if not tonumber(ARGV[i]) then
-    return redis.error_reply('ERR exactlimit: each log needs a max and a window, in numbers')
-  end
-end
-
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
 
