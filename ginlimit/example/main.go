@@ -63,7 +63,8 @@ func reportLimits(c *gin.Context) ([]core.Limit, error) {
 
 func answer(text string) gin.HandlerFunc {
 	return func(c *gin.Context) {
-		c.Data(http.StatusOK, "application/json", fmt.Appendf(nil, "{\"answer\":%q}\n", text))
+		c.Header("Content-Type", "application/json")
+		c.String(http.StatusOK, "{\"answer\":%q}\n", text)
 	}
 }
 

@@ -1,0 +1,216 @@
+// Package e2e tests what users run: the example servers as processes, and the snippets of the README.
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/redistest"
+)
+
+func TestMain(m *testing.M) { redistest.Main(m) }
+
+var frameworks = []string{"ginlimit", "echolimit"}
+
+// build compiles packages to binaries of the same names in a folder of the test's.
+func build(t *testing.T, dir string, packages ...string) []string {
+	t.Helper()
+	var binaries []string
+	for i, pkg := range packages {
+		binary := filepath.Join(t.TempDir(), fmt.Sprint("server", i))
+		cmd := exec.Command("go", "build", "-o", binary, pkg)
+		cmd.Dir = dir
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		binaries = append(binaries, binary)
+	}
+	return binaries
+}
+
+func buildExamples(t *testing.T) []string {
+	return build(t, "../..", "./ginlimit/example", "./echolimit/example")
+}
+
+// server is a running process that said where it listens.
+type server struct {
+	addr string
+	line string
+	cmd  *exec.Cmd
+}
+
+func run(t *testing.T, binary string, args ...string) *server {
+	t.Helper()
+	cmd := exec.Command(binary, args...)
+	cmd.Stderr = os.Stderr
+	cmd.Env = append(os.Environ(), "REDIS_URL=")
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, err)
+	addr := regexp.MustCompile(`127\.0\.0\.1:\d+`).FindString(line)
+	require.NotEmpty(t, addr, line)
+	return &server{addr, line, cmd}
+}
+
+func runExample(t *testing.T, binary string, args ...string) *server {
+	return run(t, binary, append([]string{"-addr", "127.0.0.1:0"}, args...)...)
+}
+
+// exchange sends a request on a connection of its own and returns the answer's bytes, but for the date.
+func (s *server) exchange(t *testing.T, request string) string {
+	t.Helper()
+	conn, err := net.Dial("tcp", s.addr)
+	require.NoError(t, err)
+	defer conn.Close()
+	method, rest, _ := strings.Cut(request, " ")
+	target, header, _ := strings.Cut(rest, "\n")
+	fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n", method, target)
+	if header != "" {
+		fmt.Fprintf(conn, "%s\r\n", header)
+	}
+	fmt.Fprint(conn, "\r\n")
+	answer, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	return regexp.MustCompile(`(?m)^Date: .*\r\n`).ReplaceAllString(string(answer), "")
+}
+
+// Both examples give the same bytes to the same requests, from the first to the last. What depends on the fraction of a
+// second that a machine takes, the seconds left in a window, is compared on a clock that stands still in adaptertest.
+func TestExamplesAnswerAlike(t *testing.T) {
+	var servers []*server
+	for _, binary := range buildExamples(t) {
+		servers = append(servers, runExample(t, binary))
+	}
+	assert.Contains(t, servers[0].line, "logs kept in this process")
+	seconds := regexp.MustCompile(`(;t=|Retry-After: )\d+`)
+	requests := []string{"GET /healthz", "GET /api/report", "POST /api/login", "GET /api/report\nX-API-Key: ann", "GET /api/report\nX-API-Key: pro-ann"}
+	for range 11 {
+		requests = append(requests, "GET /api/search", "POST /api/login", "GET /api/report\nX-API-Key: bob")
+	}
+	for range 80 {
+		requests = append(requests, "GET /api/report\nX-API-Key: pro-bob")
+	}
+	statuses := map[string]int{}
+	for _, request := range requests {
+		gin, echo := servers[0].exchange(t, request), servers[1].exchange(t, request)
+		require.Equal(t, seconds.ReplaceAllString(gin, "${1}N"), seconds.ReplaceAllString(echo, "${1}N"), request)
+		path, _, _ := strings.Cut(request, "\n")
+		statuses[path+" "+gin[9:12]]++
+	}
+	t.Log(statuses)
+}
+
+// Several processes of both frameworks on one Redis admit, of any burst, exactly Max between them; and when Retry-After
+// is over, the next.
+func TestProcessesShareLimits(t *testing.T) {
+	redis := redistest.Start(t)
+	var servers []*server
+	for _, binary := range buildExamples(t) {
+		for range 2 {
+			servers = append(servers, runExample(t, binary, "-redis", redis.URL()))
+		}
+	}
+	assert.Contains(t, servers[0].line, "logs kept in Redis at "+redis.Addr)
+
+	burst := func() (admitted int, retry time.Duration) {
+		var passed atomic.Int64
+		var mu sync.Mutex
+		var all sync.WaitGroup
+		for i := range 60 {
+			all.Go(func() {
+				r, err := http.Get("http://" + servers[i%len(servers)].addr + "/api/search")
+				if !assert.NoError(t, err) {
+					return
+				}
+				r.Body.Close()
+				switch r.StatusCode {
+				case http.StatusOK:
+					passed.Add(1)
+				case http.StatusTooManyRequests:
+					seconds, err := strconv.Atoi(r.Header.Get("Retry-After"))
+					assert.NoError(t, err)
+					mu.Lock()
+					retry = time.Duration(seconds) * time.Second
+					mu.Unlock()
+				default:
+					t.Error(r.Status)
+				}
+			})
+		}
+		all.Wait()
+		return int(passed.Load()), retry
+	}
+	admitted, retry := burst()
+	assert.Equal(t, 10, admitted)
+	require.NotZero(t, retry)
+	time.Sleep(retry)
+	r, err := http.Get("http://" + servers[1].addr + "/api/search")
+	require.NoError(t, err)
+	r.Body.Close()
+	assert.Equal(t, http.StatusOK, r.StatusCode, "after Retry-After of %v", retry)
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// Told to stop, the examples finish what they have begun and end well; told nonsense, they say so and end badly.
+func TestExamplesStopAndRefuse(t *testing.T) {
+	for i, binary := range buildExamples(t) {
+		t.Run(frameworks[i], func(t *testing.T) {
+			for _, sig := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+				s := runExample(t, binary)
+				s.exchange(t, "GET /healthz")
+				require.NoError(t, s.cmd.Process.Signal(sig))
+				require.NoError(t, s.cmd.Wait(), sig)
+			}
+
+			var said bytes.Buffer
+			cmd := exec.Command(binary, "-addr", "127.0.0.1:0", "-redis", "http://ann:hunter2@localhost")
+			cmd.Stderr = &said
+			assert.Error(t, cmd.Run())
+			assert.Contains(t, said.String(), "must begin with redis://")
+			assert.NotContains(t, said.String(), "hunter2")
+		})
+	}
+}
+
+// With Redis down from the start an example starts, answers 503 to what is limited, and limits once Redis is there.
+func TestExamplesStartWithoutRedis(t *testing.T) {
+	redis := redistest.Start(t)
+	redis.Kill()
+	for i, binary := range buildExamples(t) {
+		t.Run(frameworks[i], func(t *testing.T) {
+			s := runExample(t, binary, "-redis", redis.URL())
+			assert.Contains(t, s.exchange(t, "GET /healthz"), "HTTP/1.1 200 OK")
+			answer := s.exchange(t, "GET /api/search")
+			assert.Contains(t, answer, "HTTP/1.1 503 Service Unavailable")
+			assert.Contains(t, answer, "temporary-reduced-capacity")
+			require.NoError(t, redis.Start())
+			defer redis.Kill()
+			require.Eventually(t, func() bool {
+				return strings.Contains(s.exchange(t, "GET /api/search"), "HTTP/1.1 200 OK")
+			}, 10*time.Second, 50*time.Millisecond)
+		})
+	}
+}
