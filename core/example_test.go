@@ -1,0 +1,140 @@
+package core_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/exactlimit/exactlimit/core"
+)
+
+func Example() {
+	limiter, err := core.NewInProcess()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer limiter.Close()
+
+	send := func(ctx context.Context) error {
+		decision, err := limiter.Allow(ctx, "user:42", core.PerMinute("send", 3))
+		if err != nil {
+			return err // no decision: Redis does not answer, or the call makes no sense
+		}
+		if !decision.Allowed {
+			return fmt.Errorf("try again in %v", decision.RetryAfter)
+		}
+		return nil
+	}
+	for range 4 {
+		fmt.Println(send(context.Background()) == nil)
+	}
+	// Output:
+	// true
+	// true
+	// true
+	// false
+}
+
+func ExampleConnect() {
+	limiter, err := core.Connect(os.Getenv("REDIS_URL"), core.WithPrefix("shop-staging"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer limiter.Close()
+}
+
+func ExampleNew() {
+	client, err := rueidis.NewClient(rueidis.ClientOption{
+		InitAddress:      []string{"localhost:6379"},
+		AlwaysPipelining: true,
+		DisableCache:     true,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	limiter, err := core.New(client)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer limiter.Close()
+}
+
+func ExampleLimiter_Allow() {
+	limiter, _ := core.NewInProcess()
+	defer limiter.Close()
+	burst, sustained := core.PerSecond("burst", 2), core.PerHour("sustained", 100)
+	for range 3 {
+		d, err := limiter.Allow(context.Background(), "user:42", burst, sustained)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%v: %s has %d left\n", d.Allowed, d.Limit.Name, d.Remaining)
+	}
+	// Output:
+	// true: burst has 1 left
+	// true: burst has 0 left
+	// false: burst has 0 left
+}
+
+func ExampleLimiter_AllowN() {
+	limiter, _ := core.NewInProcess()
+	defer limiter.Close()
+	points := core.Limit{Name: "points", Max: 10, Window: 24 * time.Hour}
+	for _, cost := range []int{7, 4, 3} {
+		d, err := limiter.AllowN(context.Background(), "user:42", cost, points)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%d points: %v, %d left\n", cost, d.Allowed, d.Remaining)
+	}
+	// Output:
+	// 7 points: true, 3 left
+	// 4 points: false, 3 left
+	// 3 points: true, 0 left
+}
+
+func ExampleLimiter_Peek() {
+	limiter, _ := core.NewInProcess()
+	defer limiter.Close()
+	ctx, limit := context.Background(), core.PerDay("uploads", 5)
+	limiter.Allow(ctx, "user:42", limit)
+	d, err := limiter.Peek(ctx, "user:42", limit)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(d.Remaining, "uploads left today")
+	// Output: 4 uploads left today
+}
+
+func ExampleLimiter_Reset() {
+	limiter, _ := core.NewInProcess()
+	defer limiter.Close()
+	ctx, login := context.Background(), core.PerHour("login", 1)
+	limiter.Allow(ctx, "user:42", login)
+	if err := limiter.Reset(ctx, "user:42", login); err != nil { // they have proved who they are
+		log.Fatal(err)
+	}
+	d, _ := limiter.Allow(ctx, "user:42", login)
+	fmt.Println(d.Allowed)
+	// Output: true
+}
+
+func ExampleDecision_States() {
+	limiter, _ := core.NewInProcess()
+	defer limiter.Close()
+	d, err := limiter.Allow(context.Background(), "user:42", core.PerSecond("burst", 2), core.PerHour("sustained", 100))
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, state := range d.States() {
+		fmt.Println(state.Limit.Name, state.Remaining)
+	}
+	// Output:
+	// burst 1
+	// sustained 99
+}

@@ -1,0 +1,106 @@
+package echolimit_test
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/exactlimit/exactlimit/core"
+	"github.com/exactlimit/exactlimit/echolimit"
+)
+
+func Example() {
+	limiter, err := core.Connect(os.Getenv("REDIS_URL")) // empty: in this process, without Redis
+	if err != nil {
+		log.Fatal(err)
+	}
+	byIP := echolimit.New(limiter, echolimit.ClientIP())
+
+	e := echo.New()
+	e.Use(byIP.Limit(core.PerMinute("site", 300)))
+	e.POST("/login", func(c echo.Context) error {
+		return c.String(http.StatusOK, "welcome\n")
+	}, byIP.Limit(core.PerMinute("login", 5)))
+	log.Fatal(e.Start("127.0.0.1:8080"))
+}
+
+// What the examples below share.
+var (
+	limiter, _ = core.NewInProcess()
+	byIP       = echolimit.New(limiter, echolimit.ClientIP())
+)
+
+func answer(c echo.Context) error { return c.String(http.StatusOK, "answer") }
+
+func get(h http.Handler, target string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", target, nil))
+	return w
+}
+
+func ExampleMiddleware_Limit() {
+	e := echo.New()
+	e.Use(byIP.Limit(core.PerMinute("site", 300)))
+	api := e.Group("/api", byIP.Limit(core.PerMinute("api", 100)))
+	api.GET("/search", answer, byIP.Limit(core.PerSecond("search", 5), core.PerHour("search-hourly", 500)))
+	api.GET("/export", answer, byIP.Limit(core.Limit{Name: "export", Max: 2, Window: 10 * time.Minute}))
+
+	for range 3 {
+		fmt.Println(get(e, "/api/export").Code)
+	}
+	// Output:
+	// 200
+	// 200
+	// 429
+}
+
+func ExampleMiddleware_LimitFunc() {
+	e := echo.New()
+	e.GET("/report", answer, byIP.LimitFunc(func(c echo.Context) ([]core.Limit, error) {
+		if c.Get("plan") == "pro" {
+			return []core.Limit{core.PerMinute("report", 30)}, nil
+		}
+		return []core.Limit{core.PerMinute("report", 3)}, nil
+	}))
+
+	fmt.Println(get(e, "/report").Header().Values("RateLimit-Policy"))
+	// Output: ["report";q=3;w=60]
+}
+
+func ExampleNew() {
+	e := echo.New()
+	byIP := echolimit.New(limiter, echolimit.ClientIP())
+	byAPIKey := echolimit.New(limiter, echolimit.Header("X-API-Key"))
+	byEither := echolimit.New(limiter, echolimit.FirstOf(echolimit.Header("X-API-Key"), echolimit.ClientIP()))
+	byUser := echolimit.New(limiter, func(c echo.Context) (string, error) {
+		user, _ := c.Get("user").(string) // set by your authentication, which runs before
+		if user == "" {
+			return "", errors.New("not logged in")
+		}
+		return "user:" + user, nil
+	})
+
+	for path, m := range map[string]*echolimit.Middleware{"/ip": byIP, "/key": byAPIKey, "/either": byEither, "/user": byUser} {
+		e.GET(path, answer, m.Limit(core.PerMinute("any", 5)))
+	}
+	fmt.Println(get(e, "/ip").Code, get(e, "/key").Code, get(e, "/either").Code, get(e, "/user").Code)
+	// Output: 200 401 200 401
+}
+
+func ExampleOnDenied() {
+	e := echo.New()
+	byIP := echolimit.New(limiter, echolimit.ClientIP(), echolimit.OnDenied(func(c echo.Context, d core.Decision) error {
+		return c.String(http.StatusTooManyRequests, fmt.Sprintf("Slow down: %v to go.\n", d.RetryAfter.Round(time.Second)))
+	}))
+
+	e.GET("/once", answer, byIP.Limit(core.PerMinute("once", 1)))
+	get(e, "/once")
+	fmt.Print(get(e, "/once").Body)
+	// Output: Slow down: 1m0s to go.
+}

@@ -1,0 +1,108 @@
+package ginlimit_test
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/exactlimit/exactlimit/core"
+	"github.com/exactlimit/exactlimit/ginlimit"
+)
+
+func Example() {
+	limiter, err := core.Connect(os.Getenv("REDIS_URL")) // empty: in this process, without Redis
+	if err != nil {
+		log.Fatal(err)
+	}
+	byIP := ginlimit.New(limiter, ginlimit.ClientIP())
+
+	r := gin.Default()
+	r.Use(byIP.Limit(core.PerMinute("site", 300)))
+	r.POST("/login", byIP.Limit(core.PerMinute("login", 5)), func(c *gin.Context) {
+		c.String(http.StatusOK, "welcome\n")
+	})
+	log.Fatal(r.Run("127.0.0.1:8080"))
+}
+
+// What the examples below share.
+var (
+	limiter, _             = core.NewInProcess()
+	byIP                   = ginlimit.New(limiter, ginlimit.ClientIP())
+	byPlan                 = byIP
+	search, export, report = answer, answer, answer
+)
+
+func answer(c *gin.Context) { c.String(http.StatusOK, "answer") }
+
+func get(h http.Handler, target string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", target, nil))
+	return w
+}
+
+func ExampleMiddleware_Limit() {
+	r := gin.New()
+	r.Use(byIP.Limit(core.PerMinute("site", 300)))
+	api := r.Group("/api", byIP.Limit(core.PerMinute("api", 100)))
+	api.GET("/search", byIP.Limit(core.PerSecond("search", 5), core.PerHour("search-hourly", 500)), search)
+	api.GET("/export", byIP.Limit(core.Limit{Name: "export", Max: 2, Window: 10 * time.Minute}), export)
+
+	for range 3 {
+		fmt.Println(get(r, "/api/export").Code)
+	}
+	// Output:
+	// 200
+	// 200
+	// 429
+}
+
+func ExampleMiddleware_LimitFunc() {
+	r := gin.New()
+	r.GET("/report", byPlan.LimitFunc(func(c *gin.Context) ([]core.Limit, error) {
+		if c.GetString("plan") == "pro" {
+			return []core.Limit{core.PerMinute("report", 30)}, nil
+		}
+		return []core.Limit{core.PerMinute("report", 3)}, nil
+	}), report)
+
+	fmt.Println(get(r, "/report").Header().Values("RateLimit-Policy"))
+	// Output: ["report";q=3;w=60]
+}
+
+func ExampleNew() {
+	r := gin.New()
+	byIP := ginlimit.New(limiter, ginlimit.ClientIP())
+	byAPIKey := ginlimit.New(limiter, ginlimit.Header("X-API-Key"))
+	byEither := ginlimit.New(limiter, ginlimit.FirstOf(ginlimit.Header("X-API-Key"), ginlimit.ClientIP()))
+	byUser := ginlimit.New(limiter, func(c *gin.Context) (string, error) {
+		user := c.GetString("user") // set by your authentication, which runs before
+		if user == "" {
+			return "", errors.New("not logged in")
+		}
+		return "user:" + user, nil
+	})
+
+	for path, m := range map[string]*ginlimit.Middleware{"/ip": byIP, "/key": byAPIKey, "/either": byEither, "/user": byUser} {
+		r.GET(path, m.Limit(core.PerMinute("any", 5)), answer)
+	}
+	fmt.Println(get(r, "/ip").Code, get(r, "/key").Code, get(r, "/either").Code, get(r, "/user").Code)
+	// Output: 200 401 200 401
+}
+
+func ExampleOnDenied() {
+	r := gin.New()
+	byIP := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.OnDenied(func(c *gin.Context, d core.Decision) {
+		c.String(http.StatusTooManyRequests, "Slow down: %v to go.\n", d.RetryAfter.Round(time.Second))
+	}))
+
+	r.GET("/once", byIP.Limit(core.PerMinute("once", 1)), answer)
+	get(r, "/once")
+	fmt.Print(get(r, "/once").Body)
+	// Output: Slow down: 1m0s to go.
+}

@@ -1,0 +1,56 @@
+package e2e
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The layers of the house: who may import what, of what is not the standard library's. A dependency that is not named here
+// weighs on every user's build, so naming one is a decision.
+func TestImports(t *testing.T) {
+	const module = "github.com/exactlimit/exactlimit/"
+	allowed := map[string][]string{
+		"lua":                {},
+		"core":               {module + "lua", "github.com/redis/rueidis"},
+		"internal/httplimit": {module + "core"},
+		"ginlimit":           {module + "core", module + "internal/httplimit", "github.com/gin-gonic/gin"},
+		"echolimit":          {module + "core", module + "internal/httplimit", "github.com/labstack/echo/v4"},
+		"ginlimit/example":   {module + "core", module + "ginlimit", "github.com/gin-gonic/gin"},
+		"echolimit/example": {module + "core", module + "echolimit", "github.com/labstack/echo/v4",
+			"github.com/labstack/echo/v4/middleware"},
+	}
+	for pkg, allowed := range allowed {
+		imports := list(t, "-f", `{{join .Imports "\n"}}`, module+pkg)
+		for _, path := range imports {
+			first, _, _ := strings.Cut(path, "/")
+			if strings.Contains(first, ".") {
+				assert.Contains(t, allowed, path, "an import of %s", pkg)
+			}
+		}
+		if pkg == "core" || pkg == "lua" {
+			assert.NotContains(t, imports, "net/http", "an import of %s", pkg)
+		}
+	}
+	// A user of core alone builds no framework, and a user of one framework not the other.
+	for pkg, never := range map[string][]string{
+		"core":      {"github.com/gin-gonic/gin", "github.com/labstack/echo/v4"},
+		"ginlimit":  {"github.com/labstack/echo/v4"},
+		"echolimit": {"github.com/gin-gonic/gin"},
+	} {
+		deps := list(t, "-deps", "-f", "{{.ImportPath}}", module+pkg)
+		for _, path := range append(never, "github.com/stretchr/testify/assert", "pgregory.net/rapid", "go.uber.org/goleak") {
+			assert.NotContains(t, deps, path, "what %s is built of", pkg)
+		}
+	}
+}
+
+func list(t *testing.T, args ...string) []string {
+	t.Helper()
+	out, err := exec.Command("go", append([]string{"list"}, args...)...).Output()
+	require.NoError(t, err, args)
+	return strings.Fields(string(out))
+}

@@ -1,0 +1,125 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// snippets returns the Go code of the README, one text a block.
+func snippets(t *testing.T) []string {
+	t.Helper()
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	var blocks []string
+	for _, match := range regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1) {
+		blocks = append(blocks, match[1])
+	}
+	return blocks
+}
+
+// trimmed is the lines of a text without their indentation.
+func trimmed(text string) string {
+	var out strings.Builder
+	for line := range strings.Lines(text) {
+		out.WriteString(strings.TrimSpace(line) + "\n")
+	}
+	return out.String()
+}
+
+// Every snippet of the README stands in an Example, which the compiler has seen; of a whole program, its main does.
+func TestReadmeSnippetsAreExamples(t *testing.T) {
+	var examples strings.Builder
+	for _, dir := range []string{"core", "ginlimit", "echolimit"} {
+		text, err := os.ReadFile(filepath.Join("../..", dir, "example_test.go"))
+		require.NoError(t, err)
+		examples.WriteString(trimmed(string(text)))
+	}
+	blocks := snippets(t)
+	require.NotEmpty(t, blocks)
+	for _, block := range blocks {
+		if _, main, ok := strings.Cut(block, "func main() {\n"); ok {
+			block = strings.TrimSuffix(main, "}\n")
+		}
+		assert.Contains(t, examples.String(), trimmed(block))
+	}
+}
+
+// The programs of the README, pasted into an empty module by somebody new, each give their 429.
+func TestReadmeProgramsLimit(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	require.NoError(t, err)
+	sums, err := os.ReadFile(filepath.Join(root, "go.sum"))
+	require.NoError(t, err)
+	var programs []string
+	for _, block := range snippets(t) {
+		if strings.HasPrefix(block, "package main") {
+			programs = append(programs, block)
+		}
+	}
+	require.Len(t, programs, 2)
+	for _, program := range programs {
+		name := frameworks[slices.IndexFunc(frameworks, func(f string) bool { return strings.Contains(program, f) })]
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			addr := freeAddr(t)
+			program := strings.Replace(program, "127.0.0.1:8080", addr, 1)
+			for file, text := range map[string]string{
+				"main.go": program,
+				"go.mod": "module example.com/new\n\ngo 1.25.0\n\nrequire github.com/exactlimit/exactlimit v0.0.0\n\n" +
+					"replace github.com/exactlimit/exactlimit => " + root + "\n",
+				"go.sum": string(sums), // the versions are this module's, so nothing is looked up
+			} {
+				require.NoError(t, os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644))
+			}
+			tidy := exec.Command("go", "mod", "tidy")
+			tidy.Dir = dir
+			out, err := tidy.CombinedOutput()
+			require.NoError(t, err, "%s", out)
+
+			cmd := exec.Command(build(t, dir, ".")[0])
+			cmd.Env = append(os.Environ(), "REDIS_URL=")
+			require.NoError(t, cmd.Start())
+			t.Cleanup(func() {
+				cmd.Process.Kill()
+				cmd.Wait()
+			})
+			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+			login := func() int {
+				r, err := client.Post("http://"+addr+"/login", "", nil)
+				if err != nil {
+					return 0
+				}
+				r.Body.Close()
+				return r.StatusCode
+			}
+			statuses := []int{0}
+			for deadline := time.Now().Add(10 * time.Second); statuses[0] == 0 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+				statuses[0] = login()
+			}
+			for range 5 {
+				statuses = append(statuses, login())
+			}
+			assert.Equal(t, "[200 200 200 200 200 429]", fmt.Sprint(statuses))
+		})
+	}
+}
+
+func freeAddr(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	return l.Addr().String()
+}
