@@ -134,9 +134,8 @@ func verify(t *testing.T, server *redistest.Server, j job, answers []answer) {
 	moments := map[string][]int64{} // of each key's admissions
 	admitted, ids := 0, map[string]bool{}
 	for _, key := range j.Keys {
-		name := string(appendLogKey(nil, j.Prefix, canonicalKey(key), j.Limit))
 		log := oracle.Log{}
-		for _, a := range recorded[name] {
+		for _, a := range recorded[string(appendLogKey(nil, j.Prefix, canonicalKey(key), j.Limit))] {
 			log.Admit(a.At, 1)
 			assert.False(t, ids[a.ID], "%s was charged twice", a.ID)
 			ids[a.ID] = true
