@@ -1,0 +1,183 @@
+package httplimit
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/exactlimit/exactlimit/core"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var peers = []struct{ remote, key string }{
+	{"203.0.113.7:1234", "ip:203.0.113.7"},
+	{"203.0.113.7:0", "ip:203.0.113.7"},
+	{"[::ffff:203.0.113.7]:1234", "ip:203.0.113.7"},
+	{"[::ffff:cb00:7107]:1234", "ip:203.0.113.7"},
+	{"[2001:db8:1:2:3:4:5:6]:1234", "ip:2001:db8:1:2::/64"},
+	{"[2001:db8:1:2::]:1234", "ip:2001:db8:1:2::/64"},
+	{"[2001:db8:1:2:ffff:ffff:ffff:ffff]:1234", "ip:2001:db8:1:2::/64"},
+	{"[fe80::1%eth0]:1234", "ip:fe80::/64"},
+	{"[::1]:1234", "ip:::/64"},
+	{"127.0.0.1:80", "ip:127.0.0.1"},
+	{"", ""},
+	{"@", ""},
+	{"pipe", ""},
+	{"203.0.113.7", ""},
+	{"203.0.113.07:1234", ""},
+	{"example.com:1234", ""},
+	{"[2001:db8::1]", ""},
+	{"\x00:1", ""},
+}
+
+func TestClientIP(t *testing.T) {
+	for _, row := range peers {
+		key, err := ClientIP(&http.Request{RemoteAddr: row.remote})
+		assert.Equal(t, row.key, key, row.remote)
+		assert.Equal(t, row.key == "", err != nil, row.remote)
+	}
+}
+
+func FuzzClientIP(f *testing.F) {
+	for _, row := range peers {
+		f.Add(row.remote)
+	}
+	f.Fuzz(func(t *testing.T, remote string) {
+		key, err := ClientIP(&http.Request{RemoteAddr: remote})
+		if err != nil {
+			if key != "" {
+				t.Fatalf("%q: a key with an error", remote)
+			}
+			return
+		}
+		// The key names an address, and that address has the same key: normalising twice is normalising once.
+		addr, _, _ := strings.Cut(strings.TrimPrefix(key, "ip:"), "/")
+		parsed, err := netip.ParseAddr(addr)
+		if err != nil {
+			t.Fatalf("%q: %q names no address", remote, key)
+		}
+		again, err := ClientIP(&http.Request{RemoteAddr: netip.AddrPortFrom(parsed, 1).String()})
+		if err != nil || again != key {
+			t.Fatalf("%q: %q, then %q (%v)", remote, key, again, err)
+		}
+	})
+}
+
+func TestHeaderKeepsNoSecret(t *testing.T) {
+	key := Header("X-API-Key")
+	of := func(values ...string) string {
+		k, err := key(&http.Request{Header: http.Header{"X-Api-Key": values}})
+		require.NoError(t, err)
+		return k
+	}
+	assert.NotContains(t, of("hunter2"), "hunter2")
+	assert.Equal(t, of("hunter2"), of("hunter2", "other"))
+	assert.NotEqual(t, of("hunter2"), of("hunter3"))
+	assert.Len(t, of(strings.Repeat("k", 100_000)), len(of("k")))
+
+	other, err := Header("X-Other")(&http.Request{Header: http.Header{"X-Other": {"hunter2"}}})
+	require.NoError(t, err)
+	assert.NotEqual(t, of("hunter2"), other, "one value in two fields is two clients")
+
+	_, err = key(&http.Request{Header: http.Header{"X-Api-Key": {""}}})
+	assert.EqualError(t, err, "The X-API-Key header is missing.")
+}
+
+func TestHeaderNames(t *testing.T) {
+	for _, name := range []string{"X-API-Key", "a", "x_y", "!#$%&'*+-.^_`|~09"} {
+		assert.NotPanics(t, func() { Header(name) }, name)
+	}
+	for _, name := range []string{"", " ", "X API", "X-API-Key:", "ü", "a\n", "a,b", `"a"`, "(a)", "a\x7f"} {
+		assert.Panics(t, func() { Header(name) }, name)
+	}
+}
+
+func TestFields(t *testing.T) {
+	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
+	state := func(remaining int, retry, reset time.Duration) core.State {
+		return core.State{Remaining: remaining, RetryAfter: retry, ResetAfter: reset}
+	}
+	for _, row := range []struct {
+		name    string
+		limit   core.Limit
+		allowed bool
+		state   core.State
+		policy  string
+		field   string
+		retry   string
+	}{
+		{"room", core.PerMinute("a", 9), true, state(8, 0, time.Minute), `"a";q=9;w=60`, `"a";r=8;t=60`, ""},
+		{"last", core.PerMinute("a", 9), true, state(0, ms(31_001), time.Minute), `"a";q=9;w=60`, `"a";r=0;t=32`, ""},
+		{"denied", core.PerMinute("a", 9), false, state(0, ms(31_000), ms(59_000)), `"a";q=9;w=60`, `"a";r=0;t=31`, "31"},
+		{"a microsecond", core.PerMinute("a", 9), false, state(0, time.Microsecond, ms(1)), `"a";q=9;w=60`, `"a";r=0;t=1`, "1"},
+		{"a microsecond more", core.PerMinute("a", 9), false, state(0, time.Second+time.Microsecond, ms(9000)), `"a";q=9;w=60`, `"a";r=0;t=2`, "2"},
+		{"short window", core.Limit{Name: "a", Max: 1, Window: ms(1)}, false, state(0, ms(1), ms(1)), `"a";q=1;w=1`, `"a";r=0;t=1`, "1"},
+		{"odd window", core.Limit{Name: "a", Max: 1, Window: ms(1001)}, true, state(0, ms(1001), ms(1001)), `"a";q=1;w=2`, `"a";r=0;t=2`, ""},
+		{"long window", core.Limit{Name: "a", Max: 1, Window: 200 * 365 * 24 * time.Hour}, true, state(0, time.Hour, time.Hour), `"a";q=1;w=6307200000`, `"a";r=0;t=3600`, ""},
+		{"awkward name", core.PerMinute(`\"`, 2), true, state(1, 0, time.Minute), `"\\\"";q=2;w=60`, `"\\\"";r=1;t=60`, ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			p, err := NewPolicy([]core.Limit{row.limit})
+			require.NoError(t, err)
+			row.state.Limit = row.limit
+			d := core.Decision{Allowed: row.allowed, State: row.state}
+			h := http.Header{}
+			p.setFields(h, d)
+			assert.Equal(t, []string{row.policy}, h.Values("RateLimit-Policy"))
+			assert.Equal(t, []string{row.field}, h.Values("RateLimit"))
+			if row.retry != "" {
+				assert.Equal(t, row.retry, retryAfter(d))
+			}
+		})
+	}
+}
+
+// Limits that were given to a route stay what they were, whatever becomes of the slice.
+func TestFixedKeepsItsLimits(t *testing.T) {
+	limits := []core.Limit{core.PerMinute("a", 1)}
+	policy := Fixed[int](limits)
+	limits[0].Max = 1000
+	p, err := policy(0)
+	require.NoError(t, err)
+	assert.Equal(t, 1, p.limits[0].Max)
+}
+
+func TestWhoseFault(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	limiter.Close()
+	gate := NewGate(limiter, func(int) (string, error) { return "ann", nil })
+	policy := Fixed[int]([]core.Limit{core.PerMinute("a", 1)})
+
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	late, cancel := context.WithTimeout(context.Background(), -1)
+	defer cancel()
+	for _, row := range []struct {
+		name  string
+		ctx   context.Context
+		fault bool
+	}{
+		{"an outage is the service's", context.Background(), true},
+		{"a deadline of its own, too", late, true},
+		{"a client that left is nobody's", gone, false},
+	} {
+		w := httptest.NewRecorder()
+		v := gate.Check(0, row.ctx, w.Header(), policy)
+		assert.False(t, v.Passed())
+		assert.False(t, v.Denied())
+		assert.Equal(t, row.fault, v.Err != nil, row.name)
+		v.Write(w)
+		assert.Equal(t, 503, w.Code)
+		assert.Equal(t, "1", w.Header().Get("Retry-After"))
+	}
+}
