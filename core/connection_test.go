@@ -2,6 +2,9 @@ package core
 
 import (
 	"context"
+	"os"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,15 +106,67 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-func TestContextEnds(t *testing.T) {
-	limiter, err := Connect(redistest.Shared(t).URL(), WithPrefix(redistest.Prefix()))
+// A server that does not know AUTH quotes its arguments back. They are not passed on.
+func TestCredentialsAreNotQuoted(t *testing.T) {
+	server := redistest.Start(t, `rename-command AUTH ""`, `rename-command HELLO ""`)
+	limiter, err := Connect("redis://ann:sesame@" + server.Addr)
 	require.NoError(t, err)
 	defer limiter.Close()
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	_, err = limiter.Allow(ctx, "ann", PerMinute("gone", 5))
+	_, err = limiter.Allow(context.Background(), "ann", PerMinute("login", 1))
 	assert.ErrorIs(t, err, ErrUnavailable)
-	assert.ErrorIs(t, err, context.Canceled)
+	assert.ErrorContains(t, err, "unknown command 'AUTH'")
+	assert.NotContains(t, err.Error(), "sesame")
+}
+
+func TestContextEnds(t *testing.T) {
+	for _, url := range []string{redistest.Shared(t).URL(), ""} {
+		limiter, err := Connect(url, WithPrefix(redistest.Prefix()))
+		require.NoError(t, err)
+		defer limiter.Close()
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		_, err = limiter.Allow(ctx, "ann", PerMinute("gone", 5))
+		assert.ErrorIs(t, err, ErrUnavailable)
+		assert.ErrorIs(t, err, context.Canceled)
+	}
+}
+
+// The rights that the README asks for are enough, on one server in any database and on a cluster; with fewer, calls fail.
+func TestRights(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	require.NoError(t, err)
+	line := regexp.MustCompile(`(?m)^ *ACL SETUSER limiter on >password (.*)$`).FindSubmatch(readme)
+	require.NotNil(t, line)
+	rights := string(line[1])
+	cluster := redistest.StartCluster(t, 3)
+	server := redistest.Start(t)
+	servers := append([]*redistest.Server{server}, cluster.Masters...)
+	grant := func(rights string) {
+		for _, s := range servers {
+			redistest.Do(t, s.Single(t), append([]string{"ACL", "SETUSER", "limiter", "reset", "on", ">password"}, strings.Fields(rights)...)...)
+		}
+	}
+	use := func(url string) error {
+		limiter, err := Connect(strings.Replace(url, "redis://", "redis://limiter:password@", 1))
+		require.NoError(t, err)
+		defer limiter.Close()
+		ctx, one, two := context.Background(), PerMinute("one", 1), PerMinute("two", 9)
+		for range 2 { // admitted, then denied
+			if _, err := limiter.Allow(ctx, "ann", one, two); err != nil {
+				return err
+			}
+		}
+		if _, err := limiter.Peek(ctx, "ann", one); err != nil {
+			return err
+		}
+		return limiter.Reset(ctx, "ann", one, two)
+	}
+	grant(rights)
+	for _, url := range []string{server.URL(), server.URL() + "/3", cluster.URL()} {
+		assert.NoError(t, use(url), url)
+	}
+	grant(strings.Replace(rights, "+zadd", "", 1))
+	assert.ErrorIs(t, use(server.URL()), ErrUnavailable)
 }
 
 // Each instance has its prefix, and no prefix sees another's logs.

@@ -3,6 +3,7 @@ package core
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 var (
@@ -20,5 +21,9 @@ func invalid(format string, args ...any) error {
 }
 
 func unavailable(cause error) error {
+	// A server that does not know a command quotes its arguments, which are a password after AUTH and a key otherwise.
+	if known, _, quotes := strings.Cut(cause.Error(), ", with args beginning with:"); quotes {
+		cause = errors.New(known)
+	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, cause)
 }

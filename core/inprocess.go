@@ -3,6 +3,7 @@ package core
 import (
 	"hash/maphash"
 	"maps"
+	"strings"
 	"sync"
 	"time"
 )
@@ -29,7 +30,7 @@ type logID struct {
 	window    time.Duration
 }
 
-// sweepEvery is the pause between two shards. Each is swept every 16 s, for a fraction of a millisecond.
+// sweepEvery is the pause between two shards. Each is swept every 16 s, for as long as it takes to look at its logs once.
 const sweepEvery = 250 * time.Millisecond
 
 func newInProcess() *inProcess {
@@ -110,7 +111,8 @@ func (s *shard) decide(now int64, key string, cost int, limits []Limit) Decision
 		for i, limit := range limits {
 			if logs[i] == nil {
 				logs[i] = new(log)
-				s.logs[logID{key, limit.Name, limit.Window}] = logs[i]
+				// A clone, since a key that was cut from a request would keep all of the request in memory.
+				s.logs[logID{strings.Clone(key), limit.Name, limit.Window}] = logs[i]
 			}
 			logs[i].add(now, cost, limit.Max)
 		}
@@ -158,7 +160,7 @@ func (s *shard) reset(key string, limits []Limit) {
 func (s *shard) dropIdle(now int64) {
 	before := len(s.logs)
 	for id, l := range s.logs {
-		if l.trim(now-id.window.Microseconds()) == 0 {
+		if l.idle(now - id.window.Microseconds()) {
 			delete(s.logs, id)
 		}
 	}

@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -28,7 +29,7 @@ func TestInvalidCalls(t *testing.T) {
 		{"DEL in name", "ann", 1, []Limit{PerMinute("a\x7f", 5)}, "printable ASCII"},
 		{"Max 0", "ann", 1, []Limit{PerMinute("login", 0)}, `limit "login": Max is 0, it must be at least 1`},
 		{"Max negative", "ann", 1, []Limit{PerMinute("login", -3)}, "Max is -3"},
-		{"Max beyond the fields", "ann", 1, []Limit{PerMinute("login", 1e15)}, "at most 999999999999999"},
+		{"Max beyond the fields", "ann", 1, []Limit{PerMinute("login", math.MaxInt)}, "at most 999999999999999"},
 		{"no window", "ann", 1, []Limit{{Name: "login", Max: 5}}, "Window is 0s, it must be at least 1ms"},
 		{"tiny window", "ann", 1, []Limit{{Name: "login", Max: 5, Window: time.Millisecond - 1}}, "at least 1ms"},
 		{"negative window", "ann", 1, []Limit{{Name: "login", Max: 5, Window: -time.Second}}, "Window is -1s"},
@@ -38,8 +39,9 @@ func TestInvalidCalls(t *testing.T) {
 		{"one name, two windows", "ann", 1, []Limit{ok, PerHour("ok", 5)}, "give each its own name"},
 		{"one limit twice", "ann", 1, []Limit{ok, ok}, `two limits named "ok"`},
 		{"empty key", "", 1, []Limit{ok}, "empty key"},
-		{"cost 0", "ann", 0, []Limit{ok}, "cost 0: it must be at least 1"},
+		{"cost 0", "ann", 0, []Limit{ok}, "cost 0: it must be from 1 to 10000"},
 		{"cost negative", "ann", -1, []Limit{ok}, "cost -1"},
+		{"cost above what a script adds at once", "ann", 10_001, []Limit{PerDay("export", 1_000_000)}, "count in larger units"},
 		{"cost above Max", "ann", 6, []Limit{ok}, `cost 6: limit "ok" never holds more than its Max of 5`},
 		{"cost above the smaller Max", "ann", 4, []Limit{ok, PerHour("less", 3)}, `limit "less"`},
 	}
@@ -90,6 +92,13 @@ func TestInvalidURLs(t *testing.T) {
 		{"redis://ann:1?hunter2@localhost", "unknown parameter"},
 		{"redis://localhost?dial_timeout=hunter2", "a value it cannot have"},
 		{"redis://localhost?pool_size=3", "unknown parameter: known are addr,"},
+		{"redis:localhost:6379", "needs two slashes"},
+		{"redis://:12#hunter2@localhost:6379", "has a # in it"},
+		{"redis://localhost:6379#", "has a # in it"},
+		{"redis://one,two:6379", "add others as in redis://host1:6379?addr=host2:6379"},
+		{"redis://one?addr=", "an addr of the Redis URL is empty"},
+		{"redis://one?db=-1", "is negative"},
+		{"unix://", "names no socket"},
 		{"\x00", "cannot be read"},
 	}
 	for _, row := range table {

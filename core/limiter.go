@@ -25,7 +25,8 @@ type Limiter struct {
 // and leave its ConnLifetime zero, since rueidis sends commands again when it replaces a connection. Connect makes such a
 // client.
 //
-// A Redis that does not answer is no error here: calls return ErrUnavailable until it does.
+// A Redis that does not answer is no error here: calls return ErrUnavailable until it does. New waits for it for a second
+// at most, and for as long as the client takes to dial.
 func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
 	if client == nil {
 		return nil, invalid("no Redis client: use core.Connect(url), or core.NewInProcess() to run without Redis")
@@ -47,7 +48,8 @@ func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
 // Further parameters are rueidis.ParseURL's. The client it makes is closed by Close. An empty URL makes an in-process
 // Limiter, as NewInProcess does.
 //
-// A Redis that does not answer is no error here: calls return ErrUnavailable until it does.
+// A Redis that does not answer is no error here: Connect waits for it for a few seconds at most, goes on trying in the
+// background, and calls return ErrUnavailable until it answers.
 func Connect(url string, opts ...Option) (*Limiter, error) {
 	if url == "" {
 		return NewInProcess(opts...)
@@ -64,7 +66,7 @@ func Connect(url string, opts ...Option) (*Limiter, error) {
 }
 
 // NewInProcess makes a Limiter that keeps the same exact logs in this process's memory: for one instance, for
-// development and for tests. An admitted request takes eight bytes until it leaves the window.
+// development and for tests. An admitted request takes 8 to 32 bytes until it leaves the window.
 func NewInProcess(opts ...Option) (*Limiter, error) {
 	if _, err := configure(opts); err != nil {
 		return nil, err
@@ -80,14 +82,14 @@ func (l *Limiter) Allow(ctx context.Context, key string, limits ...Limit) (Decis
 	return l.AllowN(ctx, key, 1, limits...)
 }
 
-// AllowN is Allow for a request that costs n units, from 1 to the smallest Max of its limits: all of them are charged or
-// none is.
+// AllowN is Allow for a request that costs n units: all of them are charged or none is. The cost is from 1 to 10,000 and at
+// most the smallest Max; each unit is an entry in the log, so count kilobytes rather than bytes.
 func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit) (Decision, error) {
-	if err := l.check(key, limits); err != nil {
+	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err
 	}
-	if n < 1 {
-		return Decision{}, invalid("cost %d: it must be at least 1", n)
+	if n < 1 || n > maxCost {
+		return Decision{}, invalid("cost %d: it must be from 1 to %d, so count in larger units", n, maxCost)
 	}
 	for _, limit := range limits {
 		if n > limit.Max {
@@ -103,7 +105,7 @@ func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit
 
 // Peek returns the decision that Allow would make now, and charges nothing.
 func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (Decision, error) {
-	if err := l.check(key, limits); err != nil {
+	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err
 	}
 	key = canonicalKey(key)
@@ -115,7 +117,7 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (Decisi
 
 // Reset forgets what key has been charged under limits, as if it had never come.
 func (l *Limiter) Reset(ctx context.Context, key string, limits ...Limit) error {
-	if err := l.check(key, limits); err != nil {
+	if err := l.check(ctx, key, limits); err != nil {
 		return err
 	}
 	key = canonicalKey(key)
@@ -127,7 +129,8 @@ func (l *Limiter) Reset(ctx context.Context, key string, limits ...Limit) error 
 }
 
 // Close releases what the Limiter holds: its connections if Connect made them, its memory if it is in-process. Calls
-// that come later return ErrUnavailable. Closing twice does nothing.
+// that come later return ErrUnavailable. Closing twice does nothing. It waits for calls under way, and for an attempt to
+// connect, which takes up to a few seconds when Redis hangs. The error is always nil.
 func (l *Limiter) Close() error {
 	if l.closed.Swap(true) {
 		return nil
@@ -142,7 +145,7 @@ func (l *Limiter) Close() error {
 
 var errClosed = errors.New("the limiter is closed")
 
-func (l *Limiter) check(key string, limits []Limit) error {
+func (l *Limiter) check(ctx context.Context, key string, limits []Limit) error {
 	if err := Validate(limits...); err != nil {
 		return err
 	}
@@ -151,6 +154,9 @@ func (l *Limiter) check(key string, limits []Limit) error {
 	}
 	if l.closed.Load() {
 		return unavailable(errClosed)
+	}
+	if err := ctx.Err(); err != nil {
+		return unavailable(err)
 	}
 	return nil
 }

@@ -21,8 +21,19 @@ func (l *log) trim(before int64) int {
 		}
 		l.count--
 	}
+	if len(l.ring) > smallRing && l.count < len(l.ring)/4 {
+		l.resize(max(2*l.count, smallRing))
+	}
 	return l.count
 }
+
+// idle says whether nothing is left of what was admitted after the moment given.
+func (l *log) idle(before int64) bool {
+	return l.count == 0 || l.at(l.count-1) <= before
+}
+
+// smallRing is the longest ring, in entries, that is kept however empty it is.
+const smallRing = 64
 
 // at returns the moment of entry i, of which 0 is the oldest.
 func (l *log) at(i int) int64 {
@@ -32,10 +43,10 @@ func (l *log) at(i int) int64 {
 	return l.ring[i]
 }
 
-// add enters n units admitted now. The caller has seen that they fit max, so the ring never grows beyond it.
+// add enters n units admitted now. The caller has seen that they fit max, so the ring need not grow beyond it.
 func (l *log) add(now int64, n, max int) {
 	if need := l.count + n; need > len(l.ring) {
-		l.grow(min(max, need*2))
+		l.resize(min(max, need*2))
 	}
 	for range n {
 		i := l.first + l.count
@@ -47,7 +58,7 @@ func (l *log) add(now int64, n, max int) {
 	}
 }
 
-func (l *log) grow(size int) {
+func (l *log) resize(size int) {
 	ring := make([]int64, size)
 	for i := range l.count {
 		ring[i] = l.at(i)

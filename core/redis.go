@@ -26,7 +26,7 @@ type redisLogs struct {
 }
 
 func newRedisLogs(connection *connection, prefix string) *redisLogs {
-	var random [8]byte
+	var random [6]byte
 	rand.Read(random[:]) // never fails: crypto/rand ends the process instead
 	return &redisLogs{
 		connection: connection,

@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -42,7 +43,8 @@ func decodeList(reply []int64, limits []Limit) (Decision, error) {
 
 func decodeState(reply []int64, limit Limit) (State, error) {
 	remaining, retry, reset := reply[0], reply[1], reply[2]
-	if remaining > int64(limit.Max) || retry < 0 || reset < 0 {
+	const longest = math.MaxInt64 / int64(time.Microsecond)
+	if remaining > int64(limit.Max) || retry < 0 || retry > longest || reset < 0 || reset > longest {
 		return State{}, fmt.Errorf("reply %d to limit %q of %d", reply, limit.Name, limit.Max)
 	}
 	return State{

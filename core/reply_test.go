@@ -24,7 +24,7 @@ func TestDecodeReply(t *testing.T) {
 	assert.False(t, d.Allowed)
 	assert.Equal(t, State{Limit: one, RetryAfter: 17 * time.Microsecond, ResetAfter: 900 * time.Microsecond}, d.State)
 	assert.Equal(t, []State{d.State, {Limit: two, Remaining: 1, ResetAfter: 60 * time.Microsecond}}, d.States())
-	for _, reply := range [][]int64{nil, {1}, {1, 0, 0}, {1, 0, 0, 0, 0}, {2, 0, 0, 0}, {-1, 0, 0, 0}, {1, 4, 0, 0}, {1, 0, -1, 0}, {1, 0, 0, -1}} {
+	for _, reply := range [][]int64{nil, {1}, {1, 0, 0}, {1, 0, 0, 0, 0}, {2, 0, 0, 0}, {-1, 0, 0, 0}, {1, 4, 0, 0}, {1, 0, -1, 0}, {1, 0, 0, -1}, {0, 0, 9_300_000_000_000_000, 0}, {0, 0, 0, 9_300_000_000_000_000}} {
 		_, err := decodeList(reply, []Limit{one})
 		assert.Error(t, err, "%d", reply)
 	}
@@ -34,6 +34,7 @@ func TestDecodeReply(t *testing.T) {
 func FuzzDecodeReply(f *testing.F) {
 	f.Add(int64(1), int64(2), int64(0), int64(1000), int64(0), int64(17), int64(17), 7)
 	f.Add(int64(0), int64(-2), int64(5), int64(1000), int64(3), int64(0), int64(0), 7)
+	f.Add(int64(0), int64(0), int64(9_300_000_000_000_000), int64(9_300_000_000_000_000), int64(0), int64(0), int64(0), 4)
 	f.Add(int64(1), int64(-1), int64(-1), int64(-1), int64(1<<62), int64(1<<62), int64(1<<62), 4)
 	f.Fuzz(func(t *testing.T, a, b, c, d, e, f, g int64, n int) {
 		reply := []int64{a, b, c, d, e, f, g}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha1"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -61,7 +62,7 @@ func TestBatch(t *testing.T) {
 		{0, "a", 2, 1, []int64{5}},
 		{1, "b", 2, 2, []int64{2, 1, minute - 1, minute}},          // both granted, and the next of two must wait
 		{2, "c", 3, 1, []int64{1, 0, minute - 2, minute}},          // one of three
-		{3, "c", 3, 1, []int64{1, 0, minute - 3, minute}},          // sent again: the same one, charged once
+		{3, "c", 3, 1, []int64{1, 0, minute - 3, minute - 1}},      // sent again: the same one, charged once
 		{4, "d", 2, 3, []int64{0, 0, minute - 3, minute - 2}},      // none: three must leave, of which one came at 1
 		{minute, "c", 3, 1, []int64{3, 0, 1, minute}},              // sent again when two have left: one known, two that fit
 		{minute + 1, "e", 9, 2, []int64{2, 0, minute - 1, minute}}, // of nine twos, two
@@ -105,10 +106,14 @@ func TestCommandsPerDecision(t *testing.T) {
 		for line := range strings.Lines(info) {
 			var calls int
 			name, rest, _ := strings.Cut(line, ":")
-			if _, err := fmt.Sscanf(rest, "calls=%d", &calls); err == nil && name != "cmdstat_hello" && name != "cmdstat_config|resetstat" {
+			if _, err := fmt.Sscanf(rest, "calls=%d", &calls); err == nil {
 				counts[strings.TrimPrefix(name, "cmdstat_")] = calls
 			}
 		}
+		// What the client does for itself, and what we do here.
+		maps.DeleteFunc(counts, func(name string, _ int) bool {
+			return name == "ping" || name == "hello" || strings.Contains(name, "|")
+		})
 		return counts
 	}
 	assert.Equal(t, map[string]int{"evalsha": 10, "time": 10, "zremrangebyscore": 10, "zcard": 10, "zadd": 10, "pexpire": 10},

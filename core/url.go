@@ -21,6 +21,20 @@ func parseURL(text string) (rueidis.ClientOption, error) {
 	if !slices.Contains([]string{"redis", "rediss", "unix"}, u.Scheme) {
 		return rueidis.ClientOption{}, invalid("the Redis URL must begin with redis://, or rediss:// for TLS, as in redis://localhost:6379/0")
 	}
+	switch {
+	case u.Opaque != "":
+		return rueidis.ClientOption{}, invalid("the Redis URL needs two slashes, as in redis://localhost:6379/0")
+	case u.Fragment != "" || strings.HasSuffix(text, "#"):
+		return rueidis.ClientOption{}, invalid("the Redis URL has a # in it: percent-encode it as %%23 if it belongs to the password")
+	case strings.Contains(u.Host, ","):
+		return rueidis.ClientOption{}, invalid("the Redis URL names one host: add others as in redis://host1:6379?addr=host2:6379")
+	case u.Scheme == "unix" && u.Path == "":
+		return rueidis.ClientOption{}, invalid("the Redis URL names no socket: write it as in unix:///run/redis.sock")
+	case slices.Contains(u.Query()["addr"], ""):
+		return rueidis.ClientOption{}, invalid("an addr of the Redis URL is empty: write it as in redis://host1:6379?addr=host2:6379")
+	case strings.HasPrefix(u.Query().Get("db"), "-"):
+		return rueidis.ClientOption{}, invalid("the db of the Redis URL is negative")
+	}
 	if u.Scheme != "unix" {
 		if database := strings.TrimPrefix(u.Path, "/"); database != "" {
 			if n, err := strconv.Atoi(database); err != nil || n < 0 {

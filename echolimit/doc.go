@@ -10,8 +10,10 @@
 //
 // A request over its limit is answered with 429, Retry-After and a problem body, and the handlers behind are not run. An
 // admitted one carries the RateLimit and RateLimit-Policy fields. Middleware that runs one after the other charges one
-// after the other; limits given to one Limit are charged all or none.
+// after the other; limits given to one Limit are charged all or none. Give limits of different keys different names: names
+// are what clients tell them apart by.
 //
-// Use it with e.Use, on groups and on routes. In e.Pre there is no route yet. Pages on other origins see the fields only if
+// Use it with e.Use, on groups and on routes. In e.Pre there is no route yet. A group with middleware answers unknown paths
+// below it too, in Echo, so they are counted; in Gin they are not. Pages on other origins see the fields only if
 // CORS exposes them; put the limiter behind the CORS middleware, so that it does not count preflights.
 package echolimit

@@ -9,14 +9,15 @@ import (
 	"github.com/exactlimit/exactlimit/internal/httplimit"
 )
 
-// KeyFunc says who a request is from. Different strings are different clients. With an error, or with an empty string, the
-// request is refused with 401: it neither passes uncounted nor shares a budget with others like it. The text of an error is
-// not shown to the client.
+// KeyFunc says who a request is from. Different strings are different clients. An empty string says that the request does
+// not tell, and an error that it could not be found out. Either way it is refused with 401: it neither passes uncounted nor
+// shares a budget with others like it. The client is not shown the text of an error; it goes to Echo's logger.
 //
-// Begin a key of your own with what it is, as in "user:" + id, so that no id can pass for a key of another kind.
+// Begin a key of your own with what it is, as in "user:" + id, so that no id can pass for a key of another kind. Keys are
+// part of the names of logs, so hash what is secret.
 type KeyFunc func(echo.Context) (string, error)
 
-// Middleware makes middleware functions that limit requests, all counted by one key. It is safe for concurrent use.
+// Middleware makes middleware functions that limit requests, all counted by one key. It is safe for concurrent use. Make it with New.
 type Middleware struct {
 	gate     httplimit.Gate[echo.Context]
 	onDenied func(echo.Context, core.Decision) error
@@ -25,8 +26,8 @@ type Middleware struct {
 // Option changes what a Middleware does.
 type Option func(*Middleware)
 
-// OnDenied writes the answer to a denied request in place of the problem body. Status and body are the function's; the
-// fields, Retry-After among them, are set before it is called. An error it returns goes to Echo's error handler.
+// OnDenied writes the answer to a denied request in place of the problem body. The status is 429 unless the function writes
+// another; the fields, Retry-After among them, are set before it is called. An error it returns goes to Echo's error handler.
 func OnDenied(answer func(echo.Context, core.Decision) error) Option {
 	return func(m *Middleware) { m.onDenied = answer }
 }
@@ -62,11 +63,20 @@ func (m *Middleware) middleware(policy func(echo.Context) (*httplimit.Policy, er
 			if verdict.Err != nil {
 				c.Logger().Error(verdict.Err)
 			}
-			if verdict.Denied() && m.onDenied != nil {
-				return m.onDenied(c, verdict.Decision)
+			switch {
+			case c.Response().Committed: // a function of the user's has answered
+			case verdict.Denied() && m.onDenied != nil:
+				c.Response().Status = http.StatusTooManyRequests
+				if err := m.onDenied(c, verdict.Decision); err != nil {
+					return err
+				}
+				if !c.Response().Committed {
+					c.Response().WriteHeader(c.Response().Status)
+				}
+			default:
+				// Returned as an error, the answer would be replaced by that of Echo's error handler.
+				verdict.Write(c.Response())
 			}
-			// Returned as an error, the answer would be replaced by that of Echo's error handler.
-			verdict.Write(c.Response())
 			return nil
 		}
 	}
@@ -78,11 +88,13 @@ func (m *Middleware) middleware(policy func(echo.Context) (*httplimit.Policy, er
 func ClientIP() KeyFunc { return of(httplimit.ClientIP) }
 
 // Header counts by the value of a header field, such as an API key. Only a hash of the value leaves the process. A request
-// without it is refused with 401. It panics if name is no field's name.
+// without it is refused with 401. A client may write any value, so have it authenticated before, or limit by ClientIP as
+// well: who invents a new value for each request is a new client each time. It panics if name is no field's name.
 func Header(name string) KeyFunc { return of(httplimit.Header(name)) }
 
-// FirstOf counts by the first of keys that a request has, such as an API key and otherwise the address. A client under one
-// of them is never the same as a client under another.
+// FirstOf counts by the first of keys that a request has, such as a user and otherwise the address. Its clients are its own:
+// none of one key is the same as one of another, or as one that the same key counts outside of FirstOf. It panics if there
+// are no keys or one is nil.
 func FirstOf(keys ...KeyFunc) KeyFunc { return httplimit.FirstOf(keys) }
 
 func of(key func(*http.Request) (string, error)) KeyFunc {

@@ -2,6 +2,7 @@ package echolimit_test
 
 import (
 	"bytes"
+	"errors"
 	"net/http"
 	"testing"
 
@@ -29,6 +30,8 @@ func app(limiter *core.Limiter) http.Handler {
 		return nil
 	}))
 
+	silent := echolimit.New(limiter, echolimit.ClientIP(), echolimit.OnDenied(func(echo.Context, core.Decision) error { return nil }))
+
 	e := echo.New()
 	e.Logger.SetOutput(new(bytes.Buffer))
 	e.GET("/one", ok, byIP.Limit(adaptertest.One))
@@ -42,6 +45,11 @@ func app(limiter *core.Limiter) http.Handler {
 		return adaptertest.Plan(c.Request().Header.Get("X-Plan"))
 	}))
 	e.GET("/denied", ok, custom.Limit(adaptertest.One))
+	e.GET("/silent", ok, silent.Limit(adaptertest.One))
+	e.GET("/answered", ok, byIP.LimitFunc(func(c echo.Context) ([]core.Limit, error) {
+		adaptertest.Refuse(c.Response())
+		return nil, errors.New("no plan")
+	}))
 	return e
 }
 

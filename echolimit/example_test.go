@@ -1,7 +1,6 @@
 package echolimit_test
 
 import (
-	"errors"
 	"fmt"
 	"log"
 	"net/http"
@@ -79,11 +78,10 @@ func ExampleNew() {
 	byAPIKey := echolimit.New(limiter, echolimit.Header("X-API-Key"))
 	byEither := echolimit.New(limiter, echolimit.FirstOf(echolimit.Header("X-API-Key"), echolimit.ClientIP()))
 	byUser := echolimit.New(limiter, func(c echo.Context) (string, error) {
-		user, _ := c.Get("user").(string) // set by your authentication, which runs before
-		if user == "" {
-			return "", errors.New("not logged in")
+		if user, _ := c.Get("user").(string); user != "" { // set by your authentication, which runs before
+			return "user:" + user, nil
 		}
-		return "user:" + user, nil
+		return "", nil // nobody: 401
 	})
 
 	for path, m := range map[string]*echolimit.Middleware{"/ip": byIP, "/key": byAPIKey, "/either": byEither, "/user": byUser} {

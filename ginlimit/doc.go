@@ -10,7 +10,8 @@
 //
 // A request over its limit is answered with 429, Retry-After and a problem body, and the handlers behind are not run. An
 // admitted one carries the RateLimit and RateLimit-Policy fields. Middleware that runs one after the other charges one
-// after the other; limits given to one Limit are charged all or none.
+// after the other; limits given to one Limit are charged all or none. Give limits of different keys different names: names
+// are what clients tell them apart by.
 //
 // In Gin, Use affects the routes that are registered after it. Pages on other origins see the fields only if CORS exposes
 // them; put the limiter behind the CORS middleware, so that it does not count preflights.

@@ -1,7 +1,6 @@
 package ginlimit_test
 
 import (
-	"errors"
 	"fmt"
 	"log"
 	"net/http"
@@ -81,11 +80,10 @@ func ExampleNew() {
 	byAPIKey := ginlimit.New(limiter, ginlimit.Header("X-API-Key"))
 	byEither := ginlimit.New(limiter, ginlimit.FirstOf(ginlimit.Header("X-API-Key"), ginlimit.ClientIP()))
 	byUser := ginlimit.New(limiter, func(c *gin.Context) (string, error) {
-		user := c.GetString("user") // set by your authentication, which runs before
-		if user == "" {
-			return "", errors.New("not logged in")
+		if user := c.GetString("user"); user != "" { // set by your authentication, which runs before
+			return "user:" + user, nil
 		}
-		return "user:" + user, nil
+		return "", nil // nobody: 401
 	})
 
 	for path, m := range map[string]*ginlimit.Middleware{"/ip": byIP, "/key": byAPIKey, "/either": byEither, "/user": byUser} {

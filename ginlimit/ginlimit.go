@@ -9,14 +9,15 @@ import (
 	"github.com/exactlimit/exactlimit/internal/httplimit"
 )
 
-// KeyFunc says who a request is from. Different strings are different clients. With an error, or with an empty string, the
-// request is refused with 401: it neither passes uncounted nor shares a budget with others like it. The text of an error is
-// not shown to the client.
+// KeyFunc says who a request is from. Different strings are different clients. An empty string says that the request does
+// not tell, and an error that it could not be found out. Either way it is refused with 401: it neither passes uncounted nor
+// shares a budget with others like it. The client is not shown the text of an error; it is added to c.Errors.
 //
-// Begin a key of your own with what it is, as in "user:" + id, so that no id can pass for a key of another kind.
+// Begin a key of your own with what it is, as in "user:" + id, so that no id can pass for a key of another kind. Keys are
+// part of the names of logs, so hash what is secret.
 type KeyFunc func(*gin.Context) (string, error)
 
-// Middleware makes handlers that limit requests, all counted by one key. It is safe for concurrent use.
+// Middleware makes handlers that limit requests, all counted by one key. It is safe for concurrent use. Make it with New.
 type Middleware struct {
 	gate     httplimit.Gate[*gin.Context]
 	onDenied func(*gin.Context, core.Decision)
@@ -25,8 +26,8 @@ type Middleware struct {
 // Option changes what a Middleware does.
 type Option func(*Middleware)
 
-// OnDenied writes the answer to a denied request in place of the problem body. Status and body are the function's; the
-// fields, Retry-After among them, are set before it is called.
+// OnDenied writes the answer to a denied request in place of the problem body. The status is 429 unless the function writes
+// another; the fields, Retry-After among them, are set before it is called.
 func OnDenied(answer func(*gin.Context, core.Decision)) Option {
 	return func(m *Middleware) { m.onDenied = answer }
 }
@@ -62,11 +63,14 @@ func (m *Middleware) handler(policy func(*gin.Context) (*httplimit.Policy, error
 		if verdict.Err != nil {
 			_ = c.Error(verdict.Err)
 		}
-		if verdict.Denied() && m.onDenied != nil {
+		switch {
+		case c.Writer.Written(): // a function of the user's has answered
+		case verdict.Denied() && m.onDenied != nil:
+			c.Status(http.StatusTooManyRequests)
 			m.onDenied(c, verdict.Decision)
-			return
+		default:
+			verdict.Write(c.Writer)
 		}
-		verdict.Write(c.Writer)
 	}
 }
 
@@ -76,11 +80,13 @@ func (m *Middleware) handler(policy func(*gin.Context) (*httplimit.Policy, error
 func ClientIP() KeyFunc { return of(httplimit.ClientIP) }
 
 // Header counts by the value of a header field, such as an API key. Only a hash of the value leaves the process. A request
-// without it is refused with 401. It panics if name is no field's name.
+// without it is refused with 401. A client may write any value, so have it authenticated before, or limit by ClientIP as
+// well: who invents a new value for each request is a new client each time. It panics if name is no field's name.
 func Header(name string) KeyFunc { return of(httplimit.Header(name)) }
 
-// FirstOf counts by the first of keys that a request has, such as an API key and otherwise the address. A client under one
-// of them is never the same as a client under another.
+// FirstOf counts by the first of keys that a request has, such as a user and otherwise the address. Its clients are its own:
+// none of one key is the same as one of another, or as one that the same key counts outside of FirstOf. It panics if there
+// are no keys or one is nil.
 func FirstOf(keys ...KeyFunc) KeyFunc { return httplimit.FirstOf(keys) }
 
 func of(key func(*http.Request) (string, error)) KeyFunc {

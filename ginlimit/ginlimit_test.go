@@ -1,6 +1,7 @@
 package ginlimit_test
 
 import (
+	"errors"
 	"net/http"
 	"testing"
 
@@ -26,6 +27,8 @@ func app(limiter *core.Limiter) http.Handler {
 		adaptertest.Denied(c.Writer, d)
 	}))
 
+	silent := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.OnDenied(func(*gin.Context, core.Decision) {}))
+
 	r := gin.New()
 	r.GET("/one", byIP.Limit(adaptertest.One), ok)
 	r.GET("/several", byIP.Limit(adaptertest.Burst, adaptertest.Sustained), ok)
@@ -38,6 +41,11 @@ func app(limiter *core.Limiter) http.Handler {
 		return adaptertest.Plan(c.GetHeader("X-Plan"))
 	}), ok)
 	r.GET("/denied", custom.Limit(adaptertest.One), ok)
+	r.GET("/silent", silent.Limit(adaptertest.One), ok)
+	r.GET("/answered", byIP.LimitFunc(func(c *gin.Context) ([]core.Limit, error) {
+		adaptertest.Refuse(c.Writer)
+		return nil, errors.New("no plan")
+	}), ok)
 	return r
 }
 
@@ -69,19 +77,19 @@ func TestErrors(t *testing.T) {
 	limiter, err := core.NewInProcess()
 	require.NoError(t, err)
 	limiter.Close()
-	var errors []error
+	var seen []error
 	r := gin.New()
 	r.Use(func(c *gin.Context) {
 		c.Next()
 		for _, err := range c.Errors {
-			errors = append(errors, err.Err)
+			seen = append(seen, err.Err)
 		}
 	})
 	r.GET("/closed", ginlimit.New(limiter, ginlimit.ClientIP()).Limit(adaptertest.One), ok)
 	r.GET("/missing", ginlimit.New(limiter, ginlimit.Header("X-API-Key")).Limit(adaptertest.One), ok)
 	adaptertest.Get(r, "/missing")
-	assert.Empty(t, errors)
+	assert.Empty(t, seen)
 	adaptertest.Get(r, "/closed")
-	require.Len(t, errors, 1)
-	assert.ErrorIs(t, errors[0], core.ErrUnavailable)
+	require.Len(t, seen, 1)
+	assert.ErrorIs(t, seen[0], core.ErrUnavailable)
 }

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
+staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.7.0 # the newest that Go 1.25 builds
 
 step() { printf '\n== %s\n' "$*"; }
 
@@ -14,24 +14,30 @@ need redis-server redis-server
 need gcc gcc # for go test -race
 [ -e /usr/include/stdlib.h ] || command -v brew >/dev/null 2>&1 || missing+=(libc6-dev)
 if [ ${#missing[@]} -gt 0 ]; then
-  step "install ${missing[*]}"
-  sudo=
-  [ "$(id -u)" = 0 ] || sudo=sudo
-  if ! command -v apt-get >/dev/null 2>&1; then
+  as_root=
+  [ "$(id -u)" = 0 ] || as_root=sudo
+  if ! command -v apt-get >/dev/null 2>&1 || { [ -n "$as_root" ] && ! command -v sudo >/dev/null 2>&1; }; then
     cat >&2 <<TXT
-Missing: ${missing[*]} (Debian's names). Install Redis 7 or later and a C compiler, then run this again:
-  Fedora   dnf install redis gcc
-  Alpine   apk add redis gcc musl-dev
-  macOS    brew install redis; xcode-select --install
+Missing: ${missing[*]}. Install them as root, then run this again:
+  Debian, Ubuntu   apt-get install ${missing[*]}
+  Fedora           dnf install redis gcc
+  Alpine           apk add redis gcc musl-dev
+  macOS            brew install redis; xcode-select --install
 TXT
     exit 1
   fi
-  $sudo apt-get update -qq
-  $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  step "install ${missing[*]}"
+  $as_root apt-get update -qq
+  $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+version=$(redis-server --version | sed -n 's/.* v=\([0-9]*\).*/\1/p')
+if [ "${version:-0}" -lt 7 ]; then
+  echo "redis-server is version ${version:-unknown}; 7 or later is needed" >&2
+  exit 1
 fi
 
 step "gofmt"
-unformatted=$(git ls-files '*.go' | xargs gofmt -l)
+unformatted=$(gofmt -l .)
 if [ -n "$unformatted" ]; then
   printf 'not formatted:\n%s\n' "$unformatted"
   exit 1

@@ -1,7 +1,8 @@
 -- decide: admits requests to sliding window logs, to all of them or to none, and charges what it admits.
 --
 -- A log is a sorted set with one entry for each admitted unit. The score is the moment of admission, in microseconds
--- of this server's clock; the member is the unit's id. The window is half open: an entry counts in (now - window, now].
+-- of this server's clock; the member is the unit's id. The window is half open: an entry counts until just before
+-- score + window.
 --
 -- KEYS    the logs, each once, all of one hash slot
 -- ARGV    id         of this call's first unit, used by no other call; the unit u after it is "id:u"
@@ -18,11 +19,14 @@
 --           retry      microseconds until one request more fits this log; 0 when it does now
 --           reset      microseconds until this log is empty, if nothing more is admitted
 --
--- Clock   TIME, read once. Numbers go to redis.call as they are, which prints all their digits; tostring and ..
---         would cut them to fourteen.
+-- Clock   TIME, read once. Where it steps back, entries from what is now the future count too: denials last longer, by
+--         the length of the step, and no window is overfilled.
+--         Numbers go to redis.call as they are, which prints all their digits; tostring and .. would cut them to fourteen.
 -- Replay  A call sent again under its id, because the reply was lost, grants again what it granted and charges nothing
---         twice: ZADD NX leaves known ids alone, and a log without room is searched for them before it denies.
--- Expiry  A log expires a second after its newest entry leaves it: expiry has a clock of its own, in milliseconds.
+--         twice, as long as what it charged is still in the windows: ZADD NX leaves known ids alone, and a log without
+--         room is searched for them before it denies. Of a replay, the short reply stands for a reset of one window.
+-- Expiry  A log expires a second after its newest entry leaves: expiry has a clock of its own, in milliseconds. GT, because
+--         after a step back the newest entry need not be the one just added. What is not empty has an expiry already.
 -- Failure Nothing is written before all arguments are read. A key that is no sorted set fails when it is cleaned,
 --         before the first ZADD; logs cleaned until then mean what they meant, so a call that fails has charged nothing.
 
@@ -45,9 +49,13 @@ local first = call('ZCARD', KEYS[1])
 -- Nearly every call is one request of cost one, to one log that has room for it and for another. What follows would do
 -- the same in 6 % more time.
 if #ARGV == 3 and ARGV[2] - first > 1 then
-  first = first + call('ZADD', KEYS[1], 'NX', now, id)
-  call('PEXPIRE', KEYS[1], ARGV[3] / 1000 + 1000)
-  return ARGV[2] - first
+  local added = call('ZADD', KEYS[1], 'NX', now, id)
+  if first == 0 then
+    call('PEXPIRE', KEYS[1], ARGV[3] / 1000 + 1000)
+  else
+    call('PEXPIRE', KEYS[1], ARGV[3] / 1000 + 1000, 'GT')
+  end
+  return ARGV[2] - first - added
 end
 
 local count = { first }
@@ -70,11 +78,12 @@ for i = 1, logs do
 end
 
 -- Update: from the first ZADD on, nothing may fail.
-local units = granted * cost
+local units, charged = granted * cost, 0
 if units > 0 then
   for i = 1, logs do
+    local added = 0
     if units == 1 then
-      count[i] = count[i] + call('ZADD', KEYS[i], 'NX', now, id)
+      added = call('ZADD', KEYS[i], 'NX', now, id)
     else
       for first = 0, units - 1, 1000 do -- unpack cannot push more than a few thousand values
         local entries = {}
@@ -82,10 +91,16 @@ if units > 0 then
           entries[#entries + 1] = now
           entries[#entries + 1] = u == 0 and id or id .. ':' .. u
         end
-        count[i] = count[i] + call('ZADD', KEYS[i], 'NX', unpack(entries))
+        added = added + call('ZADD', KEYS[i], 'NX', unpack(entries))
       end
     end
-    call('PEXPIRE', KEYS[i], ARGV[2 * i + 1] / 1000 + 1000)
+    if count[i] == 0 then
+      call('PEXPIRE', KEYS[i], ARGV[2 * i + 1] / 1000 + 1000)
+    else
+      call('PEXPIRE', KEYS[i], ARGV[2 * i + 1] / 1000 + 1000, 'GT')
+    end
+    count[i] = count[i] + added
+    charged = charged + added
   end
 end
 
@@ -94,7 +109,8 @@ if logs == 1 and granted == requests and ARGV[2] - count[1] >= cost then
 end
 
 local function leaves(i, entry)
-  return call('ZRANGE', KEYS[i], entry, entry, 'WITHSCORES')[2] + ARGV[2 * i + 1] - now
+  -- In this order no difference leaves the 53 bits that a number holds exactly, whatever the window.
+  return ARGV[2 * i + 1] - (now - call('ZRANGE', KEYS[i], entry, entry, 'WITHSCORES')[2])
 end
 
 local reply = { granted }
@@ -103,7 +119,7 @@ for i = 1, logs do
   if remaining < cost then
     retry = leaves(i, cost - remaining - 1)
   end
-  if units > 0 then
+  if charged > 0 then
     reset = ARGV[2 * i + 1] + 0
   elseif count[i] > 0 then
     reset = leaves(i, -1)

@@ -17,11 +17,11 @@ for i = 1, #KEYS do
   local retry, reset = 0, 0
   if remaining < 1 then
     reply[1] = 0
-    retry = call('ZRANGEBYSCORE', KEYS[i], after, '+inf', 'WITHSCORES', 'LIMIT', 0 - remaining, 1)[2] + window - now
+    retry = window - (now - call('ZRANGEBYSCORE', KEYS[i], after, '+inf', 'WITHSCORES', 'LIMIT', 0 - remaining, 1)[2])
   end
   local newest = call('ZREVRANGEBYSCORE', KEYS[i], '+inf', after, 'WITHSCORES', 'LIMIT', 0, 1)[2]
   if newest then
-    reset = newest + window - now
+    reset = window - (now - newest)
   end
   reply[#reply + 1] = remaining
   reply[#reply + 1] = retry

@@ -87,6 +87,7 @@ func run(addr, redis string) error {
 	stopped := make(chan error, 1)
 	go func() {
 		<-ctx.Done()
+		stop() // a second signal ends it at once
 		grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		stopped <- server.Shutdown(grace)

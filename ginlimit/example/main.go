@@ -42,8 +42,7 @@ func routes(limiter *core.Limiter) http.Handler {
 	byIP := ginlimit.New(limiter, ginlimit.ClientIP())
 	byAPIKey := ginlimit.New(limiter, ginlimit.Header("X-API-Key"))
 
-	r := gin.New()
-	r.Use(gin.Recovery())
+	r := gin.Default() // its logger shows why a request was answered 503
 	r.GET("/healthz", answer("ok"))
 
 	api := r.Group("/api", byIP.Limit(core.PerMinute("api", 100)))
@@ -89,6 +88,7 @@ func run(addr, redis string) error {
 	stopped := make(chan error, 1)
 	go func() {
 		<-ctx.Done()
+		stop() // a second signal ends it at once
 		grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		stopped <- server.Shutdown(grace)

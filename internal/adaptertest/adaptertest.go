@@ -41,6 +41,8 @@ var update = flag.Bool("update", false, "write the golden files anew")
 //	/own       a key of the user's own: OwnKey of the query's "user", One
 //	/plan      ClientIP, LimitFunc with Plan of the header X-Plan
 //	/denied    ClientIP, One, with Denied as OnDenied
+//	/silent    ClientIP, One, with an OnDenied that does nothing
+//	/answered  ClientIP, LimitFunc with one that calls Refuse and fails
 type App func(limiter *core.Limiter) http.Handler
 
 // The limits of the table.
@@ -87,6 +89,13 @@ func Denied(w http.ResponseWriter, d core.Decision) {
 	w.Header().Set("Content-Type", "text/plain")
 	w.WriteHeader(420)
 	fmt.Fprintf(w, "%s allows %d per %v, come back in %v\n", d.Limit.Name, d.Limit.Max, d.Limit.Window, d.RetryAfter)
+}
+
+// Refuse is an answer that a function of the user's gives instead of ours.
+func Refuse(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "text/plain")
+	w.WriteHeader(http.StatusForbidden)
+	io.WriteString(w, "no plan")
 }
 
 // request is a GET.
@@ -162,6 +171,8 @@ var table = []struct {
 		{target: "/plan", header: "X-Plan: broken"},
 	}},
 	{"denied", []request{{target: "/denied"}, {target: "/denied"}, {at: 5 * ms, target: "/denied"}}},
+	{"silent", []request{{target: "/silent"}, {target: "/silent"}, {target: "/silent"}}}, // a denial is a 429, whoever forgets to say so
+	{"answered", []request{{target: "/answered"}}},                                       // one answer, not two
 	{"addresses", []request{
 		{target: "/one", from: "192.0.2.9:1"},
 		{target: "/one", from: "[::ffff:192.0.2.9]:2"},

@@ -32,7 +32,7 @@ func NewGate[C any](limiter *core.Limiter, key func(C) (string, error)) Gate[C] 
 func (g Gate[C]) Check(c C, ctx context.Context, h http.Header, policy func(C) (*Policy, error)) Verdict {
 	key, err := g.key(c)
 	if err != nil || key == "" {
-		return refuse(h, unidentified(err), nil)
+		return unidentified(h, err)
 	}
 	p, err := policy(c)
 	if err != nil {

@@ -2,6 +2,8 @@ package httplimit
 
 import (
 	"context"
+	"errors"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -96,7 +98,7 @@ func TestHeaderNames(t *testing.T) {
 	for _, name := range []string{"X-API-Key", "a", "x_y", "!#$%&'*+-.^_`|~09"} {
 		assert.NotPanics(t, func() { Header(name) }, name)
 	}
-	for _, name := range []string{"", " ", "X API", "X-API-Key:", "ü", "a\n", "a,b", `"a"`, "(a)", "a\x7f"} {
+	for _, name := range []string{"", "host", " ", "X API", "X-API-Key:", "ü", "a\n", "a,b", `"a"`, "(a)", "a\x7f"} {
 		assert.Panics(t, func() { Header(name) }, name)
 	}
 }
@@ -115,15 +117,16 @@ func TestFields(t *testing.T) {
 		field   string
 		retry   string
 	}{
-		{"room", core.PerMinute("a", 9), true, state(8, 0, time.Minute), `"a";q=9;w=60`, `"a";r=8;t=60`, ""},
+		{"room", core.PerMinute("a", 9), true, state(8, 0, time.Minute), `"a";q=9;w=60`, `"a";r=8`, ""},
 		{"last", core.PerMinute("a", 9), true, state(0, ms(31_001), time.Minute), `"a";q=9;w=60`, `"a";r=0;t=32`, ""},
 		{"denied", core.PerMinute("a", 9), false, state(0, ms(31_000), ms(59_000)), `"a";q=9;w=60`, `"a";r=0;t=31`, "31"},
 		{"a microsecond", core.PerMinute("a", 9), false, state(0, time.Microsecond, ms(1)), `"a";q=9;w=60`, `"a";r=0;t=1`, "1"},
 		{"a microsecond more", core.PerMinute("a", 9), false, state(0, time.Second+time.Microsecond, ms(9000)), `"a";q=9;w=60`, `"a";r=0;t=2`, "2"},
 		{"short window", core.Limit{Name: "a", Max: 1, Window: ms(1)}, false, state(0, ms(1), ms(1)), `"a";q=1;w=1`, `"a";r=0;t=1`, "1"},
 		{"odd window", core.Limit{Name: "a", Max: 1, Window: ms(1001)}, true, state(0, ms(1001), ms(1001)), `"a";q=1;w=2`, `"a";r=0;t=2`, ""},
-		{"long window", core.Limit{Name: "a", Max: 1, Window: 200 * 365 * 24 * time.Hour}, true, state(0, time.Hour, time.Hour), `"a";q=1;w=6307200000`, `"a";r=0;t=3600`, ""},
-		{"awkward name", core.PerMinute(`\"`, 2), true, state(1, 0, time.Minute), `"\\\"";q=2;w=60`, `"\\\"";r=1;t=60`, ""},
+		{"longest window", core.Limit{Name: "a", Max: 1, Window: math.MaxInt64 / time.Millisecond * time.Millisecond}, false, state(0, math.MaxInt64, math.MaxInt64), `"a";q=1;w=9223372037`, `"a";r=0;t=9223372037`, "9223372037"},
+		{"denied by others", core.PerMinute("a", 9), false, state(7, 0, time.Minute), `"a";q=9;w=60`, `"a";r=7`, ""},
+		{"awkward name", core.PerMinute(`\"`, 2), true, state(1, 0, time.Minute), `"\\\"";q=2;w=60`, `"\\\"";r=1`, ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			p, err := NewPolicy([]core.Limit{row.limit})
@@ -149,6 +152,32 @@ func TestFixedKeepsItsLimits(t *testing.T) {
 	p, err := policy(0)
 	require.NoError(t, err)
 	assert.Equal(t, 1, p.limits[0].Max)
+}
+
+// A key that fails is told to the service, unless it is the client who left it out.
+func TestKeyErrors(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	secret := errors.New("postgres://admin:hunter2@db is down")
+	for _, row := range []struct {
+		err    error
+		status int
+		fault  bool
+	}{
+		{nil, 401, false},
+		{&keyError{"The X-API-Key header is missing."}, 401, false},
+		{secret, 401, true},
+		{errNoAddress, 500, true},
+	} {
+		gate := NewGate(limiter, func(int) (string, error) { return "", row.err })
+		w := httptest.NewRecorder()
+		v := gate.Check(0, context.Background(), w.Header(), Fixed[int]([]core.Limit{core.PerMinute("a", 1)}))
+		v.Write(w)
+		assert.Equal(t, row.status, w.Code)
+		assert.Equal(t, row.fault, v.Err != nil)
+		assert.NotContains(t, w.Body.String(), "hunter2")
+	}
 }
 
 func TestWhoseFault(t *testing.T) {

@@ -3,6 +3,7 @@ package httplimit
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -15,12 +16,16 @@ type keyError struct{ detail string }
 
 func (e *keyError) Error() string { return e.detail }
 
+var errNoAddress = errors.New("exactlimit: ClientIP on a connection without an IP address, so count by something else")
+
 // ClientIP counts by the address of the socket's peer, and by nothing that the client writes. An IPv4 address that is
 // mapped into IPv6 is the IPv4 address. IPv6 addresses count by /64, which is what one client is given to choose from.
+//
+// A connection that has no address, as on a Unix socket, is a mistake of the service.
 func ClientIP(r *http.Request) (string, error) {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
-		return "", &keyError{"The connection has no IP address."}
+		return "", fmt.Errorf("%w: %q", errNoAddress, r.RemoteAddr)
 	}
 	addr := peer.Addr().Unmap().WithZone("")
 	if addr.Is4() {
@@ -34,6 +39,9 @@ func ClientIP(r *http.Request) (string, error) {
 func Header(name string) func(*http.Request) (string, error) {
 	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r) }) {
 		panic(fmt.Sprintf("exactlimit: %q is not the name of a header field: write one such as \"X-API-Key\"", name))
+	}
+	if strings.EqualFold(name, "Host") {
+		panic("exactlimit: net/http takes Host out of the header fields: write a key function that returns the request's Host")
 	}
 	prefix := "header:" + strings.ToLower(name) + ":"
 	missing := &keyError{"The " + name + " header is missing."}

@@ -68,9 +68,8 @@ func Chosen[C any](choose func(C) ([]core.Limit, error)) func(C) (*Policy, error
 
 // setFields adds both fields to a response, behind those of a middleware that ran before.
 //
-// The parameter t says when there will be more: exactly, if the next request has no room; otherwise not later than in one
-// window, by which time everything that was charged until now is back. A denial names no time for limits that have room,
-// so that no t is later than Retry-After.
+// The parameter t, the seconds until there is more, is there when nothing remains for the next request, and is then exact.
+// The script does not say when the oldest entry leaves a log that has room, and a whole window would be a guess.
 func (p *Policy) setFields(h http.Header, d core.Decision) {
 	var buffer [128]byte
 	b := buffer[:0]
@@ -81,13 +80,9 @@ func (p *Policy) setFields(h http.Header, d core.Decision) {
 		b = append(b, p.names[i]...)
 		b = append(b, ";r="...)
 		b = strconv.AppendInt(b, int64(state.Remaining), 10)
-		more := state.RetryAfter
-		if more == 0 && d.Allowed {
-			more = state.ResetAfter
-		}
-		if more > 0 {
+		if state.RetryAfter > 0 {
 			b = append(b, ";t="...)
-			b = strconv.AppendInt(b, seconds(more), 10)
+			b = strconv.AppendInt(b, seconds(state.RetryAfter), 10)
 		}
 	}
 	add(h, policyField, p.field)
@@ -102,17 +97,21 @@ func add(h http.Header, field, member string) {
 	h[field] = []string{member}
 }
 
-// retryAfter is the value of Retry-After: whole seconds, never earlier than the moment of the decision.
+// retryAfter is the value of Retry-After: whole seconds, never earlier than the request would be admitted.
 func retryAfter(d core.Decision) string {
 	return strconv.FormatInt(max(1, seconds(d.RetryAfter)), 10)
 }
 
 // seconds rounds up.
 func seconds(d time.Duration) int64 {
-	return int64((d + time.Second - 1) / time.Second)
+	s := int64(d / time.Second)
+	if d%time.Second > 0 {
+		s++
+	}
+	return s
 }
 
+var quoter = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+
 // quote writes printable ASCII as a structured field's string.
-func quote(name string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(name) + `"`
-}
+func quote(name string) string { return `"` + quoter.Replace(name) + `"` }

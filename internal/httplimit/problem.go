@@ -49,15 +49,18 @@ func (p *Policy) unavailable() problem {
 	}
 }
 
-// unidentified answers a request that has no key. Only an error of this package is told to the client; one of the user's
-// own may hold what no client should read.
-func unidentified(err error) problem {
+// unidentified answers a request that has no key. Only a keyError is told to the client. An error of the user's own may
+// hold what no client should read, and may be the service's fault, so it is told to the service.
+func unidentified(h http.Header, err error) Verdict {
+	if errors.Is(err, errNoAddress) {
+		return refuse(h, internalError, err)
+	}
 	p := problem{Type: "about:blank", Title: "Unauthorized", Status: http.StatusUnauthorized, Detail: "The request does not say who it is from."}
 	var missing *keyError
 	if errors.As(err, &missing) {
-		p.Detail = missing.detail
+		p.Detail, err = missing.detail, nil
 	}
-	return p
+	return refuse(h, p, err)
 }
 
 var internalError = problem{Type: "about:blank", Title: "Internal Server Error", Status: http.StatusInternalServerError}
