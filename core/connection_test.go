@@ -2,7 +2,16 @@ package core
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -179,6 +188,53 @@ func TestPrefixes(t *testing.T) {
 		d, err := limiter.Allow(context.Background(), "ann", limit)
 		require.NoError(t, err)
 		assert.True(t, d.Allowed)
+		require.NoError(t, limiter.Close())
+	}
+}
+
+func TestSentinel(t *testing.T) {
+	master := redistest.Start(t)
+	sentinel := redistest.StartSentinel(t, "shop", master)
+	limiter, err := Connect(sentinel.URL() + "?master_set=shop")
+	require.NoError(t, err)
+	defer limiter.Close()
+	d, err := limiter.Allow(context.Background(), "ann", PerMinute("login", 5))
+	require.NoError(t, err)
+	assert.Equal(t, 4, d.Remaining)
+	size, err := redistest.Do(t, master.Client(t), "DBSIZE").AsInt64()
+	require.NoError(t, err)
+	assert.Equal(t, int64(1), size)
+}
+
+func TestTLS(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	require.NoError(t, err)
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	dir := t.TempDir()
+	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	require.NoError(t, os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o600))
+	require.NoError(t, os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600))
+	port := redistest.FreePort(t)
+	redistest.Start(t, fmt.Sprint("tls-port ", port), "tls-cert-file "+certFile, "tls-key-file "+keyFile,
+		"tls-ca-cert-file "+certFile, "tls-auth-clients no")
+
+	for query, says := range map[string]string{"": "certificate", "?skip_verify=true": ""} {
+		limiter, err := Connect(fmt.Sprintf("rediss://127.0.0.1:%d%s", port, query))
+		require.NoError(t, err)
+		d, err := limiter.Allow(context.Background(), "ann", PerMinute("login", 5))
+		if says == "" {
+			assert.NoError(t, err)
+			assert.True(t, d.Allowed)
+		} else {
+			assert.ErrorIs(t, err, ErrUnavailable)
+			assert.ErrorContains(t, err, says, "nobody vouches for the server")
+		}
 		require.NoError(t, limiter.Close())
 	}
 }

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -15,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
 // snippets returns the Go code of the README, one text a block.
@@ -74,7 +75,7 @@ func TestReadmeProgramsLimit(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			addr := freeAddr(t)
+			addr := fmt.Sprint("127.0.0.1:", redistest.FreePort(t))
 			program := strings.Replace(program, "127.0.0.1:8080", addr, 1)
 			for file, text := range map[string]string{
 				"main.go": program,
@@ -115,11 +116,4 @@ func TestReadmeProgramsLimit(t *testing.T) {
 			assert.Equal(t, "[200 200 200 200 200 429]", fmt.Sprint(statuses))
 		})
 	}
-}
-
-func freeAddr(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
 }

@@ -23,7 +23,7 @@ func StartCluster(t testing.TB, n int) *Cluster {
 		s := Start(t,
 			"cluster-enabled yes",
 			// The default bus port, the port plus 10000, may be taken or no port at all.
-			fmt.Sprintf("cluster-port %d", freePort(t)),
+			fmt.Sprintf("cluster-port %d", FreePort(t)),
 			"cluster-node-timeout 2000",
 		)
 		c.Masters = append(c.Masters, s)

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,11 +30,12 @@ import (
 // Server is a redis-server process of the test's own.
 type Server struct {
 	Addr string // host:port
-	dir  string
-	conf string
-	cmd  *exec.Cmd
 
-	exited chan struct{} // closed when the process has ended
+	dir      string
+	conf     string
+	sentinel bool
+	cmd      *exec.Cmd
+	exited   chan struct{} // closed when the process has ended
 }
 
 const missing = `redis-server is not installed, and these tests are about what a real one does. Install it:
@@ -52,7 +54,7 @@ var (
 func Main(m *testing.M) {
 	code := m.Run()
 	if shared != nil {
-		shared.Stop()
+		shared.Kill()
 	}
 	if code == 0 {
 		// What rueidis leaves behind when it is closed ends by itself: a cluster client closes connections that it has
@@ -74,11 +76,7 @@ func Shared(t testing.TB) *Server {
 	sharedMu.Lock()
 	defer sharedMu.Unlock()
 	if shared == nil {
-		dir, err := os.MkdirTemp("", "redistest")
-		if err != nil {
-			t.Fatal(err)
-		}
-		shared = start(t, dir, nil)
+		shared = start(t, &Server{dir: os.TempDir()}, nil) // it writes nothing
 	}
 	return shared
 }
@@ -86,30 +84,32 @@ func Shared(t testing.TB) *Server {
 // Start runs a server for one test, with further lines of configuration.
 func Start(t testing.TB, config ...string) *Server {
 	t.Helper()
-	s := start(t, t.TempDir(), config)
-	t.Cleanup(s.Stop)
+	s := start(t, &Server{dir: t.TempDir()}, config)
+	t.Cleanup(s.Kill)
 	return s
 }
 
-func start(t testing.TB, dir string, config []string) *Server {
+// StartSentinel runs a sentinel that watches a master under a name.
+func StartSentinel(t testing.TB, name string, master *Server) *Server {
+	t.Helper()
+	host, port, _ := strings.Cut(master.Addr, ":")
+	s := start(t, &Server{dir: t.TempDir(), sentinel: true}, []string{"sentinel monitor " + name + " " + host + " " + port + " 1"})
+	t.Cleanup(s.Kill)
+	return s
+}
+
+func start(t testing.TB, s *Server, config []string) *Server {
 	t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		t.Fatal(missing)
 	}
 	var err error
 	for range 5 { // somebody else may take the port between our look and the server's
-		port := freePort(t)
-		s := &Server{
-			Addr: fmt.Sprintf("127.0.0.1:%d", port),
-			dir:  dir,
-			conf: strings.Join(append([]string{
-				"bind 127.0.0.1",
-				fmt.Sprintf("port %d", port),
-				"dir " + dir,
-				`save ""`,
-				"daemonize no",
-			}, config...), "\n") + "\n",
-		}
+		port := FreePort(t)
+		s.Addr = fmt.Sprint("127.0.0.1:", port)
+		s.conf = strings.Join(slices.Concat([]string{
+			"bind 127.0.0.1", fmt.Sprint("port ", port), "dir " + s.dir, `save ""`, "daemonize no",
+		}, config), "\n") + "\n"
 		if err = s.Start(); err == nil {
 			return s
 		}
@@ -118,7 +118,8 @@ func start(t testing.TB, dir string, config []string) *Server {
 	return nil
 }
 
-func freePort(t testing.TB) int {
+// FreePort returns a port on which nobody listens now.
+func FreePort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -128,11 +129,18 @@ func freePort(t testing.TB) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// Start starts the server again after Stop or Kill, on the same port, with the data that its files hold.
+// Start starts the server again after Kill, on the same port, with the data that its files hold.
 func (s *Server) Start() error {
 	log := new(strings.Builder)
 	cmd := exec.Command("redis-server", "-")
 	cmd.Stdin = strings.NewReader(s.conf)
+	if s.sentinel { // it writes what it learns into its configuration, so that has to be a file
+		file := filepath.Join(s.dir, "sentinel.conf")
+		if err := os.WriteFile(file, []byte(s.conf), 0o600); err != nil {
+			return err
+		}
+		cmd = exec.Command("redis-server", file, "--sentinel")
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	dieWithParent(cmd)
 	if err := cmd.Start(); err != nil {
@@ -168,13 +176,7 @@ func (s *Server) ready() bool {
 	fmt.Fprint(conn, "INFO server\r\nINFO persistence\r\nQUIT\r\n")
 	answer, _ := io.ReadAll(conn)
 	ours := strings.Contains(string(answer), fmt.Sprintf("process_id:%d\r\n", s.cmd.Process.Pid))
-	return ours && strings.Contains(string(answer), "loading:0") || strings.HasPrefix(string(answer), "-NOAUTH")
-}
-
-// Stop ends the server and removes what it wrote.
-func (s *Server) Stop() {
-	s.Kill()
-	os.RemoveAll(s.dir)
+	return ours && !strings.Contains(string(answer), "loading:1") || strings.HasPrefix(string(answer), "-NOAUTH")
 }
 
 // Kill ends the server at once, as a crash would. Its files stay for the next Start.
