@@ -76,6 +76,28 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 	})
 }
 
+// Where the server's clock steps back, again and again, no window of the time that has really passed holds more than Max.
+func TestClockStepsBack(t *testing.T) {
+	redis := newClockedRedis(t)
+	run := 0
+	rapid.Check(t, func(t *rapid.T) {
+		run++
+		limit := Limit{Name: "steps", Max: rapid.IntRange(1, 4).Draw(t, "max"), Window: time.Second}
+		var log oracle.Log
+		passed, clock := int64(0), 1000*second
+		for range rapid.IntRange(1, 40).Draw(t, "requests") {
+			pause := rapid.SampledFrom([]int64{0, 1, second / 3, second - 1, second, 2 * second}).Draw(t, "pause")
+			step := rapid.SampledFrom([]int64{0, 0, 0, 1, second / 2, second, 3 * second}).Draw(t, "step back")
+			passed += pause
+			clock += pause - step
+			if redis.allow(t, clock, fmt.Sprint(run), 1, limit).Allowed {
+				log.Admit(passed, 1)
+			}
+		}
+		require.LessOrEqual(t, log.Most(second), limit.Max)
+	})
+}
+
 func at(logs map[string]*oracle.Log, key string, limit Limit) *oracle.Log {
 	id := fmt.Sprint(key, limit.Name, limit.Window)
 	if logs[id] == nil {

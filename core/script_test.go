@@ -170,6 +170,32 @@ func TestLogsExpireAfterTheirWindow(t *testing.T) {
 	}
 }
 
+// Where the server's clock stepped back, a log holds entries from later than now, and must not expire before they leave.
+func TestExpiryNeverMovesBack(t *testing.T) {
+	client := redistest.Shared(t).Client(t)
+	prefix := redistest.Prefix()
+	limiter, err := New(client, WithPrefix(prefix))
+	require.NoError(t, err)
+	defer limiter.Close()
+	one, two := PerSecond("one", 9), PerSecond("two", 9)
+	for _, limits := range [][]Limit{{one}, {one, two}} {
+		allow := func() {
+			_, err := limiter.Allow(context.Background(), "ann", limits...)
+			require.NoError(t, err)
+		}
+		allow()
+		for _, limit := range limits { // as an entry from a minute ahead would have set it
+			redistest.Do(t, client, "PEXPIRE", string(appendLogKey(nil, prefix, "ann", limit)), "60000")
+		}
+		allow()
+		for _, limit := range limits {
+			ttl, err := redistest.Do(t, client, "PTTL", string(appendLogKey(nil, prefix, "ann", limit))).AsInt64()
+			require.NoError(t, err)
+			assert.Greater(t, ttl, int64(50_000))
+		}
+	}
+}
+
 // A log that is no sorted set makes the call fail in the server's words, and nothing is charged anywhere.
 func TestWrongType(t *testing.T) {
 	client := redistest.Shared(t).Client(t)
