@@ -153,12 +153,17 @@ func sha(script string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-func TestLogsExpireAfterTheirWindow(t *testing.T) {
-	client := redistest.Shared(t).Client(t)
-	prefix := redistest.Prefix()
+// onShared makes a limiter on the shared server, and returns what it takes to look at its logs there.
+func onShared(t *testing.T) (limiter *Limiter, client rueidis.Client, prefix string) {
+	client, prefix = redistest.Shared(t).Client(t), redistest.Prefix()
 	limiter, err := New(client, WithPrefix(prefix))
 	require.NoError(t, err)
-	defer limiter.Close()
+	t.Cleanup(func() { limiter.Close() })
+	return limiter, client, prefix
+}
+
+func TestLogsExpireAfterTheirWindow(t *testing.T) {
+	limiter, client, prefix := onShared(t)
 	for _, window := range []time.Duration{time.Millisecond, time.Second, 24 * time.Hour, 30 * 365 * 24 * time.Hour} {
 		limit := Limit{Name: "w", Max: 2, Window: window}
 		_, err := limiter.Allow(context.Background(), "ann", limit)
@@ -172,11 +177,7 @@ func TestLogsExpireAfterTheirWindow(t *testing.T) {
 
 // Where the server's clock stepped back, a log holds entries from later than now, and must not expire before they leave.
 func TestExpiryNeverMovesBack(t *testing.T) {
-	client := redistest.Shared(t).Client(t)
-	prefix := redistest.Prefix()
-	limiter, err := New(client, WithPrefix(prefix))
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter, client, prefix := onShared(t)
 	one, two := PerSecond("one", 9), PerSecond("two", 9)
 	for _, limits := range [][]Limit{{one}, {one, two}} {
 		allow := func() {
@@ -198,11 +199,7 @@ func TestExpiryNeverMovesBack(t *testing.T) {
 
 // A log that is no sorted set makes the call fail in the server's words, and nothing is charged anywhere.
 func TestWrongType(t *testing.T) {
-	client := redistest.Shared(t).Client(t)
-	prefix := redistest.Prefix()
-	limiter, err := New(client, WithPrefix(prefix))
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter, client, prefix := onShared(t)
 	ctx, good, bad := context.Background(), PerMinute("good", 3), PerMinute("bad", 3)
 	redistest.Do(t, client, "SET", string(appendLogKey(nil, prefix, "ann", bad)), "not a log")
 

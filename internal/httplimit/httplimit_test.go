@@ -94,6 +94,29 @@ func TestHeaderKeepsNoSecret(t *testing.T) {
 	assert.EqualError(t, err, "The X-API-Key header is missing.")
 }
 
+func TestFirstOf(t *testing.T) {
+	type key = func(string) (string, error)
+	says := func(found string, err error) key { return func(string) (string, error) { return found, err } }
+	broken, later := errors.New("broken"), errors.New("broken later")
+	for _, row := range []struct {
+		name string
+		keys []key
+		want string
+		err  error
+	}{
+		{"the first", []key{says("ann", nil), says("bob", nil)}, "0:ann", nil},
+		{"no key is passed over", []key{says("", nil), says("ann", nil)}, "1:ann", nil},
+		{"so is a failure", []key{says("", broken), says("ann", nil)}, "1:ann", nil},
+		{"one string of two keys is two clients", []key{says("", nil), says("", nil), says("ann", nil)}, "2:ann", nil},
+		{"nobody", []key{says("", nil), says("", nil)}, "", nil},
+		{"the first failure is told", []key{says("", nil), says("", broken), says("", later)}, "", broken},
+	} {
+		got, err := FirstOf(row.keys)("")
+		assert.Equal(t, row.want, got, row.name)
+		assert.Equal(t, row.err, err, row.name)
+	}
+}
+
 func TestHeaderNames(t *testing.T) {
 	for _, name := range []string{"X-API-Key", "a", "x_y", "!#$%&'*+-.^_`|~09"} {
 		assert.NotPanics(t, func() { Header(name) }, name)
