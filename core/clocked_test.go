@@ -58,14 +58,15 @@ func newClockedRedis(t testing.TB) clockedRedis {
 	prefix := redistest.Prefix()
 	logs := newRedisLogs(newConnection(client), prefix)
 	clock := prefix + "-clock"
-	script := func(text string) *rueidis.Lua {
-		const asked = "call('TIME')"
-		require.Equal(t, 1, strings.Count(text, asked))
-		text = strings.Replace(text, asked, "cjson.decode(call('GET', '"+clock+"'))", 1)
-		text = strings.ReplaceAll(text, " / 1000 + 1000", " / 1000 + 3600000")
-		return rueidis.NewLuaScript(text)
+	replace := func(text string, times int, old, new string) string {
+		require.Equal(t, times, strings.Count(text, old), old)
+		return strings.ReplaceAll(text, old, new)
 	}
-	logs.decision, logs.peeking = script(lua.Decide), script(lua.Peek)
+	ask := "cjson.decode(call('GET', '" + clock + "'))"
+	decide := replace(lua.Decide, 1, "call('TIME')", ask)
+	decide = replace(decide, strings.Count(decide, "call('PEXPIRE'"), " / 1000 + 1000", " / 1000 + 3600000")
+	logs.decision = rueidis.NewLuaScript(decide)
+	logs.peeking = rueidis.NewLuaScript(replace(lua.Peek, 1, "call('TIME')", ask))
 	return clockedRedis{logs, client, clock}
 }
 

@@ -69,7 +69,7 @@ func TestRedisComesLater(t *testing.T) {
 	}
 }
 
-// Close does not wait for a Redis that never comes, and nothing of the limiter stays behind (see TestMain).
+// Close does not wait for a Redis that refuses connections, and nothing of the limiter stays behind (see TestMain).
 func TestCloseBeforeRedisComes(t *testing.T) {
 	server := redistest.Start(t)
 	server.Kill()

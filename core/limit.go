@@ -1,8 +1,6 @@
 package core
 
-import (
-	"time"
-)
+import "time"
 
 // Limit says that of one key at most Max requests are admitted in any trailing Window. It is a plain value: make one
 // wherever it is used, compare it with ==. The zero Limit is invalid.

@@ -118,7 +118,8 @@ func TestCommandsPerDecision(t *testing.T) {
 	}
 	assert.Equal(t, map[string]int{"evalsha": 10, "time": 10, "zremrangebyscore": 10, "zcard": 10, "zadd": 10, "pexpire": 10},
 		commands(PerHour("roomy", 1000), 10))
-	commands(PerHour("full", 1), 1)
+	assert.Equal(t, map[string]int{"evalsha": 1, "time": 1, "zremrangebyscore": 1, "zcard": 1, "zadd": 1, "pexpire": 1, "zrange": 1},
+		commands(PerHour("full", 1), 1), "one more, to say when the next has room")
 	assert.Equal(t, map[string]int{"evalsha": 10, "time": 10, "zremrangebyscore": 10, "zcard": 10, "zscore": 10, "zrange": 20},
 		commands(PerHour("full", 1), 10), "a denial adds nothing and refreshes nothing")
 }
@@ -228,10 +229,7 @@ func TestBadArgumentsWriteNothing(t *testing.T) {
 	logs := []string{"{" + prefix + "}:1", "{" + prefix + "}:2"}
 	decide := rueidis.NewLuaScript(lua.Decide)
 	ctx := context.Background()
-	charge := func() rueidis.RedisResult {
-		return decide.Exec(ctx, client, logs, []string{"good", "9", "1000000", "9", "1000000"})
-	}
-	require.NoError(t, charge().Error())
+	require.NoError(t, decide.Exec(ctx, client, logs, strings.Fields("good 9 1000000 9 1000000")).Error())
 	time.Sleep(2 * time.Millisecond)
 	for _, args := range []string{
 		"", "id", "id 3", "id 3 1000", "id 3 1000 3", "id x 1000 3 1000", "id 3 x 3 1000", "id 3 1000 x 1000", "id 3 1000 3 x",

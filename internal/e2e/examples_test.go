@@ -126,8 +126,8 @@ func TestExamplesAnswerAlike(t *testing.T) {
 		"GET /healthz 200":    1,
 		"GET /api/search 200": 10, "GET /api/search 429": 1,
 		"POST /api/login 200": 5, "POST /api/login 429": 7,
-		// 11 of one key, of which 3 pass, then 30 of 80 of another; but one each, and 30 before, have used up what "api"
-		// leaves of its 100 before the end. One without a key is refused.
+		// 3 for bob, 30 for pro-bob, and one each for ann and pro-ann. The last of pro-bob's are denied by "api" instead,
+		// which by then has admitted its 100.
 		"GET /api/report 200": 35, "GET /api/report 401": 1, "GET /api/report 429": 58,
 	}, statuses)
 }

@@ -2,6 +2,7 @@ package httplimit
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -45,7 +46,7 @@ func NewPolicy(limits []core.Limit) (*Policy, error) {
 // Fixed is the policy of a route whose limits are known when it is written down. It panics if they make no sense, as
 // regexp.MustCompile does.
 func Fixed[C any](limits []core.Limit) func(C) (*Policy, error) {
-	p, err := NewPolicy(append([]core.Limit(nil), limits...))
+	p, err := NewPolicy(slices.Clone(limits))
 	if err != nil {
 		panic(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,7 +26,7 @@ type Admission struct {
 func (s *Server) Admissions(t testing.TB) map[string][]Admission {
 	t.Helper()
 	// The file is written before the replies of an event are sent, so what was acknowledged is there.
-	files, err := s.appendOnlyFiles()
+	files, err := filepath.Glob(filepath.Join(s.dir, "appendonlydir", "*.incr.aof"))
 	if err != nil || len(files) == 0 {
 		t.Fatal("no append-only file: ", err)
 	}

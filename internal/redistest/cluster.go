@@ -20,24 +20,16 @@ func StartCluster(t testing.TB, n int) *Cluster {
 	const slots = 16384
 	nodes := make([]rueidis.Client, n)
 	for i := range n {
-		s := Start(t,
-			"cluster-enabled yes",
-			// The default bus port, the port plus 10000, may be taken or no port at all.
-			fmt.Sprintf("cluster-port %d", FreePort(t)),
-			"cluster-node-timeout 2000",
-		)
+		bus := FreePort(t) // the default, the port plus 10000, may be taken or no port at all
+		s := Start(t, "cluster-enabled yes", fmt.Sprint("cluster-port ", bus), "cluster-node-timeout 2000")
 		c.Masters = append(c.Masters, s)
 		nodes[i] = s.Single(t)
 		Do(t, nodes[i], "CLUSTER", "ADDSLOTSRANGE", fmt.Sprint(i*slots/n), fmt.Sprint((i+1)*slots/n-1))
 		Do(t, nodes[i], "CLUSTER", "SET-CONFIG-EPOCH", fmt.Sprint(i+1))
-	}
-	for _, s := range c.Masters[1:] {
-		host, port, _ := strings.Cut(s.Addr, ":")
-		bus, err := Do(t, s.Single(t), "CONFIG", "GET", "cluster-port").AsStrMap()
-		if err != nil {
-			t.Fatal(err)
+		if i > 0 {
+			host, port, _ := strings.Cut(s.Addr, ":")
+			Do(t, nodes[0], "CLUSTER", "MEET", host, port, fmt.Sprint(bus))
 		}
-		Do(t, nodes[0], "CLUSTER", "MEET", host, port, bus["cluster-port"])
 	}
 	deadline := time.Now().Add(20 * time.Second)
 	for _, node := range nodes {
@@ -59,12 +51,11 @@ func clusterReady(node rueidis.Client, n int) bool {
 
 // URL is the address as core.Connect takes it, naming every master.
 func (c *Cluster) URL() string {
-	var url strings.Builder
-	url.WriteString(c.Masters[0].URL())
-	for i, s := range c.Masters[1:] {
-		url.WriteString(map[bool]string{true: "?addr=", false: "&addr="}[i == 0] + s.Addr)
+	var others []string
+	for _, s := range c.Masters[1:] {
+		others = append(others, "addr="+s.Addr)
 	}
-	return url.String()
+	return c.Masters[0].URL() + "?" + strings.Join(others, "&")
 }
 
 // Single connects to one node alone, without asking it for the cluster.

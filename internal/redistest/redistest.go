@@ -224,7 +224,3 @@ var prefixes atomic.Uint64
 func Prefix() string {
 	return fmt.Sprintf("test-%d-%d", os.Getpid(), prefixes.Add(1))
 }
-
-func (s *Server) appendOnlyFiles() ([]string, error) {
-	return filepath.Glob(filepath.Join(s.dir, "appendonlydir", "*.incr.aof"))
-}
