@@ -56,7 +56,7 @@ type clockedRedis struct {
 func newClockedRedis(t testing.TB) clockedRedis {
 	client := redistest.Shared(t).Client(t)
 	prefix := redistest.Prefix()
-	logs := newRedisLogs(newConnection(client), prefix)
+	logs := newRedisLogs(newConnection(client), config{prefix: prefix})
 	clock := prefix + "-clock"
 	replace := func(text string, times int, old, new string) string {
 		require.Equal(t, times, strings.Count(text, old), old)
@@ -64,7 +64,7 @@ func newClockedRedis(t testing.TB) clockedRedis {
 	}
 	ask := "cjson.decode(call('GET', '" + clock + "'))"
 	decide := replace(lua.Decide, 1, "call('TIME')", ask)
-	decide = replace(decide, strings.Count(decide, "call('PEXPIRE'"), " / 1000 + 1000", " / 1000 + 3600000")
+	decide = replace(decide, 1, "slack = 1000", "slack = 3600000")
 	logs.decision = rueidis.NewLuaScript(decide)
 	logs.peeking = rueidis.NewLuaScript(replace(lua.Peek, 1, "call('TIME')", ask))
 	return clockedRedis{logs, client, clock}
@@ -75,7 +75,7 @@ const epoch = 1_795_000_000_000_000
 
 func (c clockedRedis) set(t require.TestingT, now int64) {
 	now += epoch
-	time := fmt.Sprintf(`["%d", "%06d"]`, now/1e6, now%1e6)
+	time := fmt.Sprintf(`["%d", "%d"]`, now/1e6, now%1e6)
 	err := c.client.Do(context.Background(), c.client.B().Set().Key(c.clock).Value(time).Build()).Error()
 	require.NoError(t, err)
 }
@@ -90,9 +90,12 @@ func (c clockedRedis) allow(t require.TestingT, now int64, key string, cost int,
 // allowAs is allow under an id of the test's choice.
 func (c clockedRedis) allowAs(t require.TestingT, now int64, id, key string, cost int, limits ...Limit) Decision {
 	c.set(t, now)
-	d, err := c.ask(context.Background(), c.decision, []byte(id), key, cost, limits)
+	text, ends := c.appendQuestion(nil, nil, key, cost, limits)
+	words := appendWords(nil, string(text), ends)
+	q := &question{key: key, cost: cost, limits: limits, logs: words[:len(limits)], numbers: words[len(limits):]}
+	reply, err := c.ask(context.Background(), q, id, 1)
 	require.NoError(t, err)
-	return d
+	return reply.decision(0, cost, limits)
 }
 
 func (c clockedRedis) peek(t require.TestingT, now int64, key string, limits ...Limit) Decision {

@@ -13,7 +13,8 @@ type Decision struct {
 	// Source says who decided.
 	Source Source
 
-	states []State // of every limit when the call had several, in its order
+	states []State       // of every limit when the call had several, in its order
+	age    time.Duration // of states; State is as of now
 }
 
 // State is where one limit of one key stands after a decision.
@@ -35,7 +36,20 @@ func (d Decision) States() []State {
 	if d.states == nil {
 		return []State{d.State}
 	}
-	return d.states
+	if d.age == 0 {
+		return d.states
+	}
+	states := make([]State, len(d.states))
+	for i, state := range d.states {
+		states[i] = state.aged(d.age)
+	}
+	return states
+}
+
+// aged returns the state as it is some time later, if nothing was admitted since and, where it was full, it still is.
+func (s State) aged(by time.Duration) State {
+	s.RetryAfter, s.ResetAfter = max(0, s.RetryAfter-by), max(0, s.ResetAfter-by)
+	return s
 }
 
 // Source says who made a decision.
@@ -46,6 +60,9 @@ const (
 	SourceRedis Source = iota + 1
 	// SourceInProcess marks a decision of the logs in this process's memory.
 	SourceInProcess
+	// SourceDenialCache marks a denial without a call to Redis, which has said before that there is no room until later.
+	// Of several limits, those that have room are shown as they stood then.
+	SourceDenialCache
 )
 
 // String names the source in lower case, as logs and metrics want it.
@@ -55,6 +72,8 @@ func (s Source) String() string {
 		return "redis"
 	case SourceInProcess:
 		return "in-process"
+	case SourceDenialCache:
+		return "denial-cache"
 	}
 	return "none"
 }

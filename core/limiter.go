@@ -35,7 +35,7 @@ func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Limiter{redis: newRedisLogs(newConnection(client), c.prefix)}, nil
+	return &Limiter{redis: newRedisLogs(newConnection(client), c)}, nil
 }
 
 // Connect makes a Limiter on the Redis at a URL:
@@ -62,7 +62,7 @@ func Connect(url string, opts ...Option) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Limiter{redis: newRedisLogs(dial(option), c.prefix)}, nil
+	return &Limiter{redis: newRedisLogs(dial(option), c)}, nil
 }
 
 // NewInProcess makes a Limiter that keeps the same exact logs in this process's memory: for one instance, for

@@ -1,16 +1,21 @@
 package core
 
-import "strings"
+import (
+	"strings"
+	"time"
+)
 
 // Option changes how a Limiter is made. Without any, a Limiter does what most services want.
 type Option func(*config) error
 
 type config struct {
-	prefix string
+	prefix     string
+	denials    int
+	denialHold time.Duration
 }
 
 func configure(opts []Option) (config, error) {
-	c := config{prefix: "exactlimit"}
+	c := config{prefix: "exactlimit", denials: 10_000, denialHold: time.Second}
 	for _, opt := range opts {
 		if err := opt(&c); err != nil {
 			return config{}, err
@@ -31,6 +36,26 @@ func WithPrefix(prefix string) Option {
 			return invalid("prefix %q: it must be printable ASCII without spaces and braces", prefix)
 		}
 		c.prefix = prefix
+		return nil
+	}
+}
+
+// WithDenialCache sets how many denials are remembered at most, instead of 10,000, and for how long each, instead of a
+// second. While a denial is remembered the same question is denied without a call to Redis, which is exact: a full log has
+// room when its entries leave and not before. No entries turn it off.
+//
+// A denial remembered takes about 300 bytes. Of too few, some are forgotten and cost a call to Redis each. A longer time
+// saves calls where windows are long; it is also how late a Reset made by another instance may be seen, and what was lost
+// when Redis lost data.
+func WithDenialCache(entries int, hold time.Duration) Option {
+	return func(c *config) error {
+		if entries < 0 || entries > 10_000_000 {
+			return invalid("denial cache of %d entries: it must be from 0, which turns it off, to 10,000,000", entries)
+		}
+		if entries > 0 && hold < time.Millisecond {
+			return invalid("denial cache that holds for %v: it must be at least 1ms; to turn it off, give it 0 entries", hold)
+		}
+		c.denials, c.denialHold = entries, hold
 		return nil
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
+	"hash/maphash"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -23,17 +25,27 @@ type redisLogs struct {
 	prefix     string
 	stem       string // of all ids this limiter makes
 	ids        atomic.Uint64
+
+	now     func() time.Duration // since some moment, on Go's monotonic clock
+	seed    maphash.Seed
+	denials *denials
+	flights *flights
 }
 
-func newRedisLogs(connection *connection, prefix string) *redisLogs {
+func newRedisLogs(connection *connection, c config) *redisLogs {
+	start := time.Now()
 	var random [6]byte
 	rand.Read(random[:]) // never fails: crypto/rand ends the process instead
 	return &redisLogs{
 		connection: connection,
 		decision:   rueidis.NewLuaScript(lua.Decide),
 		peeking:    rueidis.NewLuaScript(lua.Peek),
-		prefix:     prefix,
+		prefix:     c.prefix,
 		stem:       base64.RawURLEncoding.EncodeToString(random[:]),
+		now:        func() time.Duration { return time.Since(start) },
+		seed:       maphash.MakeSeed(),
+		denials:    newDenials(c.denials, c.denialHold),
+		flights:    newFlights(),
 	}
 }
 
@@ -49,74 +61,138 @@ func loadScripts(client rueidis.Client) {
 	}
 }
 
-func (r *redisLogs) decide(ctx context.Context, key string, cost int, limits []Limit) (Decision, error) {
-	id := strconv.AppendUint([]byte(r.stem), r.ids.Add(1), 36)
-	return r.ask(ctx, r.decision, id, key, cost, limits)
+// question is what Redis is asked: whether key is admitted under limits, at a cost. What it takes to ask is cut from one
+// text, so that it costs one allocation.
+type question struct {
+	hash    uint64 // of key
+	key     string
+	cost    int
+	limits  []Limit
+	text    string   // the same for the same question only
+	logs    []string // the script's KEYS
+	numbers []string // and of its ARGV max and window of each log
 }
 
-func (r *redisLogs) peek(ctx context.Context, key string, limits []Limit) (Decision, error) {
-	return r.ask(ctx, r.peeking, nil, key, 1, limits)
-}
-
-// ask calls a script, with the keys and arguments of its head comment; id is nil when it takes none.
-func (r *redisLogs) ask(ctx context.Context, script *rueidis.Lua, id []byte, key string, cost int, limits []Limit) (Decision, error) {
-	client, err := r.connection.get()
-	if err != nil {
-		return Decision{}, unavailable(err)
-	}
-
-	// All words of the command are cut from one string, so that they cost one allocation.
-	text, ends := make([]byte, 0, 256), make([]int, 0, 16)
+// appendQuestion appends the text of a question: its logs, its numbers and its cost, each with a newline behind it. And it
+// appends where each of them ends. No two questions have the same text: the key ends at a brace, and behind it no word
+// has a newline.
+func (r *redisLogs) appendQuestion(text []byte, ends []int, key string, cost int, limits []Limit) ([]byte, []int) {
 	for _, limit := range limits {
 		text = appendLogKey(text, r.prefix, key, limit)
 		ends = append(ends, len(text))
-	}
-	if id != nil {
-		text = append(text, id...)
-		ends = append(ends, len(text))
+		text = append(text, '\n')
 	}
 	for _, limit := range limits {
 		text = strconv.AppendInt(text, int64(limit.Max), 10)
 		ends = append(ends, len(text))
+		text = append(text, '\n')
 		text = strconv.AppendInt(text, limit.Window.Microseconds(), 10)
 		ends = append(ends, len(text))
+		text = append(text, '\n')
 	}
-	if cost > 1 {
-		text = append(text, '1') // request
-		ends = append(ends, len(text))
-		text = strconv.AppendInt(text, int64(cost), 10)
-		ends = append(ends, len(text))
-	}
-	words, all, start := make([]string, 0, 16), string(text), 0
-	for _, end := range ends {
-		words = append(words, all[start:end])
-		start = end
-	}
-
-	message, err := script.Exec(ctx, client, words[:len(limits)], words[len(limits):]).ToMessage()
-	if err != nil {
-		return Decision{}, unavailable(err)
-	}
-	decision, err := decodeReply(message, limits)
-	if err != nil {
-		return Decision{}, unavailable(fmt.Errorf("not a reply of exactlimit's script: %w", err))
-	}
-	return decision, nil
+	text = strconv.AppendInt(text, int64(cost), 10)
+	return append(text, '\n'), ends
 }
 
-func decodeReply(message rueidis.RedisMessage, limits []Limit) (Decision, error) {
-	if message.IsInt64() && len(limits) == 1 {
-		remaining, err := message.AsInt64()
-		if err != nil {
-			return Decision{}, err
-		}
-		return decodeInteger(remaining, limits[0])
+// appendWords appends the words of a text that end where ends says.
+func appendWords(words []string, text string, ends []int) []string {
+	start := 0
+	for _, end := range ends {
+		words = append(words, text[start:end])
+		start = end + 1
 	}
-	list, err := message.AsIntSlice()
+	return words
+}
+
+// appendID appends an id that no other call has.
+func (r *redisLogs) appendID(b []byte) []byte {
+	return strconv.AppendUint(append(b, r.stem...), r.ids.Add(1), 36)
+}
+
+// decide answers from what is known, together with others who ask the same just now, or by a call of its own.
+func (r *redisLogs) decide(ctx context.Context, key string, cost int, limits []Limit) (Decision, error) {
+	hash := maphash.String(r.seed, key)
+	if denied, found := r.denials.find(hash, r.now(), key, cost, limits); found {
+		return denied, nil
+	}
+	b, ends := r.appendQuestion(make([]byte, 0, 256), make([]int, 0, 16), key, cost, limits)
+	shard := r.flights.shard(hash)
+	shard.mu.Lock()
+	if flight := shard.flying[string(b)]; flight != nil {
+		batch, place := flight.join(cost)
+		shard.mu.Unlock()
+		return shard.wait(ctx, batch, place, cost, limits)
+	}
+	all := string(r.appendID(b))
+	text, id := all[:len(b)], all[len(b):]
+	shard.flying[text] = &flight{}
+	shard.mu.Unlock()
+
+	words := appendWords(make([]string, 0, 16), text, ends)
+	logs, numbers := words[:len(limits)], words[len(limits):]
+	reply, err := r.ask(ctx, &question{hash, key, cost, limits, text, logs, numbers}, id, 1)
+	if batch := shard.next(text); batch != nil {
+		// Clones, since the caller's limits and the words would otherwise be allocated for every call.
+		go r.goOn(&question{hash, key, cost, slices.Clone(limits), text, slices.Clone(logs), slices.Clone(numbers)}, shard, batch)
+	}
 	if err != nil {
 		return Decision{}, err
 	}
-	return decodeList(list, limits)
+	return reply.decision(0, cost, limits), nil
+}
+
+// goOn asks for one batch after the other, until no one waits.
+func (r *redisLogs) goOn(q *question, shard *flightShard, b *batch) {
+	for ; b != nil; b = shard.next(q.text) {
+		if denied, found := r.denials.find(q.hash, r.now(), q.key, q.cost, q.limits); found {
+			b.denied = &denied
+		} else {
+			// Not in the name of any of those who wait: each of them leaves when its own context ends.
+			b.reply, b.err = r.ask(context.Background(), q, string(r.appendID(nil)), b.waiting)
+		}
+		close(b.landed)
+	}
+}
+
+// ask calls the decision script for a number of requests, and learns from the reply until when the next would be denied.
+func (r *redisLogs) ask(ctx context.Context, q *question, id string, requests int) (reply, error) {
+	args := append(append(make([]string, 0, 16), id), q.numbers...)
+	if requests > 1 || q.cost > 1 {
+		args = append(args, strconv.Itoa(requests), strconv.Itoa(q.cost))
+	}
+	forgotten, sent := r.denials.forgotten(q.hash), r.now()
+	reply, err := r.call(ctx, r.decision, q.logs, args, requests, q.cost, q.limits)
+	if err == nil && reply.logs != nil {
+		last := reply.decision(requests-1, q.cost, q.limits)
+		r.denials.learn(q.hash, forgotten, sent, r.now(), q.key, q.cost, q.limits, last)
+	}
+	return reply, err
+}
+
+func (r *redisLogs) peek(ctx context.Context, key string, limits []Limit) (Decision, error) {
+	text, ends := r.appendQuestion(make([]byte, 0, 256), make([]int, 0, 16), key, 1, limits)
+	words := appendWords(make([]string, 0, 16), string(text), ends)
+	reply, err := r.call(ctx, r.peeking, words[:len(limits)], words[len(limits):], 1, 1, limits)
+	if err != nil {
+		return Decision{}, err
+	}
+	return reply.decision(0, 1, limits), nil
+}
+
+func (r *redisLogs) call(ctx context.Context, script *rueidis.Lua, keys, args []string, requests, cost int, limits []Limit) (reply, error) {
+	client, err := r.connection.get()
+	if err != nil {
+		return reply{}, unavailable(err)
+	}
+	message, err := script.Exec(ctx, client, keys, args).ToMessage()
+	if err != nil {
+		return reply{}, unavailable(err)
+	}
+	decoded, err := decode(message, requests, cost, limits)
+	if err != nil {
+		return reply{}, unavailable(fmt.Errorf("not a reply of exactlimit's script: %w", err))
+	}
+	return decoded, nil
 }
 
 func (r *redisLogs) reset(ctx context.Context, key string, limits []Limit) error {
@@ -128,7 +204,9 @@ func (r *redisLogs) reset(ctx context.Context, key string, limits []Limit) error
 	for i, limit := range limits {
 		names[i] = string(appendLogKey(nil, r.prefix, key, limit))
 	}
-	if err := client.Do(ctx, client.B().Unlink().Key(names...).Build()).Error(); err != nil {
+	err = client.Do(ctx, client.B().Unlink().Key(names...).Build()).Error()
+	r.denials.forget(maphash.String(r.seed, key), key) // even after an error: the logs may be gone
+	if err != nil {
 		return unavailable(err)
 	}
 	return nil

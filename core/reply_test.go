@@ -11,21 +11,23 @@ import (
 func TestDecodeReply(t *testing.T) {
 	one, two := PerSecond("one", 3), PerMinute("two", 5)
 
-	d, err := decodeInteger(2, one)
+	r, err := decodeInteger(2, 1, 1, one)
 	require.NoError(t, err)
+	d := r.decision(0, 1, []Limit{one})
 	assert.Equal(t, Decision{Allowed: true, Source: SourceRedis, State: State{Limit: one, Remaining: 2, ResetAfter: time.Second}}, d)
 	for _, remaining := range []int64{-1, 0, 3, 1 << 62} {
-		_, err := decodeInteger(remaining, one)
+		_, err := decodeInteger(remaining, 1, 1, one)
 		assert.Error(t, err, remaining)
 	}
 
-	d, err = decodeList([]int64{0, -2, 17, 900, 1, 0, 60}, []Limit{one, two})
+	r, err = decodeList([]int64{0, -2, 17, 900, 1, 0, 60}, 1, 1, []Limit{one, two})
 	require.NoError(t, err)
+	d = r.decision(0, 1, []Limit{one, two})
 	assert.False(t, d.Allowed)
 	assert.Equal(t, State{Limit: one, RetryAfter: 17 * time.Microsecond, ResetAfter: 900 * time.Microsecond}, d.State)
 	assert.Equal(t, []State{d.State, {Limit: two, Remaining: 1, ResetAfter: 60 * time.Microsecond}}, d.States())
 	for _, reply := range [][]int64{nil, {1}, {1, 0, 0}, {1, 0, 0, 0, 0}, {2, 0, 0, 0}, {-1, 0, 0, 0}, {1, 4, 0, 0}, {1, 0, -1, 0}, {1, 0, 0, -1}, {0, 0, 9_300_000_000_000_000, 0}, {0, 0, 0, 9_300_000_000_000_000}} {
-		_, err := decodeList(reply, []Limit{one})
+		_, err := decodeList(reply, 1, 1, []Limit{one})
 		assert.Error(t, err, "%d", reply)
 	}
 }
@@ -40,11 +42,11 @@ func FuzzDecodeReply(f *testing.F) {
 		reply := []int64{a, b, c, d, e, f, g}
 		reply = reply[:min(max(n, 0), len(reply))]
 		for _, limits := range [][]Limit{{PerSecond("one", 3)}, {PerSecond("one", 3), PerMinute("two", 5)}} {
-			decision, err := decodeList(reply, limits)
+			decoded, err := decodeList(reply, 1, 1, limits)
 			if err != nil {
 				continue
 			}
-			states := decision.States()
+			states := decoded.decision(0, 1, limits).States()
 			if len(states) != len(limits) {
 				t.Fatalf("%d gives %d states", reply, len(states))
 			}

@@ -85,16 +85,19 @@ func TestLargeCostIsChargedWhole(t *testing.T) {
 	assert.Len(t, redis.entries(t, "ann", limit), 15_000)
 }
 
-// An admitted request under one limit is the path that matters: one call, five commands.
+// An admitted request under one limit is the path that matters: one call, four commands.
 func TestCommandsPerDecision(t *testing.T) {
 	server := redistest.Start(t)
 	client := server.Client(t)
-	limiter, err := New(client)
+	limiter, err := New(client, WithDenialCache(0, 0))
 	require.NoError(t, err)
 	defer limiter.Close()
+	cached, err := New(client)
+	require.NoError(t, err)
+	defer cached.Close()
 	ctx := context.Background()
 
-	commands := func(limit Limit, calls int) map[string]int {
+	commands := func(limiter *Limiter, limit Limit, calls int) map[string]int {
 		redistest.Do(t, client, "CONFIG", "RESETSTAT")
 		for range calls {
 			_, err := limiter.Allow(ctx, "ann", limit)
@@ -116,12 +119,14 @@ func TestCommandsPerDecision(t *testing.T) {
 		})
 		return counts
 	}
-	assert.Equal(t, map[string]int{"evalsha": 10, "time": 10, "zremrangebyscore": 10, "zcard": 10, "zadd": 10, "pexpire": 10},
-		commands(PerHour("roomy", 1000), 10))
+	assert.Equal(t, map[string]int{"evalsha": 10, "time": 10, "zremrangebyscore": 10, "zcard": 10, "zadd": 10, "pexpire": 2},
+		commands(limiter, PerHour("roomy", 1000), 10), "the first two set the expiry")
 	assert.Equal(t, map[string]int{"evalsha": 1, "time": 1, "zremrangebyscore": 1, "zcard": 1, "zadd": 1, "pexpire": 1, "zrange": 1},
-		commands(PerHour("full", 1), 1), "one more, to say when the next has room")
+		commands(limiter, PerHour("full", 1), 1), "one more, to say when the next has room")
 	assert.Equal(t, map[string]int{"evalsha": 10, "time": 10, "zremrangebyscore": 10, "zcard": 10, "zscore": 10, "zrange": 20},
-		commands(PerHour("full", 1), 10), "a denial adds nothing and refreshes nothing")
+		commands(limiter, PerHour("full", 1), 10), "a denial adds nothing and refreshes nothing")
+	assert.Equal(t, map[string]int{"evalsha": 1, "time": 1, "zremrangebyscore": 1, "zcard": 1, "zscore": 1, "zrange": 2},
+		commands(cached, PerHour("full", 1), 1000), "a denial that is known costs nothing")
 }
 
 func TestScriptsAreLoadedAndHeal(t *testing.T) {

@@ -21,12 +21,17 @@
 --
 -- Clock   TIME, read once. Where it steps back, entries from what is now the future count too: denials last longer, by
 --         the length of the step, and no window is overfilled.
---         Numbers go to redis.call as they are, which prints all their digits; tostring and .. would cut them to fourteen.
+--         Numbers go to redis.call as they are, which prints all their digits, slowly; tostring and .. would cut them to
+--         fourteen.
 -- Replay  A call sent again under its id, because the reply was lost, grants again what it granted and charges nothing
 --         twice, as long as what it charged is still in the windows: ZADD NX leaves known ids alone, and a log without
 --         room is searched for them before it denies. Of a replay, the short reply stands for a reset of one window.
--- Expiry  A log expires a second after its newest entry leaves: expiry has a clock of its own, in milliseconds. GT, because
---         after a step back the newest entry need not be the one just added. What is not empty has an expiry already.
+-- Expiry  No log expires before its newest entry leaves, and each does within a window and a second after that. Setting the
+--         expiry is a seventh of the work, so it is set to two windows from now when a call has removed entries or adds
+--         to a log of one. A call that removed nothing came within a window of the oldest entry, at which the expiry was
+--         last set or later, so what it adds is safe. The first entry of all sets one window: most logs of a flood get no
+--         second. A second of slack, as expiry has a clock of its own, in milliseconds. GT, because after a step back the
+--         newest entry need not be the one just added. Who removes entries in any other way has to set it anew.
 -- Failure Nothing is written before all arguments are read. A key that is no sorted set fails when it is cleaned,
 --         before the first ZADD; logs cleaned until then mean what they meant, so a call that fails has charged nothing.
 
@@ -35,32 +40,35 @@ local id, logs = ARGV[1], #KEYS
 if #ARGV < 1 + 2 * logs then
   return redis.error_reply('ERR exactlimit: each log needs a max and a window')
 end
-for i = 2, #ARGV do
+local slack = 1000
+local max, window = ARGV[2] + 0, ARGV[3] + 0 -- of the first log
+for i = 4, #ARGV do
   local _ = ARGV[i] + 0 -- fails here, before anything is written, if it is no number
 end
 
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
+local stamp = #time[2] == 6 and time[1] .. time[2] or string.format('%.0f', now)
 
 -- Clean and count.
-call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3])
-local first = call('ZCARD', KEYS[1])
+local gone = call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - window)
+local held = call('ZCARD', KEYS[1])
 
 -- Nearly every call is one request of cost one, to one log that has room for it and for another. What follows would do
--- the same in 6 % more time.
-if #ARGV == 3 and ARGV[2] - first > 1 then
-  local added = call('ZADD', KEYS[1], 'NX', now, id)
-  if first == 0 then
-    call('PEXPIRE', KEYS[1], ARGV[3] / 1000 + 1000)
-  else
-    call('PEXPIRE', KEYS[1], ARGV[3] / 1000 + 1000, 'GT')
+-- the same in more time.
+if #ARGV == 3 and max - held > 1 then
+  local added = call('ZADD', KEYS[1], 'NX', stamp, id)
+  if held == 0 then
+    call('PEXPIRE', KEYS[1], window / 1000 + slack)
+  elseif gone > 0 or held == 1 then
+    call('PEXPIRE', KEYS[1], 2 * window / 1000 + slack, 'GT')
   end
-  return ARGV[2] - first - added
+  return max - held - added
 end
 
-local count = { first }
+local removed, count = { gone }, { held }
 for i = 2, logs do
-  call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now - ARGV[2 * i + 1])
+  removed[i] = call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now - ARGV[2 * i + 1])
   count[i] = call('ZCARD', KEYS[i])
 end
 
@@ -79,33 +87,35 @@ end
 
 -- Update: from the first ZADD on, nothing may fail.
 local units, charged = granted * cost, 0
-if units > 0 then
-  for i = 1, logs do
-    local added = 0
-    if units == 1 then
-      added = call('ZADD', KEYS[i], 'NX', now, id)
-    else
-      for first = 0, units - 1, 1000 do -- unpack cannot push more than a few thousand values
-        local entries = {}
-        for u = first, math.min(first + 1000, units) - 1 do
-          entries[#entries + 1] = now
-          entries[#entries + 1] = u == 0 and id or id .. ':' .. u
-        end
-        added = added + call('ZADD', KEYS[i], 'NX', unpack(entries))
+for i = 1, logs do
+  local added = 0
+  if units == 1 then
+    added = call('ZADD', KEYS[i], 'NX', stamp, id)
+  else
+    local stem = id .. ':'
+    for first = 0, units - 1, 1000 do -- unpack cannot push more than a few thousand values
+      local entries, n = {}, 0
+      for u = first, math.min(first + 1000, units) - 1 do
+        entries[n + 1], entries[n + 2] = stamp, u == 0 and id or stem .. u
+        n = n + 2
       end
+      added = added + call('ZADD', KEYS[i], 'NX', unpack(entries))
     end
-    if count[i] == 0 then
-      call('PEXPIRE', KEYS[i], ARGV[2 * i + 1] / 1000 + 1000)
-    else
-      call('PEXPIRE', KEYS[i], ARGV[2 * i + 1] / 1000 + 1000, 'GT')
-    end
-    count[i] = count[i] + added
-    charged = charged + added
   end
+  local length = ARGV[2 * i + 1] / 1000
+  if count[i] == 0 then
+    if units > 0 then
+      call('PEXPIRE', KEYS[i], (units == 1 and length or 2 * length) + slack)
+    end
+  elseif removed[i] > 0 or units > 0 and count[i] == 1 then
+    call('PEXPIRE', KEYS[i], 2 * length + slack, 'GT')
+  end
+  count[i] = count[i] + added
+  charged = charged + added
 end
 
-if logs == 1 and granted == requests and ARGV[2] - count[1] >= cost then
-  return ARGV[2] - count[1]
+if logs == 1 and granted == requests and max - count[1] >= cost then
+  return max - count[1]
 end
 
 local function leaves(i, entry)
