@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
@@ -21,9 +22,13 @@ type clocked interface {
 	reset(t require.TestingT, key string, limits ...Limit)
 }
 
-// clockedStores returns both stores, each empty.
+// clockedStores returns all stores, each empty.
 func clockedStores(t testing.TB) map[string]clocked {
-	return map[string]clocked{"redis": newClockedRedis(t), "in-process": newClockedInProcess()}
+	return map[string]clocked{
+		"redis":             newClockedRedis(t),
+		"with denial cache": newClockedRedis(t, WithDenialCache(1000, 24*time.Hour)),
+		"in-process":        newClockedInProcess(),
+	}
 }
 
 // clockedInProcess is one shard, without the lock and the sweeper that come with real time.
@@ -46,37 +51,44 @@ func (c *clockedInProcess) reset(_ require.TestingT, key string, limits ...Limit
 }
 
 // clockedRedis runs the real scripts on a real server. Only their TIME is another: they GET it from a key. And logs expire
-// an hour late, since expiry goes by the server's own clock.
+// an hour late, since expiry goes by the server's own clock. Unless an option says otherwise, it has no denial cache.
 type clockedRedis struct {
 	*redisLogs
 	client rueidis.Client
 	clock  string
+	moment *int64 // on this process's clock
 }
 
-func newClockedRedis(t testing.TB) clockedRedis {
+func newClockedRedis(t testing.TB, opts ...Option) clockedRedis {
 	client := redistest.Shared(t).Client(t)
 	prefix := redistest.Prefix()
-	logs := newRedisLogs(newConnection(client), config{prefix: prefix})
-	clock := prefix + "-clock"
-	replace := func(text string, times int, old, new string) string {
-		require.Equal(t, times, strings.Count(text, old), old)
-		return strings.ReplaceAll(text, old, new)
-	}
-	ask := "cjson.decode(call('GET', '" + clock + "'))"
-	decide := replace(lua.Decide, 1, "call('TIME')", ask)
-	decide = replace(decide, 1, "slack = 1000", "slack = 3600000")
-	logs.decision = rueidis.NewLuaScript(decide)
-	logs.peeking = rueidis.NewLuaScript(replace(lua.Peek, 1, "call('TIME')", ask))
-	return clockedRedis{logs, client, clock}
+	c, err := configure(append([]Option{WithPrefix(prefix), WithDenialCache(0, 0)}, opts...))
+	require.NoError(t, err)
+	logs := newRedisLogs(newConnection(client), c)
+	moment := new(int64)
+	logs.now = func() time.Duration { return time.Duration(*moment) * time.Microsecond }
+	redis := clockedRedis{logs, client, prefix + "-clock", moment}
+	decide := redis.onTestClock(t, lua.Decide)
+	require.Equal(t, 1, strings.Count(decide, "slack = 1000"))
+	logs.decision = rueidis.NewLuaScript(strings.Replace(decide, "slack = 1000", "slack = 3600000", 1))
+	logs.peeking = rueidis.NewLuaScript(redis.onTestClock(t, lua.Peek))
+	return redis
+}
+
+// onTestClock is a script that takes the time from the test.
+func (c clockedRedis) onTestClock(t testing.TB, script string) string {
+	require.Equal(t, 1, strings.Count(script, "call('TIME')"))
+	return strings.Replace(script, "call('TIME')", "cjson.decode(redis.call('GET', '"+c.clock+"'))", 1)
 }
 
 // epoch keeps the digits of the scores those of real ones.
 const epoch = 1_795_000_000_000_000
 
 func (c clockedRedis) set(t require.TestingT, now int64) {
+	*c.moment = now
 	now += epoch
-	time := fmt.Sprintf(`["%d", "%d"]`, now/1e6, now%1e6)
-	err := c.client.Do(context.Background(), c.client.B().Set().Key(c.clock).Value(time).Build()).Error()
+	reply := fmt.Sprintf(`["%d", "%d"]`, now/1e6, now%1e6)
+	err := c.client.Do(context.Background(), c.client.B().Set().Key(c.clock).Value(reply).Build()).Error()
 	require.NoError(t, err)
 }
 
@@ -90,12 +102,15 @@ func (c clockedRedis) allow(t require.TestingT, now int64, key string, cost int,
 // allowAs is allow under an id of the test's choice.
 func (c clockedRedis) allowAs(t require.TestingT, now int64, id, key string, cost int, limits ...Limit) Decision {
 	c.set(t, now)
-	text, ends := c.appendQuestion(nil, nil, key, cost, limits)
-	words := appendWords(nil, string(text), ends)
-	q := &question{key: key, cost: cost, limits: limits, logs: words[:len(limits)], numbers: words[len(limits):]}
-	reply, err := c.ask(context.Background(), q, id, 1)
+	reply, err := c.ask(context.Background(), c.question(key, cost, limits), id, 1)
 	require.NoError(t, err)
 	return reply.decision(0, cost, limits)
+}
+
+func (c clockedRedis) question(key string, cost int, limits []Limit) *question {
+	text, ends := c.appendQuestion(nil, nil, key, cost, limits)
+	words := appendWords(nil, string(text), ends)
+	return &question{key: key, cost: cost, limits: limits, logs: words[:len(limits)], numbers: words[len(limits):]}
 }
 
 func (c clockedRedis) peek(t require.TestingT, now int64, key string, limits ...Limit) Decision {

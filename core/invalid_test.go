@@ -73,6 +73,13 @@ func TestInvalidConstruction(t *testing.T) {
 		_, err := NewInProcess(WithPrefix(prefix))
 		assert.ErrorIs(t, err, ErrInvalid, prefix)
 	}
+	for _, cache := range []struct {
+		entries int
+		hold    time.Duration
+	}{{-1, time.Second}, {10_000_001, time.Second}, {1, 0}, {1, time.Millisecond - 1}, {1, -time.Second}} {
+		_, err := NewInProcess(WithDenialCache(cache.entries, cache.hold))
+		assert.ErrorIs(t, err, ErrInvalid, cache)
+	}
 }
 
 // Errors about a URL say what to write, and never show any of it: it holds the password, wherever that has slipped to.

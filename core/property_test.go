@@ -1,36 +1,50 @@
 package core
 
 import (
+	"encoding/json"
 	"fmt"
+	"math"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/exactlimit/exactlimit/internal/oracle"
+	"github.com/exactlimit/exactlimit/lua"
 )
 
 // Any arrivals, of any cost, under any limits that change as they go, are answered alike by Redis, in-process and the
-// oracle, to the microsecond.
+// oracle, to the microsecond. The denial cache admits and denies as they do.
 func TestStoresAgreeWithOracle(t *testing.T) {
-	redis, local := newClockedRedis(t), newClockedInProcess()
-	run := 0
+	stores := clockedStores(t)
+	run, cached := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		run++
 		logs := map[string]*oracle.Log{}
 		now := int64(0)
 		windows := []time.Duration{time.Millisecond, 7 * time.Millisecond, time.Second}
-		for range rapid.IntRange(1, 40).Draw(t, "steps") {
+		// Where all ask the same at a cost of one, nothing can change while a log is full, so that what the denial cache
+		// says is the whole truth. Otherwise its denials are right, and do not know what others have taken since.
+		same := rapid.Bool().Draw(t, "same")
+		least, most, several := 1, 6, 3
+		if same {
+			least = rapid.IntRange(1, 4).Draw(t, "the max")
+			most, several = least, 1
+			windows = windows[rapid.IntRange(0, 2).Draw(t, "the window"):][:1]
+		}
+		for range rapid.IntRange(1, 40).Draw(t, "requests") {
 			// Steps that land on the border of a window, or a microsecond beside it, are where mistakes are.
 			step := rapid.SampledFrom([]int64{0, 0, 1, 999, 1000, 1001, 6999, 7000, 7001, 999_999, 1_000_000, 300_000}).Draw(t, "step")
 			now += step
 			key := canonicalKey(fmt.Sprint(run, rapid.SampledFrom([]string{"a", "b", "}"}).Draw(t, "key")))
 			var limits []Limit
-			for i := range rapid.IntRange(1, 3).Draw(t, "limits") {
+			for i := range rapid.IntRange(1, several).Draw(t, "limits") {
 				limits = append(limits, Limit{
 					Name:   fmt.Sprint("n", i),
-					Max:    rapid.IntRange(1, 6).Draw(t, "max"),
+					Max:    rapid.IntRange(least, most).Draw(t, "max"),
 					Window: rapid.SampledFrom(windows).Draw(t, "window"),
 				})
 			}
@@ -38,9 +52,16 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 			for _, limit := range limits {
 				cost = min(cost, limit.Max)
 			}
-			peek := rapid.IntRange(0, 4).Draw(t, "peek") == 0
-			if peek {
+			do := rapid.SampledFrom([]string{"allow", "allow", "allow", "allow", "allow", "allow", "peek", "reset"}).Draw(t, "do")
+			if same || do == "peek" {
 				cost = 1
+			}
+			if do == "reset" {
+				for _, store := range stores {
+					store.reset(t, key, limits[0])
+				}
+				at(logs, key, limits[0]).Admitted = nil
+				continue
 			}
 
 			allowed := true
@@ -51,7 +72,7 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 			var want []State
 			for _, limit := range limits {
 				log, window := at(logs, key, limit), limit.Window.Microseconds()
-				if allowed && !peek {
+				if allowed && do == "allow" {
 					log.Admit(now, cost)
 				}
 				want = append(want, State{
@@ -62,15 +83,142 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 				})
 			}
 
-			for name, store := range map[string]clocked{"redis": redis, "in-process": local} {
+			for name, store := range stores {
 				var got Decision
-				if peek {
+				if do == "peek" {
 					got = store.peek(t, now, key, limits...)
 				} else {
 					got = store.allow(t, now, key, cost, limits...)
 				}
 				require.Equal(t, allowed, got.Allowed, name)
-				require.Equal(t, want, got.States(), name)
+				if got.Source == SourceDenialCache {
+					cached++
+				}
+				if got.Source != SourceDenialCache || same {
+					require.Equal(t, want, got.States(), name)
+					continue
+				}
+				for i, state := range got.States() {
+					require.Equal(t, want[i].Limit, state.Limit)
+					require.LessOrEqual(t, state.RetryAfter, want[i].RetryAfter, "later than the truth")
+					require.LessOrEqual(t, state.ResetAfter, want[i].ResetAfter, "later than the truth")
+				}
+			}
+		}
+	})
+	require.Positive(t, cached)
+	t.Log(cached, "denials by the cache")
+}
+
+// A batch gives each of its requests the answer that it would have got alone, in the order of their places.
+func TestBatchesAgreeWithOracle(t *testing.T) {
+	redis := newClockedRedis(t)
+	run := 0
+	rapid.Check(t, func(t *rapid.T) {
+		run++
+		logs, now := map[string]*oracle.Log{}, int64(0)
+		key := fmt.Sprint(run)
+		for step := range rapid.IntRange(1, 12).Draw(t, "batches") {
+			now += rapid.SampledFrom([]int64{0, 1, 999, 1000, 1001, 500_000, 999_999, 1_000_000}).Draw(t, "step")
+			limits := []Limit{{Name: "a", Max: rapid.IntRange(1, 12).Draw(t, "max"), Window: time.Second}}
+			if rapid.Bool().Draw(t, "two") {
+				limits = append(limits, Limit{Name: "b", Max: rapid.IntRange(1, 12).Draw(t, "max"), Window: time.Millisecond})
+			}
+			cost := rapid.IntRange(1, min(3, limits[0].Max, limits[len(limits)-1].Max)).Draw(t, "cost")
+			requests := rapid.IntRange(1, 8).Draw(t, "requests")
+			redis.set(t, now)
+			reply, err := redis.ask(t.Context(), redis.question(key, cost, limits), fmt.Sprint("id", step), requests)
+			require.NoError(t, err)
+			for place := range requests {
+				allowed := true
+				for _, limit := range limits {
+					allowed = allowed && at(logs, key, limit).Fits(now, limit.Window.Microseconds(), cost, limit.Max)
+				}
+				var want []State
+				for _, limit := range limits {
+					log, window := at(logs, key, limit), limit.Window.Microseconds()
+					if allowed {
+						log.Admit(now, cost)
+					}
+					want = append(want, State{
+						Limit:      limit,
+						Remaining:  max(0, limit.Max-log.Count(now, window)),
+						RetryAfter: time.Duration(log.Retry(now, window, cost, limit.Max)) * time.Microsecond,
+						ResetAfter: time.Duration(log.Reset(now, window)) * time.Microsecond,
+					})
+				}
+				got := reply.decision(place, cost, limits)
+				require.Equal(t, allowed, got.Allowed)
+				require.Equal(t, want, got.States(), "place %d of %d", place, requests)
+			}
+		}
+	})
+}
+
+// However requests come, and even where the clock steps back, no log expires under its entries, and an idle one expires.
+func TestNoLogExpiresEarly(t *testing.T) {
+	redis := newClockedRedis(t)
+	// The expiries that the script would set are written down instead.
+	text := strings.Replace(lua.Decide, "local call = redis.call\n", `
+local function call(name, key, ...)
+  if name == 'PEXPIRE' then
+    return redis.call('RPUSH', '`+redis.clock+`-expiries', cjson.encode({ key, ... }))
+  end
+  return redis.call(name, key, ...)
+end
+`, 1)
+	require.Contains(t, text, "RPUSH")
+	redis.decision = rueidis.NewLuaScript(redis.onTestClock(t, text))
+	run := 0
+	rapid.Check(t, func(t *rapid.T) {
+		run++
+		key, expiries, now := fmt.Sprint(run), map[string]int64{}, 1000*second
+		steps := []int64{0, 1, second / 3, second - 1, second, second + 1, 2 * second, 4 * second}
+		steppedBack := rapid.Bool().Draw(t, "steps back")
+		if steppedBack {
+			steps = append(steps, -1, -second/2, -second, -9*second)
+		}
+		limits := []Limit{{Name: "a", Max: 6, Window: time.Second}, {Name: "b", Max: 9, Window: 2 * time.Second}}
+		for step := range rapid.IntRange(1, 40).Draw(t, "batches") {
+			now += rapid.SampledFrom(steps).Draw(t, "step")
+			for _, limit := range limits { // as the server would
+				name := string(appendLogKey(nil, redis.prefix, key, limit))
+				if at, set := expiries[name]; set && at <= now {
+					delete(expiries, name)
+					redis.reset(t, key, limit)
+				}
+			}
+			asked := limits[rapid.IntRange(0, 1).Draw(t, "from"):][:1]
+			if rapid.Bool().Draw(t, "both") {
+				asked = limits
+			}
+			cost, requests := rapid.IntRange(1, 3).Draw(t, "cost"), rapid.IntRange(1, 3).Draw(t, "requests")
+			redis.set(t, now)
+			_, err := redis.ask(t.Context(), redis.question(key, cost, asked), fmt.Sprint("id", step), requests)
+			require.NoError(t, err)
+
+			set, err := redis.client.Do(t.Context(), redis.client.B().Lpop().Key(redis.clock+"-expiries").Count(9).Build()).AsStrSlice()
+			require.True(t, err == nil || rueidis.IsRedisNil(err))
+			for _, text := range set {
+				var args []any
+				require.NoError(t, json.Unmarshal([]byte(text), &args))
+				name, at := args[0].(string), now+int64(args[1].(float64)*1000)
+				if len(args) == 2 || args[2] == "GT" && at > expiries[name] {
+					expiries[name] = at
+				}
+			}
+			for _, limit := range limits {
+				at, window := expiries[string(appendLogKey(nil, redis.prefix, key, limit))], limit.Window.Microseconds()
+				newest := int64(math.MinInt64)
+				for _, moment := range redis.entries(t, key, limit) {
+					newest = max(newest, moment)
+				}
+				if newest != math.MinInt64 {
+					require.GreaterOrEqual(t, at, newest+window+second, "with a second of slack")
+				}
+				if !steppedBack {
+					require.LessOrEqual(t, at, now+2*window+second)
+				}
 			}
 		}
 	})

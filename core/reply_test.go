@@ -34,25 +34,28 @@ func TestDecodeReply(t *testing.T) {
 
 // Whatever a server that is not ours replies, a decision that comes of it makes sense.
 func FuzzDecodeReply(f *testing.F) {
-	f.Add(int64(1), int64(2), int64(0), int64(1000), int64(0), int64(17), int64(17), 7)
-	f.Add(int64(0), int64(-2), int64(5), int64(1000), int64(3), int64(0), int64(0), 7)
-	f.Add(int64(0), int64(0), int64(9_300_000_000_000_000), int64(9_300_000_000_000_000), int64(0), int64(0), int64(0), 4)
-	f.Add(int64(1), int64(-1), int64(-1), int64(-1), int64(1<<62), int64(1<<62), int64(1<<62), 4)
-	f.Fuzz(func(t *testing.T, a, b, c, d, e, f, g int64, n int) {
+	f.Add(int64(1), int64(2), int64(0), int64(1000), int64(0), int64(17), int64(17), 7, 1)
+	f.Add(int64(0), int64(-2), int64(5), int64(1000), int64(3), int64(0), int64(0), 7, 3)
+	f.Add(int64(0), int64(0), int64(9_300_000_000_000_000), int64(9_300_000_000_000_000), int64(0), int64(0), int64(0), 4, 1)
+	f.Add(int64(1), int64(-1), int64(-1), int64(-1), int64(1<<62), int64(1<<62), int64(1<<62), 4, 2)
+	f.Fuzz(func(t *testing.T, a, b, c, d, e, f, g int64, n, requests int) {
 		reply := []int64{a, b, c, d, e, f, g}
 		reply = reply[:min(max(n, 0), len(reply))]
 		for _, limits := range [][]Limit{{PerSecond("one", 3)}, {PerSecond("one", 3), PerMinute("two", 5)}} {
-			decoded, err := decodeList(reply, 1, 1, limits)
+			requests = min(max(requests, 1), 3)
+			decoded, err := decodeList(reply, requests, 1, limits)
 			if err != nil {
 				continue
 			}
-			states := decoded.decision(0, 1, limits).States()
-			if len(states) != len(limits) {
-				t.Fatalf("%d gives %d states", reply, len(states))
-			}
-			for i, state := range states {
-				if state.Limit != limits[i] || state.Remaining < 0 || state.Remaining > limits[i].Max || state.RetryAfter < 0 || state.ResetAfter < 0 {
-					t.Fatalf("%d gives %+v", reply, state)
+			for place := range requests {
+				states := decoded.decision(place, 1, limits).States()
+				if len(states) != len(limits) {
+					t.Fatalf("%d gives %d states", reply, len(states))
+				}
+				for i, state := range states {
+					if state.Limit != limits[i] || state.Remaining < 0 || state.Remaining > limits[i].Max || state.RetryAfter < 0 || state.ResetAfter < 0 {
+						t.Fatalf("%d gives %+v to request %d of %d", reply, state, place, requests)
+					}
 				}
 			}
 		}
