@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/puzpuzpuz/xsync/v4"
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
@@ -31,23 +32,29 @@ func clockedStores(t testing.TB) map[string]clocked {
 	}
 }
 
-// clockedInProcess is one shard, without the lock and the sweeper that come with real time.
-type clockedInProcess struct{ shard }
+// clockedInProcess is the store without the sweeper and the clock that come with real time.
+type clockedInProcess struct{ inProcess }
 
 func newClockedInProcess() *clockedInProcess {
-	return &clockedInProcess{shard{logs: map[logID]*log{}}}
+	return &clockedInProcess{inProcess{clients: xsync.NewMap[string, *client]()}}
 }
 
-func (c *clockedInProcess) allow(_ require.TestingT, now int64, key string, cost int, limits ...Limit) Decision {
-	return c.decide(now, key, cost, limits)
+func (c *clockedInProcess) allow(_ require.TestingT, now int64, key string, cost int, limits ...Limit) (d Decision) {
+	client := c.locked(key, true)
+	defer client.mu.Unlock()
+	client.decide(&d, now, cost, limits)
+	return d
 }
 
-func (c *clockedInProcess) peek(_ require.TestingT, now int64, key string, limits ...Limit) Decision {
-	return c.shard.peek(now, key, limits)
+func (c *clockedInProcess) peek(_ require.TestingT, now int64, key string, limits ...Limit) (d Decision) {
+	client := c.locked(key, true)
+	defer client.mu.Unlock()
+	client.peek(&d, now, limits)
+	return d
 }
 
 func (c *clockedInProcess) reset(_ require.TestingT, key string, limits ...Limit) {
-	c.shard.reset(key, limits)
+	c.inProcess.reset(key, limits)
 }
 
 // clockedRedis runs the real scripts on a real server. Only their TIME is another: they GET it from a key. And logs expire

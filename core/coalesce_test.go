@@ -179,19 +179,19 @@ func TestCallsShareRoundTrips(t *testing.T) {
 
 // While a batch is under way the next one fills, and one that is known to be denied when its turn comes is not sent.
 func TestKnownDenialEndsTheQueue(t *testing.T) {
-	g := newGated(t, 2)
+	g := newGated(t, 3)
 	first := g.allow(context.Background(), "ann", 1, g.limit)
 	<-g.came
-	second := g.queue(2)
+	second := g.queue(3)
 	g.pass <- nil
-	assert.Equal(t, 2, requests(t, <-g.came))
+	assert.Equal(t, 3, requests(t, <-g.came))
 	third := g.queue(3)
 	g.pass <- nil
 	for i, o := range slices.Concat([]*outcome{first}, second, third) {
 		o.wait(t)
 		require.NoError(t, o.err)
-		assert.Equal(t, i < 2, o.Allowed, i)
-		assert.Equal(t, i < 3, o.Source == SourceRedis, i)
+		assert.Equal(t, i < 3, o.Allowed, i)
+		assert.Equal(t, i < 4, o.Source == SourceRedis, i)
 	}
 	g.idle()
 }

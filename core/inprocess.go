@@ -1,170 +1,210 @@
 package core
 
 import (
-	"hash/maphash"
-	"maps"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/puzpuzpuz/xsync/v4"
 )
 
-// inProcess keeps logs in memory and answers as the script does. Logs are spread over shards by key, so that all logs of
-// one key are under one lock and several limits are decided in one step.
+// inProcess keeps logs in memory and answers as the script does.
 type inProcess struct {
-	start  time.Time // of the clock: moments are microseconds since then, on Go's monotonic clock
-	seed   maphash.Seed
-	shards [64]shard
-	stop   chan struct{}
-	swept  chan struct{} // closed when the sweeper has ended
+	start   time.Time // of the clock: moments are microseconds since then, on Go's monotonic clock
+	clients *xsync.Map[string, *client]
+	stop    chan struct{}
+	swept   chan struct{} // closed when the sweeper has ended
 }
 
-type shard struct {
+// client is the logs of one key. They are under one lock, so that several limits are decided in one step.
+type client struct {
 	mu   sync.Mutex
-	logs map[logID]*log
-	_    [48]byte // shards that are locked by different processors share no cache line
+	gone bool   // swept out of the map: who found it before that has to look again
+	most [1]log // the array of logs while there is one, as with most clients
+	logs []log
+	_    [16]byte // to whole cache lines: what each call writes, as far as most's count, is in the first one
 }
 
-// logID is what the name of a log in Redis is made of.
-type logID struct {
-	key, name string
-	window    time.Duration
-}
-
-// sweepEvery is the pause between two shards. Each is swept every 16 s, for as long as it takes to look at its logs once.
-const sweepEvery = 250 * time.Millisecond
+// sweepEvery is the pause between two sweeps. Each takes about a tenth of a second per million keys, and holds up one key
+// at a time.
+const sweepEvery = 16 * time.Second
 
 func newInProcess() *inProcess {
 	p := &inProcess{
-		start: time.Now(),
-		seed:  maphash.MakeSeed(),
-		stop:  make(chan struct{}),
-		swept: make(chan struct{}),
+		start:   time.Now(),
+		clients: xsync.NewMap[string, *client](),
+		stop:    make(chan struct{}),
+		swept:   make(chan struct{}),
 	}
-	for i := range p.shards {
-		p.shards[i].logs = make(map[logID]*log)
-	}
-	go p.sweep()
+	go p.sweepUntilClose()
 	return p
 }
 
 func (p *inProcess) close() {
 	close(p.stop)
 	<-p.swept
-	for i := range p.shards {
-		s := &p.shards[i]
-		s.mu.Lock()
-		s.logs = make(map[logID]*log)
-		s.mu.Unlock()
-	}
+	p.clients.Clear()
 }
 
-// sweep drops idle logs, one shard after the other, until close.
-func (p *inProcess) sweep() {
+func (p *inProcess) sweepUntilClose() {
 	defer close(p.swept)
 	ticker := time.NewTicker(sweepEvery)
 	defer ticker.Stop()
-	for i := 0; ; i++ {
+	for {
 		select {
 		case <-p.stop:
 			return
 		case <-ticker.C:
-			s := &p.shards[i%len(p.shards)]
-			s.mu.Lock()
-			s.dropIdle(p.now())
-			s.mu.Unlock()
+			p.sweep(p.now())
 		}
 	}
+}
+
+// sweep drops idle logs, and clients that have no others.
+func (p *inProcess) sweep(now int64) {
+	p.clients.DeleteMatching(func(_ string, c *client) (idle, stop bool) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.logs = slices.DeleteFunc(c.logs, func(l log) bool { return l.idle(now - l.window.Microseconds()) })
+		c.gone = len(c.logs) == 0
+		return c.gone, false
+	})
 }
 
 func (p *inProcess) now() int64 { return time.Since(p.start).Microseconds() }
 
-func (p *inProcess) shard(key string) *shard {
-	return &p.shards[maphash.String(p.seed, key)%uint64(len(p.shards))]
+// locked returns the client of a key, locked. Unless told to make one, it returns nil where there is none.
+func (p *inProcess) locked(key string, make bool) *client {
+	for {
+		c, found := p.clients.Load(key)
+		if !found {
+			if !make {
+				return nil
+			}
+			// A clone, since a key that was cut from a request would keep all of the request in memory.
+			c, _ = p.clients.LoadOrStore(strings.Clone(key), new(client))
+		}
+		c.mu.Lock()
+		if !c.gone {
+			return c
+		}
+		c.mu.Unlock()
+		runtime.Gosched() // the sweeper is about to take it out of the map
+	}
 }
 
-func (p *inProcess) decide(key string, cost int, limits []Limit) Decision {
-	s := p.shard(key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.decide(p.now(), key, cost, limits) // the clock is read under the lock, so that no log ever runs backwards
+func (p *inProcess) decide(key string, cost int, limits []Limit) (d Decision) {
+	c := p.locked(key, true)
+	c.decide(&d, p.now(), cost, limits) // the clock is read under the lock, so that no log ever runs backwards
+	c.mu.Unlock()
+	return d
 }
 
-func (p *inProcess) peek(key string, limits []Limit) Decision {
-	s := p.shard(key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.peek(p.now(), key, limits)
+func (p *inProcess) peek(key string, limits []Limit) (d Decision) {
+	c := p.locked(key, false)
+	if c == nil {
+		c = new(client)
+		c.mu.Lock()
+	}
+	c.peek(&d, p.now(), limits)
+	c.mu.Unlock()
+	return d
 }
 
 func (p *inProcess) reset(key string, limits []Limit) {
-	s := p.shard(key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.reset(key, limits)
+	c := p.locked(key, false)
+	if c == nil {
+		return
+	}
+	defer c.mu.Unlock()
+	c.reset(limits)
 }
 
 // decide is the decision script, at a moment that the caller gives.
-func (s *shard) decide(now int64, key string, cost int, limits []Limit) Decision {
-	var few [4]*log
-	logs, allowed := s.count(few[:0], now, key, cost, limits)
+func (c *client) decide(d *Decision, now int64, cost int, limits []Limit) {
+	var few [4]int
+	logs, allowed := c.count(few[:0], now, cost, limits)
 	if allowed {
-		for i, limit := range limits {
-			if logs[i] == nil {
-				logs[i] = new(log)
-				// A clone, since a key that was cut from a request would keep all of the request in memory.
-				s.logs[logID{strings.Clone(key), limit.Name, limit.Window}] = logs[i]
+		for i := range limits {
+			if logs[i] < 0 {
+				logs[i] = c.open(&limits[i])
 			}
-			logs[i].add(now, cost, limit.Max)
+			c.logs[logs[i]].add(now, cost, limits[i].Max)
 		}
 	}
-	return decision(allowed, now, cost, limits, logs)
+	c.describe(d, allowed, now, cost, limits, logs)
 }
 
 // peek is the peek script, at a moment that the caller gives.
-func (s *shard) peek(now int64, key string, limits []Limit) Decision {
-	var few [4]*log
-	logs, allowed := s.count(few[:0], now, key, 1, limits)
-	return decision(allowed, now, 1, limits, logs)
+func (c *client) peek(d *Decision, now int64, limits []Limit) {
+	var few [4]int
+	logs, allowed := c.count(few[:0], now, 1, limits)
+	c.describe(d, allowed, now, 1, limits, logs)
 }
 
-// count appends the log of each limit, nil where there is none, and says whether all of them have room for cost units.
-func (s *shard) count(logs []*log, now int64, key string, cost int, limits []Limit) (_ []*log, room bool) {
+// count appends the index of each limit's log, -1 where there is none, and says whether all of them have room for cost
+// units.
+func (c *client) count(logs []int, now int64, cost int, limits []Limit) (_ []int, room bool) {
 	room = true
-	for _, limit := range limits {
-		l := s.logs[logID{key, limit.Name, limit.Window}]
-		if l.trim(now-limit.Window.Microseconds()) > limit.Max-cost {
+	for i := range limits {
+		limit := &limits[i]
+		found := c.find(limit)
+		if found >= 0 && c.logs[found].trim(now-limit.Window.Microseconds()) > limit.Max-cost {
 			room = false
 		}
-		logs = append(logs, l)
+		logs = append(logs, found)
 	}
 	return logs, room
 }
 
-func decision(allowed bool, now int64, cost int, limits []Limit, logs []*log) Decision {
-	if len(limits) == 1 {
-		return Decision{Allowed: allowed, State: logs[0].state(now, cost, limits[0]), Source: SourceInProcess}
-	}
-	states := make([]State, len(limits))
-	for i, limit := range limits {
-		states[i] = logs[i].state(now, cost, limit)
-	}
-	return decide(allowed, states, SourceInProcess)
-}
-
-func (s *shard) reset(key string, limits []Limit) {
-	for _, limit := range limits {
-		delete(s.logs, logID{key, limit.Name, limit.Window})
-	}
-}
-
-func (s *shard) dropIdle(now int64) {
-	before := len(s.logs)
-	for id, l := range s.logs {
-		if l.idle(now - id.window.Microseconds()) {
-			delete(s.logs, id)
+// find returns the index of the log that a limit keeps, or -1.
+func (c *client) find(limit *Limit) int {
+	for i := range c.logs {
+		if l := &c.logs[i]; l.window == limit.Window && l.name == limit.Name {
+			return i
 		}
 	}
-	if len(s.logs) < before/4 {
-		s.logs = maps.Collect(maps.All(s.logs)) // a Go map gives no memory back
+	return -1
+}
+
+// open starts the log that a limit keeps and returns its index.
+func (c *client) open(limit *Limit) int {
+	if c.logs == nil {
+		c.logs = c.most[:0]
+	}
+	c.logs = append(c.logs, log{name: strings.Clone(limit.Name), window: limit.Window})
+	return len(c.logs) - 1
+}
+
+// describe puts down a decision and how it leaves the logs.
+func (c *client) describe(d *Decision, allowed bool, now int64, cost int, limits []Limit, logs []int) {
+	if len(limits) == 1 {
+		d.Allowed, d.Source = allowed, SourceInProcess
+		c.state(&d.State, logs[0], now, cost, &limits[0])
+		return
+	}
+	states := make([]State, len(limits))
+	for i := range limits {
+		c.state(&states[i], logs[i], now, cost, &limits[i])
+	}
+	*d = decide(allowed, states, SourceInProcess)
+}
+
+func (c *client) state(s *State, i int, now int64, cost int, limit *Limit) {
+	s.Limit = *limit
+	if i < 0 {
+		s.Remaining = limit.Max
+		return
+	}
+	c.logs[i].state(s, now, cost)
+}
+
+func (c *client) reset(limits []Limit) {
+	for _, limit := range limits {
+		if i := c.find(&limit); i >= 0 {
+			c.logs = slices.Delete(c.logs, i, i+1)
+		}
 	}
 }

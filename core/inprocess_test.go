@@ -67,10 +67,8 @@ func TestInProcessDropsIdleLogs(t *testing.T) {
 
 func countLogs(p *inProcess) int {
 	n := 0
-	for i := range p.shards {
-		p.shards[i].mu.Lock()
-		n += len(p.shards[i].logs)
-		p.shards[i].mu.Unlock()
+	for _, c := range p.clients.All() {
+		n += len(c.logs)
 	}
 	return n
 }
@@ -82,7 +80,8 @@ func TestInProcessLogIsBounded(t *testing.T) {
 	var l *log
 	for now := range int64(5000) {
 		store.allow(t, now*177, "ann", 1+int(now%7), limit)
-		l = store.logs[logID{"ann", "bounded", time.Second}]
+		ann, _ := store.clients.Load("ann")
+		l = &ann.logs[0]
 		require.LessOrEqual(t, l.count, 1000)
 		require.LessOrEqual(t, len(l.ring), 1000)
 	}
@@ -100,7 +99,7 @@ func TestDenialsKeepNothingInProcess(t *testing.T) {
 		require.False(t, store.allow(t, 1, "ann", 1, roomy, full).Allowed)
 		store.peek(t, 1, "bob", roomy, full)
 	}
-	assert.Len(t, store.logs, 1)
+	assert.Equal(t, 1, countLogs(&store.inProcess))
 }
 
 // Many goroutines on few keys admit exactly Max each.

@@ -66,7 +66,8 @@ func Connect(url string, opts ...Option) (*Limiter, error) {
 }
 
 // NewInProcess makes a Limiter that keeps the same exact logs in this process's memory: for one instance, for
-// development and for tests. An admitted request takes 8 to 32 bytes until it leaves the window.
+// development and for tests. An admitted request takes 4 to 16 bytes until it leaves the window,
+// and twice that where the window is longer than 71 minutes.
 func NewInProcess(opts ...Option) (*Limiter, error) {
 	if _, err := configure(opts); err != nil {
 		return nil, err

@@ -110,6 +110,38 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 	t.Log(cached, "denials by the cache")
 }
 
+// A log in this process agrees with the oracle also when it is full of hundreds, which its ring has to grow and shrink for,
+// and however long its window is.
+func TestLogAgreesWithOracle(t *testing.T) {
+	const short = math.MaxUint32 * int64(time.Microsecond) / int64(time.Millisecond) * 1000 // the longest of one word
+	rapid.Check(t, func(t *rapid.T) {
+		store, log := newClockedInProcess(), oracle.Log{}
+		window := rapid.SampledFrom([]int64{1000, second, short, short + 1000, 86400 * second}).Draw(t, "window")
+		limit := Limit{Name: "long", Max: rapid.IntRange(1, 300).Draw(t, "max"), Window: time.Duration(window) * time.Microsecond}
+		now := rapid.Int64Range(0, 1<<40).Draw(t, "start")
+		for range rapid.IntRange(1, 60).Draw(t, "requests") {
+			now += rapid.SampledFrom([]int64{0, 1, window / 7, window / 2, window - 1, window, window + 1, 3 * window}).Draw(t, "step")
+			cost := rapid.IntRange(1, limit.Max).Draw(t, "cost")
+			if rapid.Bool().Draw(t, "small") {
+				cost = 1 + cost/20
+			}
+			cost = min(cost, limit.Max)
+			allowed := log.Fits(now, window, cost, limit.Max)
+			if allowed {
+				log.Admit(now, cost)
+			}
+			got := store.allow(t, now, "ann", cost, limit)
+			require.Equal(t, allowed, got.Allowed)
+			require.Equal(t, State{
+				Limit:      limit,
+				Remaining:  limit.Max - log.Count(now, window),
+				RetryAfter: time.Duration(log.Retry(now, window, cost, limit.Max)) * time.Microsecond,
+				ResetAfter: time.Duration(log.Reset(now, window)) * time.Microsecond,
+			}, got.State)
+		}
+	})
+}
+
 // A batch gives each of its requests the answer that it would have got alone, in the order of their places.
 func TestBatchesAgreeWithOracle(t *testing.T) {
 	redis := newClockedRedis(t)
@@ -189,10 +221,13 @@ end
 				}
 			}
 			asked := limits[rapid.IntRange(0, 1).Draw(t, "from"):][:1]
-			if rapid.Bool().Draw(t, "both") {
-				asked = limits
+			cost, requests := 1, 1
+			if !rapid.Bool().Draw(t, "the common call") {
+				cost, requests = rapid.IntRange(1, 3).Draw(t, "cost"), rapid.IntRange(1, 3).Draw(t, "requests")
+				if rapid.Bool().Draw(t, "both") {
+					asked = limits
+				}
 			}
-			cost, requests := rapid.IntRange(1, 3).Draw(t, "cost"), rapid.IntRange(1, 3).Draw(t, "requests")
 			redis.set(t, now)
 			_, err := redis.ask(t.Context(), redis.question(key, cost, asked), fmt.Sprint("id", step), requests)
 			require.NoError(t, err)

@@ -15,7 +15,7 @@ func TestImports(t *testing.T) {
 	const module = "github.com/exactlimit/exactlimit/"
 	allowed := map[string][]string{
 		"lua":                {},
-		"core":               {module + "lua", "github.com/redis/rueidis"},
+		"core":               {module + "lua", "github.com/redis/rueidis", "github.com/puzpuzpuz/xsync/v4"},
 		"internal/httplimit": {module + "core"},
 		"ginlimit":           {module + "core", module + "internal/httplimit", "github.com/gin-gonic/gin"},
 		"echolimit":          {module + "core", module + "internal/httplimit", "github.com/labstack/echo/v4"},
