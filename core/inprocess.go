@@ -95,22 +95,20 @@ func (p *inProcess) locked(key string, make bool) *client {
 	}
 }
 
-func (p *inProcess) decide(key string, cost int, limits []Limit) (d Decision) {
+func (p *inProcess) decide(d *Decision, key string, cost int, limits []Limit) {
 	c := p.locked(key, true)
-	c.decide(&d, p.now(), cost, limits) // the clock is read under the lock, so that no log ever runs backwards
+	c.decide(d, p.now(), cost, limits) // the clock is read under the lock, so that no log ever runs backwards
 	c.mu.Unlock()
-	return d
 }
 
-func (p *inProcess) peek(key string, limits []Limit) (d Decision) {
+func (p *inProcess) peek(d *Decision, key string, limits []Limit) {
 	c := p.locked(key, false)
 	if c == nil {
 		c = new(client)
 		c.mu.Lock()
 	}
-	c.peek(&d, p.now(), limits)
+	c.peek(d, p.now(), limits)
 	c.mu.Unlock()
-	return d
 }
 
 func (p *inProcess) reset(key string, limits []Limit) {

@@ -85,15 +85,15 @@ func (l *Limiter) Allow(ctx context.Context, key string, limits ...Limit) (Decis
 
 // AllowN is Allow for a request that costs n units: all of them are charged or none is. The cost is from 1 to 10,000 and at
 // most the smallest Max; each unit is an entry in the log, so count kilobytes rather than bytes.
-func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit) (Decision, error) {
+func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit) (d Decision, err error) {
 	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err
 	}
 	if n < 1 || n > maxCost {
 		return Decision{}, invalid("cost %d: it must be from 1 to %d, so count in larger units", n, maxCost)
 	}
-	for _, limit := range limits {
-		if n > limit.Max {
+	for i := range limits {
+		if limit := &limits[i]; n > limit.Max {
 			return Decision{}, invalid("cost %d: limit %q never holds more than its Max of %d", n, limit.Name, limit.Max)
 		}
 	}
@@ -101,11 +101,12 @@ func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit
 	if l.redis != nil {
 		return l.redis.decide(ctx, key, n, limits)
 	}
-	return l.inProcess.decide(key, n, limits), nil
+	l.inProcess.decide(&d, key, n, limits)
+	return d, nil
 }
 
 // Peek returns the decision that Allow would make now, and charges nothing.
-func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (Decision, error) {
+func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Decision, err error) {
 	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err
 	}
@@ -113,7 +114,8 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (Decisi
 	if l.redis != nil {
 		return l.redis.peek(ctx, key, limits)
 	}
-	return l.inProcess.peek(key, limits), nil
+	l.inProcess.peek(&d, key, limits)
+	return d, nil
 }
 
 // Reset forgets what key has been charged under limits, as if it had never come.

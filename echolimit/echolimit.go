@@ -56,18 +56,18 @@ func (m *Middleware) LimitFunc(choose func(echo.Context) ([]core.Limit, error)) 
 func (m *Middleware) middleware(policy func(echo.Context) (*httplimit.Policy, error)) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
-			verdict := m.gate.Check(c, c.Request().Context(), c.Response().Header(), policy)
-			if verdict.Passed() {
+			refusal := m.gate.Check(c, c.Request().Context(), c.Response().Header(), policy)
+			if refusal == nil {
 				return next(c)
 			}
-			if verdict.Err != nil {
-				c.Logger().Error(verdict.Err)
+			if refusal.Err != nil {
+				c.Logger().Error(refusal.Err)
 			}
 			switch {
 			case c.Response().Committed: // a function of the user's has answered
-			case verdict.Denied() && m.onDenied != nil:
+			case refusal.Denied() && m.onDenied != nil:
 				c.Response().Status = http.StatusTooManyRequests
-				if err := m.onDenied(c, verdict.Decision); err != nil {
+				if err := m.onDenied(c, refusal.Decision); err != nil {
 					return err
 				}
 				if !c.Response().Committed {
@@ -75,7 +75,7 @@ func (m *Middleware) middleware(policy func(echo.Context) (*httplimit.Policy, er
 				}
 			default:
 				// Returned as an error, the answer would be replaced by that of Echo's error handler.
-				verdict.Write(c.Response())
+				refusal.Write(c.Response())
 			}
 			return nil
 		}

@@ -55,21 +55,21 @@ func (m *Middleware) LimitFunc(choose func(*gin.Context) ([]core.Limit, error)) 
 
 func (m *Middleware) handler(policy func(*gin.Context) (*httplimit.Policy, error)) gin.HandlerFunc {
 	return func(c *gin.Context) {
-		verdict := m.gate.Check(c, c.Request.Context(), c.Writer.Header(), policy)
-		if verdict.Passed() {
+		refusal := m.gate.Check(c, c.Request.Context(), c.Writer.Header(), policy)
+		if refusal == nil {
 			return
 		}
 		c.Abort()
-		if verdict.Err != nil {
-			_ = c.Error(verdict.Err)
+		if refusal.Err != nil {
+			_ = c.Error(refusal.Err)
 		}
 		switch {
 		case c.Writer.Written(): // a function of the user's has answered
-		case verdict.Denied() && m.onDenied != nil:
+		case refusal.Denied() && m.onDenied != nil:
 			c.Status(http.StatusTooManyRequests)
-			m.onDenied(c, verdict.Decision)
+			m.onDenied(c, refusal.Decision)
 		default:
-			verdict.Write(c.Writer)
+			refusal.Write(c.Writer)
 		}
 	}
 }

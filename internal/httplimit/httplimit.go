@@ -27,9 +27,9 @@ func NewGate[C any](limiter *core.Limiter, key func(C) (string, error)) Gate[C] 
 	return Gate[C]{limiter, key}
 }
 
-// Check decides the request of c, whose context is ctx, and sets the fields of its response in h. The key comes first:
-// who does not say who they are learns nothing of the limits.
-func (g Gate[C]) Check(c C, ctx context.Context, h http.Header, policy func(C) (*Policy, error)) Verdict {
+// Check decides the request of c, whose context is ctx, and sets the fields of its response in h. It returns nil when the
+// request goes on to its handler. The key comes first: who does not say who they are learns nothing of the limits.
+func (g *Gate[C]) Check(c C, ctx context.Context, h http.Header, policy func(C) (*Policy, error)) *Refusal {
 	key, err := g.key(c)
 	if err != nil || key == "" {
 		return unidentified(h, err)
@@ -50,18 +50,18 @@ func (g Gate[C]) Check(c C, ctx context.Context, h http.Header, policy func(C) (
 	default:
 		return refuse(h, internalError, err)
 	}
-	p.setFields(h, d)
+	p.setFields(h, &d)
 	if d.Allowed {
-		return Verdict{Decision: d}
+		return nil
 	}
 	h.Set("Retry-After", retryAfter(d))
-	verdict := refuse(h, exceeded(d), nil)
-	verdict.Decision = d
-	return verdict
+	refusal := refuse(h, exceeded(d), nil)
+	refusal.Decision = d
+	return refusal
 }
 
-// Verdict says what becomes of a request. Unless it Passed, the adapter must not run the handler.
-type Verdict struct {
+// Refusal is a request that does not go on. The adapter must not run its handler.
+type Refusal struct {
 	// Decision is the limiter's; zero when it was not asked or had no answer.
 	Decision core.Decision
 	// Err is what went wrong in the service rather than with the client: its owner wants to know.
@@ -70,16 +70,13 @@ type Verdict struct {
 	problem problem
 }
 
-// Passed says that the request goes on to its handler.
-func (v Verdict) Passed() bool { return v.problem.Status == 0 }
-
 // Denied says that the limiter denied the request, as opposed to a failure.
-func (v Verdict) Denied() bool { return v.problem.Status == http.StatusTooManyRequests }
+func (r *Refusal) Denied() bool { return r.problem.Status == http.StatusTooManyRequests }
 
-// Write answers a request that did not pass. The fields are set already.
-func (v Verdict) Write(w http.ResponseWriter) { v.problem.write(w) }
+// Write answers the request. The fields are set already.
+func (r *Refusal) Write(w http.ResponseWriter) { r.problem.write(w) }
 
-func refuse(h http.Header, problem problem, err error) Verdict {
+func refuse(h http.Header, problem problem, err error) *Refusal {
 	h.Set("Cache-Control", "no-store")
-	return Verdict{problem: problem, Err: err}
+	return &Refusal{problem: problem, Err: err}
 }

@@ -27,6 +27,10 @@ func ClientIP(r *http.Request) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w: %q", errNoAddress, r.RemoteAddr)
 	}
+	if peer.Addr().Is4() {
+		host, _, _ := strings.Cut(r.RemoteAddr, ":")
+		return "ip:" + host, nil // its own canonical form: netip takes no other
+	}
 	addr := peer.Addr().Unmap().WithZone("")
 	if addr.Is4() {
 		return "ip:" + addr.String(), nil

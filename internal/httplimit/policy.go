@@ -71,31 +71,42 @@ func Chosen[C any](choose func(C) ([]core.Limit, error)) func(C) (*Policy, error
 //
 // The parameter t, the seconds until there is more, is there when nothing remains for the next request, and is then exact.
 // The script does not say when the oldest entry leaves a log that has room, and a whole window would be a guess.
-func (p *Policy) setFields(h http.Header, d core.Decision) {
+func (p *Policy) setFields(h http.Header, d *core.Decision) {
 	var buffer [128]byte
 	b := buffer[:0]
-	for i, state := range d.States() {
-		if i > 0 {
-			b = append(b, ", "...)
-		}
-		b = append(b, p.names[i]...)
-		b = append(b, ";r="...)
-		b = strconv.AppendInt(b, int64(state.Remaining), 10)
-		if state.RetryAfter > 0 {
-			b = append(b, ";t="...)
-			b = strconv.AppendInt(b, seconds(state.RetryAfter), 10)
+	if len(p.limits) == 1 {
+		b = p.appendState(b, 0, &d.State)
+	} else {
+		for i, state := range d.States() {
+			if i > 0 {
+				b = append(b, ", "...)
+			}
+			b = p.appendState(b, i, &state)
 		}
 	}
-	add(h, policyField, p.field)
-	add(h, limitField, string(b))
+	// The values of both, in one allocation. They are of this response alone, so a handler may change them.
+	values := []string{p.field, string(b)}
+	set(h, policyField, values[0:1:1])
+	set(h, limitField, values[1:2:2])
 }
 
-// add appends a member to a field that is a list.
-func add(h http.Header, field, member string) {
-	if before := h[field]; len(before) > 0 {
-		member = strings.Join(before, ", ") + ", " + member
+func (p *Policy) appendState(b []byte, i int, state *core.State) []byte {
+	b = append(b, p.names[i]...)
+	b = append(b, ";r="...)
+	b = strconv.AppendInt(b, int64(state.Remaining), 10)
+	if state.RetryAfter > 0 {
+		b = append(b, ";t="...)
+		b = strconv.AppendInt(b, seconds(state.RetryAfter), 10)
 	}
-	h[field] = []string{member}
+	return b
+}
+
+// set gives a field its value, behind what is there: the field is a list, in one line.
+func set(h http.Header, field string, value []string) {
+	if before := h[field]; len(before) > 0 {
+		value[0] = strings.Join(before, ", ") + ", " + value[0]
+	}
+	h[field] = value
 }
 
 // retryAfter is the value of Retry-After: whole seconds, never earlier than the request would be admitted.

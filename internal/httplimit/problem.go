@@ -51,7 +51,7 @@ func (p *Policy) unavailable() problem {
 
 // unidentified answers a request that has no key. Only a keyError is told to the client. An error of the user's own may
 // hold what no client should read, and may be the service's fault, so it is told to the service.
-func unidentified(h http.Header, err error) Verdict {
+func unidentified(h http.Header, err error) *Refusal {
 	if errors.Is(err, errNoAddress) {
 		return refuse(h, internalError, err)
 	}
