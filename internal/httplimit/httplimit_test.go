@@ -3,11 +3,13 @@ package httplimit
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -232,4 +234,59 @@ func TestWhoseFault(t *testing.T) {
 		assert.Equal(t, 503, w.Code)
 		assert.Equal(t, "1", w.Header().Get("Retry-After"))
 	}
+}
+
+// Whatever limits a function chooses, and whatever it does with its slice afterwards, the policy is that of the limits
+// chosen.
+func TestChosenPolicies(t *testing.T) {
+	limits := make([]core.Limit, 1)
+	chosen := Chosen(func(n int) ([]core.Limit, error) {
+		limits[0] = core.PerMinute("plan", n)
+		return limits, nil
+	})
+	first, err := chosen(1)
+	require.NoError(t, err)
+	for range 2 {
+		for n := 1; n <= 100; n++ {
+			p, err := chosen(n)
+			require.NoError(t, err)
+			assert.Equal(t, []core.Limit{core.PerMinute("plan", n)}, p.limits)
+			assert.Equal(t, fmt.Sprintf(`"plan";q=%d;w=60`, n), p.field)
+		}
+		_, err := chosen(0)
+		assert.ErrorIs(t, err, core.ErrInvalid)
+	}
+	again, err := chosen(1)
+	require.NoError(t, err)
+	assert.Same(t, first, again, "made once")
+
+	parallel := Chosen(func(n int) ([]core.Limit, error) { return []core.Limit{core.PerMinute("plan", n)}, nil })
+	var all sync.WaitGroup
+	for g := range 8 {
+		all.Go(func() {
+			for i := range 1000 {
+				n := 1 + (g+i)%50
+				p, err := parallel(n)
+				if assert.NoError(t, err) {
+					assert.Equal(t, n, p.limits[0].Max)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+func TestAllocations(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	gate := NewGate(limiter, ClientIP)
+	policy := Fixed[*http.Request]([]core.Limit{core.PerDay("roomy", 1_000_000)})
+	r, h := &http.Request{RemoteAddr: "203.0.113.7:1234"}, http.Header{}
+	ctx := context.Background()
+	assert.LessOrEqual(t, testing.AllocsPerRun(10_000, func() {
+		clear(h)
+		gate.Check(r, ctx, h, policy)
+	}), 3.0, "the key, the value of RateLimit, and the list of both values")
+	assert.Len(t, h, 2)
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/exactlimit/exactlimit/core"
@@ -53,17 +54,32 @@ func Fixed[C any](limits []core.Limit) func(C) (*Policy, error) {
 	return func(C) (*Policy, error) { return p, nil }
 }
 
-// Chosen is the policy of a route whose limits depend on the request.
+// Chosen is the policy of a route whose limits depend on the request. Services choose among a few plans, so the first
+// policies are kept, and checked and written out once.
 func Chosen[C any](choose func(C) ([]core.Limit, error)) func(C) (*Policy, error) {
 	if choose == nil {
 		panic("exactlimit: no function to choose limits with: use Limit for limits that are always the same")
 	}
+	const most = 32
+	var kept atomic.Pointer[[]*Policy]
+	kept.Store(new([]*Policy))
 	return func(c C) (*Policy, error) {
 		limits, err := choose(c)
 		if err != nil {
 			return nil, err
 		}
-		return NewPolicy(limits)
+		before := kept.Load()
+		for _, p := range *before {
+			if slices.Equal(p.limits, limits) {
+				return p, nil
+			}
+		}
+		p, err := NewPolicy(slices.Clone(limits)) // the caller may write to limits again
+		if err == nil && len(*before) < most {
+			after := append(slices.Clip(*before), p)
+			kept.CompareAndSwap(before, &after)
+		}
+		return p, err
 	}
 }
 
