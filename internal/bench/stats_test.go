@@ -1,0 +1,99 @@
+package main
+
+import (
+	"math/rand"
+	"testing"
+	"time"
+)
+
+func TestMedian(t *testing.T) {
+	for _, c := range []struct {
+		values []float64
+		want   float64
+	}{{nil, 0}, {[]float64{3}, 3}, {[]float64{9, 1, 5}, 5}, {[]float64{4, 1, 2, 3}, 2.5}} {
+		if got := median(c.values); got != c.want {
+			t.Errorf("median(%v) = %v, want %v", c.values, got, c.want)
+		}
+	}
+}
+
+func TestQuantile(t *testing.T) {
+	hundred := make([]int, 100)
+	for i := range hundred {
+		hundred[i] = i + 1
+	}
+	for _, c := range []struct {
+		sorted []int
+		q      float64
+		want   int
+	}{{nil, 0.5, 0}, {[]int{7}, 0.99, 7}, {hundred, 0.5, 50}, {hundred, 0.99, 99}, {hundred, 0, 1}, {hundred, 1, 100}, {[]int{1, 2, 3}, 0.5, 2}} {
+		if got := quantile(c.sorted, c.q); got != c.want {
+			t.Errorf("quantile %v of %d values = %v, want %v", c.q, len(c.sorted), got, c.want)
+		}
+	}
+}
+
+// A round in which the machine was slow for both says the same as one in which it was not.
+func TestRatios(t *testing.T) {
+	if got := median(ratios([]float64{100, 50, 98}, []float64{50, 25, 10})); got != 2 {
+		t.Error(got)
+	}
+}
+
+// Of all sets of admissions, the largest that fits into less than a window.
+func TestWorstWindow(t *testing.T) {
+	random := rand.New(rand.NewSource(1))
+	for range 300 {
+		admissions := make([]admission, random.Intn(11))
+		for i := range admissions {
+			sent := time.Duration(random.Intn(30))
+			admissions[i] = admission{sent, sent + time.Duration(random.Intn(8))}
+		}
+		window, want := time.Duration(1+random.Intn(15)), 0
+		for set := range 1 << len(admissions) {
+			n, first, last := 0, time.Duration(1000), time.Duration(-1)
+			for i, a := range admissions {
+				if set>>i&1 == 1 {
+					n, first, last = n+1, min(first, a.sent), max(last, a.received)
+				}
+			}
+			if last-first < window {
+				want = max(want, n)
+			}
+		}
+		if got := worstWindow(admissions, window); got != want {
+			t.Fatalf("worstWindow(%v, %v) = %d, want %d", admissions, window, got, want)
+		}
+	}
+}
+
+func TestLoad(t *testing.T) {
+	errs := error(nil)
+	l := &limiter{allow: func(key string) (bool, error) { return key != "user-1", errs }}
+	r, err := run(l, around(numbered("user-%d", 2), 2), 20*time.Millisecond)
+	if err != nil || r.asked == 0 || len(r.samples) == 0 || r.denied < r.asked/3 || r.denied > 2*r.asked/3 {
+		t.Error(r.asked, r.denied, len(r.samples), err)
+	}
+	if r.allocs() > 0.1 {
+		t.Errorf("the load itself makes %.2f allocations for each call", r.allocs())
+	}
+	errs = errSkipped
+	if _, err := run(l, around(numbered("user-%d", 2), 2), 20*time.Millisecond); err != errSkipped {
+		t.Error(err)
+	}
+}
+
+// What needs no Redis is measured here too, so that a peer that changes fails early.
+func TestContendersInProcess(t *testing.T) {
+	for _, s := range scenarios() {
+		if s.redis {
+			continue
+		}
+		if err := s.check(nil); err != nil {
+			t.Error(err)
+		}
+		if r, err := s.play(nil, 1, 20*time.Millisecond, func(string) {}); err != nil || len(r.Rows) != len(s.contenders) {
+			t.Error(s.name, err)
+		}
+	}
+}
