@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -141,6 +142,42 @@ func TestContextEnds(t *testing.T) {
 }
 
 // The rights that the README asks for are enough, on one server in any database and on a cluster; with fewer, calls fail.
+// A call that gives up leaves the connection to those beside it.
+func TestDeadlineDoesNotCloseTheConnection(t *testing.T) {
+	server := redistest.Start(t)
+	admin := server.Client(t)
+	limiter, err := Connect(server.URL())
+	require.NoError(t, err)
+	defer limiter.Close()
+	limit := PerMinute("a", 9)
+	for range 100 { // the client has a few connections, and dials each when it first uses it
+		_, err = limiter.Peek(context.Background(), "ann", limit)
+		require.NoError(t, err)
+	}
+	connections := func() string {
+		info, err := redistest.Do(t, admin, "INFO", "stats").ToString()
+		require.NoError(t, err)
+		_, after, _ := strings.Cut(info, "total_connections_received:")
+		n, _, _ := strings.Cut(after, "\r")
+		return n
+	}
+	before := connections()
+
+	redistest.Do(t, admin, "CLIENT", "PAUSE", "200")
+	var beside sync.WaitGroup
+	beside.Go(func() {
+		time.Sleep(10 * time.Millisecond)
+		_, err := limiter.Allow(context.Background(), "bob", limit)
+		assert.NoError(t, err)
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	_, err = limiter.Allow(ctx, "ann", limit)
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
+	beside.Wait()
+	assert.Equal(t, before, connections())
+}
+
 func TestRights(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
 	require.NoError(t, err)

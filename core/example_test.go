@@ -49,9 +49,8 @@ func ExampleConnect() {
 
 func ExampleNew() {
 	client, err := rueidis.NewClient(rueidis.ClientOption{
-		InitAddress:      []string{"localhost:6379"},
-		AlwaysPipelining: true,
-		DisableCache:     true,
+		InitAddress:  []string{"localhost:6379"},
+		DisableCache: true,
 	})
 	if err != nil {
 		log.Fatal(err)

@@ -123,7 +123,6 @@ func TestURLs(t *testing.T) {
 	assert.Equal(t, []string{"ann", "p@ss"}, []string{option.Username, option.Password})
 	assert.Equal(t, 3, option.SelectDB)
 	assert.NotNil(t, option.TLSConfig)
-	assert.True(t, option.AlwaysPipelining)
 	assert.True(t, option.DisableCache)
 	assert.Zero(t, option.ConnLifetime, "rueidis sends commands again when it replaces a connection")
 	assert.Equal(t, time.Second, option.Dialer.Timeout)

@@ -21,9 +21,8 @@ type Limiter struct {
 // New makes a Limiter on a client of the caller's own: for one Redis, for Sentinel or for Redis Cluster, with TLS and
 // credentials, just as rueidis connects to them. Close leaves the client open.
 //
-// Give the client AlwaysPipelining, so that a call whose context ends does not break the connection under its neighbours,
-// and leave its ConnLifetime zero, since rueidis sends commands again when it replaces a connection. Connect makes such a
-// client.
+// Leave the client's ConnLifetime zero, since rueidis sends commands again when it replaces a connection. Connect makes
+// such a client.
 //
 // A Redis that does not answer is no error here: calls return ErrUnavailable until it does. New waits for it for a second
 // at most, and for as long as the client takes to dial.

@@ -184,7 +184,7 @@ func (r *redisLogs) call(ctx context.Context, script *rueidis.Lua, keys, args []
 	if err != nil {
 		return reply{}, unavailable(err)
 	}
-	message, err := script.Exec(ctx, client, keys, args).ToMessage()
+	message, err := script.Exec(undated(ctx), client, keys, args).ToMessage()
 	if err != nil {
 		return reply{}, unavailable(err)
 	}
@@ -195,6 +195,21 @@ func (r *redisLogs) call(ctx context.Context, script *rueidis.Lua, keys, args []
 	return decoded, nil
 }
 
+// undated hides a context's deadline from rueidis, which gives up at the end of the context all the same. While nobody else
+// uses a connection, rueidis has the calling goroutine write and read it, the fastest way. There it would hand the deadline
+// down to the connection and close it when it passes, under those who have come meanwhile. A context that can end without
+// a deadline it waits for beside the connection.
+func undated(ctx context.Context) context.Context {
+	if _, dated := ctx.Deadline(); dated && ctx.Done() != nil {
+		return undatedContext{ctx}
+	}
+	return ctx
+}
+
+type undatedContext struct{ context.Context }
+
+func (undatedContext) Deadline() (time.Time, bool) { return time.Time{}, false }
+
 func (r *redisLogs) reset(ctx context.Context, key string, limits []Limit) error {
 	client, err := r.connection.get()
 	if err != nil {
@@ -204,7 +219,7 @@ func (r *redisLogs) reset(ctx context.Context, key string, limits []Limit) error
 	for i, limit := range limits {
 		names[i] = string(appendLogKey(nil, r.prefix, key, limit))
 	}
-	err = client.Do(ctx, client.B().Unlink().Key(names...).Build()).Error()
+	err = client.Do(undated(ctx), client.B().Unlink().Key(names...).Build()).Error()
 	r.denials.forget(maphash.String(r.seed, key), key) // even after an error: the logs may be gone
 	if err != nil {
 		return unavailable(err)

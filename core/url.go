@@ -64,8 +64,6 @@ var urlParameters = []string{
 
 // harden sets what keeps a limiter exact and its callers apart.
 func harden(option *rueidis.ClientOption) {
-	// Without it a call that times out closes the connection, and the calls beside it fail.
-	option.AlwaysPipelining = true
 	// Nothing is cached, and CLIENT TRACKING needs rights that a limiter does not.
 	option.DisableCache = true
 	if option.Dialer.Timeout == 0 {
