@@ -6,9 +6,10 @@ import (
 	"sync"
 )
 
-// flights lets calls that ask the same question at the same time share round trips. There are no timers: the first goes
-// out at once, those that come while it is under way go out together when it is back, and so on. So an idle limiter adds no
-// latency, and a hot key costs one call per round trip, however many ask.
+// flights lets calls that ask the same question at the same time share round trips. There are no timers: the first two go
+// out at once, those that come while both are under way go out together when one of them is back, and so on. So an idle
+// limiter adds no latency, and a hot key costs two calls per round trip, however many ask: while Redis works on the one,
+// the other is on its way.
 //
 // The same question means the same logs, Max and cost, so that the requests of a batch differ in nothing but their order.
 // Nothing is kept of a question that nobody asks.
@@ -22,7 +23,8 @@ type flightShard struct {
 
 // flight is a question that is being asked.
 type flight struct {
-	waiting []*batch // in the order in which they go
+	underWay int      // calls
+	waiting  []*batch // in the order in which they go
 }
 
 // batch is requests that go together.
@@ -41,6 +43,8 @@ type batch struct {
 }
 
 const left = -1 // of a place whose request waits no longer
+
+const mostUnderWay = 2
 
 // maxBatch is the most units that go together: what Redis does in about a millisecond, in which it answers nobody else.
 const maxBatch = 1000
@@ -104,7 +108,7 @@ func (s *flightShard) leave(b *batch, place int) bool {
 	return true
 }
 
-// next takes the batch that goes next. When nobody waits it ends the flight and returns nil.
+// next takes the batch that goes when a call is back, or returns nil when nobody waits.
 func (s *flightShard) next(text string) *batch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -117,7 +121,9 @@ func (s *flightShard) next(text string) *batch {
 			return b
 		}
 	}
-	delete(s.flying, text)
+	if flight.underWay--; flight.underWay == 0 {
+		delete(s.flying, text)
+	}
 	return nil
 }
 

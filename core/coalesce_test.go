@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,14 +20,20 @@ import (
 // gate is a client on whose way to Redis each call stops until the test lets it pass.
 type gate struct {
 	rueidis.Client
-	came chan []string // the words of a call, when it has come to the gate
-	pass chan error    // lets one call pass, or makes it fail
+	came chan *call
+}
+
+// call is a call at the gate.
+type call struct {
+	words []string
+	pass  chan error // lets it pass, or makes it fail
 }
 
 func (g *gate) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
-	g.came <- slices.Clone(cmd.Commands())
+	c := &call{slices.Clone(cmd.Commands()), make(chan error)}
+	g.came <- c
 	select {
-	case err := <-g.pass:
+	case err := <-c.pass:
 		if err != nil {
 			return rueidis.NewErrorResult(err)
 		}
@@ -45,11 +52,20 @@ type gated struct {
 }
 
 func newGated(t *testing.T, max int, opts ...Option) gated {
-	g := &gate{redistest.Shared(t).Client(t), make(chan []string), make(chan error)}
+	g := &gate{redistest.Shared(t).Client(t), make(chan *call)}
 	limiter, err := New(g, append(opts, WithPrefix(redistest.Prefix()))...)
 	require.NoError(t, err)
 	t.Cleanup(func() { limiter.Close() })
 	return gated{t, g, limiter, PerHour("hot", max)}
+}
+
+// lead has two calls come to the gate, one after the other, so that whoever comes now waits.
+func (g gated) lead(cost int) (first, second *outcome, atGate [2]*call) {
+	first = g.allow(context.Background(), "ann", cost, g.limit)
+	atGate[0] = <-g.came
+	second = g.allow(context.Background(), "ann", cost, g.limit)
+	atGate[1] = <-g.came
+	return first, second, atGate
 }
 
 // outcome is what an Allow came to. It is read after done.
@@ -117,8 +133,8 @@ func (g gated) idle() {
 		return true
 	}, 10*time.Second, time.Millisecond)
 	select {
-	case words := <-g.came:
-		g.Fatal("one call too many:", words)
+	case call := <-g.came:
+		g.Fatal("one call too many:", call.words)
 	case <-time.After(5 * time.Millisecond):
 	}
 }
@@ -134,13 +150,13 @@ func (o *outcome) wait(t *testing.T) *outcome {
 }
 
 // requests is how many a call asks for.
-func requests(t *testing.T, words []string) int {
+func (c *call) requests(t *testing.T) int {
 	const numbers = 3 + 1 + 3 // EVALSHA sha 1, the log, the id, max and window
-	if len(words) == numbers {
+	if len(c.words) == numbers {
 		return 1
 	}
-	require.Len(t, words, numbers+2)
-	n, err := strconv.Atoi(words[numbers])
+	require.Len(t, c.words, numbers+2)
+	n, err := strconv.Atoi(c.words[numbers])
 	require.NoError(t, err)
 	return n
 }
@@ -152,19 +168,21 @@ func (g gated) charged() int64 {
 	return n
 }
 
-// Six calls at once make two round trips: one for the first, one for all that came meanwhile, which are served in the order
-// in which they came.
+// Seven calls at once make three: the first two go by themselves, and all that came meanwhile go together when one of those
+// is back. They are served in the order in which they came.
 func TestCallsShareRoundTrips(t *testing.T) {
-	g := newGated(t, 4)
-	first := g.allow(context.Background(), "ann", 1, g.limit)
-	assert.Equal(t, 1, requests(t, <-g.came))
+	g := newGated(t, 5)
+	first, second, calls := g.lead(1)
+	assert.Equal(t, 1, calls[0].requests(t))
+	assert.Equal(t, 1, calls[1].requests(t))
 	others := g.queue(5)
-	g.pass <- nil
-	first.wait(t)
-	assert.Equal(t, State{Limit: g.limit, Remaining: 3, ResetAfter: time.Hour}, first.State)
-
-	assert.Equal(t, 5, requests(t, <-g.came))
-	g.pass <- nil
+	calls[0].pass <- nil
+	assert.Equal(t, State{Limit: g.limit, Remaining: 4, ResetAfter: time.Hour}, first.wait(t).State)
+	batch := <-g.came
+	assert.Equal(t, 5, batch.requests(t))
+	calls[1].pass <- nil
+	assert.Equal(t, 3, second.wait(t).Remaining)
+	batch.pass <- nil
 	for i, o := range others {
 		o.wait(t)
 		require.NoError(t, o.err)
@@ -173,34 +191,36 @@ func TestCallsShareRoundTrips(t *testing.T) {
 		assert.Equal(t, i >= 2, o.RetryAfter > 0, "the last one admitted, and those behind it, know how long to wait")
 		assert.Equal(t, SourceRedis, o.Source)
 	}
-	assert.EqualValues(t, 4, g.charged())
+	assert.EqualValues(t, 5, g.charged())
 	g.idle()
 }
 
 // While a batch is under way the next one fills, and one that is known to be denied when its turn comes is not sent.
 func TestKnownDenialEndsTheQueue(t *testing.T) {
-	g := newGated(t, 3)
-	first := g.allow(context.Background(), "ann", 1, g.limit)
-	<-g.came
-	second := g.queue(3)
-	g.pass <- nil
-	assert.Equal(t, 3, requests(t, <-g.came))
+	g := newGated(t, 4)
+	first, second, calls := g.lead(1)
 	third := g.queue(3)
-	g.pass <- nil
-	for i, o := range slices.Concat([]*outcome{first}, second, third) {
+	calls[0].pass <- nil
+	batch := <-g.came
+	assert.Equal(t, 3, batch.requests(t))
+	fourth := g.queue(3)
+	batch.pass <- nil
+	for i, o := range slices.Concat([]*outcome{first}, third, fourth) {
 		o.wait(t)
 		require.NoError(t, o.err)
-		assert.Equal(t, i < 3, o.Allowed, i)
+		assert.Equal(t, i < 4, o.Allowed, i)
 		assert.Equal(t, i < 4, o.Source == SourceRedis, i)
 	}
+	calls[1].pass <- nil
+	assert.False(t, second.wait(t).Allowed, "the third of Redis's calls found it full")
+	assert.Equal(t, SourceRedis, second.Source)
 	g.idle()
 }
 
 // A caller whose context ends while it waits leaves at once and is not charged; those behind it move up.
 func TestWaiterThatLeavesIsNotCharged(t *testing.T) {
-	g := newGated(t, 4)
-	first := g.allow(context.Background(), "ann", 1, g.limit)
-	<-g.came
+	g := newGated(t, 5)
+	first, second, calls := g.lead(1)
 	before := g.queue(1)
 	ctx, cancel := context.WithCancel(context.Background())
 	leaver := g.allow(ctx, "ann", 1, g.limit)
@@ -211,66 +231,76 @@ func TestWaiterThatLeavesIsNotCharged(t *testing.T) {
 	assert.ErrorIs(t, leaver.err, ErrUnavailable)
 	assert.ErrorIs(t, leaver.err, context.Canceled)
 
-	g.pass <- nil
-	assert.Equal(t, 3, requests(t, <-g.came))
-	g.pass <- nil
-	for i, o := range slices.Concat([]*outcome{first}, before, behind) {
+	calls[0].pass <- nil
+	first.wait(t)
+	calls[1].pass <- nil
+	second.wait(t)
+	batch := <-g.came
+	assert.Equal(t, 3, batch.requests(t))
+	batch.pass <- nil
+	for i, o := range slices.Concat([]*outcome{first, second}, before, behind) {
 		o.wait(t)
 		assert.True(t, o.Allowed)
-		assert.Equal(t, 3-i, o.Remaining)
+		assert.Equal(t, 4-i, o.Remaining)
 	}
-	assert.EqualValues(t, 4, g.charged())
+	assert.EqualValues(t, 5, g.charged())
 	g.idle()
 }
 
 // When all have left there is nothing to send.
 func TestBatchThatAllHaveLeftIsNotSent(t *testing.T) {
 	g := newGated(t, 4)
-	first := g.allow(context.Background(), "ann", 1, g.limit)
-	<-g.came
+	first, second, calls := g.lead(1)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()
 	for range 3 {
 		o := g.allow(ctx, "ann", 1, g.limit).wait(t)
 		assert.ErrorIs(t, o.err, context.DeadlineExceeded)
 	}
-	g.pass <- nil
+	calls[0].pass <- nil
+	calls[1].pass <- nil
 	assert.True(t, first.wait(t).Allowed)
+	assert.True(t, second.wait(t).Allowed)
 	g.idle()
-	assert.EqualValues(t, 1, g.charged())
+	assert.EqualValues(t, 2, g.charged())
 }
 
 // A caller whose batch has gone leaves at once too. Whether it was charged is not known to it: it was.
 func TestLeavingAfterTheBatchHasGone(t *testing.T) {
 	g := newGated(t, 4)
-	first := g.allow(context.Background(), "ann", 1, g.limit)
-	<-g.came
+	_, second, calls := g.lead(1)
 	ctx, cancel := context.WithCancel(context.Background())
 	leaver := g.allow(ctx, "ann", 1, g.limit)
 	g.until(1)
 	stayer := g.queue(1)[0]
-	g.pass <- nil
-	assert.Equal(t, 2, requests(t, <-g.came))
+	calls[0].pass <- nil
+	batch := <-g.came
+	assert.Equal(t, 2, batch.requests(t))
 	cancel()
 	assert.ErrorIs(t, leaver.wait(t).err, context.Canceled)
-	g.pass <- nil
+	batch.pass <- nil
 	assert.Equal(t, 1, stayer.wait(t).Remaining)
-	assert.Equal(t, 3, first.wait(t).Remaining)
-	assert.EqualValues(t, 3, g.charged())
+	calls[1].pass <- nil
+	assert.Equal(t, 0, second.wait(t).Remaining)
+	assert.EqualValues(t, 4, g.charged())
 	g.idle()
 }
 
-// The call under way is the first caller's own. When its context ends, those who wait go without it.
+// A call under way is its caller's own. When that one's context ends, those who wait go without it.
 func TestFirstCallerLeaves(t *testing.T) {
 	g := newGated(t, 4)
 	ctx, cancel := context.WithCancel(context.Background())
 	first := g.allow(ctx, "ann", 1, g.limit)
 	<-g.came
+	second := g.allow(ctx, "ann", 1, g.limit)
+	<-g.came
 	others := g.queue(2)
 	cancel()
 	assert.ErrorIs(t, first.wait(t).err, context.Canceled)
-	assert.Equal(t, 2, requests(t, <-g.came))
-	g.pass <- nil
+	assert.ErrorIs(t, second.wait(t).err, context.Canceled)
+	batch := <-g.came
+	assert.Equal(t, 2, batch.requests(t))
+	batch.pass <- nil
 	assert.Equal(t, 3, others[0].wait(t).Remaining)
 	assert.Equal(t, 2, others[1].wait(t).Remaining)
 	g.idle()
@@ -279,30 +309,73 @@ func TestFirstCallerLeaves(t *testing.T) {
 func TestErrorOfABatchReachesAll(t *testing.T) {
 	g := newGated(t, 4)
 	broken := errors.New("connection reset")
-	first := g.allow(context.Background(), "ann", 1, g.limit)
-	<-g.came
+	first, second, calls := g.lead(1)
 	others := g.queue(3)
-	g.pass <- broken
+	calls[0].pass <- broken
 	assert.ErrorIs(t, first.wait(t).err, broken)
-	<-g.came
+	batch := <-g.came
 	last := g.queue(1)
-	g.pass <- broken
+	batch.pass <- broken
 	for _, o := range others {
 		assert.ErrorIs(t, o.wait(t).err, ErrUnavailable)
 		assert.ErrorIs(t, o.err, broken)
 		assert.Zero(t, o.Decision)
 	}
-	assert.Equal(t, 1, requests(t, <-g.came), "and who came later is asked for all the same")
-	g.pass <- nil
+	batch = <-g.came
+	assert.Equal(t, 1, batch.requests(t), "and who came later is asked for all the same")
+	batch.pass <- nil
 	assert.True(t, last[0].wait(t).Allowed)
+	calls[1].pass <- nil
+	assert.True(t, second.wait(t).Allowed)
 	g.idle()
+}
+
+// panicky is a client of the caller's own with a mistake in it.
+type panicky struct {
+	rueidis.Client
+	panics atomic.Bool
+}
+
+func (p *panicky) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	if p.panics.Load() {
+		time.Sleep(time.Millisecond) // so that others come to wait
+		panic("in a hook")
+	}
+	return p.Client.Do(ctx, cmd)
+}
+
+// A panic in the caller's client is the caller's to recover from. It leaves nobody waiting, then or later.
+func TestPanicInAClient(t *testing.T) {
+	client := &panicky{Client: redistest.Shared(t).Client(t)}
+	limiter, err := New(client, WithPrefix(redistest.Prefix()))
+	require.NoError(t, err)
+	defer limiter.Close()
+	limit := PerHour("a", 1000)
+	client.panics.Store(true)
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			defer func() {
+				if p := recover(); p != nil {
+					assert.Equal(t, "in a hook", p)
+				}
+			}()
+			_, err := limiter.Allow(context.Background(), "ann", limit)
+			assert.ErrorIs(t, err, ErrUnavailable)
+			assert.ErrorContains(t, err, "in a hook")
+		})
+	}
+	all.Wait()
+	client.panics.Store(false)
+	d, err := limiter.Allow(context.Background(), "ann", limit)
+	require.NoError(t, err)
+	assert.Equal(t, 999, d.Remaining)
 }
 
 // What differs in anything goes by itself, at once.
 func TestOtherQuestionsDoNotWait(t *testing.T) {
 	g := newGated(t, 4)
-	first := g.allow(context.Background(), "ann", 1, g.limit)
-	<-g.came
+	first, second, calls := g.lead(1)
 	questions := []struct {
 		key    string
 		cost   int
@@ -319,16 +392,15 @@ func TestOtherQuestionsDoNotWait(t *testing.T) {
 		{"ann:hot", 1, []Limit{g.limit}},
 		{"ann\n4\n3600000000\n1\n", 1, []Limit{g.limit}},
 	}
-	var outcomes []*outcome
+	outcomes, atGate := []*outcome{first, second}, calls[:]
 	for _, q := range questions {
 		outcomes = append(outcomes, g.allow(context.Background(), q.key, q.cost, q.limits...))
-		<-g.came
+		atGate = append(atGate, <-g.came)
 	}
 	assert.Zero(t, g.waiting())
-	for range len(questions) + 1 {
-		g.pass <- nil
+	for _, call := range atGate {
+		call.pass <- nil
 	}
-	require.NoError(t, first.wait(t).err)
 	for _, o := range outcomes {
 		require.NoError(t, o.wait(t).err)
 	}
@@ -346,32 +418,30 @@ func TestLargeQueuesGoInParts(t *testing.T) {
 		{5000, 2, []int{1, 1}},
 	} {
 		g := newGated(t, 100_000)
-		first := g.allow(context.Background(), "ann", test.cost, g.limit)
-		<-g.came
-		var outcomes []*outcome
+		first, second, calls := g.lead(test.cost)
+		outcomes := []*outcome{first, second}
 		for range test.callers {
 			outcomes = append(outcomes, g.allow(context.Background(), "ann", test.cost, g.limit))
 		}
 		g.until(test.callers)
-		g.pass <- nil
+		calls[0].pass <- nil
 		for _, part := range test.parts {
-			words := <-g.came
-			if test.cost == 1 || part > 1 {
-				assert.Equal(t, part, requests(t, words))
-			}
-			g.pass <- nil
+			batch := <-g.came
+			assert.Equal(t, part, batch.requests(t))
+			batch.pass <- nil
 		}
-		remaining := map[int]bool{first.wait(t).Remaining: true}
+		calls[1].pass <- nil
+		remaining := map[int]bool{}
 		for _, o := range outcomes {
 			require.NoError(t, o.wait(t).err)
 			require.True(t, o.Allowed)
 			remaining[o.Remaining] = true
 		}
-		assert.Len(t, remaining, test.callers+1, "each has its own")
-		for i := range test.callers + 1 {
+		assert.Len(t, remaining, len(outcomes), "each has its own")
+		for i := range outcomes {
 			require.True(t, remaining[100_000-(i+1)*test.cost])
 		}
-		assert.EqualValues(t, (test.callers+1)*test.cost, g.charged())
+		assert.EqualValues(t, len(outcomes)*test.cost, g.charged())
 		g.idle()
 	}
 }

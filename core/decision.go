@@ -61,7 +61,7 @@ const (
 	// SourceInProcess marks a decision of the logs in this process's memory.
 	SourceInProcess
 	// SourceDenialCache marks a denial without a call to Redis, which has said before that there is no room until later.
-	// Of several limits, those that have room are shown as they stood then.
+	// Limits that still have room, for less than the cost or beside others that have none, are shown as they stood then.
 	SourceDenialCache
 )
 

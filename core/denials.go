@@ -14,7 +14,8 @@ import (
 // a key with the limits and the cost asked for.
 //
 // It is exact: a log without room gets room only when entries leave by age, so what is full stays full for every instance
-// until then. Only a Reset or a Refund makes room earlier; ours are seen at once, those of other instances within hold.
+// until then. Only a Reset makes room earlier: ours are seen at once, those of other instances within hold. So are clocks
+// that do not run alike: Redis's stepped forward, or this process was suspended, in which Go's clock stands still.
 //
 // It is a table of fixed size, in which a key's denials have few places that they share with other keys'. A denial that
 // loses its place costs one call to Redis. Reading takes no lock.
@@ -81,7 +82,7 @@ func (e *denial) asks(key string, cost int, limits []Limit) bool {
 
 func (e *denial) decision(now time.Duration) Decision {
 	d := e.denied
-	d.age = now - e.heard
+	d.age = max(0, now-e.heard) // it may have come since now was read
 	d.State = d.State.aged(d.age)
 	return d
 }

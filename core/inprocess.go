@@ -172,6 +172,10 @@ func (c *client) open(limit *Limit) int {
 	if c.logs == nil {
 		c.logs = c.most[:0]
 	}
+	if len(c.logs) == len(c.most) {
+		c.logs = slices.Grow(c.logs, 1)
+		c.most[0] = log{} // which would keep a ring for as long as the client lives
+	}
 	c.logs = append(c.logs, log{name: strings.Clone(limit.Name), window: limit.Window})
 	return len(c.logs) - 1
 }

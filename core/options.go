@@ -45,8 +45,8 @@ func WithPrefix(prefix string) Option {
 // room when its entries leave and not before. No entries turn it off.
 //
 // A denial remembered takes about 300 bytes. Of too few, some are forgotten and cost a call to Redis each. A longer time
-// saves calls where windows are long; it is also how late a Reset made by another instance may be seen, and what was lost
-// when Redis lost data.
+// saves calls where windows are long; it is also how late it may be seen that another instance has called Reset, that
+// Redis has lost data, or that its clock was stepped forward.
 func WithDenialCache(entries int, hold time.Duration) Option {
 	return func(c *config) error {
 		if entries < 0 || entries > 10_000_000 {

@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"hash/maphash"
-	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -118,23 +117,34 @@ func (r *redisLogs) decide(ctx context.Context, key string, cost int, limits []L
 	b, ends := r.appendQuestion(make([]byte, 0, 256), make([]int, 0, 16), key, cost, limits)
 	shard := r.flights.shard(hash)
 	shard.mu.Lock()
-	if flight := shard.flying[string(b)]; flight != nil {
-		batch, place := flight.join(cost)
+	f := shard.flying[string(b)]
+	if f != nil && f.underWay == mostUnderWay {
+		batch, place := f.join(cost)
 		shard.mu.Unlock()
 		return shard.wait(ctx, batch, place, cost, limits)
 	}
 	all := string(r.appendID(b))
 	text, id := all[:len(b)], all[len(b):]
-	shard.flying[text] = &flight{}
+	if f == nil {
+		f = &flight{}
+		shard.flying[text] = f
+	}
+	f.underWay++
 	shard.mu.Unlock()
 
 	words := appendWords(make([]string, 0, 16), text, ends)
 	logs, numbers := words[:len(limits)], words[len(limits):]
+	defer func() { // also after a panic in a client of the caller's own
+		if batch := shard.next(text); batch != nil {
+			// Copies, since the words and the caller's limits would otherwise be allocated for every call.
+			q := &question{hash: hash, key: key, cost: cost, text: text}
+			q.limits = append(q.limits, limits...)
+			q.logs = append(q.logs, logs...)
+			q.numbers = append(q.numbers, numbers...)
+			go r.goOn(q, shard, batch)
+		}
+	}()
 	reply, err := r.ask(ctx, &question{hash, key, cost, limits, text, logs, numbers}, id, 1)
-	if batch := shard.next(text); batch != nil {
-		// Clones, since the caller's limits and the words would otherwise be allocated for every call.
-		go r.goOn(&question{hash, key, cost, slices.Clone(limits), text, slices.Clone(logs), slices.Clone(numbers)}, shard, batch)
-	}
 	if err != nil {
 		return Decision{}, err
 	}
@@ -144,14 +154,24 @@ func (r *redisLogs) decide(ctx context.Context, key string, cost int, limits []L
 // goOn asks for one batch after the other, until no one waits.
 func (r *redisLogs) goOn(q *question, shard *flightShard, b *batch) {
 	for ; b != nil; b = shard.next(q.text) {
-		if denied, found := r.denials.find(q.hash, r.now(), q.key, q.cost, q.limits); found {
-			b.denied = &denied
-		} else {
-			// Not in the name of any of those who wait: each of them leaves when its own context ends.
-			b.reply, b.err = r.ask(context.Background(), q, string(r.appendID(nil)), b.waiting)
-		}
-		close(b.landed)
+		r.answer(q, b)
 	}
+}
+
+// answer lands a batch with its answer.
+func (r *redisLogs) answer(q *question, b *batch) {
+	defer close(b.landed)
+	defer func() {
+		if p := recover(); p != nil { // in a client of the caller's own: here nobody else would catch it
+			b.err = unavailable(fmt.Errorf("panic: %v", p))
+		}
+	}()
+	if denied, found := r.denials.find(q.hash, r.now(), q.key, q.cost, q.limits); found {
+		b.denied = &denied
+		return
+	}
+	// Not in the name of any of those who wait: each of them leaves when its own context ends.
+	b.reply, b.err = r.ask(context.Background(), q, string(r.appendID(nil)), b.waiting)
 }
 
 // ask calls the decision script for a number of requests, and learns from the reply until when the next would be denied.

@@ -227,6 +227,21 @@ func TestWrongType(t *testing.T) {
 	assert.True(t, d.Allowed)
 }
 
+// A call that fails on one log has not touched the others: a log cleaned without its expiry set anew could expire under its
+// entries.
+func TestWrongTypeTouchesNothing(t *testing.T) {
+	redis := newClockedRedis(t)
+	good, bad := PerMinute("good", 3), PerMinute("bad", 3)
+	redistest.Do(t, redis.client, "SET", string(appendLogKey(nil, redis.prefix, "ann", bad)), "not a log")
+	require.True(t, redis.allow(t, 0, "ann", 1, good).Allowed)
+	for _, limits := range [][]Limit{{good, bad}, {bad, good}} {
+		redis.set(t, 2*minute)
+		_, err := redis.decide(context.Background(), "ann", 1, limits)
+		assert.ErrorContains(t, err, "WRONGTYPE")
+		assert.Len(t, redis.entries(t, "ann", good), 1)
+	}
+}
+
 // The script is called by this package alone, but its contract says what bad arguments do: nothing.
 func TestBadArgumentsWriteNothing(t *testing.T) {
 	client := redistest.Shared(t).Client(t)

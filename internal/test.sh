@@ -54,3 +54,9 @@ go run "$staticcheck" ./...
 
 step "go test"
 go test -race -shuffle=on ./...
+
+step "go test, of what the race detector would change"
+go test -run Alloc ./core ./internal/httplimit
+
+step "the benchmark still builds, and counts rightly"
+(cd internal/bench && go mod tidy -diff && go vet ./... && go run "$staticcheck" ./... && go test ./...)

@@ -32,8 +32,7 @@
 --         last set or later, so what it adds is safe. The first entry of all sets one window: most logs of a flood get no
 --         second. A second of slack, as expiry has a clock of its own, in milliseconds. GT, because after a step back the
 --         newest entry need not be the one just added. Who removes entries in any other way has to set it anew.
--- Failure Nothing is written before all arguments are read. A key that is no sorted set fails when it is cleaned,
---         before the first ZADD; logs cleaned until then mean what they meant, so a call that fails has charged nothing.
+-- Failure Nothing is written before all arguments are read and all keys are seen to be sorted sets.
 
 local call = redis.call
 local id, logs = ARGV[1], #KEYS
@@ -50,9 +49,14 @@ local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
 local stamp = #time[2] == 6 and time[1] .. time[2] or string.format('%.0f', now)
 
--- Clean and count.
-local gone = call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - window)
+-- Count and clean. All are counted first, which fails for a key that is no log, before anything is written.
+local count = logs > 1 and {}
+for i = 2, logs do
+  count[i] = call('ZCARD', KEYS[i])
+end
 local held = call('ZCARD', KEYS[1])
+local gone = call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - window)
+held = held - gone
 
 -- Nearly every call is one request of cost one, to one log that has room for it and for another. What follows would do
 -- the same in more time.
@@ -66,10 +70,12 @@ if #ARGV == 3 and max - held > 1 then
   return max - held - added
 end
 
-local removed, count = { gone }, { held }
+local removed = { gone }
+count = count or {}
+count[1] = held
 for i = 2, logs do
   removed[i] = call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now - ARGV[2 * i + 1])
-  count[i] = call('ZCARD', KEYS[i])
+  count[i] = count[i] - removed[i]
 end
 
 local requests, cost = (ARGV[2 * logs + 2] or 1) + 0, (ARGV[2 * logs + 3] or 1) + 0

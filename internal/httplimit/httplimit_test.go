@@ -275,18 +275,3 @@ func TestChosenPolicies(t *testing.T) {
 	}
 	all.Wait()
 }
-
-func TestAllocations(t *testing.T) {
-	limiter, err := core.NewInProcess()
-	require.NoError(t, err)
-	defer limiter.Close()
-	gate := NewGate(limiter, ClientIP)
-	policy := Fixed[*http.Request]([]core.Limit{core.PerDay("roomy", 1_000_000)})
-	r, h := &http.Request{RemoteAddr: "203.0.113.7:1234"}, http.Header{}
-	ctx := context.Background()
-	assert.LessOrEqual(t, testing.AllocsPerRun(10_000, func() {
-		clear(h)
-		gate.Check(r, ctx, h, policy)
-	}), 3.0, "the key, the value of RateLimit, and the list of both values")
-	assert.Len(t, h, 2)
-}

@@ -1,0 +1,52 @@
+//go:build !race
+
+package core
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The race detector allocates, so these run without it.
+
+func TestInProcessAllowDoesNotAllocate(t *testing.T) {
+	limiter, err := NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	ctx := context.Background()
+	roomy, full := PerDay("roomy", 1_000_000), PerDay("full", 1)
+	limiter.Allow(ctx, "ann", full)
+	for name, call := range map[string]func(){
+		"admitted": func() { limiter.Allow(ctx, "ann", roomy) }, // but for the few times that the log grows
+		"denied":   func() { limiter.Allow(ctx, "ann", full) },
+		"peeked":   func() { limiter.Peek(ctx, "ann", full) },
+	} {
+		assert.Zero(t, testing.AllocsPerRun(10_000, call), name)
+	}
+	d, err := limiter.Peek(ctx, "ann", roomy)
+	require.NoError(t, err)
+	assert.Equal(t, 1_000_000-10_001, d.Remaining)
+}
+
+func TestCachedDenialAllocatesNothing(t *testing.T) {
+	limiter, _, _ := onShared(t)
+	ctx, few := context.Background(), []Limit{PerHour("b", 1), PerDay("a", 2)}
+	for _, limits := range [][]Limit{few[:1], few} {
+		var d Decision
+		allow := func() { d, _ = limiter.Allow(ctx, "ann", limits...) }
+		allow()
+		allow()
+		assert.Zero(t, testing.AllocsPerRun(1000, allow))
+		assert.Equal(t, SourceDenialCache, d.Source)
+	}
+}
+
+// One text that all words of the call are cut from, and the mark that the question is being asked.
+func TestAllowOnRedisAllocatesTwice(t *testing.T) {
+	limiter, _, _ := onShared(t)
+	ctx, limit := context.Background(), PerDay("roomy", 1_000_000)
+	assert.LessOrEqual(t, testing.AllocsPerRun(1000, func() { limiter.Allow(ctx, "ann", limit) }), 2.0)
+}

@@ -1,0 +1,30 @@
+//go:build !race
+
+package httplimit
+
+import (
+	"context"
+	"net/http"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/core"
+)
+
+// The race detector allocates, so this runs without it.
+func TestAllocations(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	gate := NewGate(limiter, ClientIP)
+	policy := Fixed[*http.Request]([]core.Limit{core.PerDay("roomy", 1_000_000)})
+	r, h := &http.Request{RemoteAddr: "203.0.113.7:1234"}, http.Header{}
+	ctx := context.Background()
+	assert.LessOrEqual(t, testing.AllocsPerRun(10_000, func() {
+		clear(h)
+		gate.Check(r, ctx, h, policy)
+	}), 3.0, "the key, the value of RateLimit, and the list of both values")
+	assert.Len(t, h, 2)
+}
