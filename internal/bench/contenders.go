@@ -45,6 +45,7 @@ type setup struct {
 type limiter struct {
 	allow func(key string) (bool, error)
 	close func()
+	each  func() func(key string) (bool, error) // if set, makes an allow of its own for each goroutine
 }
 
 var ctx = context.Background()
@@ -57,10 +58,10 @@ var onRedis = []contender{
 	{name: "redis_rate", module: "github.com/go-redis/redis_rate/v10", how: "GCRA", open: func(s setup) (*limiter, error) {
 		client := goRedis(s)
 		l, limit := redis_rate.NewLimiter(client), redis_rate.Limit{Rate: s.max, Burst: s.max, Period: s.window}
-		return &limiter{func(key string) (bool, error) {
+		return &limiter{allow: func(key string) (bool, error) {
 			r, err := l.Allow(ctx, key, limit)
 			return err == nil && r.Allowed > 0, err
-		}, func() { client.Close() }}, nil
+		}, close: func() { client.Close() }}, nil
 	}},
 	{name: "ulule/limiter", module: "github.com/ulule/limiter/v3", how: "fixed window", open: func(s setup) (*limiter, error) {
 		client := goRedis(s)
@@ -85,10 +86,10 @@ var onRedis = []contender{
 		if err != nil {
 			return nil, err
 		}
-		return &limiter{func(key string) (bool, error) {
+		return &limiter{allow: func(key string) (bool, error) {
 			r, err := l.Allow(ctx, key)
 			return r.Allowed, err
-		}, client.Close}, nil
+		}, close: client.Close}, nil
 	}},
 	{name: "httprate", module: "github.com/go-chi/httprate-redis", how: "two fixed windows", open: func(s setup) (*limiter, error) {
 		client := goRedis(s)
@@ -99,10 +100,10 @@ var onRedis = []contender{
 	{name: "vnmchuo", module: "github.com/vnmchuo/ratelimiter", how: "log, client's clock", open: func(s setup) (*limiter, error) {
 		client := goRedis(s)
 		store := vnmchuo.NewRedisStore(client, vnmchuo.WithLimit(s.max), vnmchuo.WithWindow(s.window))
-		return &limiter{func(key string) (bool, error) {
+		return &limiter{allow: func(key string) (bool, error) {
 			r, err := store.Allow(ctx, key)
 			return err == nil && r.Allowed, err
-		}, func() { client.Close() }}, nil
+		}, close: func() { client.Close() }}, nil
 	}},
 }
 
@@ -116,10 +117,10 @@ var inMemory = []contender{
 		if err != nil {
 			return nil, err
 		}
-		return &limiter{func(key string) (bool, error) {
+		return &limiter{allow: func(key string) (bool, error) {
 			_, _, _, ok, err := store.Take(ctx, key)
 			return ok, err
-		}, func() { store.Close(ctx) }}, nil
+		}, close: func() { store.Close(ctx) }}, nil
 	}},
 	{name: "ulule/limiter", module: "github.com/ulule/limiter/v3", how: "fixed window", open: func(s setup) (*limiter, error) {
 		return fromUlule(ululememory.NewStore(), s, func() {}), nil
@@ -128,7 +129,7 @@ var inMemory = []contender{
 		return fromHTTPRate(s, func() {}), nil
 	}},
 	{name: "Echo's store", module: "github.com/labstack/echo/v4", how: "token bucket", open: func(s setup) (*limiter, error) {
-		return &limiter{echoStore(s).Allow, func() {}}, nil
+		return &limiter{allow: echoStore(s).Allow, close: func() {}}, nil
 	}},
 }
 
@@ -139,10 +140,10 @@ func exactly(l *core.Limiter, err error, s setup) (*limiter, error) {
 		return nil, err
 	}
 	limit := limitOf(s)
-	return &limiter{func(key string) (bool, error) {
+	return &limiter{allow: func(key string) (bool, error) {
 		d, err := l.Allow(ctx, key, limit)
 		return d.Allowed, err
-	}, func() { l.Close() }}, nil
+	}, close: func() { l.Close() }}, nil
 }
 
 func limitOf(s setup) core.Limit { return core.Limit{Name: "bench", Max: s.max, Window: s.window} }
@@ -154,10 +155,10 @@ func goRedis(s setup) *redis.Client {
 
 func fromUlule(store ulule.Store, s setup, close func()) *limiter {
 	l := ululeOf(store, s)
-	return &limiter{func(key string) (bool, error) {
+	return &limiter{allow: func(key string) (bool, error) {
 		r, err := l.Get(ctx, key)
 		return !r.Reached, err
-	}, close}
+	}, close: close}
 }
 
 func ululeOf(store ulule.Store, s setup) *ulule.Limiter {
@@ -172,7 +173,7 @@ func fromHTTPRate(s setup, close func(), options ...httprate.Option) *limiter {
 		httprate.WithErrorHandler(func(_ http.ResponseWriter, _ *http.Request, err error) { failed.Store(&err) }))
 	l := httprate.NewRateLimiter(s.max, s.window, options...)
 	request, _ := http.NewRequest("GET", "/", nil)
-	return &limiter{func(key string) (bool, error) {
+	return &limiter{allow: func(key string) (bool, error) {
 		if !l.OnLimit(nil, request, key) {
 			return true, nil
 		}
@@ -180,7 +181,7 @@ func fromHTTPRate(s setup, close func(), options ...httprate.Option) *limiter {
 			return false, *err
 		}
 		return false, nil
-	}, close}
+	}, close: close}
 }
 
 func echoStore(s setup) *middleware.RateLimiterMemoryStore {

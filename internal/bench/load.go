@@ -58,7 +58,10 @@ func load(l *limiter, walks []walk, length time.Duration, every int) (turn, erro
 		turns[i].samples = make([]time.Duration, 0, 2*samplesPerTurn/len(walks))
 	}
 	worker := func(w walk, t *turn) {
-		samples, asked, denied := t.samples, 0, 0
+		samples, asked, denied, allow := t.samples, 0, 0, l.allow
+		if l.each != nil {
+			allow = l.each()
+		}
 		place, untilTimed := w.from%len(w.order), every
 		for !stop.Load() {
 			key := w.keys[w.order[place]]
@@ -70,7 +73,7 @@ func load(l *limiter, walks []walk, length time.Duration, every int) (turn, erro
 			if untilTimed == 0 {
 				sent = time.Now()
 			}
-			ok, err := l.allow(key)
+			ok, err := allow(key)
 			if untilTimed == 0 {
 				samples = append(samples, time.Since(sent))
 				untilTimed = every

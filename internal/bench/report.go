@@ -147,11 +147,11 @@ func (r *report) markdown() string {
 		}
 		fmt.Fprintf(&b, "\nThe time is that of one goroutine: time passed × %d goroutines / decisions.\n", s.Goroutines)
 	}
-	for _, s := range r.some("gin", "echo") {
+	for _, s := range r.some("gin/256", "gin/1", "echo/256", "echo/1") {
 		fmt.Fprintf(&b, "\n## %s\n\n", capital(s.About))
 		fmt.Fprintf(&b, "| | writes | requests/s | ratio | a request takes | allocations |\n|---|---|---:|---:|---:|---:|\n")
 		for _, x := range s.Rows {
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %.0f ns | %.1f |\n", strong(x.Contender), x.How, amount(x.PerSecond), x.ratio(), 1e9/x.PerSecond, x.Allocs)
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %.0f ns | %.1f |\n", strong(x.Contender), x.How, amount(x.PerSecond), x.ratio(), float64(min(s.Goroutines, m.Cores))*1e9/x.PerSecond, x.Allocs)
 		}
 	}
 	if len(r.Scenarios) > 0 {

@@ -67,31 +67,35 @@ func echoApp(limit ...echo.MiddlewareFunc) http.Handler {
 	return e
 }
 
-// serve makes a limiter that asks with whole requests, one at a time, whose answers have these fields.
+// serve makes a limiter that asks with whole requests, whose answers have these fields. Each goroutine uses a request and
+// an answer of its own again and again.
 func serve(handler http.Handler, close func(), fields ...string) *limiter {
-	request, _ := http.NewRequest("GET", "/", nil)
-	answer := &answer{fields: http.Header{}}
-	seen := false
-	return &limiter{func(address string) (bool, error) {
-		request.RemoteAddr = address
-		answer.status = 0
-		clear(answer.fields)
-		handler.ServeHTTP(answer, request)
-		if answer.status == http.StatusTooManyRequests {
-			return false, nil
-		}
-		// Once by name; from then on their number is enough, and costs the requests that are measured nothing.
-		for i := 0; i < len(fields) && !seen; i++ {
-			if answer.fields[fields[i]] == nil {
-				return false, fmt.Errorf("the answer has no field %s", fields[i])
+	each := func() func(string) (bool, error) {
+		request, _ := http.NewRequest("GET", "/", nil)
+		answer := &answer{fields: http.Header{}}
+		seen := false
+		return func(address string) (bool, error) {
+			request.RemoteAddr = address
+			answer.status = 0
+			clear(answer.fields)
+			handler.ServeHTTP(answer, request)
+			if answer.status == http.StatusTooManyRequests {
+				return false, nil
 			}
+			// Once by name; from then on their number is enough, and costs the requests that are measured nothing.
+			for i := 0; i < len(fields) && !seen; i++ {
+				if answer.fields[fields[i]] == nil {
+					return false, fmt.Errorf("the answer has no field %s", fields[i])
+				}
+			}
+			seen = true
+			if answer.status != http.StatusOK || len(answer.fields) != len(fields) {
+				return false, fmt.Errorf("answered %d with %v", answer.status, answer.fields)
+			}
+			return true, nil
 		}
-		seen = true
-		if answer.status != http.StatusOK || len(answer.fields) != len(fields) {
-			return false, fmt.Errorf("answered %d with %v", answer.status, answer.fields)
-		}
-		return true, nil
-	}, close}
+	}
+	return &limiter{allow: each(), close: close, each: each}
 }
 
 // answer is a ResponseWriter that is used again and again, so that what is measured is the server's.

@@ -33,9 +33,11 @@ func scenarios() []scenario {
 			setup: setup{max: 100, window: time.Second}, walks: around(hot, 256), denies: true},
 		{name: "zipf", about: "100,000 keys by Zipf 1.1, 100 per 10 s", contenders: onRedis, redis: true,
 			setup: setup{max: 100, window: 10 * time.Second}, walks: drawn(zipf, 256), denies: true},
-		{name: "memory", about: "1,000 keys, 10,000 per 100 ms, 2 goroutines", contenders: inMemory, setup: local, walks: around(thousand, 2)},
-		{name: "gin", about: "a request through Gin, 1,000 addresses, one goroutine", contenders: throughGin, setup: local, walks: around(addresses, 1)},
-		{name: "echo", about: "a request through Echo, 1,000 addresses, one goroutine", contenders: throughEcho, setup: local, walks: around(addresses, 1)},
+		{name: "memory", about: "1,000 keys, 10,000 per 100 ms, 2 goroutines", contenders: inMemory, setup: local, walks: shuffled(thousand, 2)},
+		{name: "gin/256", about: "a request through Gin, 1,000 addresses, 256 goroutines", contenders: throughGin, setup: local, walks: shuffled(addresses, 256)},
+		{name: "gin/1", about: "the same from one goroutine", contenders: throughGin, setup: local, walks: shuffled(addresses, 1)},
+		{name: "echo/256", about: "a request through Echo, 1,000 addresses, 256 goroutines", contenders: throughEcho, setup: local, walks: shuffled(addresses, 256)},
+		{name: "echo/1", about: "the same from one goroutine", contenders: throughEcho, setup: local, walks: shuffled(addresses, 1)},
 	}
 }
 
@@ -64,6 +66,20 @@ func around(keys []string, workers int) []walk {
 	walks := make([]walk, workers)
 	for i := range walks {
 		walks[i] = walk{keys, order, i * 7919}
+	}
+	return walks
+}
+
+// shuffled has each worker go through all keys in an order of its own. In one order, workers that share nothing but keys would
+// meet at one key and then go on in step.
+func shuffled(keys []string, workers int) []walk {
+	walks := make([]walk, workers)
+	for i := range walks {
+		order := make([]uint32, len(keys))
+		for j, k := range rand.New(rand.NewSource(int64(i))).Perm(len(keys)) {
+			order[j] = uint32(k)
+		}
+		walks[i] = walk{keys, order, 0}
 	}
 	return walks
 }
