@@ -197,9 +197,8 @@ func (s *Server) Client(t testing.TB) rueidis.Client {
 func newClient(t testing.TB, addrs ...string) rueidis.Client {
 	t.Helper()
 	client, err := rueidis.NewClient(rueidis.ClientOption{
-		InitAddress:      addrs,
-		AlwaysPipelining: true,
-		DisableCache:     true,
+		InitAddress:  addrs,
+		DisableCache: true,
 	})
 	if err != nil {
 		t.Fatal(err)
