@@ -141,7 +141,6 @@ func TestContextEnds(t *testing.T) {
 	}
 }
 
-// The rights that the README asks for are enough, on one server in any database and on a cluster; with fewer, calls fail.
 // A call that gives up leaves the connection to those beside it.
 func TestDeadlineDoesNotCloseTheConnection(t *testing.T) {
 	server := redistest.Start(t)
@@ -178,6 +177,7 @@ func TestDeadlineDoesNotCloseTheConnection(t *testing.T) {
 	assert.Equal(t, before, connections())
 }
 
+// The rights that the README asks for are enough, on one server in any database and on a cluster; with fewer, calls fail.
 func TestRights(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
 	require.NoError(t, err)

@@ -48,7 +48,8 @@ type limiter struct {
 	each  func() func(key string) (bool, error) // if set, makes an allow of its own for each goroutine
 }
 
-var ctx = context.Background()
+// ctx can be cancelled, like that of every HTTP request, which some clients treat as another case.
+var ctx, _ = context.WithCancel(context.Background())
 
 var onRedis = []contender{
 	{name: ours, module: "github.com/exactlimit/exactlimit", how: "log", open: func(s setup) (*limiter, error) {
