@@ -65,8 +65,8 @@ func Connect(url string, opts ...Option) (*Limiter, error) {
 }
 
 // NewInProcess makes a Limiter that keeps the same exact logs in this process's memory: for one instance, for
-// development and for tests. An admitted request takes 4 to 16 bytes until it leaves the window, twice that where the window is
-// longer than 71 minutes, and a key about 200 bytes while it has any.
+// development and for tests. An admitted request takes 4 to 16 bytes until it leaves the window, twice that where the window
+// is longer than 71 minutes, and a key about 200 bytes while it has any.
 func NewInProcess(opts ...Option) (*Limiter, error) {
 	if _, err := configure(opts); err != nil {
 		return nil, err
