@@ -22,7 +22,8 @@ var panels = []struct{ scenario, title, about string }{
 	{"zipf", "100,000 keys by Zipf", "some denied"},
 }
 
-// style makes the chart readable on light and on dark pages, whose background shows through.
+// style makes the chart readable on light and on dark pages. It brings a background, since all that an image can ask for is
+// the system's theme, which need not be the page's.
 const style = `
 text { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; fill: #1f2328 }
 .heading { font-size: 16px; font-weight: 600 }
@@ -30,6 +31,7 @@ text { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue"
 .quiet { fill: #59636e; font-size: 12px }
 text.ours { fill: #0757b8 }
 rect { fill: #a3acb6 }
+rect.page { fill: #ffffff }
 rect.ours { fill: #0969da }
 line { stroke: #59636e; stroke-dasharray: 4 3 }
 @media (prefers-color-scheme: dark) {
@@ -37,6 +39,7 @@ line { stroke: #59636e; stroke-dasharray: 4 3 }
   .quiet { fill: #9aa3ad }
   text.ours { fill: #6cb0ff }
   rect { fill: #656d77 }
+  rect.page { fill: #0d1117 }
   rect.ours { fill: #4493f8 }
   line { stroke: #9aa3ad }
 }
@@ -126,6 +129,7 @@ func chart(r *report) string {
 <title id="title">Speed and accuracy of exactlimit and other rate limiters</title>
 <desc id="desc">%s</desc>
 <style>%s</style>
+<rect width="100%%" height="100%%" class="page"/>
 %s</svg>
 `, chartWidth, end+48, chartWidth, end+48, html.EscapeString(r.spoken()), style, d.String())
 }

@@ -48,7 +48,7 @@ type limiter struct {
 	each  func() func(key string) (bool, error) // if set, makes an allow of its own for each goroutine
 }
 
-// ctx can be cancelled, like that of every HTTP request, which some clients treat as another case.
+// ctx can be cancelled, like a request's. One that cannot would let rueidis take a way of its own.
 var ctx, _ = context.WithCancel(context.Background())
 
 var onRedis = []contender{

@@ -98,7 +98,7 @@ func TestChart(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	decoder, bars := xml.NewDecoder(strings.NewReader(svg)), 0
+	decoder, rects := xml.NewDecoder(strings.NewReader(svg)), 0
 	for {
 		token, err := decoder.Token()
 		if errors.Is(err, io.EOF) {
@@ -108,11 +108,11 @@ func TestChart(t *testing.T) {
 			t.Fatal(err)
 		}
 		if element, ok := token.(xml.StartElement); ok && element.Name.Local == "rect" {
-			bars++
+			rects++
 		}
 	}
-	if want := 5 * len(onRedis); bars != want {
-		t.Errorf("%d bars, not %d", bars, want)
+	if want := 1 + 5*len(onRedis); rects != want { // the page and the bars
+		t.Errorf("%d rectangles, not %d", rects, want)
 	}
 	for _, want := range []string{`role="img"`, "<title", "<desc", "prefers-color-scheme: dark", "130 %"} {
 		if !strings.Contains(svg, want) {
