@@ -50,7 +50,9 @@ func (g *Gate[C]) Check(c C, ctx context.Context, h http.Header, policy func(C) 
 	default:
 		return refuse(h, internalError, err)
 	}
-	p.setFields(h, &d)
+	if d.Source != core.SourceFailOpen { // nobody counted, so there is nothing to say
+		p.setFields(h, &d)
+	}
 	if d.Allowed {
 		return nil
 	}
