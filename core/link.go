@@ -3,7 +3,6 @@ package core
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"sync/atomic"
@@ -116,7 +115,6 @@ func (s *sender) mend(l *link, t *trouble) {
 		}
 		select {
 		case <-s.closing.Done():
-			s.open(l, t)
 			return
 		case <-time.After(pause/2 + rand.N(pause/2+1)):
 			pause = min(2*pause, maxPause)
@@ -162,9 +160,7 @@ func (s *sender) open(l *link, t *trouble) {
 		return
 	}
 	close(t.settled)
-	if s.opened.Add(1) == 1 && s.closing.Err() == nil {
-		s.log.Warn("exactlimit: Redis does not answer; requests are decided without it", slog.Any("error", t.reason()))
-	}
+	s.outage.begin(t)
 }
 
 // over lets calls go again.
@@ -174,9 +170,7 @@ func (s *sender) over(l *link, t *trouble) {
 		close(t.settled)
 		return
 	}
-	if s.opened.Add(-1) == 0 {
-		s.log.Info("exactlimit: Redis answers again", slog.Duration("after", s.now()-t.since))
-	}
+	s.outage.end(s.now())
 }
 
 const slots = 16384

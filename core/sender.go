@@ -2,9 +2,7 @@ package core
 
 import (
 	"context"
-	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -26,12 +24,11 @@ type sender struct {
 	places     chan struct{}        // taken by calls on their way
 	links      [links]link
 	probe      *rueidis.Lua // what to ask a link for a sign of life
-	log        *slog.Logger
+	outage     outage
 
 	closing context.Context
 	stop    context.CancelFunc
 	probes  sync.WaitGroup
-	opened  atomic.Int32 // how many links are open
 }
 
 // maxUnderWay is three quarters of what one connection of rueidis queues.
@@ -45,7 +42,7 @@ func newSender(connection *connection, c config) *sender {
 		now:        func() time.Duration { return time.Since(start) },
 		places:     make(chan struct{}, maxUnderWay),
 		probe:      rueidis.NewLuaScript(lua.Decide),
-		log:        c.log,
+		outage:     outage{log: c.log},
 	}
 	s.closing, s.stop = context.WithCancel(context.Background())
 	return s
