@@ -26,8 +26,9 @@ func newLimiter(redis *redisLogs, c config) *Limiter {
 // New makes a Limiter on a client of the caller's own: for one Redis, for Sentinel or for Redis Cluster, with TLS and
 // credentials, just as rueidis connects to them. Close leaves the client open.
 //
-// Leave the client's ConnLifetime zero, since rueidis sends commands again when it replaces a connection. Connect makes
-// such a client.
+// ClientOption has the settings that keep a client exact and nobody waiting, which Connect uses. With others, leave
+// ConnLifetime zero, since rueidis sends commands again when it replaces a connection, and SendToReplicas unset. A request
+// may then have to make a connection, within its timeout.
 //
 // A Redis that does not answer is no error here: until it does, calls are decided as OnFailure says. New waits for a second
 // at most, and for as long as the client takes to dial.

@@ -14,6 +14,24 @@ import (
 	"github.com/redis/rueidis"
 )
 
+// ClientOption returns what Connect connects to a URL with, for a client that needs what no URL says, such as a certificate of
+// its own or credentials that change:
+//
+//	option, err := core.ClientOption("rediss://cache:6379")
+//	...
+//	option.TLSConfig.Certificates = certificates
+//	client, err := rueidis.NewClient(option)
+//	...
+//	limiter, err := core.New(client)
+//
+// Leave ConnLifetime zero: rueidis sends commands again when it replaces a connection. The error wraps ErrInvalid.
+func ClientOption(url string) (rueidis.ClientOption, error) {
+	if url == "" {
+		return rueidis.ClientOption{}, invalid("no Redis URL: write one such as redis://localhost:6379")
+	}
+	return parseURL(url)
+}
+
 // parseURL reads the URL that Connect takes. Its errors quote nothing of the URL: where it is malformed, nobody can tell
 // which part of it was the password.
 func parseURL(text string) (rueidis.ClientOption, error) {
