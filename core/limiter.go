@@ -84,6 +84,8 @@ func NewInProcess(opts ...Option) (*Limiter, error) {
 // Allow asks to admit one request of key under all of limits. If one of them has no room the request is denied and
 // charged to none. The error is non-nil exactly when there is no decision, and wraps ErrInvalid or ErrUnavailable.
 //
+// A call that is on its way to Redis when its context is cancelled returns when Redis answers or the timeout is over.
+//
 // The key says who is counted. It may be any non-empty string; different strings are different clients.
 func (l *Limiter) Allow(ctx context.Context, key string, limits ...Limit) (Decision, error) {
 	return l.AllowN(ctx, key, 1, limits...)

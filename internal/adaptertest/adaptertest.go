@@ -195,6 +195,7 @@ func Run(t *testing.T, app App) {
 	t.Run("unavailable", func(t *testing.T) {
 		golden(t, "unavailable", transcript(t, app, []request{{target: "/one"}, {target: "/several"}, {target: "/denied"}, {target: "/header"}}, true))
 	})
+	t.Run("outage", func(t *testing.T) { outage(t, app) })
 }
 
 // transcript sends requests at their moments, on a clock that stands still in between.
