@@ -103,6 +103,9 @@ func (s *sender) mend(l *link, t *trouble) {
 			l.stranded.Add(-stranded)
 			if s.now()-begun <= s.deadlines.timeout {
 				s.over(l, t)
+				if l.stranded.Load() > 0 { // a call has ended meanwhile, and left the matter to this trouble
+					s.doubt(l, t.log, t.reason())
+				}
 				return
 			}
 			failed, pause = 0, time.Millisecond
