@@ -23,8 +23,6 @@ import (
 	"github.com/exactlimit/exactlimit/lua"
 )
 
-func TestMain(m *testing.M) { redistest.Main(m) }
-
 // raw is a connection on which the test itself decides what is written when.
 type raw struct {
 	*net.TCPConn

@@ -1,0 +1,186 @@
+// Package torture breaks what a limiter stands on, and checks what it does then by what the servers themselves recorded.
+//
+//	go test ./internal/torture            a minute: every fault once
+//	go test ./internal/torture -long      a quarter of an hour: longer runs of each, with several seeds
+//
+// A run prints its seed. -seed plays it again, as far as a machine with other things to do can, and -run chooses faults.
+package torture
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/core"
+	"github.com/exactlimit/exactlimit/internal/redistest"
+)
+
+var (
+	long = flag.Bool("long", false, "ten times as long, with several seeds")
+	seed = flag.Uint64("seed", 0, "play the faults of this seed")
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(loadEnv) != "" {
+		if err := work(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	redistest.Main(m)
+}
+
+// scene is one run of a fault.
+type scene struct {
+	*testing.T
+	seed      uint64
+	Load      // what callers do meanwhile
+	processes int
+	// within is how long a call may take, beyond its timeout. A machine with other things to do is late itself, so it is
+	// generous, and less than what any known way to be held up takes. The report says how long they took.
+	within time.Duration
+
+	steps  []Step
+	losses int // how often data may have been lost
+	quiet  bool
+}
+
+// newScene has a load that keeps its logs full: 2 processes, 4 keys, 40 per 100 ms.
+func newScene(t *testing.T, seed uint64) *scene {
+	return &scene{
+		T: t, seed: seed, processes: 2, within: time.Second,
+		Load: Load{
+			Prefix: "torture", Keys: keys(4), Limit: core.Limit{Name: "exact", Max: 40, Window: 100 * time.Millisecond},
+			Goroutines: 8, Pause: 2 * time.Millisecond, Seed: seed,
+		},
+	}
+}
+
+// last is how long a fault goes on.
+func (s *scene) last(short time.Duration) {
+	if *long {
+		short *= 10
+	}
+	time.Sleep(short)
+}
+
+// every does something at intervals while a fault goes on.
+func (s *scene) every(pause, short time.Duration, do func()) {
+	if *long {
+		short *= 10
+	}
+	for end := time.Now().Add(short); time.Now().Before(end); time.Sleep(pause) {
+		do()
+	}
+}
+
+// play has the load go on while fault happens, then checks all that must hold, by the records of servers, which it reads last.
+func (s *scene) play(url string, servers []*redistest.Server, fault func()) (History, [][]Call) {
+	s.Helper()
+	s.URL = url
+	stop := s.start(s, s.processes)
+	s.settle()
+	fault()
+	s.settle()
+	calls := stop()
+	history := History{Max: s.Limit.Max, Window: s.Limit.Window, Within: s.timeout() + s.within, Losses: s.losses, Steps: s.steps, Log: s.log}
+	for _, c := range calls {
+		history.Calls = append(history.Calls, c...)
+	}
+	for _, server := range servers {
+		history.Records = append(history.Records, server.Records(s)...)
+	}
+	require.NotEmpty(s, history.Calls)
+	for _, violation := range history.Check() {
+		s.Error(violation)
+	}
+	for _, c := range calls {
+		for _, violation := range overAdmittedLocally(c, s.Limit) {
+			s.Error(violation)
+		}
+	}
+	for _, call := range history.Calls {
+		if strings.HasPrefix(call.Err, "not ErrUnavailable") {
+			s.Error(call.Err)
+			break
+		}
+	}
+	s.backOnRedis(history)
+	row := history.Row(strings.TrimPrefix(s.Name(), "TestTorture/"))
+	report = append(report, row)
+	if !s.quiet && s.losses == 0 && len(s.steps) == 0 {
+		assert.Equal(s, s.Limit.Max, row.Worst, "the load never filled a window, so this shows nothing")
+	}
+	return history, calls
+}
+
+// settle is time without a fault.
+func (s *scene) settle() { time.Sleep(400 * time.Millisecond) }
+
+// backOnRedis sees that the last calls of a run are decided by Redis again.
+func (s *scene) backOnRedis(h History) {
+	end := int64(0)
+	for _, call := range h.Calls {
+		end = max(end, call.Came)
+	}
+	for _, call := range h.Calls {
+		if call.Sent > end-100_000 && call.known() {
+			return
+		}
+	}
+	s.Error("no call was decided by Redis again at the end")
+}
+
+// overAdmittedLocally looks for windows in which one process without Redis has surely admitted more than Max.
+func overAdmittedLocally(calls []Call, limit core.Limit) (violations []string) {
+	byKey := map[string][]Call{}
+	for _, call := range calls {
+		if call.Allowed && call.Source == core.SourceInProcess.String() {
+			byKey[call.Key] = append(byKey[call.Key], call)
+		}
+	}
+	for key, admitted := range byKey {
+		for _, first := range admitted {
+			n := 0
+			for _, call := range admitted { // those that were asked and answered within one window
+				if call.Sent >= first.Sent && call.Came < first.Sent+limit.Window.Microseconds() {
+					n++
+				}
+			}
+			if n > limit.Max {
+				violations = append(violations, fmt.Sprintf("%s: one process without Redis admitted %d within %v", key, n, limit.Window))
+				break
+			}
+		}
+	}
+	return violations
+}
+
+var report []Row
+
+// TestTorture plays every fault, and prints what came of each.
+func TestTorture(t *testing.T) {
+	first, seeds := *seed, uint64(1)
+	if first == 0 {
+		first = uint64(time.Now().UnixNano()) % 1_000_000
+		if *long {
+			seeds = 3
+		}
+	}
+	t.Logf("play it again with -seed %d", first)
+	for _, fault := range faults {
+		t.Run(fault.name, func(t *testing.T) {
+			for i := range seeds {
+				fault.play(newScene(t, first+i))
+			}
+		})
+	}
+	t.Log("\n" + Table(report))
+}
