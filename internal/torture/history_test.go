@@ -109,9 +109,13 @@ func TestChecks(t *testing.T) {
 		{"nor two where two are", func(h *History) { h.Calls[2].Cost, h.Calls[2].Retry = 2, 80 }, founded, ""},
 		{"nor none", func(h *History) { h.Calls[2] = denied(0, 9, 90, 90); h.Calls[2].Cost = 2 }, founded, "ann: denied"},
 		{"denied by the replica", func(h *History) { h.Records[0] = nil }, founded, ""},
-		{"denied where only both together are full", func(h *History) {
+		{"denied by the one that took the log over", func(h *History) {
 			h.Records = []redistest.Record{record(at(15, "a")), record(at(35, "b"))}
+		}, founded, ""},
+		{"but not where it was lost", func(h *History) {
+			h.Losses, h.Records = 1, []redistest.Record{record(at(15, "a")), record(at(35, "b"))}
 		}, founded, "ann: denied"},
+		{"where another lost it", func(h *History) { h.Losses, h.Records = 1, append(h.Records, record(at(40, "x"))) }, founded, ""},
 		{"the cache one window too long", func(h *History) { h.Calls[3] = cached(170, 180, 45, 65) }, founded, "ann: denied by denial-cache"},
 		{"the cache before it was full", func(h *History) { h.Calls[3] = cached(21, 29, 95, 115) }, founded, "ann: denied by denial-cache"},
 		{"the cache too hopeful", func(h *History) { h.Calls[3].Retry = 30 }, founded, "ann: denied by denial-cache"},
