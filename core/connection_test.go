@@ -184,7 +184,7 @@ func TestRights(t *testing.T) {
 	line := regexp.MustCompile(`(?m)^ *ACL SETUSER limiter on >password (.*)$`).FindSubmatch(readme)
 	require.NotNil(t, line)
 	rights := string(line[1])
-	cluster := redistest.StartCluster(t, 3)
+	cluster := redistest.StartCluster(t, 3, 0)
 	server := redistest.Start(t)
 	servers := append([]*redistest.Server{server}, cluster.Masters...)
 	grant := func(rights string) {
@@ -278,7 +278,7 @@ func TestTLS(t *testing.T) {
 
 // On a cluster keys spread over the masters, the logs of one key stay together, and every call is one round trip.
 func TestCluster(t *testing.T) {
-	cluster := redistest.StartCluster(t, 3)
+	cluster := redistest.StartCluster(t, 3, 0)
 	limiter, err := Connect(cluster.URL(), patient)
 	require.NoError(t, err)
 	defer limiter.Close()
