@@ -36,6 +36,8 @@ func (c Call) known() bool { return c.Err == "" && (c.Source == Redis || c.Sourc
 type Step struct {
 	From, To int64 // the machine's clock before the step and after it, in microseconds
 	Offset   int64 // by how much the servers' clocks are ahead of the machine's from then on, in microseconds
+	// Recorded is how much was recorded in each log before the step, by From. It need not be said of a step forward.
+	Recorded map[string]int
 }
 
 // History is a run under one limit: what the callers saw and what the servers recorded. Its methods each check one thing
@@ -138,7 +140,7 @@ func (h History) Unfounded() []string {
 	for i, record := range records {
 		moments[i] = map[string][]int64{}
 		for log, admitted := range record {
-			for _, a := range byTime(admitted) {
+			for _, a := range byTime(h.unstepped(log, admitted)) {
 				moments[i][log] = append(moments[i][log], a.At)
 			}
 		}
@@ -190,7 +192,7 @@ func (c Call) outcome() string {
 }
 
 // excused says whether a clock that stepped stands behind a denial. After a step back, a log holds entries from what is now
-// the future, and denials last longer by the length of the step, until the last such entry has left. After a step forward,
+// the future, which leave within a window after the first denial, which comes soon where many ask. After a step forward,
 // the denial cache goes on denying for what it was told before, for as long as that is true of a clock that did not step.
 func (h History) excused(call Call) bool {
 	before := int64(0)
@@ -200,14 +202,14 @@ func (h History) excused(call Call) bool {
 		if back < 0 && call.Source != Cache {
 			continue
 		}
-		if call.Came >= step.From && call.Sent <= step.To+max(0, back)+h.Window.Microseconds() {
+		if call.Came >= step.From && call.Sent <= step.To+min(max(0, back), h.Window.Microseconds())+h.Window.Microseconds() {
 			return true
 		}
 	}
 	return false
 }
 
-// founded tries all offsets that the servers' clocks had during a call.
+// founded tries all offsets that the servers' clocks had during a call, as if they had not stepped back.
 func (h History) founded(admitted []int64, call Call) bool {
 	check := h.foundedInRedis
 	if call.Source == Cache {
@@ -215,6 +217,9 @@ func (h History) founded(admitted []int64, call Call) bool {
 	}
 	offset := int64(0)
 	for _, step := range h.Steps {
+		if step.Offset < offset {
+			continue
+		}
 		if call.Sent <= step.To && check(admitted, call.shifted(offset)) {
 			return true
 		}
@@ -309,11 +314,33 @@ func (h History) keys() []string {
 	return slices.Sorted(maps.Keys(keys))
 }
 
+// unstepped is what a server recorded in a log, in its order, as if its clock had not stepped back, after which its moments
+// come once more.
+func (h History) unstepped(log string, admitted []redistest.Admission) []redistest.Admission {
+	admitted = slices.Clone(admitted)
+	offset := int64(0)
+	for _, step := range h.Steps {
+		back := offset - step.Offset
+		if back > 0 {
+			i := min(step.Recorded[log], len(admitted))
+			for i < len(admitted) && admitted[i].At >= step.From+offset && admitted[i].At <= step.To+offset {
+				i++ // recorded while the step was made, and before it
+			}
+			for ; i < len(admitted); i++ {
+				admitted[i].At += back
+			}
+			continue // and the clock is as it was
+		}
+		offset = step.Offset
+	}
+	return admitted
+}
+
 // each goes through the logs of all keys that were called, as all servers together recorded them.
 func (h History) each(look func(key string, admitted []redistest.Admission)) {
 	merged := redistest.Merge(h.Records...)
 	for _, key := range h.keys() {
-		look(key, merged[h.log(key)])
+		look(key, h.unstepped(h.log(key), merged[h.log(key)]))
 	}
 }
 

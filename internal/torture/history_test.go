@@ -157,23 +157,23 @@ func TestSteps(t *testing.T) {
 		founded bool
 	}{
 		{"no step", nil, denied(50, 60, 60, 80), true},
-		{"ahead", []Step{{0, 1, 1000}}, denied(50, 60, 60, 80), false},
-		{"ahead all along", []Step{{-990, -989, 1000}}, denied(50-1000, 60-1000, 60, 80), true},
-		{"not yet", []Step{{60, 61, 1000}}, denied(50, 60, 60, 80), true},
-		{"during the call", []Step{{51, 52, 1000}}, denied(50, 60, 60, 80), true},
-		{"during the call, and decided after it", []Step{{-950, -949, 1000}}, denied(-951, -940, 60, 80), true},
-		{"there and back", []Step{{-100, -99, 1000}, {40, 41, 0}}, denied(50, 60, 60, 80), true},
-		{"back, and entries of the future deny", []Step{{41, 42, -500}}, denied(50, 60, 560, 580), true},
-		{"until the last of them has left", []Step{{41, 42, -500}}, denied(643, 653, 1, 1), false},
-		{"ahead, and the cache does not know", []Step{{41, 42, 500}}, cached(50, 60, 60, 80), true},
-		{"nor for a window", []Step{{41, 42, 500}}, cached(143, 150, 60, 80), false},
+		{"ahead", []Step{{From: 0, To: 1, Offset: 1000}}, denied(50, 60, 60, 80), false},
+		{"ahead all along", []Step{{From: -990, To: -989, Offset: 1000}}, denied(50-1000, 60-1000, 60, 80), true},
+		{"not yet", []Step{{From: 60, To: 61, Offset: 1000}}, denied(50, 60, 60, 80), true},
+		{"during the call", []Step{{From: 51, To: 52, Offset: 1000}}, denied(50, 60, 60, 80), true},
+		{"during the call, and decided after it", []Step{{From: -950, To: -949, Offset: 1000}}, denied(-951, -940, 60, 80), true},
+		{"there and back", []Step{{From: -100, To: -99, Offset: 1000}, {From: 40, To: 41, Offset: 0}}, denied(50, 60, 60, 80), true},
+		{"back, and entries of the future deny", []Step{{From: 41, To: 42, Offset: -500}}, denied(50, 60, 560, 580), true},
+		{"until the last of them has left", []Step{{From: 41, To: 42, Offset: -500}}, denied(643, 653, 1, 1), false},
+		{"ahead, and the cache does not know", []Step{{From: 41, To: 42, Offset: 500}}, cached(50, 60, 60, 80), true},
+		{"nor for a window", []Step{{From: 41, To: 42, Offset: 500}}, cached(143, 150, 60, 80), false},
 	} {
 		h := good()
 		h.Calls, h.Steps = []Call{table.call}, table.steps
 		assert.Equal(t, table.founded, len(h.Unfounded()) == 0, table.name)
 	}
 	h := good()
-	h.Steps = []Step{{41, 42, -500}}
+	h.Steps = []Step{{From: 41, To: 42, Offset: -500}}
 	assert.Equal(t, 2, h.Excused())
 }
 
