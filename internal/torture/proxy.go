@@ -24,7 +24,8 @@ const (
 	LoseRequest
 	// LoseReply sends the request on, and closes the connection instead of passing on its reply. The server has executed it.
 	LoseReply
-	// Reset sends the request on and breaks the connection at once. Whether the server executes it nobody knows.
+	// Reset sends the request on and breaks the connection at once. Whether the server executes it nobody knows, and no reply
+	// says so.
 	Reset
 	// DelayRequest and DelayReply hold back the request, or its reply, and so all that follow on the connection.
 	DelayRequest
@@ -415,6 +416,8 @@ func (c *conversation) readReplies() {
 		switch to.fate {
 		case LoseReply:
 			c.send(c.replies, message{then: closeBoth})
+			return
+		case Reset: // which is under way, and the reply is not to come before it
 			return
 		case DelayReply:
 			m.due = time.Now().Add(to.delay)
