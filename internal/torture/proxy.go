@@ -453,10 +453,11 @@ func (c *conversation) readBytes(in *bufio.Reader, to chan message, at then) {
 	}
 }
 
-// broken ends a direction as its sender ended it: what it sent before arrives, and then its end, or its reset.
+// broken ends a direction as its sender ended it: what it sent before arrives, and then its end, or its reset. One who does
+// not speak the protocol is reset too.
 func (c *conversation) broken(to chan message, rest []byte, err error, at then) {
 	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		at = resetBoth
+		at, rest = resetBoth, nil
 	}
 	c.send(to, message{bytes: rest, then: at})
 }
