@@ -52,7 +52,7 @@ func none(s *scene) {
 	s.Keys, s.Limit.Max, s.Goroutines, s.Pause = keys(1), 2000, 24, 300*time.Microsecond
 	s.quiet = true
 	server := appendOnly(s)
-	h, _ := s.play(server.URL(), []*redistest.Server{server}, func() { s.last(1500 * ms) })
+	h, _ := s.play(server.URL(), []*redistest.Server{server}, func() { s.last(700 * ms) })
 	assert.Less(s, h.unknown(), len(h.Calls)/10, "Redis decides")
 }
 
@@ -134,7 +134,7 @@ func clientKill(s *scene) {
 }
 
 func stopped(s *scene) {
-	s.processes, s.Goroutines, s.Pause, s.Load.Deadline = 1, 5000, 250*ms, 50*ms
+	s.processes, s.Goroutines, s.Pause, s.Load.Deadline = 1, 5000, 400*ms, 50*ms
 	s.Keys, s.Limit.Max, s.within = keys(100), 10, 3*time.Second
 	server := appendOnly(s)
 	for _, length := range []time.Duration{500 * ms, 2000 * ms} {

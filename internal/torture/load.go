@@ -145,7 +145,7 @@ func (l Load) start(t testing.TB, processes int) (stop func() [][]Call) {
 			t.Fatal(err)
 		}
 		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), loadEnv+"="+string(spec))
+		cmd.Env = append(os.Environ(), loadEnv+"="+string(spec), "GORACE=atexit_sleep_ms=0")
 		cmd.Stderr = os.Stderr
 		in, err := cmd.StdinPipe()
 		if err != nil {

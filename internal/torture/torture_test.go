@@ -60,7 +60,7 @@ func newScene(t *testing.T, what string, seed uint64) *scene {
 		T: t, what: what, seed: seed, processes: 2, within: time.Second,
 		Load: Load{
 			Prefix: "torture", Keys: keys(4), Limit: core.Limit{Name: "exact", Max: 40, Window: 100 * time.Millisecond},
-			Goroutines: 8, Pause: 2 * time.Millisecond, Seed: seed,
+			Goroutines: 8, Pause: 4 * time.Millisecond, Seed: seed,
 		},
 	}
 }
