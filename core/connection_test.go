@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -119,13 +120,16 @@ func TestCredentials(t *testing.T) {
 // A server that does not know AUTH quotes its arguments back. They are not passed on.
 func TestCredentialsAreNotQuoted(t *testing.T) {
 	server := redistest.Start(t, `rename-command AUTH ""`, `rename-command HELLO ""`)
-	limiter, err := Connect("redis://ann:sesame@"+server.Addr, OnFailure(FailClosed))
+	said := &lines{}
+	limiter, err := Connect("redis://ann:sesame@"+server.Addr, OnFailure(FailClosed), WithLogger(slog.New(slog.NewTextHandler(said, nil))))
 	require.NoError(t, err)
 	defer limiter.Close()
 	_, err = limiter.Allow(context.Background(), "ann", PerMinute("login", 1))
 	assert.ErrorIs(t, err, ErrUnavailable)
 	assert.ErrorContains(t, err, "unknown command 'AUTH'")
 	assert.NotContains(t, err.Error(), "sesame")
+	assert.Contains(t, fmt.Sprint(said.all()), "unknown command 'AUTH'")
+	assert.NotContains(t, fmt.Sprint(said.all()), "sesame")
 }
 
 func TestContextEnds(t *testing.T) {
