@@ -2,8 +2,11 @@ package core_test
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"log"
+	"log/slog"
 	"os"
 	"time"
 
@@ -22,7 +25,7 @@ func Example() {
 	send := func(ctx context.Context) error {
 		decision, err := limiter.Allow(ctx, "user:42", core.PerMinute("send", 3))
 		if err != nil {
-			return err // no decision: Redis does not answer, or the call makes no sense
+			return err // no decision: the call makes no sense, or its context was cancelled
 		}
 		if !decision.Allowed {
 			return fmt.Errorf("try again in %v", decision.RetryAfter)
@@ -47,11 +50,70 @@ func ExampleConnect() {
 	defer limiter.Close()
 }
 
+func ExampleOnFailure() {
+	limiter, err := core.Connect(os.Getenv("REDIS_URL"), core.OnFailure(core.FailOpen), core.WithTimeout(50*time.Millisecond))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer limiter.Close()
+}
+
+// Each instance limits by itself while Redis is away, but for what must rather be closed then.
+func ExampleLimiter_OnFailure() {
+	limiter, err := core.Connect("redis://127.0.0.1:1", core.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer limiter.Close()
+	ctx, limit := context.Background(), core.PerMinute("demo", 1)
+	for range 2 {
+		d, err := limiter.Allow(ctx, "user:42", limit)
+		fmt.Println(d.Allowed, d.Source, err)
+	}
+	_, err = limiter.OnFailure(core.FailClosed).Allow(ctx, "user:42", limit)
+	fmt.Println(errors.Is(err, core.ErrUnavailable))
+	// Output:
+	// true in-process <nil>
+	// false in-process <nil>
+	// true
+}
+
+func ExampleWithLogger() {
+	limiter, err := core.Connect(os.Getenv("REDIS_URL"), core.WithLogger(slog.New(slog.NewJSONHandler(os.Stderr, nil))))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer limiter.Close()
+}
+
+func ExampleClientOption() {
+	option, err := core.ClientOption("rediss://cache:6379")
+	if err != nil {
+		log.Fatal(err)
+	}
+	certificate, err := tls.LoadX509KeyPair("client.pem", "client.key")
+	if err != nil {
+		log.Fatal(err)
+	}
+	option.TLSConfig.Certificates = []tls.Certificate{certificate}
+	client, err := rueidis.NewClient(option)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	limiter, err := core.New(client)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer limiter.Close()
+}
+
 func ExampleNew() {
-	client, err := rueidis.NewClient(rueidis.ClientOption{
-		InitAddress:  []string{"localhost:6379"},
-		DisableCache: true,
-	})
+	option, err := core.ClientOption("redis://localhost:6379")
+	if err != nil {
+		log.Fatal(err)
+	}
+	client, err := rueidis.NewClient(option)
 	if err != nil {
 		log.Fatal(err)
 	}

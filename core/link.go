@@ -14,10 +14,9 @@ import (
 // link is the way to one part of Redis: to all of it, or in Redis Cluster to a range of slots, so that a node that fails
 // costs its own keys alone.
 //
-// It is the circuit breaker, closed while there is no trouble. A call that fails begins trouble, and a probe in a goroutine
-// of its own finds out: trouble is over when Redis answers in time, and the link is open, so that calls are turned away at
-// once, when Redis leaves the probe without an answer for half a timeout, or refuses it three times. Probes go on until one is
-// answered in time.
+// It is the circuit breaker, closed while there is no trouble. A call that fails begins trouble, and probes in a goroutine of
+// their own find out: trouble is over when Redis answers one in time, and when none is answered for half a timeout the link
+// is open, so that calls are turned away at once.
 type link struct {
 	trouble  atomic.Pointer[trouble]
 	stranded atomic.Int64 // calls that have ended without their reply, and keep their places
@@ -75,8 +74,6 @@ func (s *sender) suspect(l *link, log string, cause error, lost bool) {
 }
 
 const (
-	// refusals is after how many failed probes in a row a link is open.
-	refusals = 3
 	// maxPause is the longest pause between two probes.
 	maxPause = 500 * time.Millisecond
 	// probeTimeout is how long a probe waits. Redis may be stopped and go on, and answers what it was asked before.
@@ -85,16 +82,14 @@ const (
 
 // mend probes a link until it works.
 func (s *sender) mend(l *link, t *trouble) {
-	pause := time.Millisecond
-	for failed := 0; ; {
+	defer time.AfterFunc(s.deadlines.timeout/2, func() { s.open(l, t) }).Stop()
+	for pause := time.Millisecond; ; pause = min(2*pause, maxPause) {
 		if t.lost.Load() {
 			s.drain(l)
 		}
 		stranded := l.stranded.Load()
 		begun := s.now()
-		patience := time.AfterFunc(s.deadlines.timeout/2, func() { s.open(l, t) })
 		err := s.ping(t)
-		patience.Stop()
 		if err == nil {
 			// Replies come in order, so those that were waited for no longer have come.
 			for range stranded {
@@ -108,19 +103,16 @@ func (s *sender) mend(l *link, t *trouble) {
 				}
 				return
 			}
-			failed, pause = 0, time.Millisecond
+			s.open(l, t) // it answers, and too late
+			pause = time.Millisecond
 		} else {
 			t.cause.Store(&err)
 			t.lost.Store(true)
-			if failed++; failed >= refusals {
-				s.open(l, t)
-			}
 		}
 		select {
 		case <-s.closing.Done():
 			return
 		case <-time.After(pause/2 + rand.N(pause/2+1)):
-			pause = min(2*pause, maxPause)
 		}
 	}
 }

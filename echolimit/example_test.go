@@ -43,6 +43,16 @@ func get(h http.Handler, target string) *httptest.ResponseRecorder {
 	return w
 }
 
+// Logins are closed while Redis does not answer; searches are limited by each instance then.
+func ExampleNew_onFailure() {
+	search := echolimit.New(limiter, echolimit.ClientIP())
+	login := echolimit.New(limiter.OnFailure(core.FailClosed), echolimit.ClientIP())
+
+	e := echo.New()
+	e.GET("/search", answer, search.Limit(core.PerSecond("search", 5)))
+	e.POST("/login", answer, login.Limit(core.PerMinute("login", 5)))
+}
+
 func ExampleMiddleware_Limit() {
 	e := echo.New()
 	e.Use(byIP.Limit(core.PerMinute("site", 300)))

@@ -45,6 +45,16 @@ func get(h http.Handler, target string) *httptest.ResponseRecorder {
 	return w
 }
 
+// Logins are closed while Redis does not answer; searches are limited by each instance then.
+func ExampleNew_onFailure() {
+	search := ginlimit.New(limiter, ginlimit.ClientIP())
+	login := ginlimit.New(limiter.OnFailure(core.FailClosed), ginlimit.ClientIP())
+
+	r := gin.New()
+	r.GET("/search", search.Limit(core.PerSecond("search", 5)), answer)
+	r.POST("/login", login.Limit(core.PerMinute("login", 5)), answer)
+}
+
 func ExampleMiddleware_Limit() {
 	r := gin.New()
 	r.Use(byIP.Limit(core.PerMinute("site", 300)))

@@ -67,6 +67,16 @@ func (h History) unknown() int {
 	return n
 }
 
+// errors are the words of the errors that callers got.
+func (h History) errors() (words []string) {
+	for _, call := range h.Calls {
+		if call.Err != "" && !slices.Contains(words, call.Err) {
+			words = append(words, call.Err)
+		}
+	}
+	return words
+}
+
 func chance(f Faults) func(*scene) {
 	return func(s *scene) {
 		server := appendOnly(s)
@@ -130,12 +140,12 @@ func clientKill(s *scene) {
 	h, _ := s.play(server.URL(), []*redistest.Server{server}, func() {
 		s.every(20*ms, 1500*ms, func() { redistest.Do(s, client, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes") })
 	})
-	assert.Zero(s, h.unknown(), "a call is made again within its time")
+	assert.Zero(s, h.unknown(), "a call is made again within its time: %v", h.errors())
 }
 
 func stopped(s *scene) {
 	s.processes, s.Goroutines, s.Pause, s.Load.Deadline = 1, 5000, 400*ms, 50*ms
-	s.Keys, s.Limit.Max, s.within = keys(100), 10, 3*time.Second
+	s.Keys, s.Limit.Max = keys(100), 10
 	server := appendOnly(s)
 	for _, length := range []time.Duration{500 * ms, 2000 * ms} {
 		if *long {
@@ -178,12 +188,12 @@ func gone(s *scene) {
 	s.processes = 1
 	server := appendOnly(s)
 	server.Kill()
-	_, calls := s.play(server.URL(), []*redistest.Server{server}, func() {
+	_, processes := s.play(server.URL(), []*redistest.Server{server}, func() {
 		s.last(1000 * ms)
 		require.NoError(s, server.Start())
 		s.last(1200 * ms)
 	})
-	assert.Equal(s, s.Limit.Max, fullestLocally(calls[0], s.Limit.Window), "and no fewer")
+	assert.Equal(s, s.Limit.Max, fullestLocally(processes[0].Calls, s.Limit.Window), "and no fewer")
 }
 
 // serverErrors are a server's refusals, one after the other. While it refuses, each instance decides by itself.

@@ -1,7 +1,6 @@
 package torture
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -12,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -56,18 +56,33 @@ func (l Load) timeout() time.Duration {
 	return timeout
 }
 
+// Seen is what one process saw.
+type Seen struct {
+	Calls []Call
+	// Stall is the longest that the machine kept the process from what it wanted to do. Calls may take that much longer.
+	Stall time.Duration
+}
+
 // run asks until the context ends.
-func (l Load) run(ctx context.Context) ([]Call, error) {
+func (l Load) run(ctx context.Context) (seen Seen, err error) {
 	opts := []core.Option{core.WithPrefix(l.Prefix), core.OnFailure(l.Policy), core.WithLogger(slog.New(slog.DiscardHandler))}
 	if l.Timeout > 0 {
 		opts = append(opts, core.WithTimeout(l.Timeout))
 	}
 	limiter, err := core.Connect(l.URL, opts...)
 	if err != nil {
-		return nil, err
+		return seen, err
 	}
 	calls := make([][]Call, l.Goroutines)
 	var all sync.WaitGroup
+	all.Go(func() {
+		const nap = 5 * time.Millisecond
+		for ctx.Err() == nil {
+			begun := time.Now()
+			time.Sleep(nap)
+			seen.Stall = max(seen.Stall, time.Since(begun)-nap)
+		}
+	})
 	for g := range l.Goroutines {
 		all.Go(func() {
 			random := rand.New(rand.NewPCG(l.Seed, uint64(g)))
@@ -78,11 +93,8 @@ func (l Load) run(ctx context.Context) ([]Call, error) {
 		})
 	}
 	all.Wait()
-	var flat []Call
-	for _, c := range calls {
-		flat = append(flat, c...)
-	}
-	return flat, limiter.Close()
+	seen.Calls = slices.Concat(calls...)
+	return seen, limiter.Close()
 }
 
 func (l Load) call(limiter *core.Limiter, key string) Call {
@@ -118,24 +130,17 @@ func work() error {
 		io.Copy(io.Discard, os.Stdin)
 		cancel()
 	}()
-	calls, err := l.run(ctx)
+	seen, err := l.run(ctx)
 	if err != nil {
 		return err
 	}
-	out := bufio.NewWriter(os.Stdout)
-	encoder := json.NewEncoder(out)
-	for _, call := range calls {
-		if err := encoder.Encode(call); err != nil {
-			return err
-		}
-	}
-	return out.Flush()
+	return json.NewEncoder(os.Stdout).Encode(seen)
 }
 
 // start runs a load in so many processes. What it returns stops them and returns what each saw.
-func (l Load) start(t testing.TB, processes int) (stop func() [][]Call) {
+func (l Load) start(t testing.TB, processes int) (stop func() []Seen) {
 	t.Helper()
-	calls := make([][]Call, processes)
+	seen := make([]Seen, processes)
 	var inputs []io.Closer
 	var all sync.WaitGroup
 	for i := range processes {
@@ -161,23 +166,20 @@ func (l Load) start(t testing.TB, processes int) (stop func() [][]Call) {
 		inputs = append(inputs, in)
 		t.Cleanup(func() { in.Close() })
 		all.Go(func() {
-			for decoder := json.NewDecoder(bufio.NewReader(out)); ; {
-				var call Call
-				if decoder.Decode(&call) != nil {
-					break
-				}
-				calls[i] = append(calls[i], call)
+			if err := json.NewDecoder(out).Decode(&seen[i]); err != nil {
+				t.Error(err)
 			}
+			io.Copy(io.Discard, out)
 			if err := cmd.Wait(); err != nil { // a race, a panic
 				t.Error("a process with the load: ", err)
 			}
 		})
 	}
-	return func() [][]Call {
+	return func() []Seen {
 		for _, in := range inputs {
 			in.Close()
 		}
 		all.Wait()
-		return calls
+		return seen
 	}
 }
