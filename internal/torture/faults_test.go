@@ -145,7 +145,7 @@ func clientKill(s *scene) {
 
 func stopped(s *scene) {
 	s.processes, s.Goroutines, s.Pause, s.Load.Deadline = 1, 5000, 400*ms, 50*ms
-	s.Keys, s.Limit.Max = keys(100), 10
+	s.Keys, s.Limit.Max, s.within = keys(100), 10, 2*time.Second
 	server := appendOnly(s)
 	for _, length := range []time.Duration{500 * ms, 2000 * ms} {
 		if *long {

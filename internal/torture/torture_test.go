@@ -97,7 +97,7 @@ func (s *scene) play(url string, servers []*redistest.Server, fault func()) (His
 	history := History{Max: s.Limit.Max, Window: s.Limit.Window, Within: s.timeout() + s.within, Losses: s.losses, Steps: s.steps, Log: s.log}
 	for _, seen := range processes {
 		history.Calls = append(history.Calls, seen.Calls...)
-		history.Within = max(history.Within, s.timeout()+s.within+2*seen.Stall)
+		history.Within = max(history.Within, s.timeout()+s.within+4*seen.Stall)
 	}
 	for _, server := range servers {
 		history.Records = append(history.Records, server.Records(s)...)
