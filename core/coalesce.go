@@ -36,10 +36,11 @@ type batch struct {
 	gone    bool
 
 	// landed is closed when there is an answer: a reply, a denial of all of them that was known by then, or no decision.
-	landed chan struct{}
-	reply  reply
-	denied *Decision
-	err    error
+	landed  chan struct{}
+	reply   reply
+	key, id string
+	denied  *Decision
+	err     error
 }
 
 const left = -1 // of a place whose request waits no longer
@@ -106,7 +107,11 @@ func (b *batch) decision(place, cost int, limits []Limit) (Decision, error) {
 	case b.denied != nil:
 		return *b.denied, nil
 	}
-	return b.reply.decision(b.places[place], cost, limits), nil
+	d := b.reply.decision(b.places[place], cost, limits)
+	if d.Allowed {
+		d.receipt = receipt{key: b.key, id: b.id, first: b.places[place] * cost, cost: cost}
+	}
+	return d, nil
 }
 
 // leave gives up a place, unless the batch has gone.

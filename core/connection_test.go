@@ -120,7 +120,7 @@ func TestCredentials(t *testing.T) {
 // A server that does not know AUTH quotes its arguments back. They are not passed on.
 func TestCredentialsAreNotQuoted(t *testing.T) {
 	server := redistest.Start(t, `rename-command AUTH ""`, `rename-command HELLO ""`)
-	said := &lines{}
+	said := &record{}
 	limiter, err := Connect("redis://ann:sesame@"+server.Addr, OnFailure(FailClosed), WithLogger(slog.New(slog.NewTextHandler(said, nil))))
 	require.NoError(t, err)
 	defer limiter.Close()
@@ -202,9 +202,11 @@ func TestRights(t *testing.T) {
 		defer limiter.Close()
 		ctx, one, two := context.Background(), PerMinute("one", 1), PerMinute("two", 9)
 		for range 2 { // admitted, then denied
-			if _, err := limiter.Allow(ctx, "ann", one, two); err != nil {
+			d, err := limiter.Allow(ctx, "ann", one, two)
+			if err != nil {
 				return err
 			}
+			defer func() { assert.NoError(t, limiter.Refund(ctx, d)) }()
 		}
 		if _, err := limiter.Peek(ctx, "ann", one); err != nil {
 			return err

@@ -13,8 +13,22 @@ type Decision struct {
 	// Source says who decided.
 	Source Source
 
-	states []State       // of every limit when the call had several, in its order
-	age    time.Duration // of states; State is as of now
+	states  []State       // of every limit when the call had several, in its order
+	age     time.Duration // of states; State is as of now
+	receipt receipt
+}
+
+// receipt says what an admission was charged as, so that it can be given back. It is zero of what charged nothing.
+type receipt struct {
+	key  string // canonical
+	cost int
+
+	id    string // in Redis: of the first unit of the call
+	first int    // in Redis: of the call's units, the request's first
+
+	local  *inProcess // whose logs they are; nil of those in Redis
+	at     int64      // in-process: the moment
+	number uint32     // in-process: of the admission, among those of its key
 }
 
 // State is where one limit of one key stands after a decision.

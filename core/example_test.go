@@ -78,6 +78,65 @@ func ExampleLimiter_OnFailure() {
 	// true
 }
 
+func ExampleLimiter_Wait() {
+	limiter, _ := core.NewInProcess()
+	defer limiter.Close()
+	send := func(ctx context.Context) error {
+		if _, err := limiter.Wait(ctx, "mailer", core.PerSecond("send", 10)); err != nil {
+			return err // the context ends before there is room
+		}
+		return nil // sent
+	}
+	for range 12 {
+		if err := send(context.Background()); err != nil {
+			log.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
+	for {
+		if err := send(ctx); err != nil {
+			fmt.Println(errors.Is(err, context.DeadlineExceeded))
+			break
+		}
+	}
+	// Output:
+	// true
+}
+
+// Only failed logins count: an attempt is charged first, so that many at once are not more than the limit, and given back when
+// it succeeds.
+func ExampleLimiter_Refund() {
+	limiter, _ := core.NewInProcess()
+	defer limiter.Close()
+	ctx, limit := context.Background(), core.PerMinute("failed-logins", 5)
+	login := func(password string) string {
+		d, err := limiter.Allow(ctx, "user:ann", limit)
+		if err != nil {
+			log.Fatal(err)
+		}
+		if !d.Allowed {
+			return "too many failures"
+		}
+		if password != "sesame" {
+			return "wrong"
+		}
+		if err := limiter.Refund(ctx, d); err != nil {
+			log.Print(err) // it stays charged
+		}
+		return "welcome"
+	}
+	for range 10 {
+		login("sesame")
+	}
+	for range 5 {
+		login("guess")
+	}
+	fmt.Println(login("sesame"))
+	// Output:
+	// too many failures
+}
+
 func ExampleWithLogger() {
 	limiter, err := core.Connect(os.Getenv("REDIS_URL"), core.WithLogger(slog.New(slog.NewJSONHandler(os.Stderr, nil))))
 	if err != nil {

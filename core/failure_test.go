@@ -192,19 +192,19 @@ func TestProbe(t *testing.T) {
 	assert.ErrorContains(t, limiter.redis.ping(about), "NOPERM", "calls would not work")
 }
 
-// lines is a log that the test reads.
-type lines struct {
+// record is a log that the test reads.
+type record struct {
 	mu   sync.Mutex
 	text bytes.Buffer
 }
 
-func (l *lines) Write(p []byte) (int, error) {
+func (l *record) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.Write(p)
 }
 
-func (l *lines) all() []string {
+func (l *record) all() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Collect(strings.Lines(l.text.String()))
@@ -214,7 +214,7 @@ func (l *lines) all() []string {
 // do calls to it. The outage and its end are told of once.
 func TestHungRedis(t *testing.T) {
 	server := redistest.Start(t)
-	said := &lines{}
+	said := &record{}
 	limiter, err := Connect(server.URL(), WithLogger(slog.New(slog.NewTextHandler(said, nil))))
 	require.NoError(t, err)
 	defer limiter.Close()
@@ -395,7 +395,7 @@ func TestWarnings(t *testing.T) {
 		{"volatile-ttl", "+info", "set maxmemory-policy noeviction, not volatile-ttl"},
 		{"allkeys-lru", "-info", ""}, // not for us to know
 	} {
-		client, said := server.Client(t), &lines{}
+		client, said := server.Client(t), &record{}
 		redistest.Do(t, client, "CONFIG", "SET", "maxmemory-policy", row.policy)
 		redistest.Do(t, client, "ACL", "SETUSER", "default", row.right)
 		limiter, err := New(client, WithLogger(slog.New(slog.NewTextHandler(said, nil))))
@@ -416,7 +416,7 @@ func TestWarnings(t *testing.T) {
 
 // An outage is told of once for all links, and not again within ten seconds.
 func TestOutage(t *testing.T) {
-	said := &lines{}
+	said := &record{}
 	o := outage{log: slog.New(slog.NewTextHandler(said, nil))}
 	down := errors.New("refused")
 	begin := func(at time.Duration) {

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -20,11 +21,13 @@ type inProcess struct {
 
 // client is the logs of one key. They are under one lock, so that several limits are decided in one step.
 type client struct {
-	mu   sync.Mutex
-	gone bool   // swept out of the map: who found it before that has to look again
-	most [1]log // the array of logs while there is one, as with most clients
-	logs []log
-	_    [16]byte // to whole cache lines: what each call writes, as far as most's count, is in the first one
+	mu       sync.Mutex
+	gone     bool   // swept out of the map: who found it before that has to look again
+	admitted uint32 // calls, which numbers them
+	most     [1]log // the array of logs while there is one, as with most clients
+	logs     []log
+	refunds  *refunds
+	_        [8]byte // to whole cache lines: what each call writes, as far as most's count, is in the first one
 }
 
 // sweepEvery is the pause between two sweeps. Each takes about a tenth of a second per million keys, and holds up one key
@@ -99,6 +102,17 @@ func (p *inProcess) decide(d *Decision, key string, cost int, limits []Limit) {
 	c := p.locked(key, true)
 	c.decide(d, p.now(), cost, limits) // the clock is read under the lock, so that no log ever runs backwards
 	c.mu.Unlock()
+	if d.Allowed {
+		d.receipt.local, d.receipt.key = p, key
+	}
+}
+
+// refund removes the units of a receipt from the logs of limits, once.
+func (p *inProcess) refund(paid receipt, limits []State) {
+	if c := p.locked(paid.key, false); c != nil {
+		defer c.mu.Unlock()
+		c.refund(p.now(), paid, limits)
+	}
 }
 
 func (p *inProcess) peek(d *Decision, key string, limits []Limit) {
@@ -131,6 +145,8 @@ func (c *client) decide(d *Decision, now int64, cost int, limits []Limit) {
 			}
 			c.logs[logs[i]].add(now, cost, limits[i].Max)
 		}
+		c.admitted++
+		d.receipt.number, d.receipt.cost, d.receipt.at = c.admitted, cost, now
 	}
 	c.describe(d, allowed, now, cost, limits, logs)
 }
@@ -191,7 +207,9 @@ func (c *client) describe(d *Decision, allowed bool, now int64, cost int, limits
 	for i := range limits {
 		c.state(&states[i], logs[i], now, cost, &limits[i])
 	}
+	receipt := d.receipt
 	*d = decide(allowed, states, SourceInProcess)
+	d.receipt = receipt
 }
 
 func (c *client) state(s *State, i int, now int64, cost int, limit *Limit) {
@@ -201,6 +219,50 @@ func (c *client) state(s *State, i int, now int64, cost int, limit *Limit) {
 		return
 	}
 	c.logs[i].state(s, now, cost)
+}
+
+// refunds is which admissions of a client have been given back lately, so that none is twice: an entry does not say whose
+// it is, and another's may be of the same moment.
+type refunds struct {
+	at   map[uint32]int64 // of each admission, by its number
+	full int              // how many there are when old ones are looked for
+}
+
+func (c *client) refund(now int64, paid receipt, limits []State) {
+	if c.refunds == nil {
+		c.refunds = &refunds{at: map[uint32]int64{}}
+	}
+	if _, again := c.refunds.at[paid.number]; again {
+		return
+	}
+	longest := int64(0)
+	for i := range limits {
+		window := limits[i].Limit.Window.Microseconds()
+		longest = max(longest, window)
+		if found := c.find(&limits[i].Limit); found >= 0 && paid.at > now-window {
+			c.logs[found].remove(paid.at, paid.cost)
+		}
+	}
+	if paid.at > now-longest {
+		c.refunds.keep(paid, now, c.longest())
+	}
+}
+
+// longest is the longest window of the client's logs.
+func (c *client) longest() int64 {
+	longest := int64(0)
+	for i := range c.logs {
+		longest = max(longest, c.logs[i].window.Microseconds())
+	}
+	return longest
+}
+
+func (r *refunds) keep(paid receipt, now, window int64) {
+	if len(r.at) >= r.full {
+		maps.DeleteFunc(r.at, func(_ uint32, at int64) bool { return at <= now-window })
+		r.full = 2*len(r.at) + 16
+	}
+	r.at[paid.number] = paid.at
 }
 
 func (c *client) reset(limits []Limit) {

@@ -16,11 +16,12 @@ type Limiter struct {
 	redis     *redisLogs // nil when the logs are in this process
 	inProcess *inProcess // the logs, or those that stand in for Redis
 	policy    FailurePolicy
+	lines     *lines
 	closed    *atomic.Bool // of all that share the logs
 }
 
 func newLimiter(redis *redisLogs, c config) *Limiter {
-	return &Limiter{redis: redis, inProcess: newInProcess(), policy: c.policy, closed: new(atomic.Bool)}
+	return &Limiter{redis: redis, inProcess: newInProcess(), policy: c.policy, lines: &lines{name: map[string]*line{}}, closed: new(atomic.Bool)}
 }
 
 // New makes a Limiter on a client of the caller's own: for one Redis, for Sentinel or for Redis Cluster, with TLS and
@@ -136,6 +137,25 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Deci
 	}
 	l.inProcess.peek(&d, key, limits)
 	return d, nil
+}
+
+// Refund gives back what an admission was charged, so that it counts no more: as if a request that failed had never come.
+// What has left its window meanwhile is not there to be given back, a second Refund of the same admission does nothing, and
+// so does one of a denial, a Peek, or an admission that was not counted. Other instances may go on denying for as long as
+// WithDenialCache says. Where Redis does not answer it returns ErrUnavailable whatever the policy.
+func (l *Limiter) Refund(ctx context.Context, d Decision) error {
+	switch {
+	case d.receipt.cost == 0:
+		return nil
+	case l.closed.Load():
+		return unavailable(errClosed)
+	case d.receipt.local == l.inProcess:
+		l.inProcess.refund(d.receipt, d.States())
+		return nil
+	case d.receipt.local != nil || l.redis == nil:
+		return invalid("the decision is another Limiter's: give it back to the one that made it")
+	}
+	return l.redis.refund(ctx, d.receipt, d.States())
 }
 
 // Reset forgets what key has been charged under limits, as if it had never come. Where Redis does not answer it returns

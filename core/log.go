@@ -2,6 +2,7 @@ package core
 
 import (
 	"math"
+	"sort"
 	"time"
 )
 
@@ -87,6 +88,23 @@ func (l *log) add(now int64, n, max int) {
 		l.set(l.place(l.count), now)
 		l.count++
 	}
+}
+
+// remove drops up to n of the units admitted at a moment.
+func (l *log) remove(at int64, n int) {
+	first := sort.Search(l.count, func(i int) bool { return l.at(i) >= at })
+	last := first
+	for last < l.count && last < first+n && l.at(last) == at {
+		last++
+	}
+	newest := l.newest
+	if last == l.count && first > 0 {
+		newest = l.at(first - 1)
+	}
+	for ; last < l.count; first, last = first+1, last+1 {
+		l.set(l.place(first), l.at(last))
+	}
+	l.count, l.newest = first, newest
 }
 
 func (l *log) resize(size int) {

@@ -19,7 +19,7 @@ func prepare(client rueidis.Client, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	for address, node := range client.Nodes() {
-		for _, text := range []string{lua.Decide, lua.Peek} {
+		for _, text := range []string{lua.Decide, lua.Peek, lua.Refund} {
 			node.Do(ctx, node.B().ScriptLoad().Script(text).Build())
 		}
 		info, err := node.Do(ctx, node.B().Info().Section("server", "memory").Build()).ToString()

@@ -20,11 +20,12 @@ import (
 // goroutines on a few persistent connections.
 type redisLogs struct {
 	*sender
-	decision *rueidis.Lua
-	peeking  *rueidis.Lua
-	prefix   string
-	stem     string // of all ids this limiter makes
-	ids      atomic.Uint64
+	decision  *rueidis.Lua
+	peeking   *rueidis.Lua
+	refunding *rueidis.Lua
+	prefix    string
+	stem      string // of all ids this limiter makes
+	ids       atomic.Uint64
 
 	now     func() time.Duration // since some moment, on Go's monotonic clock; what denials are held to
 	seed    maphash.Seed
@@ -37,15 +38,16 @@ func newRedisLogs(connection *connection, c config) *redisLogs {
 	rand.Read(random[:]) // never fails: crypto/rand ends the process instead
 	sender := newSender(connection, c)
 	return &redisLogs{
-		sender:   sender,
-		decision: rueidis.NewLuaScript(lua.Decide),
-		peeking:  rueidis.NewLuaScript(lua.Peek),
-		prefix:   c.prefix,
-		stem:     base64.RawURLEncoding.EncodeToString(random[:]),
-		now:      sender.now,
-		seed:     maphash.MakeSeed(),
-		denials:  newDenials(c.denials, c.denialHold),
-		flights:  newFlights(),
+		sender:    sender,
+		decision:  rueidis.NewLuaScript(lua.Decide),
+		peeking:   rueidis.NewLuaScript(lua.Peek),
+		refunding: rueidis.NewLuaScript(lua.Refund),
+		prefix:    c.prefix,
+		stem:      base64.RawURLEncoding.EncodeToString(random[:]),
+		now:       sender.now,
+		seed:      maphash.MakeSeed(),
+		denials:   newDenials(c.denials, c.denialHold),
+		flights:   newFlights(),
 	}
 }
 
@@ -137,7 +139,11 @@ func (r *redisLogs) decide(ctx context.Context, key string, cost int, limits []L
 	if err != nil {
 		return Decision{}, err
 	}
-	return reply.decision(0, cost, limits), nil
+	d := reply.decision(0, cost, limits)
+	if d.Allowed {
+		d.receipt = receipt{key: key, id: id, cost: cost}
+	}
+	return d, nil
 }
 
 // goOn asks for one batch after the other, until no one waits.
@@ -160,7 +166,8 @@ func (r *redisLogs) answer(q *question, b *batch) {
 		return
 	}
 	// Not in the name of any of those who wait: each of them leaves when its own context ends.
-	b.reply, b.err = r.ask(context.Background(), q, string(r.appendID(nil)), b.waiting)
+	b.key, b.id = q.key, string(r.appendID(nil))
+	b.reply, b.err = r.ask(context.Background(), q, b.id, b.waiting)
 }
 
 // ask calls the decision script for a number of requests, and learns from the reply until when the next would be denied.
@@ -205,6 +212,24 @@ func (r *redisLogs) call(ctx context.Context, script *rueidis.Lua, keys, args []
 		return reply{}, unavailable(fmt.Errorf("not a reply of exactlimit's script: %w", err))
 	}
 	return decoded, nil
+}
+
+// refund removes the units of a receipt from the logs of limits.
+func (r *redisLogs) refund(ctx context.Context, paid receipt, limits []State) error {
+	logs := make([]string, len(limits))
+	args := []string{paid.id, strconv.Itoa(paid.first), strconv.Itoa(paid.cost)}
+	for i := range limits {
+		logs[i] = string(appendLogKey(nil, r.prefix, paid.key, limits[i].Limit))
+		args = append(args, strconv.FormatInt(limits[i].Limit.Window.Microseconds(), 10))
+	}
+	_, err := r.send(ctx, logs[0], math.MaxInt64, func(ctx context.Context, client rueidis.Client) rueidis.RedisResult {
+		return r.refunding.Exec(ctx, client, logs, args)
+	})
+	r.denials.forget(maphash.String(r.seed, paid.key), paid.key) // even after an error: there may be room
+	if err != nil {
+		return unavailable(err)
+	}
+	return nil
 }
 
 func (r *redisLogs) reset(ctx context.Context, key string, limits []Limit) error {

@@ -106,14 +106,7 @@ func TestCommandsPerDecision(t *testing.T) {
 		}
 		info, err := redistest.Do(t, client, "INFO", "commandstats").ToString()
 		require.NoError(t, err)
-		counts := map[string]int{}
-		for line := range strings.Lines(info) {
-			var calls int
-			name, rest, _ := strings.Cut(line, ":")
-			if _, err := fmt.Sscanf(rest, "calls=%d", &calls); err == nil {
-				counts[strings.TrimPrefix(name, "cmdstat_")] = calls
-			}
-		}
+		counts := commandCalls(info)
 		// What the client does for itself, and what we do here.
 		maps.DeleteFunc(counts, func(name string, _ int) bool {
 			return name == "ping" || name == "hello" || strings.Contains(name, "|")
@@ -128,6 +121,19 @@ func TestCommandsPerDecision(t *testing.T) {
 		commands(limiter, PerHour("full", 1), 10), "a denial adds nothing and refreshes nothing")
 	assert.Equal(t, map[string]int{"evalsha": 1, "time": 1, "zremrangebyscore": 1, "zcard": 1, "zscore": 1, "zrange": 2},
 		commands(cached, PerHour("full", 1), 1000), "a denial that is known costs nothing")
+}
+
+// commandCalls reads how often each command was called.
+func commandCalls(info string) map[string]int {
+	counts := map[string]int{}
+	for line := range strings.Lines(info) {
+		var calls int
+		name, rest, _ := strings.Cut(line, ":")
+		if _, err := fmt.Sscanf(rest, "calls=%d", &calls); err == nil {
+			counts[strings.TrimPrefix(name, "cmdstat_")] = calls
+		}
+	}
+	return counts
 }
 
 func TestScriptsAreLoadedAndHeal(t *testing.T) {

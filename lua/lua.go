@@ -9,6 +9,11 @@ import _ "embed"
 //go:embed decide.lua
 var Decide string
 
+// Refund takes back what Decide has charged.
+//
+//go:embed refund.lua
+var Refund string
+
 // Peek reads the same logs and writes nothing.
 //
 //go:embed peek.lua

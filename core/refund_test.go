@@ -1,0 +1,232 @@
+package core
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/redistest"
+)
+
+// limiters returns one of each kind, on empty logs.
+func limiters(t *testing.T) map[string]*Limiter {
+	local, err := NewInProcess()
+	require.NoError(t, err)
+	t.Cleanup(func() { local.Close() })
+	redis, _, _ := onShared(t)
+	return map[string]*Limiter{"in-process": local, "redis": redis}
+}
+
+// A refund takes back just what an admission was charged, in all of its limits, once.
+func TestRefund(t *testing.T) {
+	for name, limiter := range limiters(t) {
+		t.Run(name, func(t *testing.T) {
+			ctx, few, many := context.Background(), PerHour("few", 4), PerDay("many", 2000)
+			remain := func(want ...int) {
+				t.Helper()
+				d, err := limiter.Peek(ctx, "ann", few, many)
+				require.NoError(t, err)
+				assert.Equal(t, want, []int{d.States()[0].Remaining, d.States()[1].Remaining})
+			}
+			allow := func(cost int, limits ...Limit) Decision {
+				t.Helper()
+				d, err := limiter.AllowN(ctx, "ann", cost, limits...)
+				require.NoError(t, err)
+				return d
+			}
+			refund := func(d Decision) {
+				t.Helper()
+				require.NoError(t, limiter.Refund(ctx, d))
+			}
+			one, two, three := allow(1, few), allow(2, few, many), allow(1, few)
+			remain(0, 1998)
+			refund(two)
+			remain(2, 2000)
+			refund(two) // again
+			copied := two
+			refund(copied)
+			remain(2, 2000)
+			full := allow(2, few)
+			remain(0, 2000)
+			denied := allow(1, few)
+			require.False(t, denied.Allowed)
+			refund(denied)
+			remain(0, 2000)
+			refund(one)
+			assert.True(t, allow(1, few).Allowed, "a denial that was remembered is forgotten")
+			refund(three)
+			refund(full)
+			remain(3, 2000)
+			big := allow(1500, many)
+			refund(big)
+			remain(3, 2000)
+
+			peeked, err := limiter.Peek(ctx, "ann", few)
+			require.NoError(t, err)
+			refund(peeked)
+			refund(Decision{})
+			remain(3, 2000)
+			require.NoError(t, limiter.Reset(ctx, "ann", few))
+			refund(one)
+			remain(4, 2000)
+		})
+	}
+}
+
+// What was admitted together is given back apart: each request of a batch has units of its own.
+func TestRefundOfABatch(t *testing.T) {
+	for _, cost := range []int{1, 2} {
+		g := newGated(t, 10)
+		first, second, calls := g.lead(cost)
+		others := make([]*outcome, 3)
+		for i := range others {
+			others[i] = g.allow(context.Background(), "ann", cost, g.limit)
+			g.until(i + 1)
+		}
+		calls[0].pass <- nil
+		(<-g.came).pass <- nil
+		calls[1].pass <- nil
+		charged := int64(5 * cost)
+		for _, o := range append(others, first, second) {
+			o.wait(t)
+			require.True(t, o.Allowed)
+		}
+		for _, o := range []*outcome{others[1], others[0], first, others[2], second} {
+			for range 2 {
+				go func() { (<-g.came).pass <- nil }()
+				require.NoError(t, g.limiter.Refund(context.Background(), o.Decision))
+			}
+			charged -= int64(cost)
+			assert.Equal(t, charged, g.charged())
+		}
+	}
+}
+
+// In-process, on a clock that stands still, so that many are of one moment: each refund takes one, and none twice, for as long
+// as its admission could be mistaken for another's.
+func TestRefundOfOneMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limiter, err := NewInProcess()
+		require.NoError(t, err)
+		defer limiter.Close()
+		ctx, limit := context.Background(), Limit{Name: "a", Max: 100, Window: 2 * time.Hour} // of two halves, see log
+		var admitted []Decision
+		for moment := range 50 {
+			for range 2 {
+				d, err := limiter.Allow(ctx, "ann", limit)
+				require.NoError(t, err)
+				require.True(t, d.Allowed, moment)
+				admitted = append(admitted, d)
+			}
+			time.Sleep(time.Minute)
+		}
+		for i := 0; i < len(admitted); i += 4 {
+			require.NoError(t, limiter.Refund(ctx, admitted[i]))
+			require.NoError(t, limiter.Refund(ctx, admitted[i]))
+		}
+		d, err := limiter.Peek(ctx, "ann", limit)
+		require.NoError(t, err)
+		assert.Equal(t, 25, d.Remaining)
+		for i := 25; i > 0; i-- {
+			_, err := limiter.Allow(ctx, "ann", limit)
+			require.NoError(t, err)
+		}
+		d, err = limiter.Allow(ctx, "ann", limit)
+		require.NoError(t, err)
+		assert.Equal(t, 70*time.Minute, d.RetryAfter, "one of the first moment is there still")
+		time.Sleep(70 * time.Minute)
+		d, err = limiter.Peek(ctx, "ann", limit)
+		require.NoError(t, err)
+		assert.Equal(t, 1, d.Remaining)
+		time.Sleep(2 * time.Hour)
+		require.NoError(t, limiter.Refund(ctx, admitted[1]), "it has left")
+		d, err = limiter.Peek(ctx, "ann", limit)
+		require.NoError(t, err)
+		assert.Equal(t, 100, d.Remaining)
+	})
+}
+
+// While Redis is away, decisions are refunded where they were made, and no other limiter's are taken.
+func TestRefundWhereItWasMade(t *testing.T) {
+	server := redistest.Start(t)
+	limiter, err := Connect(server.URL())
+	require.NoError(t, err)
+	defer limiter.Close()
+	other, err := NewInProcess()
+	require.NoError(t, err)
+	defer other.Close()
+	ctx, limit := context.Background(), PerHour("a", 5)
+	inRedis, err := limiter.Allow(ctx, "ann", limit)
+	require.NoError(t, err)
+	server.Kill()
+	local, err := limiter.Allow(ctx, "ann", limit)
+	require.NoError(t, err)
+	require.Equal(t, SourceInProcess, local.Source)
+	assert.Equal(t, 4, local.Remaining)
+	require.NoError(t, limiter.Refund(ctx, local))
+	d, err := limiter.Peek(ctx, "ann", limit)
+	require.NoError(t, err)
+	assert.Equal(t, 5, d.Remaining)
+	assert.ErrorIs(t, limiter.Refund(ctx, inRedis), ErrUnavailable)
+	open, err := limiter.OnFailure(FailOpen).Allow(ctx, "ann", limit)
+	require.NoError(t, err)
+	assert.NoError(t, limiter.Refund(ctx, open), "nothing was counted")
+
+	assert.ErrorIs(t, other.Refund(ctx, inRedis), ErrInvalid)
+	assert.ErrorIs(t, other.Refund(ctx, local), ErrInvalid)
+	require.NoError(t, other.Close())
+	theirs, err := other.Allow(ctx, "ann", limit)
+	assert.ErrorIs(t, err, ErrUnavailable)
+	assert.NoError(t, other.Refund(ctx, theirs))
+}
+
+// With all refunded at once, from everywhere, what is left is what was not.
+func TestRefundsAtOnce(t *testing.T) {
+	for name, limiter := range limiters(t) {
+		t.Run(name, func(t *testing.T) {
+			ctx, limit := context.Background(), PerHour("a", 500)
+			var kept atomic.Int64
+			var all sync.WaitGroup
+			for i := range 400 {
+				all.Go(func() {
+					d, err := limiter.Allow(ctx, "ann", limit)
+					if !assert.NoError(t, err) || !assert.True(t, d.Allowed) {
+						return
+					}
+					if i%3 == 0 {
+						kept.Add(1)
+						return
+					}
+					assert.NoError(t, limiter.Refund(ctx, d))
+					assert.NoError(t, limiter.Refund(ctx, d))
+				})
+			}
+			all.Wait()
+			d, err := limiter.Peek(ctx, "ann", limit)
+			require.NoError(t, err)
+			assert.EqualValues(t, 500-kept.Load(), d.Remaining)
+		})
+	}
+}
+
+// A log that loses its oldest entry to a refund still expires after its newest.
+func TestRefundKeepsTheLogAlive(t *testing.T) {
+	limiter, client, prefix := onShared(t)
+	ctx, limit := context.Background(), PerMinute("a", 9)
+	first, err := limiter.Allow(ctx, "ann", limit)
+	require.NoError(t, err)
+	_, err = limiter.Allow(ctx, "ann", limit)
+	require.NoError(t, err)
+	redistest.Do(t, client, "PEXPIRE", string(appendLogKey(nil, prefix, "ann", limit)), "61000") // as the first one left it
+	require.NoError(t, limiter.Refund(ctx, first))
+	left, err := redistest.Do(t, client, "PTTL", string(appendLogKey(nil, prefix, "ann", limit))).AsInt64()
+	require.NoError(t, err)
+	assert.Greater(t, left, int64(119_000), fmt.Sprint("two windows from now: ", left))
+}
