@@ -3,6 +3,7 @@ package echolimit_test
 import (
 	"bytes"
 	"errors"
+	"net"
 	"net/http"
 	"testing"
 
@@ -31,6 +32,8 @@ func app(limiter *core.Limiter) http.Handler {
 	}))
 
 	silent := echolimit.New(limiter, echolimit.ClientIP(), echolimit.OnDenied(func(echo.Context, core.Decision) error { return nil }))
+	byProxied := echolimit.New(limiter, echolimit.ClientIP(echolimit.TrustedProxies("10.0.0.0/8", "unix")))
+	byFramework := echolimit.New(limiter, echolimit.FrameworkClientIP())
 
 	e := echo.New()
 	e.Logger.SetOutput(new(bytes.Buffer))
@@ -45,6 +48,8 @@ func app(limiter *core.Limiter) http.Handler {
 		return adaptertest.Plan(c.Request().Header.Get("X-Plan"))
 	}))
 	e.GET("/denied", ok, custom.Limit(adaptertest.One))
+	e.GET("/proxied", ok, byProxied.Limit(adaptertest.One))
+	e.GET("/framework", ok, byFramework.Limit(adaptertest.One))
 	e.GET("/silent", ok, silent.Limit(adaptertest.One))
 	e.GET("/answered", ok, byIP.LimitFunc(func(c echo.Context) ([]core.Limit, error) {
 		adaptertest.Refuse(c.Response())
@@ -69,6 +74,8 @@ func TestMistakesPanicWhereTheyAreWritten(t *testing.T) {
 		"no header name": func() { echolimit.Header("") },
 		"two words":      func() { echolimit.Header("API Key") },
 		"no keys":        func() { echolimit.FirstOf() },
+		"all proxies":    func() { echolimit.ClientIP(echolimit.TrustedProxies("0.0.0.0/0")) },
+		"no proxies":     func() { echolimit.ClientIP(echolimit.ProxyHeader("X-Real-IP")) },
 		"nil key":        func() { echolimit.FirstOf(echolimit.ClientIP(), nil) },
 	} {
 		assert.Panics(t, mistake, name)
@@ -91,4 +98,29 @@ func TestErrors(t *testing.T) {
 	assert.Empty(t, log.String())
 	adaptertest.Get(e, "/closed")
 	assert.Contains(t, log.String(), "core: unavailable: the limiter is closed")
+}
+
+// Echo's own resolution counts once it has been told whom to trust, with a list or with none.
+func TestFrameworkClientIP(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	_, peer, err := net.ParseCIDR("192.0.2.1/32")
+	require.NoError(t, err)
+	for _, row := range []struct {
+		name   string
+		trust  echo.IPExtractor
+		status int // of the second request from another address than the first, as the header has it
+	}{
+		{"nobody", echo.ExtractIPDirect(), http.StatusTooManyRequests},
+		{"somebody else", echo.ExtractIPFromXFFHeader(), http.StatusTooManyRequests},
+		{"the peer", echo.ExtractIPFromXFFHeader(echo.TrustIPRange(peer)), http.StatusOK},
+	} {
+		e := echo.New()
+		e.IPExtractor = row.trust
+		e.GET("/", ok, echolimit.New(limiter, echolimit.FrameworkClientIP()).Limit(core.PerMinute(row.name, 1)))
+		assert.Equal(t, http.StatusOK, adaptertest.Get(e, "/", "X-Forwarded-For: 203.0.113.7").StatusCode, row.name)
+		assert.Equal(t, row.status, adaptertest.Get(e, "/", "X-Forwarded-For: 203.0.113.8").StatusCode, row.name)
+		assert.Equal(t, http.StatusTooManyRequests, adaptertest.Get(e, "/", "X-Forwarded-For: ::ffff:203.0.113.7").StatusCode, row.name)
+	}
 }

@@ -102,3 +102,22 @@ func ExampleOnDenied() {
 	fmt.Print(get(e, "/once").Body)
 	// Output: Slow down: 1m0s to go.
 }
+
+func ExampleTrustedProxies() {
+	byClient := echolimit.New(limiter, echolimit.ClientIP(echolimit.TrustedProxies("10.0.0.0/8", "fd00::/8")))
+
+	e := echo.New()
+	e.GET("/proxied", answer, byClient.Limit(core.PerMinute("proxied", 1)))
+	for _, forwarded := range []string{"203.0.113.7", "203.0.113.8", "1.2.3.4, 203.0.113.7"} {
+		request := httptest.NewRequest("GET", "/proxied", nil)
+		request.RemoteAddr = "10.0.0.1:80"
+		request.Header.Set("X-Forwarded-For", forwarded)
+		w := httptest.NewRecorder()
+		e.ServeHTTP(w, request)
+		fmt.Println(w.Code)
+	}
+	// Output:
+	// 200
+	// 200
+	// 429
+}

@@ -104,3 +104,22 @@ func ExampleOnDenied() {
 	fmt.Print(get(r, "/once").Body)
 	// Output: Slow down: 1m0s to go.
 }
+
+func ExampleTrustedProxies() {
+	byClient := ginlimit.New(limiter, ginlimit.ClientIP(ginlimit.TrustedProxies("10.0.0.0/8", "fd00::/8")))
+
+	r := gin.New()
+	r.GET("/proxied", byClient.Limit(core.PerMinute("proxied", 1)), answer)
+	for _, forwarded := range []string{"203.0.113.7", "203.0.113.8", "1.2.3.4, 203.0.113.7"} {
+		request := httptest.NewRequest("GET", "/proxied", nil)
+		request.RemoteAddr = "10.0.0.1:80"
+		request.Header.Set("X-Forwarded-For", forwarded)
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, request)
+		fmt.Println(w.Code)
+	}
+	// Output:
+	// 200
+	// 200
+	// 429
+}

@@ -9,14 +9,6 @@ import (
 	"github.com/exactlimit/exactlimit/internal/httplimit"
 )
 
-// KeyFunc says who a request is from. Different strings are different clients. An empty string says that the request does
-// not tell, and an error that it could not be found out. Either way it is refused with 401: it neither passes uncounted nor
-// shares a budget with others like it. The client is not shown the text of an error; it is added to c.Errors.
-//
-// Begin a key of your own with what it is, as in "user:" + id, so that no id can pass for a key of another kind. Keys are
-// part of the names of logs, so hash what is secret.
-type KeyFunc func(*gin.Context) (string, error)
-
 // Middleware makes handlers that limit requests, all counted by one key. It is safe for concurrent use. Make it with New.
 type Middleware struct {
 	gate     httplimit.Gate[*gin.Context]
@@ -72,23 +64,4 @@ func (m *Middleware) handler(policy func(*gin.Context) (*httplimit.Policy, error
 			refusal.Write(c.Writer)
 		}
 	}
-}
-
-// ClientIP counts by the address of the socket's peer, IPv6 by /64. It trusts no header, unlike gin.Context.ClientIP,
-// which by default believes X-Forwarded-For from anyone. Behind a proxy every request comes from the proxy's address:
-// count by something else there, for now.
-func ClientIP() KeyFunc { return of(httplimit.ClientIP) }
-
-// Header counts by the value of a header field, such as an API key. Only a hash of the value leaves the process. A request
-// without it is refused with 401. A client may write any value, so have it authenticated before, or limit by ClientIP as
-// well: who invents a new value for each request is a new client each time. It panics if name is no field's name.
-func Header(name string) KeyFunc { return of(httplimit.Header(name)) }
-
-// FirstOf counts by the first of keys that a request has, such as a user and otherwise the address. Its clients are its own:
-// none of one key is the same as one of another, or as one that the same key counts outside of FirstOf. It panics if there
-// are no keys or one is nil.
-func FirstOf(keys ...KeyFunc) KeyFunc { return httplimit.FirstOf(keys) }
-
-func of(key func(*http.Request) (string, error)) KeyFunc {
-	return func(c *gin.Context) (string, error) { return key(c.Request) }
 }

@@ -28,6 +28,8 @@ func app(limiter *core.Limiter) http.Handler {
 	}))
 
 	silent := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.OnDenied(func(*gin.Context, core.Decision) {}))
+	byProxied := ginlimit.New(limiter, ginlimit.ClientIP(ginlimit.TrustedProxies("10.0.0.0/8", "unix")))
+	byFramework := ginlimit.New(limiter, ginlimit.FrameworkClientIP())
 
 	r := gin.New()
 	r.GET("/one", byIP.Limit(adaptertest.One), ok)
@@ -41,6 +43,8 @@ func app(limiter *core.Limiter) http.Handler {
 		return adaptertest.Plan(c.GetHeader("X-Plan"))
 	}), ok)
 	r.GET("/denied", custom.Limit(adaptertest.One), ok)
+	r.GET("/proxied", byProxied.Limit(adaptertest.One), ok)
+	r.GET("/framework", byFramework.Limit(adaptertest.One), ok)
 	r.GET("/silent", silent.Limit(adaptertest.One), ok)
 	r.GET("/answered", byIP.LimitFunc(func(c *gin.Context) ([]core.Limit, error) {
 		adaptertest.Refuse(c.Writer)
@@ -65,6 +69,8 @@ func TestMistakesPanicWhereTheyAreWritten(t *testing.T) {
 		"no header name": func() { ginlimit.Header("") },
 		"two words":      func() { ginlimit.Header("API Key") },
 		"no keys":        func() { ginlimit.FirstOf() },
+		"all proxies":    func() { ginlimit.ClientIP(ginlimit.TrustedProxies("0.0.0.0/0")) },
+		"no proxies":     func() { ginlimit.ClientIP(ginlimit.ProxyHeader("X-Real-IP")) },
 		"nil key":        func() { ginlimit.FirstOf(ginlimit.ClientIP(), nil) },
 	} {
 		assert.Panics(t, mistake, name)
@@ -92,4 +98,27 @@ func TestErrors(t *testing.T) {
 	adaptertest.Get(r, "/closed")
 	require.Len(t, seen, 1)
 	assert.ErrorIs(t, seen[0], core.ErrUnavailable)
+}
+
+// Gin's own resolution counts once it has been told whom to trust, with a list or with none.
+func TestFrameworkClientIP(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	for _, row := range []struct {
+		name    string
+		trusted []string
+		status  int // of the second request from another address than the first, as the header has it
+	}{
+		{"nobody", nil, http.StatusTooManyRequests},
+		{"somebody else", []string{"10.0.0.0/8"}, http.StatusTooManyRequests},
+		{"the peer", []string{"192.0.2.1"}, http.StatusOK},
+	} {
+		r := gin.New()
+		require.NoError(t, r.SetTrustedProxies(row.trusted))
+		r.GET("/", ginlimit.New(limiter, ginlimit.FrameworkClientIP()).Limit(core.PerMinute(row.name, 1)), ok)
+		assert.Equal(t, http.StatusOK, adaptertest.Get(r, "/", "X-Forwarded-For: 203.0.113.7").StatusCode, row.name)
+		assert.Equal(t, row.status, adaptertest.Get(r, "/", "X-Forwarded-For: 203.0.113.8").StatusCode, row.name)
+		assert.Equal(t, http.StatusTooManyRequests, adaptertest.Get(r, "/", "X-Forwarded-For: ::ffff:203.0.113.7").StatusCode, row.name)
+	}
 }

@@ -31,15 +31,16 @@ import (
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8080", "where to listen")
 	redis := flag.String("redis", os.Getenv("REDIS_URL"), "what keeps the logs, such as redis://localhost:6379; empty: this process")
+	proxies := flag.String("proxies", "", "the proxies in front of it, such as 10.0.0.0/8,fd00::/8, which tell who is behind them")
 	flag.Parse()
-	if err := run(*addr, *redis); err != nil {
+	if err := run(*addr, *redis, *proxies); err != nil {
 		log.Fatal(err)
 	}
 }
 
 // routes is the service. The limits are all here, next to what they protect.
-func routes(limiter *core.Limiter) http.Handler {
-	byIP := echolimit.New(limiter, echolimit.ClientIP())
+func routes(limiter *core.Limiter, clientIP echolimit.KeyFunc) http.Handler {
+	byIP := echolimit.New(limiter, clientIP)
 	byAPIKey := echolimit.New(limiter, echolimit.Header("X-API-Key"))
 
 	e := echo.New()
@@ -67,8 +68,16 @@ func answer(text string) echo.HandlerFunc {
 	}
 }
 
+// clientIP believes nobody but the proxies.
+func clientIP(proxies string) echolimit.KeyFunc {
+	if proxies == "" {
+		return echolimit.ClientIP()
+	}
+	return echolimit.ClientIP(echolimit.TrustedProxies(strings.Split(proxies, ",")...))
+}
+
 // run serves until it is told to stop, and then finishes what it has begun.
-func run(addr, redis string) error {
+func run(addr, redis, proxies string) error {
 	limiter, err := core.Connect(redis)
 	if err != nil {
 		return err
@@ -81,7 +90,7 @@ func run(addr, redis string) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: routes(limiter), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: routes(limiter, clientIP(proxies)), ReadHeaderTimeout: 5 * time.Second}
 	fmt.Printf("listening on http://%s, logs kept in %s\n", listener.Addr(), keeper(redis))
 
 	stopped := make(chan error, 1)

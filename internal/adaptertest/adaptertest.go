@@ -41,6 +41,8 @@ var update = flag.Bool("update", false, "write the golden files anew")
 //	/own       a key of the user's own: OwnKey of the query's "user", One
 //	/plan      ClientIP, LimitFunc with Plan of the header X-Plan
 //	/denied    ClientIP, One, with Denied as OnDenied
+//	/proxied   ClientIP(TrustedProxies("10.0.0.0/8", "unix")), One
+//	/framework FrameworkClientIP, One, while the framework is as its constructor made it
 //	/silent    ClientIP, One, with an OnDenied that does nothing
 //	/answered  ClientIP, LimitFunc with one that calls Refuse and fails
 type App func(limiter *core.Limiter) http.Handler
@@ -183,6 +185,15 @@ var table = []struct {
 		{target: "/one", from: "[2001:db8:1:3::4]:3"}, // another
 		{target: "/one", from: "@"},
 	}},
+	{"proxied", []request{
+		{target: "/proxied", from: "10.0.0.1:80", header: "X-Forwarded-For: 192.0.2.9"},
+		{target: "/proxied", from: "10.0.0.2:80", header: "X-Forwarded-For: 192.0.2.10, 192.0.2.9, 10.0.0.1"},
+		{target: "/proxied", from: "192.0.2.9:1", header: "X-Forwarded-For: 192.0.2.10"}, // the same client without the proxies
+		{target: "/proxied", from: "10.0.0.1:80", header: "X-Forwarded-For: 192.0.2.10"},
+		{target: "/proxied", from: "10.0.0.1:80"},
+		{target: "/proxied", from: "@"},
+	}},
+	{"framework", []request{{target: "/framework"}, {target: "/framework", header: "X-Forwarded-For: 192.0.2.10"}}}, // anybody's choice
 }
 
 // Run holds an adapter's App against the table.
@@ -259,7 +270,7 @@ func golden(t *testing.T, name string, got []byte) {
 	assert.Equal(t, string(want), string(got), file)
 }
 
-// Get sends a GET request and returns the response.
-func Get(handler http.Handler, target string) *http.Response {
-	return send(handler, request{target: target})
+// Get sends a GET request with headers, each "Name: value", and returns the response.
+func Get(handler http.Handler, target string, headers ...string) *http.Response {
+	return send(handler, request{target: target, header: strings.Join(headers, "\n")})
 }

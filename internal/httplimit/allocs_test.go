@@ -18,7 +18,7 @@ func TestAllocations(t *testing.T) {
 	limiter, err := core.NewInProcess()
 	require.NoError(t, err)
 	defer limiter.Close()
-	gate := NewGate(limiter, ClientIP)
+	gate := NewGate(limiter, ClientIP())
 	policy := Fixed[*http.Request]([]core.Limit{core.PerDay("roomy", 1_000_000)})
 	r, h := &http.Request{RemoteAddr: "203.0.113.7:1234"}, http.Header{}
 	ctx := context.Background()

@@ -3,10 +3,8 @@ package httplimit
 import (
 	"crypto/sha256"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -16,37 +14,30 @@ type keyError struct{ detail string }
 
 func (e *keyError) Error() string { return e.detail }
 
-var errNoAddress = errors.New("exactlimit: ClientIP on a connection without an IP address, so count by something else")
+// mistake is why a key function cannot work in the service as it is written, whoever asks. Its words are for the service.
+type mistake struct{ text string }
 
-// ClientIP counts by the address of the socket's peer, and by nothing that the client writes. An IPv4 address that is
-// mapped into IPv6 is the IPv4 address. IPv6 addresses count by /64, which is what one client is given to choose from.
-//
-// A connection that has no address, as on a Unix socket, is a mistake of the service.
-func ClientIP(r *http.Request) (string, error) {
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return "", fmt.Errorf("%w: %q", errNoAddress, r.RemoteAddr)
-	}
-	if peer.Addr().Is4() {
-		host, _, _ := strings.Cut(r.RemoteAddr, ":")
-		return "ip:" + host, nil // its own canonical form: netip takes no other
-	}
-	addr := peer.Addr().Unmap().WithZone("")
-	if addr.Is4() {
-		return "ip:" + addr.String(), nil
-	}
-	return "ip:" + netip.PrefixFrom(addr, 64).Masked().String(), nil
-}
+func (e *mistake) Error() string { return "exactlimit: " + e.text }
 
-// Header returns a key function for the value of a header field, such as an API key. Only a hash of the value is kept, so
-// that no secret reaches Redis. A request without a value has no key.
-func Header(name string) func(*http.Request) (string, error) {
-	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r) }) {
+// Mistake is the error of a key function that cannot work in the service as it is written. It is answered with 500.
+func Mistake(text string) error { return &mistake{text} }
+
+func mistakef(format string, args ...any) error { return Mistake(fmt.Sprintf(format, args...)) }
+
+// checkFieldName panics where a name is no header field's, or not of one that net/http keeps with the others.
+func checkFieldName(name string) {
+	if name == "" || strings.Trim(name, tokenChars) != "" {
 		panic(fmt.Sprintf("exactlimit: %q is not the name of a header field: write one such as \"X-API-Key\"", name))
 	}
 	if strings.EqualFold(name, "Host") {
 		panic("exactlimit: net/http takes Host out of the header fields: write a key function that returns the request's Host")
 	}
+}
+
+// Header returns a key function for the value of a header field, such as an API key. Only a hash of the value is kept, so
+// that no secret reaches Redis. A request without a value has no key.
+func Header(name string) func(*http.Request) (string, error) {
+	checkFieldName(name)
 	prefix := "header:" + strings.ToLower(name) + ":"
 	missing := &keyError{"The " + name + " header is missing."}
 	return func(r *http.Request) (string, error) {

@@ -52,7 +52,8 @@ func (p *Policy) unavailable() problem {
 // unidentified answers a request that has no key. Only a keyError is told to the client. An error of the user's own may
 // hold what no client should read, and may be the service's fault, so it is told to the service.
 func unidentified(h http.Header, err error) *Refusal {
-	if errors.Is(err, errNoAddress) {
+	var wrong *mistake
+	if errors.As(err, &wrong) {
 		return refuse(h, internalError, err)
 	}
 	p := problem{Type: "about:blank", Title: "Unauthorized", Status: http.StatusUnauthorized, Detail: "The request does not say who it is from."}
