@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"testing"
 
 	"github.com/labstack/echo/v4"
@@ -22,18 +23,21 @@ func ok(c echo.Context) error {
 }
 
 func app(limiter *core.Limiter) http.Handler {
-	byIP := echolimit.New(limiter, echolimit.ClientIP())
-	byHeader := echolimit.New(limiter, echolimit.Header("X-API-Key"))
-	byFirst := echolimit.New(limiter, echolimit.FirstOf(echolimit.Header("X-API-Key"), echolimit.ClientIP()))
-	byOwn := echolimit.New(limiter, func(c echo.Context) (string, error) { return adaptertest.OwnKey(c.QueryParam("user")) })
-	custom := echolimit.New(limiter, echolimit.ClientIP(), echolimit.OnDenied(func(c echo.Context, d core.Decision) error {
+	by := func(key echolimit.KeyFunc, opts ...echolimit.Option) *echolimit.Middleware {
+		return echolimit.New(limiter, key, opts...)
+	}
+	byIP := by(echolimit.ClientIP())
+	byHeader := by(echolimit.Header("X-API-Key"))
+	byFirst := by(echolimit.FirstOf(echolimit.Header("X-API-Key"), echolimit.ClientIP()))
+	byOwn := by(func(c echo.Context) (string, error) { return adaptertest.OwnKey(c.QueryParam("user")) })
+	custom := by(echolimit.ClientIP(), echolimit.OnDenied(func(c echo.Context, d core.Decision) error {
 		adaptertest.Denied(c.Response(), d)
 		return nil
 	}))
 
-	silent := echolimit.New(limiter, echolimit.ClientIP(), echolimit.OnDenied(func(echo.Context, core.Decision) error { return nil }))
-	byProxied := echolimit.New(limiter, echolimit.ClientIP(echolimit.TrustedProxies("10.0.0.0/8", "unix")))
-	byFramework := echolimit.New(limiter, echolimit.FrameworkClientIP())
+	silent := by(echolimit.ClientIP(), echolimit.OnDenied(func(echo.Context, core.Decision) error { return nil }))
+	byProxied := by(echolimit.ClientIP(echolimit.TrustedProxies("10.0.0.0/8", "unix")))
+	byFramework := by(echolimit.FrameworkClientIP())
 
 	e := echo.New()
 	e.Logger.SetOutput(new(bytes.Buffer))
@@ -43,6 +47,18 @@ func app(limiter *core.Limiter) http.Handler {
 	e.GET("/quoted", ok, byIP.Limit(adaptertest.Quoted))
 	e.GET("/header", ok, byHeader.Limit(adaptertest.One))
 	e.GET("/first", ok, byFirst.Limit(adaptertest.One))
+	for path, key := range map[string]echolimit.KeyFunc{
+		"/bearer":    echolimit.BearerToken(),
+		"/cookie":    echolimit.Cookie("session"),
+		"/query":     echolimit.Query("api_key", echolimit.HashKey(adaptertest.Secret)),
+		"/path/:id":  echolimit.PathParam("id"),
+		"/path":      echolimit.PathParam("id"),
+		"/route/:id": echolimit.Route(),
+		"/join/:id":  echolimit.Join(echolimit.PathParam("id"), echolimit.ClientIP()),
+		"/global":    echolimit.Global(),
+	} {
+		e.GET(path, ok, by(key).Limit(adaptertest.One))
+	}
 	e.GET("/own", ok, byOwn.Limit(adaptertest.One))
 	e.GET("/plan", ok, byIP.LimitFunc(func(c echo.Context) ([]core.Limit, error) {
 		return adaptertest.Plan(c.Request().Header.Get("X-Plan"))
@@ -76,6 +92,9 @@ func TestMistakesPanicWhereTheyAreWritten(t *testing.T) {
 		"no keys":        func() { echolimit.FirstOf() },
 		"all proxies":    func() { echolimit.ClientIP(echolimit.TrustedProxies("0.0.0.0/0")) },
 		"no proxies":     func() { echolimit.ClientIP(echolimit.ProxyHeader("X-Real-IP")) },
+		"short secret":   func() { echolimit.HashKey([]byte("hunter2")) },
+		"a path":         func() { echolimit.PathParam("/users/:id") },
+		"nothing joined": func() { echolimit.Join() },
 		"nil key":        func() { echolimit.FirstOf(echolimit.ClientIP(), nil) },
 	} {
 		assert.Panics(t, mistake, name)
@@ -122,5 +141,33 @@ func TestFrameworkClientIP(t *testing.T) {
 		assert.Equal(t, http.StatusOK, adaptertest.Get(e, "/", "X-Forwarded-For: 203.0.113.7").StatusCode, row.name)
 		assert.Equal(t, row.status, adaptertest.Get(e, "/", "X-Forwarded-For: 203.0.113.8").StatusCode, row.name)
 		assert.Equal(t, http.StatusTooManyRequests, adaptertest.Get(e, "/", "X-Forwarded-For: ::ffff:203.0.113.7").StatusCode, row.name)
+	}
+}
+
+// Paths that lead nowhere are together one client, and not that of a route.
+func TestUnmatchedPathsAreOneClient(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	byRoute := echolimit.New(limiter, echolimit.Route())
+	e := echo.New()
+	e.Use(byRoute.Limit(adaptertest.One))
+	e.GET("/users/:id", ok)
+	for _, row := range []struct {
+		method, target string
+		status         int
+	}{
+		{"GET", "/a", http.StatusNotFound},
+		{"POST", "/users/1", http.StatusMethodNotAllowed},
+		{"GET", "/b", http.StatusTooManyRequests},
+		{"BREW", "/users/1", http.StatusTooManyRequests},
+		{"GET", "//users/1", http.StatusTooManyRequests},
+		{"GET", "/users/1", http.StatusOK},
+		{"GET", "/users/2", http.StatusOK},
+		{"GET", "/users/%33?x=1", http.StatusTooManyRequests},
+	} {
+		w := httptest.NewRecorder()
+		e.ServeHTTP(w, httptest.NewRequest(row.method, "http://example.com"+row.target, nil))
+		assert.Equal(t, row.status, w.Code, row)
 	}
 }

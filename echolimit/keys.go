@@ -2,6 +2,8 @@ package echolimit
 
 import (
 	"net/http"
+	"net/url"
+	"slices"
 
 	"github.com/labstack/echo/v4"
 
@@ -65,15 +67,81 @@ func FrameworkClientIP() KeyFunc {
 	})
 }
 
-// Header counts by the value of a header field, such as an API key. Only a hash of the value leaves the process. A request
-// without it is refused with 401. A client may write any value, so have it authenticated before, or limit by ClientIP as
-// well: who invents a new value for each request is a new client each time. It panics if name is no field's name.
-func Header(name string) KeyFunc { return of(httplimit.Header(name)) }
+// Header counts by the value of a header field, such as an API key. A client may write any value, so have it authenticated
+// before, or limit by ClientIP as well: who invents a new value for each request is a new client each time.
+//
+// Like all values that clients send, it is kept as a hash, so that no secret among them reaches Redis, logs or errors. A
+// request without it is refused with 401, one that has it twice or longer than 8 KiB with 400. It panics if name is no
+// field's name.
+func Header(name string, opts ...HashOption) KeyFunc { return of(httplimit.Header(name, opts...)) }
+
+// HashOption changes how the value that a client sends is hashed. By default it is SHA-256.
+type HashOption = httplimit.HashOption
+
+// HashKey makes the hash an HMAC-SHA-256 under a secret of the service's, at least 16 bytes and the same in all instances.
+// Without it, who can read Redis can try out what hashes to a key, which succeeds where values are short or few.
+func HashKey(secret []byte) HashOption { return httplimit.HashKey(secret) }
+
+// BearerToken counts by the token in "Authorization: Bearer ...", as Header does by a value. A request without one is
+// refused with 401 and a challenge.
+func BearerToken(opts ...HashOption) KeyFunc { return of(httplimit.BearerToken(opts...)) }
+
+// Cookie counts by the value of a cookie, as Header does by that of a field. Of several, the first counts, which is the one
+// that Context.Cookie returns. It panics if name is no cookie's name.
+func Cookie(name string, opts ...HashOption) KeyFunc {
+	return httplimit.Cookie(name, func(c echo.Context) string {
+		cookie, err := c.Cookie(name)
+		if err != nil { // there is none
+			return ""
+		}
+		return cookie.Value
+	}, opts)
+}
+
+// Query counts by a parameter of the query, as Header does by a field. Of several, the first counts. It panics if name is
+// empty.
+func Query(name string, opts ...HashOption) KeyFunc {
+	return httplimit.Query(name, func(c echo.Context) string { return c.QueryParam(name) }, opts)
+}
+
+// PathParam counts by a parameter of the route, such as "id" of "/users/:id". Encoded in whatever way, a parameter is one client, while Echo.Context.Param returns it as it was written.
+// Anybody can spend the budget of what a path names: join it with ClientIP where that matters. On a route without
+// the parameter, requests are refused with 500. It panics if name is not the name alone.
+func PathParam(name string, opts ...HashOption) KeyFunc {
+	return httplimit.PathParam(name, func(c echo.Context) (string, bool) {
+		value := c.Param(name)
+		if c.Request().URL.RawPath != "" { // from which Echo then cuts parameters, as they were written
+			value, _ = url.PathUnescape(value) // an error leaves nothing, which is refused
+		}
+		return value, slices.Contains(c.ParamNames(), name)
+	}, opts)
+}
+
+// Route counts all clients of a route together, by its template, as "/users/:id". Requests that match no route are together
+// one client: their paths would be new clients, as many as anybody cares to write. In Echo.Pre
+// there is no route yet.
+func Route() KeyFunc { return httplimit.Route(template) }
+
+// Global counts all requests together.
+func Global() KeyFunc { return httplimit.Global[echo.Context] }
+
+// Join counts by all of keys together, such as a route and an address: who differs in one of them is another client. If a
+// request lacks one it is refused, as that key says. It panics if there are no keys or one is nil.
+func Join(keys ...KeyFunc) KeyFunc { return httplimit.Join(keys) }
 
 // FirstOf counts by the first of keys that a request has, such as a user and otherwise the address. Its clients are its own:
 // none of one key is the same as one of another, or as one that the same key counts outside of FirstOf. It panics if there
 // are no keys or one is nil.
 func FirstOf(keys ...KeyFunc) KeyFunc { return httplimit.FirstOf(keys) }
+
+// template is of the route that a request matched. Where the path has routes and the method has none, Echo names one of
+// them, and sets what it answers in Allow.
+func template(c echo.Context) string {
+	if c.Get(echo.ContextKeyHeaderAllow) != nil {
+		return ""
+	}
+	return c.Path()
+}
 
 func of(key func(*http.Request) (string, error)) KeyFunc {
 	return func(c echo.Context) (string, error) { return key(c.Request()) }

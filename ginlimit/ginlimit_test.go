@@ -3,6 +3,7 @@ package ginlimit_test
 import (
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"testing"
 
 	"github.com/gin-gonic/gin"
@@ -19,17 +20,20 @@ func init() { gin.SetMode(gin.TestMode) }
 func ok(c *gin.Context) { adaptertest.OK(c.Writer) }
 
 func app(limiter *core.Limiter) http.Handler {
-	byIP := ginlimit.New(limiter, ginlimit.ClientIP())
-	byHeader := ginlimit.New(limiter, ginlimit.Header("X-API-Key"))
-	byFirst := ginlimit.New(limiter, ginlimit.FirstOf(ginlimit.Header("X-API-Key"), ginlimit.ClientIP()))
-	byOwn := ginlimit.New(limiter, func(c *gin.Context) (string, error) { return adaptertest.OwnKey(c.Query("user")) })
-	custom := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.OnDenied(func(c *gin.Context, d core.Decision) {
+	by := func(key ginlimit.KeyFunc, opts ...ginlimit.Option) *ginlimit.Middleware {
+		return ginlimit.New(limiter, key, opts...)
+	}
+	byIP := by(ginlimit.ClientIP())
+	byHeader := by(ginlimit.Header("X-API-Key"))
+	byFirst := by(ginlimit.FirstOf(ginlimit.Header("X-API-Key"), ginlimit.ClientIP()))
+	byOwn := by(func(c *gin.Context) (string, error) { return adaptertest.OwnKey(c.Query("user")) })
+	custom := by(ginlimit.ClientIP(), ginlimit.OnDenied(func(c *gin.Context, d core.Decision) {
 		adaptertest.Denied(c.Writer, d)
 	}))
 
-	silent := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.OnDenied(func(*gin.Context, core.Decision) {}))
-	byProxied := ginlimit.New(limiter, ginlimit.ClientIP(ginlimit.TrustedProxies("10.0.0.0/8", "unix")))
-	byFramework := ginlimit.New(limiter, ginlimit.FrameworkClientIP())
+	silent := by(ginlimit.ClientIP(), ginlimit.OnDenied(func(*gin.Context, core.Decision) {}))
+	byProxied := by(ginlimit.ClientIP(ginlimit.TrustedProxies("10.0.0.0/8", "unix")))
+	byFramework := by(ginlimit.FrameworkClientIP())
 
 	r := gin.New()
 	r.GET("/one", byIP.Limit(adaptertest.One), ok)
@@ -38,6 +42,18 @@ func app(limiter *core.Limiter) http.Handler {
 	r.GET("/quoted", byIP.Limit(adaptertest.Quoted), ok)
 	r.GET("/header", byHeader.Limit(adaptertest.One), ok)
 	r.GET("/first", byFirst.Limit(adaptertest.One), ok)
+	for path, key := range map[string]ginlimit.KeyFunc{
+		"/bearer":    ginlimit.BearerToken(),
+		"/cookie":    ginlimit.Cookie("session"),
+		"/query":     ginlimit.Query("api_key", ginlimit.HashKey(adaptertest.Secret)),
+		"/path/:id":  ginlimit.PathParam("id"),
+		"/path":      ginlimit.PathParam("id"),
+		"/route/:id": ginlimit.Route(),
+		"/join/:id":  ginlimit.Join(ginlimit.PathParam("id"), ginlimit.ClientIP()),
+		"/global":    ginlimit.Global(),
+	} {
+		r.GET(path, by(key).Limit(adaptertest.One), ok)
+	}
 	r.GET("/own", byOwn.Limit(adaptertest.One), ok)
 	r.GET("/plan", byIP.LimitFunc(func(c *gin.Context) ([]core.Limit, error) {
 		return adaptertest.Plan(c.GetHeader("X-Plan"))
@@ -71,6 +87,9 @@ func TestMistakesPanicWhereTheyAreWritten(t *testing.T) {
 		"no keys":        func() { ginlimit.FirstOf() },
 		"all proxies":    func() { ginlimit.ClientIP(ginlimit.TrustedProxies("0.0.0.0/0")) },
 		"no proxies":     func() { ginlimit.ClientIP(ginlimit.ProxyHeader("X-Real-IP")) },
+		"short secret":   func() { ginlimit.HashKey([]byte("hunter2")) },
+		"a path":         func() { ginlimit.PathParam("/users/:id") },
+		"nothing joined": func() { ginlimit.Join() },
 		"nil key":        func() { ginlimit.FirstOf(ginlimit.ClientIP(), nil) },
 	} {
 		assert.Panics(t, mistake, name)
@@ -120,5 +139,34 @@ func TestFrameworkClientIP(t *testing.T) {
 		assert.Equal(t, http.StatusOK, adaptertest.Get(r, "/", "X-Forwarded-For: 203.0.113.7").StatusCode, row.name)
 		assert.Equal(t, row.status, adaptertest.Get(r, "/", "X-Forwarded-For: 203.0.113.8").StatusCode, row.name)
 		assert.Equal(t, http.StatusTooManyRequests, adaptertest.Get(r, "/", "X-Forwarded-For: ::ffff:203.0.113.7").StatusCode, row.name)
+	}
+}
+
+// Paths that lead nowhere are together one client, and not that of a route.
+func TestUnmatchedPathsAreOneClient(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	byRoute := ginlimit.New(limiter, ginlimit.Route())
+	r := gin.New()
+	r.Use(byRoute.Limit(adaptertest.One))
+	r.GET("/users/:id", ok)
+	r.HandleMethodNotAllowed = true
+	for _, row := range []struct {
+		method, target string
+		status         int
+	}{
+		{"GET", "/a", http.StatusNotFound},
+		{"POST", "/users/1", http.StatusMethodNotAllowed},
+		{"GET", "/b", http.StatusTooManyRequests},
+		{"BREW", "/users/1", http.StatusTooManyRequests},
+		{"GET", "//users/1", http.StatusTooManyRequests},
+		{"GET", "/users/1", http.StatusOK},
+		{"GET", "/users/2", http.StatusOK},
+		{"GET", "/users/%33?x=1", http.StatusTooManyRequests},
+	} {
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, httptest.NewRequest(row.method, "http://example.com"+row.target, nil))
+		assert.Equal(t, row.status, w.Code, row)
 	}
 }

@@ -69,10 +69,57 @@ func FrameworkClientIP() KeyFunc {
 	})
 }
 
-// Header counts by the value of a header field, such as an API key. Only a hash of the value leaves the process. A request
-// without it is refused with 401. A client may write any value, so have it authenticated before, or limit by ClientIP as
-// well: who invents a new value for each request is a new client each time. It panics if name is no field's name.
-func Header(name string) KeyFunc { return of(httplimit.Header(name)) }
+// Header counts by the value of a header field, such as an API key. A client may write any value, so have it authenticated
+// before, or limit by ClientIP as well: who invents a new value for each request is a new client each time.
+//
+// Like all values that clients send, it is kept as a hash, so that no secret among them reaches Redis, logs or errors. A
+// request without it is refused with 401, one that has it twice or longer than 8 KiB with 400. It panics if name is no
+// field's name.
+func Header(name string, opts ...HashOption) KeyFunc { return of(httplimit.Header(name, opts...)) }
+
+// HashOption changes how the value that a client sends is hashed. By default it is SHA-256.
+type HashOption = httplimit.HashOption
+
+// HashKey makes the hash an HMAC-SHA-256 under a secret of the service's, at least 16 bytes and the same in all instances.
+// Without it, who can read Redis can try out what hashes to a key, which succeeds where values are short or few.
+func HashKey(secret []byte) HashOption { return httplimit.HashKey(secret) }
+
+// BearerToken counts by the token in "Authorization: Bearer ...", as Header does by a value. A request without one is
+// refused with 401 and a challenge.
+func BearerToken(opts ...HashOption) KeyFunc { return of(httplimit.BearerToken(opts...)) }
+
+// Cookie counts by the value of a cookie, as Header does by that of a field. Of several, the first counts, which is the one
+// that Context.Cookie returns. It panics if name is no cookie's name.
+func Cookie(name string, opts ...HashOption) KeyFunc {
+	return httplimit.Cookie(name, func(c *gin.Context) string {
+		value, _ := c.Cookie(name) // an error says that there is none
+		return value
+	}, opts)
+}
+
+// Query counts by a parameter of the query, as Header does by a field. Of several, the first counts. It panics if name is
+// empty.
+func Query(name string, opts ...HashOption) KeyFunc {
+	return httplimit.Query(name, func(c *gin.Context) string { return c.Query(name) }, opts)
+}
+
+// PathParam counts by a parameter of the route, such as "id" of "/users/:id". Of a parameter however encoded there is one key.
+// Anybody can spend the budget of what a path names: join it with ClientIP where that matters. On a route without
+// the parameter, requests are refused with 500. It panics if name is not the name alone.
+func PathParam(name string, opts ...HashOption) KeyFunc {
+	return httplimit.PathParam(name, func(c *gin.Context) (string, bool) { return c.Params.Get(name) }, opts)
+}
+
+// Route counts all clients of a route together, by its template, as "/users/:id". Requests that match no route are together
+// one client: their paths would be new clients, as many as anybody cares to write.
+func Route() KeyFunc { return httplimit.Route((*gin.Context).FullPath) }
+
+// Global counts all requests together.
+func Global() KeyFunc { return httplimit.Global[*gin.Context] }
+
+// Join counts by all of keys together, such as a route and an address: who differs in one of them is another client. If a
+// request lacks one it is refused, as that key says. It panics if there are no keys or one is nil.
+func Join(keys ...KeyFunc) KeyFunc { return httplimit.Join(keys) }
 
 // FirstOf counts by the first of keys that a request has, such as a user and otherwise the address. Its clients are its own:
 // none of one key is the same as one of another, or as one that the same key counts outside of FirstOf. It panics if there

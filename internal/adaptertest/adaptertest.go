@@ -38,6 +38,14 @@ var update = flag.Bool("update", false, "write the golden files anew")
 //	/quoted    ClientIP, Quoted
 //	/header    Header("X-API-Key"), One
 //	/first     FirstOf(Header("X-API-Key"), ClientIP()), One
+//	/bearer    BearerToken, One
+//	/cookie    Cookie("session"), One
+//	/query     Query("api_key", HashKey(Secret)), One
+//	/path/:id  PathParam("id"), One
+//	/path      PathParam("id"), One, which is a mistake
+//	/route/:id Route, One
+//	/join/:id  Join(PathParam("id"), ClientIP()), One
+//	/global    Global, One
 //	/own       a key of the user's own: OwnKey of the query's "user", One
 //	/plan      ClientIP, LimitFunc with Plan of the header X-Plan
 //	/denied    ClientIP, One, with Denied as OnDenied
@@ -56,6 +64,9 @@ var (
 	Inner     = core.PerHour("inner", 2)
 	Quoted    = core.Limit{Name: `a "quoted" \ name`, Max: 1, Window: 1500 * time.Millisecond}
 )
+
+// Secret is what values are hashed with where it says so.
+var Secret = []byte("0123456789abcdef")
 
 // OwnKey is a key function as a user might write it.
 func OwnKey(user string) (string, error) {
@@ -143,7 +154,7 @@ var table = []struct {
 		{target: "/header", header: "X-API-Key:"},
 		{target: "/header", header: "X-API-Key: ann"},
 		{target: "/header", header: "x-api-key: ann"},
-		{target: "/header", header: "X-API-Key: ann\nX-API-Key: bob"}, // the first counts, as it does for who reads it
+		{target: "/header", header: "X-API-Key: ann\nX-API-Key: bob"}, // who knows which one the handler reads
 		{target: "/header", header: "X-API-Key: bob\nX-API-Key: ann"},
 		{target: "/header", header: "X-API-Key: ANN"},
 	}},
@@ -156,6 +167,51 @@ var table = []struct {
 		{target: "/first"},
 		{target: "/first"}, // denied
 	}},
+	{"bearer", []request{
+		{target: "/bearer"},
+		{target: "/bearer", header: "Authorization: Basic YTpi"},
+		{target: "/bearer", header: "Authorization: Bearer ann"},
+		{target: "/bearer", header: "authorization: bearer   ann"},
+		{target: "/bearer", header: "Authorization: BEARER ann"},
+		{target: "/bearer", header: "Authorization: Bearer bob"},
+		{target: "/bearer", header: "Authorization: Bearer ann bob"},
+		{target: "/bearer", header: "Authorization: Bearer ann\nAuthorization: Bearer bob"},
+	}},
+	{"cookie", []request{
+		{target: "/cookie"},
+		{target: "/cookie", header: "Cookie: other=ann"},
+		{target: "/cookie", header: "Cookie: session=ann"},
+		{target: "/cookie", header: "Cookie: other=x; session=ann"},
+		{target: "/cookie", header: "Cookie: session=ann; session=bob"}, // the first, as the handler reads it
+		{target: "/cookie", header: "Cookie: session=bob\nCookie: session=ann"},
+	}},
+	{"query", []request{
+		{target: "/query"},
+		{target: "/query?api_key="},
+		{target: "/query?api_key=ann"},
+		{target: "/query?x=1&api%5Fkey=%61nn"},
+		{target: "/query?api_key=ann&api_key=bob"}, // the first, as the handler reads it
+		{target: "/query?api_key=bob"},
+		{target: "/query?api_key=" + strings.Repeat("k", 8193)},
+	}},
+	{"path", []request{
+		{target: "/path/ann"},
+		{target: "/path/%61nn"},
+		{target: "/path/a%6En?x=1"},
+		{target: "/path/%2561nn"}, // "%61nn" is somebody else
+		{target: "/path/ANN"},
+		{target: "/path"},
+	}},
+	{"route", []request{{target: "/route/1"}, {target: "/route/2"}, {target: "/route/3"}}},
+	{"join", []request{
+		{target: "/join/1"},
+		{target: "/join/1"},
+		{target: "/join/1"},
+		{target: "/join/2"},
+		{target: "/join/1", from: "192.0.2.2:1234"},
+		{target: "/join/1", from: "@"},
+	}},
+	{"global", []request{{target: "/global"}, {target: "/global", from: "192.0.2.2:1234"}, {target: "/global", from: "@"}}},
 	{"own", []request{
 		{target: "/own?user=ann"},
 		{target: "/own?user=ann"},

@@ -7,7 +7,6 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -20,58 +19,6 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func TestHeaderKeepsNoSecret(t *testing.T) {
-	key := Header("X-API-Key")
-	of := func(values ...string) string {
-		k, err := key(&http.Request{Header: http.Header{"X-Api-Key": values}})
-		require.NoError(t, err)
-		return k
-	}
-	assert.NotContains(t, of("hunter2"), "hunter2")
-	assert.Equal(t, of("hunter2"), of("hunter2", "other"))
-	assert.NotEqual(t, of("hunter2"), of("hunter3"))
-	assert.Len(t, of(strings.Repeat("k", 100_000)), len(of("k")))
-
-	other, err := Header("X-Other")(&http.Request{Header: http.Header{"X-Other": {"hunter2"}}})
-	require.NoError(t, err)
-	assert.NotEqual(t, of("hunter2"), other, "one value in two fields is two clients")
-
-	_, err = key(&http.Request{Header: http.Header{"X-Api-Key": {""}}})
-	assert.EqualError(t, err, "The X-API-Key header is missing.")
-}
-
-func TestFirstOf(t *testing.T) {
-	type key = func(string) (string, error)
-	says := func(found string, err error) key { return func(string) (string, error) { return found, err } }
-	broken, later := errors.New("broken"), errors.New("broken later")
-	for _, row := range []struct {
-		name string
-		keys []key
-		want string
-		err  error
-	}{
-		{"the first", []key{says("ann", nil), says("bob", nil)}, "0:ann", nil},
-		{"no key is passed over", []key{says("", nil), says("ann", nil)}, "1:ann", nil},
-		{"so is a failure", []key{says("", broken), says("ann", nil)}, "1:ann", nil},
-		{"one string of two keys is two clients", []key{says("", nil), says("", nil), says("ann", nil)}, "2:ann", nil},
-		{"nobody", []key{says("", nil), says("", nil)}, "", nil},
-		{"the first failure is told", []key{says("", nil), says("", broken), says("", later)}, "", broken},
-	} {
-		got, err := FirstOf(row.keys)("")
-		assert.Equal(t, row.want, got, row.name)
-		assert.Equal(t, row.err, err, row.name)
-	}
-}
-
-func TestHeaderNames(t *testing.T) {
-	for _, name := range []string{"X-API-Key", "a", "x_y", "!#$%&'*+-.^_`|~09"} {
-		assert.NotPanics(t, func() { Header(name) }, name)
-	}
-	for _, name := range []string{"", "host", " ", "X API", "X-API-Key:", "ü", "a\n", "a,b", `"a"`, "(a)", "a\x7f"} {
-		assert.Panics(t, func() { Header(name) }, name)
-	}
-}
 
 func TestFields(t *testing.T) {
 	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
@@ -136,7 +83,7 @@ func TestKeyErrors(t *testing.T) {
 		fault  bool
 	}{
 		{nil, 401, false},
-		{&keyError{"The X-API-Key header is missing."}, 401, false},
+		{&keyError{status: 401, detail: "The X-API-Key header is missing."}, 401, false},
 		{secret, 401, true},
 		{Mistake("no address"), 500, true},
 	} {

@@ -56,12 +56,14 @@ func unidentified(h http.Header, err error) *Refusal {
 	if errors.As(err, &wrong) {
 		return refuse(h, internalError, err)
 	}
-	p := problem{Type: "about:blank", Title: "Unauthorized", Status: http.StatusUnauthorized, Detail: "The request does not say who it is from."}
-	var missing *keyError
+	missing := &keyError{status: http.StatusUnauthorized, detail: "The request does not say who it is from."}
 	if errors.As(err, &missing) {
-		p.Detail, err = missing.detail, nil
+		err = nil
 	}
-	return refuse(h, p, err)
+	if missing.challenge != "" {
+		h.Set("WWW-Authenticate", missing.challenge)
+	}
+	return refuse(h, problem{Type: "about:blank", Title: http.StatusText(missing.status), Status: missing.status, Detail: missing.detail}, err)
 }
 
 var internalError = problem{Type: "about:blank", Title: "Internal Server Error", Status: http.StatusInternalServerError}
