@@ -11,7 +11,7 @@ import (
 
 // Middleware makes middleware functions that limit requests, all counted by one key. It is safe for concurrent use. Make it with New.
 type Middleware struct {
-	gate     httplimit.Gate[echo.Context]
+	gate     *httplimit.Gate[echo.Context]
 	onDenied func(echo.Context, core.Decision) error
 }
 
@@ -24,9 +24,22 @@ func OnDenied(answer func(echo.Context, core.Decision) error) Option {
 	return func(m *Middleware) { m.onDenied = answer }
 }
 
+// PlainText answers refused requests in a line of plain text, for people who read it, instead of a problem body.
+func PlainText() Option { return func(m *Middleware) { m.gate.PlainText = true } }
+
+// NoFields leaves the RateLimit and RateLimit-Policy fields out, for services that tell nobody their limits. A denied request
+// still gets Retry-After, as of the limits of this Middleware alone: how others stand that the request has passed is known
+// from the fields.
+func NoFields() Option { return func(m *Middleware) { m.gate.NoFields = true } }
+
+// LegacyFields adds X-RateLimit-Limit, X-RateLimit-Remaining and X-RateLimit-Reset, for clients that were written for them.
+// They hold one limit, so they tell of the strictest. Reset is in seconds since 1970, on this instance's clock: when there is
+// more or, while something remains, when all is back.
+func LegacyFields() Option { return func(m *Middleware) { m.gate.LegacyFields = true } }
+
 // New makes a Middleware that counts by key. It panics if limiter or key is nil.
 func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
-	m := &Middleware{gate: httplimit.NewGate(limiter, key)}
+	m := &Middleware{gate: httplimit.NewGate(limiter, key, template)}
 	for _, opt := range opts {
 		opt(m)
 	}
@@ -48,7 +61,7 @@ func (m *Middleware) LimitFunc(choose func(echo.Context) ([]core.Limit, error)) 
 func (m *Middleware) middleware(policy func(echo.Context) (*httplimit.Policy, error)) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
-			refusal := m.gate.Check(c, c.Request().Context(), c.Response().Header(), policy)
+			refusal := m.gate.Check(c, c.Request(), c.Response().Header(), policy)
 			if refusal == nil {
 				return next(c)
 			}

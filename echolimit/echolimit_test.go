@@ -44,6 +44,36 @@ func app(limiter *core.Limiter) http.Handler {
 	e.GET("/one", ok, byIP.Limit(adaptertest.One))
 	e.GET("/several", ok, byIP.Limit(adaptertest.Burst, adaptertest.Sustained))
 	e.Group("/stacked", byIP.Limit(adaptertest.Outer)).GET("", ok, byIP.Limit(adaptertest.Inner))
+	e.HEAD("/one", ok, byIP.Limit(adaptertest.One))
+	e.OPTIONS("/one", ok, byIP.Limit(adaptertest.One))
+	deep := e.Group("/deep", byIP.Limit(adaptertest.Outer)).Group("", byIP.Limit(adaptertest.Burst, adaptertest.Sustained))
+	deep.GET("", ok, byIP.Limit(adaptertest.Inner))
+	e.Group("/twice", byIP.Limit(adaptertest.One)).GET("", ok, byIP.Limit(adaptertest.One))
+	e.Group("/keys", byHeader.Limit(adaptertest.Inner)).GET("", ok, byIP.Limit(adaptertest.One))
+	legacy := by(echolimit.ClientIP(), echolimit.LegacyFields())
+	e.Group("/legacy", legacy.Limit(adaptertest.Outer)).GET("", ok, legacy.Limit(adaptertest.Burst, adaptertest.Inner))
+	e.GET("/secret", ok, by(echolimit.ClientIP(), echolimit.NoFields()).Limit(adaptertest.One))
+	e.GET("/text", ok, by(echolimit.Header("X-API-Key"), echolimit.PlainText()).Limit(adaptertest.One))
+	e.GET("/begun", ok, func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			adaptertest.Begin(c.Response())
+			return next(c)
+		}
+	}, byIP.Limit(adaptertest.One))
+	e.GET("/panic", func(echo.Context) error { panic("downstream") }, func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			defer func() {
+				if recover() != nil {
+					adaptertest.Recovered(c.Response())
+				}
+			}()
+			return next(c)
+		}
+	}, byIP.Limit(adaptertest.One))
+	e.GET("/upgrade", func(c echo.Context) error {
+		adaptertest.Upgrade(c.Response())
+		return nil
+	}, byIP.Limit(adaptertest.One))
 	e.GET("/quoted", ok, byIP.Limit(adaptertest.Quoted))
 	e.GET("/header", ok, byHeader.Limit(adaptertest.One))
 	e.GET("/first", ok, byFirst.Limit(adaptertest.One))

@@ -11,7 +11,7 @@ import (
 
 // Middleware makes handlers that limit requests, all counted by one key. It is safe for concurrent use. Make it with New.
 type Middleware struct {
-	gate     httplimit.Gate[*gin.Context]
+	gate     *httplimit.Gate[*gin.Context]
 	onDenied func(*gin.Context, core.Decision)
 }
 
@@ -24,9 +24,22 @@ func OnDenied(answer func(*gin.Context, core.Decision)) Option {
 	return func(m *Middleware) { m.onDenied = answer }
 }
 
+// PlainText answers refused requests in a line of plain text, for people who read it, instead of a problem body.
+func PlainText() Option { return func(m *Middleware) { m.gate.PlainText = true } }
+
+// NoFields leaves the RateLimit and RateLimit-Policy fields out, for services that tell nobody their limits. A denied request
+// still gets Retry-After, as of the limits of this Middleware alone: how others stand that the request has passed is known
+// from the fields.
+func NoFields() Option { return func(m *Middleware) { m.gate.NoFields = true } }
+
+// LegacyFields adds X-RateLimit-Limit, X-RateLimit-Remaining and X-RateLimit-Reset, for clients that were written for them.
+// They hold one limit, so they tell of the strictest. Reset is in seconds since 1970, on this instance's clock: when there is
+// more or, while something remains, when all is back.
+func LegacyFields() Option { return func(m *Middleware) { m.gate.LegacyFields = true } }
+
 // New makes a Middleware that counts by key. It panics if limiter or key is nil.
 func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
-	m := &Middleware{gate: httplimit.NewGate(limiter, key)}
+	m := &Middleware{gate: httplimit.NewGate(limiter, key, (*gin.Context).FullPath)}
 	for _, opt := range opts {
 		opt(m)
 	}
@@ -47,7 +60,7 @@ func (m *Middleware) LimitFunc(choose func(*gin.Context) ([]core.Limit, error)) 
 
 func (m *Middleware) handler(policy func(*gin.Context) (*httplimit.Policy, error)) gin.HandlerFunc {
 	return func(c *gin.Context) {
-		refusal := m.gate.Check(c, c.Request.Context(), c.Writer.Header(), policy)
+		refusal := m.gate.Check(c, c.Request, c.Writer.Header(), policy)
 		if refusal == nil {
 			return
 		}

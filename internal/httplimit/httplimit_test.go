@@ -51,11 +51,13 @@ func TestFields(t *testing.T) {
 			row.state.Limit = row.limit
 			d := core.Decision{Allowed: row.allowed, State: row.state}
 			h := http.Header{}
-			p.setFields(h, &d)
+			wait, twice := p.setFields(h, &d)
 			assert.Equal(t, []string{row.policy}, h.Values("RateLimit-Policy"))
 			assert.Equal(t, []string{row.field}, h.Values("RateLimit"))
+			assert.Empty(t, twice)
 			if row.retry != "" {
-				assert.Equal(t, row.retry, retryAfter(d))
+				setRetryAfter(h, wait)
+				assert.Equal(t, row.retry, h.Get("Retry-After"))
 			}
 		})
 	}
@@ -87,9 +89,9 @@ func TestKeyErrors(t *testing.T) {
 		{secret, 401, true},
 		{Mistake("no address"), 500, true},
 	} {
-		gate := NewGate(limiter, func(int) (string, error) { return "", row.err })
+		gate := NewGate(limiter, func(int) (string, error) { return "", row.err }, nil)
 		w := httptest.NewRecorder()
-		v := gate.Check(0, context.Background(), w.Header(), Fixed[int]([]core.Limit{core.PerMinute("a", 1)}))
+		v := gate.Check(0, &http.Request{}, w.Header(), Fixed[int]([]core.Limit{core.PerMinute("a", 1)}))
 		v.Write(w)
 		assert.Equal(t, row.status, w.Code)
 		assert.Equal(t, row.fault, v.Err != nil)
@@ -101,7 +103,7 @@ func TestWhoseFault(t *testing.T) {
 	limiter, err := core.NewInProcess()
 	require.NoError(t, err)
 	limiter.Close()
-	gate := NewGate(limiter, func(int) (string, error) { return "ann", nil })
+	gate := NewGate(limiter, func(int) (string, error) { return "ann", nil }, nil)
 	policy := Fixed[int]([]core.Limit{core.PerMinute("a", 1)})
 
 	gone, cancel := context.WithCancel(context.Background())
@@ -118,7 +120,7 @@ func TestWhoseFault(t *testing.T) {
 		{"a client that left is nobody's", gone, false},
 	} {
 		w := httptest.NewRecorder()
-		v := gate.Check(0, row.ctx, w.Header(), policy)
+		v := gate.Check(0, new(http.Request).WithContext(row.ctx), w.Header(), policy)
 		require.NotNil(t, v)
 		assert.False(t, v.Denied())
 		assert.Equal(t, row.fault, v.Err != nil, row.name)
@@ -167,3 +169,5 @@ func TestChosenPolicies(t *testing.T) {
 	}
 	all.Wait()
 }
+
+func noRoute(*http.Request) string { return "" }
