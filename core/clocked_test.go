@@ -71,7 +71,7 @@ func newClockedRedis(t testing.TB, opts ...Option) clockedRedis {
 	prefix := redistest.Prefix()
 	c, err := configure(append([]Option{WithPrefix(prefix), WithDenialCache(0, 0)}, opts...))
 	require.NoError(t, err)
-	logs := newRedisLogs(newConnection(client), c)
+	logs := newRedisLogs(newConnection(client, c.log), c)
 	moment := new(int64)
 	logs.now = func() time.Duration { return time.Duration(*moment) * time.Microsecond }
 	redis := clockedRedis{logs, client, prefix + "-clock", moment}

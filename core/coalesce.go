@@ -72,21 +72,34 @@ func (f *flight) join(cost int) (b *batch, place int) {
 	return b, len(b.places) - 1
 }
 
-// wait returns the decision of a place in a batch when it has come, or leaves the place when the context ends. A request
-// that has left is not charged, unless its batch had gone.
-func (s *flightShard) wait(ctx context.Context, b *batch, place, cost int, limits []Limit) (Decision, error) {
+// wait returns the decision of a place in a batch when it has come, or leaves the place when the call or its context ends.
+// A request that has left is not charged, unless its batch had gone.
+func (s *flightShard) wait(ctx context.Context, end *moment, b *batch, place, cost int, limits []Limit) (Decision, error) {
 	select {
 	case <-b.landed:
 	case <-ctx.Done():
-		if s.leave(b, place) {
-			return Decision{}, unavailable(ctx.Err())
-		}
-		select {
-		case <-b.landed: // just now, so there is a decision
-		default:
-			return Decision{}, unavailable(ctx.Err())
-		}
+		return s.late(ctx, b, place, cost, limits)
+	case <-end.Done():
+		return s.late(end, b, place, cost, limits)
 	}
+	return b.decision(place, cost, limits)
+}
+
+// late is the decision of a place for which no one waits longer, if it has come just now.
+func (s *flightShard) late(ended context.Context, b *batch, place, cost int, limits []Limit) (Decision, error) {
+	if s.leave(b, place) {
+		return Decision{}, unavailable(ended.Err())
+	}
+	select {
+	case <-b.landed:
+		return b.decision(place, cost, limits)
+	default:
+		return Decision{}, unavailable(ended.Err())
+	}
+}
+
+// decision is the answer to the request in a place of a batch that has landed.
+func (b *batch) decision(place, cost int, limits []Limit) (Decision, error) {
 	switch {
 	case b.err != nil:
 		return Decision{}, b.err

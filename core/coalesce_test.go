@@ -20,7 +20,8 @@ import (
 // gate is a client on whose way to Redis each call stops until the test lets it pass.
 type gate struct {
 	rueidis.Client
-	came chan *call
+	came   chan *call
+	broken atomic.Pointer[error] // if set, calls fail with it
 }
 
 // call is a call at the gate.
@@ -31,6 +32,12 @@ type call struct {
 
 func (g *gate) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
 	c := &call{slices.Clone(cmd.Commands()), make(chan error)}
+	if c.words[len(c.words)-1] == "" { // a probe
+		return g.Client.Do(ctx, cmd)
+	}
+	if err := g.broken.Load(); err != nil {
+		return rueidis.NewErrorResult(*err)
+	}
 	g.came <- c
 	select {
 	case err := <-c.pass:
@@ -52,8 +59,8 @@ type gated struct {
 }
 
 func newGated(t *testing.T, max int, opts ...Option) gated {
-	g := &gate{redistest.Shared(t).Client(t), make(chan *call)}
-	limiter, err := New(g, append(opts, WithPrefix(redistest.Prefix()))...)
+	g := &gate{Client: redistest.Shared(t).Client(t), came: make(chan *call)}
+	limiter, err := New(g, append([]Option{WithPrefix(redistest.Prefix()), patient, OnFailure(FailClosed)}, opts...)...)
 	require.NoError(t, err)
 	t.Cleanup(func() { limiter.Close() })
 	return gated{t, g, limiter, PerHour("hot", max)}
@@ -286,23 +293,24 @@ func TestLeavingAfterTheBatchHasGone(t *testing.T) {
 	g.idle()
 }
 
-// A call under way is its caller's own. When that one's context ends, those who wait go without it.
+// A call under way is its caller's own. When that one's time is over, those who wait go without it.
 func TestFirstCallerLeaves(t *testing.T) {
 	g := newGated(t, 4)
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
 	first := g.allow(ctx, "ann", 1, g.limit)
 	<-g.came
-	second := g.allow(ctx, "ann", 1, g.limit)
-	<-g.came
+	second := g.allow(context.Background(), "ann", 1, g.limit)
+	call := <-g.came
 	others := g.queue(2)
-	cancel()
-	assert.ErrorIs(t, first.wait(t).err, context.Canceled)
-	assert.ErrorIs(t, second.wait(t).err, context.Canceled)
+	assert.ErrorIs(t, first.wait(t).err, context.DeadlineExceeded)
 	batch := <-g.came
 	assert.Equal(t, 2, batch.requests(t))
 	batch.pass <- nil
 	assert.Equal(t, 3, others[0].wait(t).Remaining)
 	assert.Equal(t, 2, others[1].wait(t).Remaining)
+	call.pass <- nil
+	assert.Equal(t, 1, second.wait(t).Remaining)
 	g.idle()
 }
 
@@ -311,20 +319,18 @@ func TestErrorOfABatchReachesAll(t *testing.T) {
 	broken := errors.New("connection reset")
 	first, second, calls := g.lead(1)
 	others := g.queue(3)
+	g.broken.Store(&broken) // for whoever asks again, too
 	calls[0].pass <- broken
 	assert.ErrorIs(t, first.wait(t).err, broken)
-	batch := <-g.came
-	last := g.queue(1)
-	batch.pass <- broken
 	for _, o := range others {
 		assert.ErrorIs(t, o.wait(t).err, ErrUnavailable)
 		assert.ErrorIs(t, o.err, broken)
 		assert.Zero(t, o.Decision)
 	}
-	batch = <-g.came
-	assert.Equal(t, 1, batch.requests(t), "and who came later is asked for all the same")
-	batch.pass <- nil
-	assert.True(t, last[0].wait(t).Allowed)
+	g.broken.Store(nil)
+	last := g.allow(context.Background(), "ann", 1, g.limit)
+	(<-g.came).pass <- nil
+	assert.True(t, last.wait(t).Allowed, "and who comes later is asked for all the same")
 	calls[1].pass <- nil
 	assert.True(t, second.wait(t).Allowed)
 	g.idle()
@@ -347,7 +353,7 @@ func (p *panicky) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisRe
 // A panic in the caller's client is the caller's to recover from. It leaves nobody waiting, then or later.
 func TestPanicInAClient(t *testing.T) {
 	client := &panicky{Client: redistest.Shared(t).Client(t)}
-	limiter, err := New(client, WithPrefix(redistest.Prefix()))
+	limiter, err := New(client, WithPrefix(redistest.Prefix()), OnFailure(FailClosed))
 	require.NoError(t, err)
 	defer limiter.Close()
 	limit := PerHour("a", 1000)

@@ -30,7 +30,7 @@ import (
 func TestRedisComesLater(t *testing.T) {
 	for name, connect := range map[string]func(t *testing.T, server *redistest.Server) *Limiter{
 		"Connect": func(t *testing.T, server *redistest.Server) *Limiter {
-			limiter, err := Connect(server.URL())
+			limiter, err := Connect(server.URL(), OnFailure(FailClosed))
 			require.NoError(t, err)
 			return limiter
 		},
@@ -40,7 +40,7 @@ func TestRedisComesLater(t *testing.T) {
 			})
 			require.Error(t, err)
 			t.Cleanup(client.Close)
-			limiter, err := New(client)
+			limiter, err := New(client, OnFailure(FailClosed))
 			require.NoError(t, err)
 			return limiter
 		},
@@ -101,7 +101,7 @@ func TestCredentials(t *testing.T) {
 		{"redis://" + server.Addr, "NOAUTH"},
 		{"redis://:sesame@" + server.Addr + "/9", "DB index is out of range"},
 	} {
-		limiter, err := Connect(table.url)
+		limiter, err := Connect(table.url, OnFailure(FailClosed))
 		require.NoError(t, err, table.url)
 		d, err := limiter.Allow(ctx, "ann", limit)
 		if table.says == "" {
@@ -119,7 +119,7 @@ func TestCredentials(t *testing.T) {
 // A server that does not know AUTH quotes its arguments back. They are not passed on.
 func TestCredentialsAreNotQuoted(t *testing.T) {
 	server := redistest.Start(t, `rename-command AUTH ""`, `rename-command HELLO ""`)
-	limiter, err := Connect("redis://ann:sesame@" + server.Addr)
+	limiter, err := Connect("redis://ann:sesame@"+server.Addr, OnFailure(FailClosed))
 	require.NoError(t, err)
 	defer limiter.Close()
 	_, err = limiter.Allow(context.Background(), "ann", PerMinute("login", 1))
@@ -145,7 +145,7 @@ func TestContextEnds(t *testing.T) {
 func TestDeadlineDoesNotCloseTheConnection(t *testing.T) {
 	server := redistest.Start(t)
 	admin := server.Client(t)
-	limiter, err := Connect(server.URL())
+	limiter, err := Connect(server.URL(), patient, OnFailure(FailClosed))
 	require.NoError(t, err)
 	defer limiter.Close()
 	limit := PerMinute("a", 9)
@@ -193,7 +193,7 @@ func TestRights(t *testing.T) {
 		}
 	}
 	use := func(url string) error {
-		limiter, err := Connect(strings.Replace(url, "redis://", "redis://limiter:password@", 1))
+		limiter, err := Connect(strings.Replace(url, "redis://", "redis://limiter:password@", 1), patient, OnFailure(FailClosed))
 		require.NoError(t, err)
 		defer limiter.Close()
 		ctx, one, two := context.Background(), PerMinute("one", 1), PerMinute("two", 9)
@@ -232,7 +232,7 @@ func TestPrefixes(t *testing.T) {
 func TestSentinel(t *testing.T) {
 	master := redistest.Start(t)
 	sentinel := redistest.StartSentinel(t, "shop", master)
-	limiter, err := Connect(sentinel.URL() + "?master_set=shop")
+	limiter, err := Connect(sentinel.URL()+"?master_set=shop", patient)
 	require.NoError(t, err)
 	defer limiter.Close()
 	d, err := limiter.Allow(context.Background(), "ann", PerMinute("login", 5))
@@ -262,7 +262,7 @@ func TestTLS(t *testing.T) {
 		"tls-ca-cert-file "+certFile, "tls-auth-clients no")
 
 	for query, says := range map[string]string{"": "certificate", "?skip_verify=true": ""} {
-		limiter, err := Connect(fmt.Sprintf("rediss://127.0.0.1:%d%s", port, query))
+		limiter, err := Connect(fmt.Sprintf("rediss://127.0.0.1:%d%s", port, query), OnFailure(FailClosed))
 		require.NoError(t, err)
 		d, err := limiter.Allow(context.Background(), "ann", PerMinute("login", 5))
 		if says == "" {
@@ -279,7 +279,7 @@ func TestTLS(t *testing.T) {
 // On a cluster keys spread over the masters, the logs of one key stay together, and every call is one round trip.
 func TestCluster(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3)
-	limiter, err := Connect(cluster.URL())
+	limiter, err := Connect(cluster.URL(), patient)
 	require.NoError(t, err)
 	defer limiter.Close()
 	ctx := context.Background()

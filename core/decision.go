@@ -58,11 +58,15 @@ type Source uint8
 const (
 	// SourceRedis marks a decision of the script in Redis.
 	SourceRedis Source = iota + 1
-	// SourceInProcess marks a decision of the logs in this process's memory.
+	// SourceInProcess marks a decision of the logs in this process's memory: there is no Redis, or it did not answer and the
+	// policy is FailLocal.
 	SourceInProcess
 	// SourceDenialCache marks a denial without a call to Redis, which has said before that there is no room until later.
 	// Limits that still have room, for less than the cost or beside others that have none, are shown as they stood then.
 	SourceDenialCache
+	// SourceFailOpen marks an admission that nobody counted, as Redis did not answer and the policy is FailOpen. Its State
+	// is that of an empty log.
+	SourceFailOpen
 )
 
 // String names the source in lower case, as logs and metrics want it.
@@ -74,6 +78,8 @@ func (s Source) String() string {
 		return "in-process"
 	case SourceDenialCache:
 		return "denial-cache"
+	case SourceFailOpen:
+		return "fail-open"
 	}
 	return "none"
 }

@@ -10,9 +10,12 @@
 //	...
 //	decision, err := limiter.Allow(ctx, "user:42", core.PerMinute("search", 30))
 //	switch {
-//	case err != nil: // no decision: Redis does not answer, or the call makes no sense
+//	case err != nil: // no decision: the call makes no sense, or the context was cancelled
 //	case !decision.Allowed: // come back after decision.RetryAfter
 //	}
+//
+// While Redis does not answer, the same limits are enforced on logs in this process, each instance for itself, unless
+// OnFailure says otherwise. No call takes longer than WithTimeout says.
 //
 // Most services use it through the middleware in packages ginlimit and echolimit. This package knows no HTTP and no
 // framework.

@@ -11,8 +11,9 @@ var (
 	// hold. It is a mistake in the program; the message says which, and what to write instead.
 	ErrInvalid = errors.New("core: invalid")
 
-	// ErrUnavailable is what a call wraps that Redis did not decide, together with the reason: the network's, the
-	// context's or the server's own words. Whether the request was charged is unknown only when the reply was lost.
+	// ErrUnavailable is what a call wraps that nobody decided, together with the reason: the network's, the context's or
+	// the server's own words. Redis did not, and the policy is FailClosed; or the caller has cancelled; or the Limiter is
+	// closed. Whether the request was charged is unknown where Redis may have been asked.
 	ErrUnavailable = errors.New("core: unavailable")
 )
 

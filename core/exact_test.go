@@ -102,7 +102,7 @@ func work() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	limiter, err := Connect(j.URL, WithPrefix(j.Prefix))
+	limiter, err := Connect(j.URL, WithPrefix(j.Prefix), patient, OnFailure(FailClosed))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -261,7 +261,7 @@ func TestScriptFlushInMidTraffic(t *testing.T) {
 		URL: server.URL(), Prefix: "p", Keys: keys(3), Goroutines: 16, For: time.Second,
 		Limit: Limit{Name: "exact", Max: 20, Window: 50 * time.Millisecond},
 	}
-	limiter, err := Connect(j.URL, WithPrefix(j.Prefix))
+	limiter, err := Connect(j.URL, WithPrefix(j.Prefix), patient, OnFailure(FailClosed))
 	require.NoError(t, err)
 	defer limiter.Close()
 	client := server.Client(t)
@@ -293,7 +293,7 @@ func TestRestartInMidTraffic(t *testing.T) {
 		URL: server.URL(), Prefix: "p", Keys: keys(3), Goroutines: 8,
 		Limit: Limit{Name: "exact", Max: 20, Window: 500 * time.Millisecond},
 	}
-	limiter, err := Connect(j.URL, WithPrefix(j.Prefix))
+	limiter, err := Connect(j.URL, WithPrefix(j.Prefix), OnFailure(FailClosed))
 	require.NoError(t, err)
 	defer limiter.Close()
 	ctx, cancel := context.WithCancel(context.Background())

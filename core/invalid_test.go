@@ -80,6 +80,22 @@ func TestInvalidConstruction(t *testing.T) {
 		_, err := NewInProcess(WithDenialCache(cache.entries, cache.hold))
 		assert.ErrorIs(t, err, ErrInvalid, cache)
 	}
+	for says, opt := range map[string]Option{
+		"failure policy 3: write core.FailLocal, core.FailOpen or core.FailClosed": OnFailure(3),
+		"timeout of 0s: it must be at least 1ms":                                   WithTimeout(0),
+		"timeout of -1s: it must be at least 1ms":                                  WithTimeout(-time.Second),
+		"timeout of 999.999µs: it must be at least 1ms":                            WithTimeout(time.Millisecond - 1),
+		"nil logger: to hear nothing use slog.New(slog.DiscardHandler)":            WithLogger(nil),
+	} {
+		_, err := NewInProcess(opt)
+		assert.ErrorIs(t, err, ErrInvalid)
+		assert.ErrorContains(t, err, says)
+	}
+	limiter, err := NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	assert.PanicsWithError(t, "core: invalid: failure policy 3: write core.FailLocal, core.FailOpen or core.FailClosed",
+		func() { limiter.OnFailure(3) })
 }
 
 // Errors about a URL say what to write, and never show any of it: it holds the password, wherever that has slipped to.

@@ -14,17 +14,23 @@ import (
 // Most callers want Allow.
 type Limiter struct {
 	redis     *redisLogs // nil when the logs are in this process
-	inProcess *inProcess // nil when they are in Redis
-	closed    atomic.Bool
+	inProcess *inProcess // the logs, or those that stand in for Redis
+	policy    FailurePolicy
+	closed    *atomic.Bool // of all that share the logs
+}
+
+func newLimiter(redis *redisLogs, c config) *Limiter {
+	return &Limiter{redis: redis, inProcess: newInProcess(), policy: c.policy, closed: new(atomic.Bool)}
 }
 
 // New makes a Limiter on a client of the caller's own: for one Redis, for Sentinel or for Redis Cluster, with TLS and
 // credentials, just as rueidis connects to them. Close leaves the client open.
 //
-// Leave the client's ConnLifetime zero, since rueidis sends commands again when it replaces a connection. Connect makes
-// such a client.
+// ClientOption has the settings that keep a client exact and nobody waiting, which Connect uses. With others, leave
+// ConnLifetime zero, since rueidis sends commands again when it replaces a connection, and SendToReplicas unset. A request
+// may then have to make a connection, within its timeout.
 //
-// A Redis that does not answer is no error here: calls return ErrUnavailable until it does. New waits for it for a second
+// A Redis that does not answer is no error here: until it does, calls are decided as OnFailure says. New waits for a second
 // at most, and for as long as the client takes to dial.
 func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
 	if client == nil {
@@ -34,7 +40,7 @@ func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Limiter{redis: newRedisLogs(newConnection(client), c)}, nil
+	return newLimiter(newRedisLogs(newConnection(client, c.log), c), c), nil
 }
 
 // Connect makes a Limiter on the Redis at a URL:
@@ -48,7 +54,7 @@ func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
 // Limiter, as NewInProcess does.
 //
 // A Redis that does not answer is no error here: Connect waits for it for a few seconds at most, goes on trying in the
-// background, and calls return ErrUnavailable until it answers.
+// background, and calls are decided as OnFailure says until it answers.
 func Connect(url string, opts ...Option) (*Limiter, error) {
 	if url == "" {
 		return NewInProcess(opts...)
@@ -61,21 +67,24 @@ func Connect(url string, opts ...Option) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Limiter{redis: newRedisLogs(dial(option), c)}, nil
+	return newLimiter(newRedisLogs(dial(option, c.log), c), c), nil
 }
 
 // NewInProcess makes a Limiter that keeps the same exact logs in this process's memory: for one instance, for
 // development and for tests. An admitted request takes 4 to 16 bytes until it leaves the window, twice that where the window
 // is longer than 71 minutes, and a key about 200 bytes while it has any.
 func NewInProcess(opts ...Option) (*Limiter, error) {
-	if _, err := configure(opts); err != nil {
+	c, err := configure(opts)
+	if err != nil {
 		return nil, err
 	}
-	return &Limiter{inProcess: newInProcess()}, nil
+	return newLimiter(nil, c), nil
 }
 
 // Allow asks to admit one request of key under all of limits. If one of them has no room the request is denied and
 // charged to none. The error is non-nil exactly when there is no decision, and wraps ErrInvalid or ErrUnavailable.
+//
+// A call that is on its way to Redis when its context is cancelled returns when Redis answers or the timeout is over.
 //
 // The key says who is counted. It may be any non-empty string; different strings are different clients.
 func (l *Limiter) Allow(ctx context.Context, key string, limits ...Limit) (Decision, error) {
@@ -98,7 +107,13 @@ func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit
 	}
 	key = canonicalKey(key)
 	if l.redis != nil {
-		return l.redis.decide(ctx, key, n, limits)
+		d, err = l.redis.decide(ctx, key, n, limits)
+		if err == nil || l.policy == FailClosed || gaveUp(ctx) {
+			return d, err
+		}
+		if l.policy == FailOpen {
+			return admitUncounted(limits), nil
+		}
 	}
 	l.inProcess.decide(&d, key, n, limits)
 	return d, nil
@@ -111,22 +126,29 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Deci
 	}
 	key = canonicalKey(key)
 	if l.redis != nil {
-		return l.redis.peek(ctx, key, limits)
+		d, err = l.redis.peek(ctx, key, limits)
+		if err == nil || l.policy == FailClosed || gaveUp(ctx) {
+			return d, err
+		}
+		if l.policy == FailOpen {
+			return admitUncounted(limits), nil
+		}
 	}
 	l.inProcess.peek(&d, key, limits)
 	return d, nil
 }
 
-// Reset forgets what key has been charged under limits, as if it had never come.
+// Reset forgets what key has been charged under limits, as if it had never come. Where Redis does not answer it returns
+// ErrUnavailable whatever the policy, and may or may not have forgotten.
 func (l *Limiter) Reset(ctx context.Context, key string, limits ...Limit) error {
 	if err := l.check(ctx, key, limits); err != nil {
 		return err
 	}
 	key = canonicalKey(key)
+	l.inProcess.reset(key, limits)
 	if l.redis != nil {
 		return l.redis.reset(ctx, key, limits)
 	}
-	l.inProcess.reset(key, limits)
 	return nil
 }
 
@@ -138,10 +160,9 @@ func (l *Limiter) Close() error {
 		return nil
 	}
 	if l.redis != nil {
-		l.redis.connection.close()
-	} else {
-		l.inProcess.close()
+		l.redis.close()
 	}
+	l.inProcess.close()
 	return nil
 }
 

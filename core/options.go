@@ -1,6 +1,7 @@
 package core
 
 import (
+	"log/slog"
 	"strings"
 	"time"
 )
@@ -12,10 +13,13 @@ type config struct {
 	prefix     string
 	denials    int
 	denialHold time.Duration
+	policy     FailurePolicy
+	timeout    time.Duration
+	log        *slog.Logger
 }
 
 func configure(opts []Option) (config, error) {
-	c := config{prefix: "exactlimit", denials: 10_000, denialHold: time.Second}
+	c := config{prefix: "exactlimit", denials: 10_000, denialHold: time.Second, timeout: 100 * time.Millisecond, log: slog.Default()}
 	for _, opt := range opts {
 		if err := opt(&c); err != nil {
 			return config{}, err
@@ -56,6 +60,31 @@ func WithDenialCache(entries int, hold time.Duration) Option {
 			return invalid("denial cache that holds for %v: it must be at least 1ms; to turn it off, give it 0 entries", hold)
 		}
 		c.denials, c.denialHold = entries, hold
+		return nil
+	}
+}
+
+// WithTimeout sets how long a call waits for Redis, instead of 100 ms. A call whose context has an earlier deadline waits
+// until then. What Redis has not decided by then is decided as OnFailure says, and may have been charged all the same. It is
+// at least 1ms, and should be some times what a round trip takes.
+func WithTimeout(timeout time.Duration) Option {
+	return func(c *config) error {
+		if timeout < time.Millisecond {
+			return invalid("timeout of %v: it must be at least 1ms, such as 100*time.Millisecond", timeout)
+		}
+		c.timeout = timeout
+		return nil
+	}
+}
+
+// WithLogger sets where to say that Redis no longer answers, or does again, or is set up in a way that loses what is counted;
+// instead of slog.Default. Nothing is said of single requests. To hear nothing use slog.New(slog.DiscardHandler).
+func WithLogger(log *slog.Logger) Option {
+	return func(c *config) error {
+		if log == nil {
+			return invalid("nil logger: to hear nothing use slog.New(slog.DiscardHandler)")
+		}
+		c.log = log
 		return nil
 	}
 }

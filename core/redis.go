@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"hash/maphash"
+	"math"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -18,45 +19,33 @@ import (
 // redisLogs asks the scripts in Redis. Each call is one EVALSHA, which rueidis sends together with those of other
 // goroutines on a few persistent connections.
 type redisLogs struct {
-	connection *connection
-	decision   *rueidis.Lua
-	peeking    *rueidis.Lua
-	prefix     string
-	stem       string // of all ids this limiter makes
-	ids        atomic.Uint64
+	*sender
+	decision *rueidis.Lua
+	peeking  *rueidis.Lua
+	prefix   string
+	stem     string // of all ids this limiter makes
+	ids      atomic.Uint64
 
-	now     func() time.Duration // since some moment, on Go's monotonic clock
+	now     func() time.Duration // since some moment, on Go's monotonic clock; what denials are held to
 	seed    maphash.Seed
 	denials *denials
 	flights *flights
 }
 
 func newRedisLogs(connection *connection, c config) *redisLogs {
-	start := time.Now()
 	var random [6]byte
 	rand.Read(random[:]) // never fails: crypto/rand ends the process instead
+	sender := newSender(connection, c)
 	return &redisLogs{
-		connection: connection,
-		decision:   rueidis.NewLuaScript(lua.Decide),
-		peeking:    rueidis.NewLuaScript(lua.Peek),
-		prefix:     c.prefix,
-		stem:       base64.RawURLEncoding.EncodeToString(random[:]),
-		now:        func() time.Duration { return time.Since(start) },
-		seed:       maphash.MakeSeed(),
-		denials:    newDenials(c.denials, c.denialHold),
-		flights:    newFlights(),
-	}
-}
-
-// loadScripts gives every node the scripts, so that the first calls need not send their texts. It is best effort: a node
-// that lacks a script says NOSCRIPT to a call and is sent the text then.
-func loadScripts(client rueidis.Client) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	for _, node := range client.Nodes() {
-		for _, text := range []string{lua.Decide, lua.Peek} {
-			node.Do(ctx, node.B().ScriptLoad().Script(text).Build())
-		}
+		sender:   sender,
+		decision: rueidis.NewLuaScript(lua.Decide),
+		peeking:  rueidis.NewLuaScript(lua.Peek),
+		prefix:   c.prefix,
+		stem:     base64.RawURLEncoding.EncodeToString(random[:]),
+		now:      sender.now,
+		seed:     maphash.MakeSeed(),
+		denials:  newDenials(c.denials, c.denialHold),
+		flights:  newFlights(),
 	}
 }
 
@@ -121,7 +110,7 @@ func (r *redisLogs) decide(ctx context.Context, key string, cost int, limits []L
 	if f != nil && f.underWay == mostUnderWay {
 		batch, place := f.join(cost)
 		shard.mu.Unlock()
-		return shard.wait(ctx, batch, place, cost, limits)
+		return shard.wait(ctx, r.deadlines.at(r.sender.now()), batch, place, cost, limits)
 	}
 	all := string(r.appendID(b))
 	text, id := all[:len(b)], all[len(b):]
@@ -199,12 +188,15 @@ func (r *redisLogs) peek(ctx context.Context, key string, limits []Limit) (Decis
 	return reply.decision(0, 1, limits), nil
 }
 
+// call has a script answer. Asking again under the same id is safe while what was charged is still in every window.
 func (r *redisLogs) call(ctx context.Context, script *rueidis.Lua, keys, args []string, requests, cost int, limits []Limit) (reply, error) {
-	client, err := r.connection.get()
-	if err != nil {
-		return reply{}, unavailable(err)
+	safe := limits[0].Window
+	for _, limit := range limits[1:] {
+		safe = min(safe, limit.Window)
 	}
-	message, err := script.Exec(undated(ctx), client, keys, args).ToMessage()
+	message, err := r.send(ctx, keys[0], safe, func(ctx context.Context, client rueidis.Client) rueidis.RedisResult {
+		return script.Exec(ctx, client, keys, args)
+	})
 	if err != nil {
 		return reply{}, unavailable(err)
 	}
@@ -215,31 +207,14 @@ func (r *redisLogs) call(ctx context.Context, script *rueidis.Lua, keys, args []
 	return decoded, nil
 }
 
-// undated hides a context's deadline from rueidis, which gives up at the end of the context all the same. While nobody else
-// uses a connection, rueidis has the calling goroutine write and read it, the fastest way. There it would hand the deadline
-// down to the connection and close it when it passes, under those who have come meanwhile. A context that can end without
-// a deadline it waits for beside the connection.
-func undated(ctx context.Context) context.Context {
-	if _, dated := ctx.Deadline(); dated && ctx.Done() != nil {
-		return undatedContext{ctx}
-	}
-	return ctx
-}
-
-type undatedContext struct{ context.Context }
-
-func (undatedContext) Deadline() (time.Time, bool) { return time.Time{}, false }
-
 func (r *redisLogs) reset(ctx context.Context, key string, limits []Limit) error {
-	client, err := r.connection.get()
-	if err != nil {
-		return unavailable(err)
-	}
 	names := make([]string, len(limits))
 	for i, limit := range limits {
 		names[i] = string(appendLogKey(nil, r.prefix, key, limit))
 	}
-	err = client.Do(undated(ctx), client.B().Unlink().Key(names...).Build()).Error()
+	_, err := r.send(ctx, names[0], math.MaxInt64, func(ctx context.Context, client rueidis.Client) rueidis.RedisResult {
+		return client.Do(ctx, client.B().Unlink().Key(names...).Build())
+	})
 	r.denials.forget(maphash.String(r.seed, key), key) // even after an error: the logs may be gone
 	if err != nil {
 		return unavailable(err)

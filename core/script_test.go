@@ -89,10 +89,10 @@ func TestLargeCostIsChargedWhole(t *testing.T) {
 func TestCommandsPerDecision(t *testing.T) {
 	server := redistest.Start(t)
 	client := server.Client(t)
-	limiter, err := New(client, WithDenialCache(0, 0))
+	limiter, err := New(client, WithDenialCache(0, 0), patient)
 	require.NoError(t, err)
 	defer limiter.Close()
-	cached, err := New(client)
+	cached, err := New(client, patient)
 	require.NoError(t, err)
 	defer cached.Close()
 	ctx := context.Background()
@@ -132,7 +132,7 @@ func TestCommandsPerDecision(t *testing.T) {
 func TestScriptsAreLoadedAndHeal(t *testing.T) {
 	server := redistest.Start(t)
 	client := server.Client(t)
-	limiter, err := New(client)
+	limiter, err := New(client, patient)
 	require.NoError(t, err)
 	defer limiter.Close()
 
@@ -162,11 +162,14 @@ func sha(script string) string {
 // onShared makes a limiter on the shared server, and returns what it takes to look at its logs there.
 func onShared(t *testing.T) (limiter *Limiter, client rueidis.Client, prefix string) {
 	client, prefix = redistest.Shared(t).Client(t), redistest.Prefix()
-	limiter, err := New(client, WithPrefix(prefix))
+	limiter, err := New(client, WithPrefix(prefix), patient, OnFailure(FailClosed))
 	require.NoError(t, err)
 	t.Cleanup(func() { limiter.Close() })
 	return limiter, client, prefix
 }
+
+// patient is for tests of what Redis decides, on a machine that may have other things to do.
+var patient = WithTimeout(10 * time.Second)
 
 func TestLogsExpireAfterTheirWindow(t *testing.T) {
 	limiter, client, prefix := onShared(t)

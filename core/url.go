@@ -1,6 +1,10 @@
 package core
 
 import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
 	"net/url"
 	"slices"
 	"strconv"
@@ -9,6 +13,24 @@ import (
 
 	"github.com/redis/rueidis"
 )
+
+// ClientOption returns what Connect connects to a URL with, for a client that needs what no URL says, such as a certificate of
+// its own or credentials that change:
+//
+//	option, err := core.ClientOption("rediss://cache:6379")
+//	...
+//	option.TLSConfig.Certificates = certificates
+//	client, err := rueidis.NewClient(option)
+//	...
+//	limiter, err := core.New(client)
+//
+// Leave ConnLifetime zero: rueidis sends commands again when it replaces a connection. The error wraps ErrInvalid.
+func ClientOption(url string) (rueidis.ClientOption, error) {
+	if url == "" {
+		return rueidis.ClientOption{}, invalid("no Redis URL: write one such as redis://localhost:6379")
+	}
+	return parseURL(url)
+}
 
 // parseURL reads the URL that Connect takes. Its errors quote nothing of the URL: where it is malformed, nobody can tell
 // which part of it was the password.
@@ -53,6 +75,7 @@ func parseURL(text string) (rueidis.ClientOption, error) {
 			"timeouts are written like 500ms, db is a number, skip_verify is true or false")
 	}
 	harden(&option)
+	dialNoRequest(&option)
 	return option, nil
 }
 
@@ -61,6 +84,25 @@ var urlParameters = []string{
 	"addr", "client_name", "db", "dial_timeout", "master_set", "protocol", "skip_verify", "write_timeout",
 	"client_cache", "max_retries",
 }
+
+// dialNoRequest makes connections, but none in the name of a request: it would wait for it, and its context might end what
+// others wait for. A probe makes it, see link.
+func dialNoRequest(option *rueidis.ClientOption) {
+	dial := option.DialCtxFn
+	option.DialCtxFn = func(ctx context.Context, address string, dialer *net.Dialer, secure *tls.Config) (net.Conn, error) {
+		switch {
+		case isRequestContext(ctx):
+			return nil, errNoConnection
+		case dial != nil:
+			return dial(ctx, address, dialer, secure)
+		case secure != nil:
+			return (&tls.Dialer{NetDialer: dialer, Config: secure}).DialContext(ctx, "tcp", address)
+		}
+		return dialer.DialContext(ctx, "tcp", address)
+	}
+}
+
+var errNoConnection = errors.New("not connected")
 
 // harden sets what keeps a limiter exact and its callers apart.
 func harden(option *rueidis.ClientOption) {

@@ -13,6 +13,9 @@
 // after the other; limits given to one Limit are charged all or none. Give limits of different keys different names: names
 // are what clients tell them apart by.
 //
+// While Redis does not answer, each instance limits by itself. A route that must rather be closed then, with 503, has a
+// Middleware of its own: echolimit.New(limiter.OnFailure(core.FailClosed), echolimit.ClientIP()).
+//
 // Use it with e.Use, on groups and on routes. In e.Pre there is no route yet. A group with middleware answers unknown paths
 // below it too, in Echo, so they are counted; in Gin they are not. Pages on other origins see the fields only if
 // CORS exposes them; put the limiter behind the CORS middleware, so that it does not count preflights.

@@ -340,6 +340,7 @@ func Run(t *testing.T, app App) {
 		upgrade := request{target: "/upgrade", header: "Connection: Upgrade\nUpgrade: hello"}
 		golden(t, "upgrade", transcript(t, app, "HTTP/1.1", []request{upgrade, upgrade, upgrade}, false))
 	})
+	t.Run("outage", func(t *testing.T) { outage(t, app) })
 }
 
 // transcript sends requests at their moments, on a clock that stands still in between.

@@ -61,6 +61,9 @@ func (g *Gate[C]) Check(c C, r *http.Request, h http.Header, policy func(C) (*Po
 	default:
 		return g.refuse(h, internalError, err)
 	}
+	if d.Source == core.SourceFailOpen {
+		return nil // nobody counted, so there is nothing to say
+	}
 	wait := seconds(d.RetryAfter)
 	if !g.NoFields {
 		var twice string

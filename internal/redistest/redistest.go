@@ -9,7 +9,9 @@
 package redistest
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -20,6 +22,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,8 +37,14 @@ type Server struct {
 	dir      string
 	conf     string
 	sentinel bool
+	clock    *clock // nil unless started WithClock
 	cmd      *exec.Cmd
 	exited   chan struct{} // closed when the process has ended
+}
+
+// program is what is run: redis-server, or another that speaks the same, such as valkey-server.
+func program() string {
+	return cmp.Or(os.Getenv("EXACTLIMIT_REDIS_SERVER"), "redis-server")
 }
 
 const missing = `redis-server is not installed, and these tests are about what a real one does. Install it:
@@ -100,7 +109,10 @@ func StartSentinel(t testing.TB, name string, master *Server) *Server {
 
 func start(t testing.TB, s *Server, config []string) *Server {
 	t.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil {
+	if _, err := exec.LookPath(program()); err != nil {
+		if name := os.Getenv("EXACTLIMIT_REDIS_SERVER"); name != "" {
+			t.Fatalf("EXACTLIMIT_REDIS_SERVER asks for %s: %v", name, err)
+		}
 		t.Fatal(missing)
 	}
 	var err error
@@ -109,6 +121,7 @@ func start(t testing.TB, s *Server, config []string) *Server {
 		s.Addr = fmt.Sprint("127.0.0.1:", port)
 		s.conf = strings.Join(slices.Concat([]string{
 			"bind 127.0.0.1", fmt.Sprint("port ", port), "dir " + s.dir, `save ""`, "daemonize no",
+			"repl-diskless-sync-delay 0", // or a replica is kept waiting for others that might come
 		}, config), "\n") + "\n"
 		if err = s.Start(); err == nil {
 			return s
@@ -132,14 +145,17 @@ func FreePort(t testing.TB) int {
 // Start starts the server again after Kill, on the same port, with the data that its files hold.
 func (s *Server) Start() error {
 	log := new(strings.Builder)
-	cmd := exec.Command("redis-server", "-")
+	cmd := exec.Command(program(), "-")
 	cmd.Stdin = strings.NewReader(s.conf)
 	if s.sentinel { // it writes what it learns into its configuration, so that has to be a file
 		file := filepath.Join(s.dir, "sentinel.conf")
 		if err := os.WriteFile(file, []byte(s.conf), 0o600); err != nil {
 			return err
 		}
-		cmd = exec.Command("redis-server", file, "--sentinel")
+		cmd = exec.Command(program(), file, "--sentinel")
+	}
+	if s.clock != nil {
+		cmd.Env = append(os.Environ(), s.clock.env...)
 	}
 	cmd.Stdout, cmd.Stderr = log, log
 	dieWithParent(cmd)
@@ -155,14 +171,31 @@ func (s *Server) Start() error {
 	for !s.ready() {
 		select {
 		case <-s.exited:
-			return fmt.Errorf("redis-server on %s ends at once:\n%s", s.Addr, log)
+			return fmt.Errorf("the server on %s ends at once:\n%s", s.Addr, log)
 		case <-timeout:
 			s.Kill()
-			return fmt.Errorf("redis-server on %s does not answer:\n%s", s.Addr, log)
+			return fmt.Errorf("the server on %s does not answer:\n%s", s.Addr, log)
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
 	return nil
+}
+
+// StartEmpty starts the server again after Kill, without its data, as where nothing was written down or a machine was
+// replaced. What it recorded until then is kept for Records.
+func (s *Server) StartEmpty() error {
+	if err := os.Remove(filepath.Join(s.dir, "dump.rdb")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	lives, err := filepath.Glob(filepath.Join(s.dir, "appendonlydir*"))
+	if err != nil {
+		return err
+	}
+	current := filepath.Join(s.dir, "appendonlydir")
+	if err := os.Rename(current, fmt.Sprintf("%s.%04d", current, len(lives))); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return s.Start()
 }
 
 // ready says whether our process answers on the port, rather than another's, and has read its data.
@@ -178,6 +211,13 @@ func (s *Server) ready() bool {
 	ours := strings.Contains(string(answer), fmt.Sprintf("process_id:%d\r\n", s.cmd.Process.Pid))
 	return ours && !strings.Contains(string(answer), "loading:1") || strings.HasPrefix(string(answer), "-NOAUTH")
 }
+
+// Pause stops the server as a machine does that hangs: its connections stay open, the kernel still accepts new ones and
+// takes what is sent, and nobody answers until Resume. Kill ends a paused server too.
+func (s *Server) Pause() error { return s.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Resume lets a paused server go on where it stopped.
+func (s *Server) Resume() error { return s.cmd.Process.Signal(syscall.SIGCONT) }
 
 // Kill ends the server at once, as a crash would. Its files stay for the next Start.
 func (s *Server) Kill() {

@@ -1,0 +1,55 @@
+package core
+
+import (
+	"context"
+	"log/slog"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/exactlimit/exactlimit/lua"
+)
+
+// prepare gives every node the scripts, so that the first calls need not send their texts, and warns of what would lose
+// counts. It is best effort: a node that lacks a script says NOSCRIPT to a call and is sent the text then, and a user without
+// the right to INFO is told nothing.
+func prepare(client rueidis.Client, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	for address, node := range client.Nodes() {
+		for _, text := range []string{lua.Decide, lua.Peek} {
+			node.Do(ctx, node.B().ScriptLoad().Script(text).Build())
+		}
+		info, err := node.Do(ctx, node.B().Info().Section("server", "memory").Build()).ToString()
+		if err != nil {
+			continue
+		}
+		for _, warning := range warnings(info) {
+			log.Warn("exactlimit: "+warning, slog.String("node", address))
+		}
+	}
+}
+
+// warnings says what is wrong with a server, by what it says of itself.
+func warnings(info string) (warnings []string) {
+	if policy := infoField(info, "maxmemory_policy"); policy != "" && policy != "noeviction" {
+		warnings = append(warnings, "Redis may evict logs, which forgets what was counted: set maxmemory-policy noeviction, not "+policy)
+	}
+	// Valkey says that it is Redis 7.2, of which it is a fork.
+	major, _, _ := strings.Cut(infoField(info, "redis_version"), ".")
+	if n, err := strconv.Atoi(major); err == nil && n < 7 {
+		warnings = append(warnings, "Redis "+infoField(info, "redis_version")+" is too old: 7.0 or later is needed")
+	}
+	return warnings
+}
+
+func infoField(info, name string) string {
+	for line := range strings.Lines(info) {
+		if value, found := strings.CutPrefix(line, name+":"); found {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,70 @@
+package redistest
+
+import (
+	_ "embed"
+	"encoding/binary"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// clockSource has a name that the Go tool does not take for C of the package's own, which would need cgo.
+//
+//go:embed clock.c.txt
+var clockSource []byte
+
+// clock moves a server's wall clock, and with it the expiry of its keys. It says nothing to the server's monotonic clock.
+type clock struct {
+	file   *os.File
+	env    []string
+	offset atomic.Int64 // microseconds
+}
+
+// StartWithClock runs a server for one test whose clock the test steps with StepClock.
+func StartWithClock(t testing.TB, config ...string) *Server {
+	t.Helper()
+	dir := t.TempDir()
+	library, offset := filepath.Join(dir, "clock.so"), filepath.Join(dir, "offset")
+	source := filepath.Join(dir, "clock.c")
+	if err := os.WriteFile(source, clockSource, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("gcc", "-shared", "-fPIC", "-O1", "-o", library, source).CombinedOutput(); err != nil {
+		t.Fatalf("gcc: %v\n%s", err, out)
+	}
+	file, err := os.Create(offset)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{dir: t.TempDir(), clock: &clock{file: file, env: []string{"LD_PRELOAD=" + library, "EXACTLIMIT_CLOCK=" + offset}}}
+	t.Cleanup(func() { file.Close() })
+	if err := s.clock.step(0); err != nil {
+		t.Fatal(err)
+	}
+	start(t, s, config)
+	t.Cleanup(s.Kill)
+	return s
+}
+
+// StepClock moves the clock of a server of StartWithClock by so much more, at once, and returns by how much it is now ahead.
+// A restart does not undo it.
+func (s *Server) StepClock(t testing.TB, by time.Duration) time.Duration {
+	t.Helper()
+	if s.clock == nil {
+		t.Fatal("this server has no clock to step: start it with StartWithClock")
+	}
+	if err := s.clock.step(by); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(s.clock.offset.Load()) * time.Microsecond
+}
+
+func (c *clock) step(by time.Duration) error {
+	var bytes [8]byte
+	binary.NativeEndian.PutUint64(bytes[:], uint64(c.offset.Add(by.Microseconds())))
+	_, err := c.file.WriteAt(bytes[:], 0) // aligned and a word long, so the server never sees half of it
+	return err
+}

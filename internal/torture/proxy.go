@@ -1,0 +1,539 @@
+package torture
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Fate is what befalls a request.
+type Fate int
+
+const (
+	// Pass is no fault.
+	Pass Fate = iota
+	// LoseRequest swallows the request and all that follow it, and closes the connection once what was sent before is
+	// answered. The server never sees it.
+	LoseRequest
+	// LoseReply sends the request on, and closes the connection instead of passing on its reply. The server has executed it.
+	LoseReply
+	// Reset sends the request on and breaks the connection at once. Whether the server executes it nobody knows.
+	Reset
+	// DelayRequest and DelayReply hold back the request, or its reply, and so all that follow on the connection.
+	DelayRequest
+	DelayReply
+)
+
+func (f Fate) String() string {
+	return [...]string{"pass", "lose request", "lose reply", "reset", "delay request", "delay reply"}[f]
+}
+
+// Faults befall requests by chance: each field is the share of requests that meet that fate, each request at most one.
+type Faults struct {
+	Command string // only requests of this command, such as EVALSHA; of any when empty
+
+	LoseRequest, LoseReply, Reset, DelayRequest, DelayReply float64
+
+	Delay time.Duration // how long DelayRequest and DelayReply hold back
+}
+
+// Struck is a request that met a fate.
+type Struck struct {
+	Fate  Fate
+	Words []string
+}
+
+// Counts is what a proxy has seen.
+type Counts struct {
+	Connections, Requests, Replies int
+	Fates                          map[Fate]int
+}
+
+// Proxy stands between clients and one Redis server and passes on every byte, until told to harm them. It knows where
+// requests and replies begin and end, and which reply answers which request, so it loses whole ones and never corrupts what
+// it passes on. It is safe for concurrent use.
+//
+// What befalls the nth request of the kth connection by chance depends on the seed alone, as far as the faults do not change
+// meanwhile.
+type Proxy struct {
+	Addr string // where it listens
+
+	target string
+	seed   uint64
+	all    sync.WaitGroup
+
+	mu       sync.Mutex
+	listener net.Listener // nil while connections are refused
+	hole     chan struct{}
+	faults   Faults
+	next     []Struck // explicit fates still to be met, with the command as the only word
+	open     map[*conversation]bool
+	counts   Counts
+	struck   []Struck
+	closed   bool
+}
+
+// NewProxy listens on a free port of loopback in front of a server, given as host:port, until the end of the test.
+func NewProxy(t testing.TB, target string, seed uint64) *Proxy {
+	t.Helper()
+	p := &Proxy{Addr: "127.0.0.1:0", target: target, seed: seed, open: map[*conversation]bool{}}
+	p.counts.Fates = map[Fate]int{}
+	if err := p.listen(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return p
+}
+
+// URL is the address as core.Connect takes it.
+func (p *Proxy) URL() string { return "redis://" + p.Addr }
+
+// Strike sets the faults that befall requests by chance from now on.
+func (p *Proxy) Strike(f Faults) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.faults = f
+}
+
+// Next gives the next request of a command a fate. Further calls are for the requests after it. Delays are as long as
+// Strike has set.
+func (p *Proxy) Next(command string, fate Fate) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.next = append(p.next, Struck{fate, []string{command}})
+}
+
+// Hold makes the network a black hole: connections open and stay open, and what is sent in either direction arrives after
+// Heal or never.
+func (p *Proxy) Hold() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.hole == nil {
+		p.hole = make(chan struct{})
+	}
+}
+
+// Refuse refuses new connections, as where no process listens. Those there are stay.
+func (p *Proxy) Refuse() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refuse()
+}
+
+func (p *Proxy) refuse() {
+	if p.listener != nil {
+		p.listener.Close()
+		p.listener = nil
+	}
+}
+
+// Cut resets all connections there are.
+func (p *Proxy) Cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.open {
+		c.end(true)
+	}
+}
+
+// Heal ends all faults. What was held arrives; what is delayed is so for as long as it was to be.
+func (p *Proxy) Heal() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.faults, p.next = Faults{}, nil
+	if p.hole != nil {
+		close(p.hole)
+		p.hole = nil
+	}
+	if p.listener == nil && !p.closed {
+		return p.listen()
+	}
+	return nil
+}
+
+// Close ends all connections and returns when nothing is left of the proxy.
+func (p *Proxy) Close() {
+	p.mu.Lock()
+	p.closed = true
+	p.refuse()
+	for c := range p.open {
+		c.end(true)
+	}
+	p.mu.Unlock()
+	p.all.Wait()
+}
+
+// Counts returns what the proxy has seen until now.
+func (p *Proxy) Counts() Counts {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	counts := p.counts
+	counts.Fates = maps.Clone(counts.Fates)
+	return counts
+}
+
+// Struck returns the requests that met a fate, in the order in which they came.
+func (p *Proxy) Struck() []Struck {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]Struck(nil), p.struck...)
+}
+
+func (p *Proxy) listen() error {
+	listener, err := net.Listen("tcp", p.Addr)
+	if err != nil {
+		return err
+	}
+	p.listener = listener
+	if strings.HasSuffix(p.Addr, ":0") { // and the same ever after
+		p.Addr = listener.Addr().String()
+	}
+	p.all.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return // Refuse or Close
+			}
+			p.all.Go(func() { p.serve(client.(*net.TCPConn)) })
+		}
+	})
+	return nil
+}
+
+func (p *Proxy) serve(client *net.TCPConn) {
+	server, err := net.DialTimeout("tcp", p.target, 5*time.Second)
+	if err != nil {
+		client.SetLinger(0)
+		client.Close()
+		return
+	}
+	c := &conversation{
+		proxy: p, client: client, server: server.(*net.TCPConn), ended: make(chan struct{}),
+		requests: make(chan message, 1024), replies: make(chan message, 1024),
+	}
+	p.mu.Lock()
+	c.chance = rand.New(rand.NewPCG(p.seed, uint64(p.counts.Connections)))
+	p.counts.Connections++
+	p.open[c] = true
+	if p.closed {
+		c.end(true)
+	}
+	p.mu.Unlock()
+
+	var parts sync.WaitGroup
+	parts.Go(c.readRequests)
+	parts.Go(c.readReplies)
+	parts.Go(func() { c.write(c.server, c.requests) })
+	parts.Go(func() { c.write(c.client, c.replies) })
+	parts.Wait()
+	c.end(false) // both sides have said all they had to say
+	p.mu.Lock()
+	delete(p.open, c)
+	p.mu.Unlock()
+}
+
+// fate decides on a request. chance belongs to its connection.
+func (p *Proxy) fate(words []string, chance *rand.Rand) (Fate, time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.counts.Requests++
+	fate := Pass
+	for i, next := range p.next {
+		if strings.EqualFold(next.Words[0], words[0]) {
+			fate = next.Fate
+			p.next = append(p.next[:i], p.next[i+1:]...)
+			break
+		}
+	}
+	if f := p.faults; fate == Pass && (f.Command == "" || strings.EqualFold(f.Command, words[0])) {
+		drawn := chance.Float64()
+		for i, share := range [...]float64{f.LoseRequest, f.LoseReply, f.Reset, f.DelayRequest, f.DelayReply} {
+			if drawn < share {
+				fate = LoseRequest + Fate(i)
+				break
+			}
+			drawn -= share
+		}
+	}
+	if fate != Pass {
+		p.counts.Fates[fate]++
+		p.struck = append(p.struck, Struck{fate, words})
+	}
+	return fate, p.faults.Delay
+}
+
+func (p *Proxy) answered() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.counts.Replies++
+}
+
+func (p *Proxy) held() chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.hole
+}
+
+// conversation is one connection of a client, and the one of the proxy to the server that goes with it.
+type conversation struct {
+	proxy             *Proxy
+	client, server    *net.TCPConn
+	chance            *rand.Rand
+	requests, replies chan message
+	once              sync.Once
+	ended             chan struct{}
+
+	mu      sync.Mutex
+	waiting []answer // for each request sent on and not answered
+	opaque  bool     // replies no longer answer requests one by one: see unmatched
+}
+
+// message is a request or a reply on its way.
+type message struct {
+	bytes []byte
+	due   time.Time // not to arrive before
+	then  then
+}
+
+// then is what happens when a message has arrived.
+type then int
+
+const (
+	carryOn then = iota
+	closeWrite
+	closeBoth
+	resetBoth
+)
+
+// answer is what happens to the reply to a request.
+type answer struct {
+	fate  Fate
+	delay time.Duration
+}
+
+// unmatched says whether a connection cannot be followed from this request on: what comes then is not one reply for each
+// request, or no value of the protocol at all. From there it is passed on as bytes.
+func unmatched(words []string) bool {
+	switch command := strings.ToUpper(words[0]); command {
+	case "MONITOR", "SYNC", "PSYNC":
+		return true
+	case "CLIENT":
+		return len(words) > 1 && strings.EqualFold(words[1], "REPLY")
+	default:
+		return strings.HasSuffix(command, "SUBSCRIBE")
+	}
+}
+
+func (c *conversation) readRequests() {
+	in := bufio.NewReaderSize(c.client, 1<<16)
+	for {
+		request, words, err := readRequest(in)
+		if err != nil {
+			c.broken(c.requests, request, err, closeWrite)
+			return
+		}
+		if len(words) == 0 { // an empty line, which is not answered
+			if !c.send(c.requests, message{bytes: request}) {
+				return
+			}
+			continue
+		}
+		if unmatched(words) {
+			c.mu.Lock()
+			c.opaque = true
+			c.mu.Unlock()
+			if c.send(c.requests, message{bytes: request}) {
+				c.readBytes(in, c.requests, closeWrite)
+			}
+			return
+		}
+		fate, delay := c.proxy.fate(words, c.chance)
+		m := message{bytes: request}
+		c.mu.Lock()
+		c.waiting = append(c.waiting, answer{fate, delay})
+		alone := len(c.waiting) == 1
+		c.mu.Unlock()
+		switch fate {
+		case LoseRequest:
+			// Whoever finds it first of those waiting closes: here, or where the reply before it has come.
+			if !alone || c.send(c.replies, message{then: closeBoth}) {
+				io.Copy(io.Discard, in)
+			}
+			return
+		case Reset:
+			m.then = resetBoth
+		case DelayRequest:
+			m.due = time.Now().Add(delay)
+		}
+		if !c.send(c.requests, m) {
+			return
+		}
+	}
+}
+
+func (c *conversation) readReplies() {
+	in := bufio.NewReaderSize(c.server, 1<<16)
+	for {
+		first, err := in.Peek(1)
+		if err != nil {
+			c.broken(c.replies, nil, err, closeBoth)
+			return
+		}
+		c.mu.Lock()
+		opaque, pushed := c.opaque, first[0] == '>' // nobody asked for what is pushed
+		c.mu.Unlock()
+		if opaque {
+			c.readBytes(in, c.replies, closeBoth)
+			return
+		}
+		reply, err := readValue(in)
+		if err != nil {
+			c.broken(c.replies, reply, err, closeBoth)
+			return
+		}
+		m := message{bytes: reply}
+		if pushed {
+			if !c.send(c.replies, m) {
+				return
+			}
+			continue
+		}
+		c.proxy.answered()
+		c.mu.Lock()
+		var to answer
+		if len(c.waiting) > 0 { // a server may say why it closes before it was asked anything
+			to = c.waiting[0]
+		}
+		c.mu.Unlock()
+		switch to.fate {
+		case LoseReply:
+			c.send(c.replies, message{then: closeBoth})
+			return
+		case DelayReply:
+			m.due = time.Now().Add(to.delay)
+		}
+		if !c.send(c.replies, m) {
+			return
+		}
+		c.mu.Lock()
+		if len(c.waiting) > 0 {
+			c.waiting = c.waiting[1:]
+		}
+		lost := len(c.waiting) > 0 && c.waiting[0].fate == LoseRequest
+		c.mu.Unlock()
+		if lost {
+			c.send(c.replies, message{then: closeBoth})
+			return
+		}
+	}
+}
+
+// readBytes passes on what comes, as it comes.
+func (c *conversation) readBytes(in *bufio.Reader, to chan message, at then) {
+	for {
+		if _, err := in.Peek(1); err != nil {
+			c.broken(to, nil, err, at)
+			return
+		}
+		bytes := make([]byte, in.Buffered())
+		in.Read(bytes)
+		if !c.send(to, message{bytes: bytes}) {
+			return
+		}
+	}
+}
+
+// broken ends a direction as its sender ended it: what it sent before arrives, and then its end, or its reset.
+func (c *conversation) broken(to chan message, rest []byte, err error, at then) {
+	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		at = resetBoth
+	}
+	c.send(to, message{bytes: rest, then: at})
+}
+
+// send hands a message to the goroutine that writes, unless the conversation has ended.
+func (c *conversation) send(to chan message, m message) bool {
+	select {
+	case to <- m:
+		return true
+	case <-c.ended:
+		return false
+	}
+}
+
+func (c *conversation) write(to *net.TCPConn, messages chan message) {
+	out := bufio.NewWriterSize(to, 1<<16)
+	for {
+		var m message
+		select {
+		case m = <-messages:
+		default:
+			if out.Flush() != nil {
+				c.end(true)
+				return
+			}
+			select {
+			case m = <-messages:
+			case <-c.ended:
+				return
+			}
+		}
+		if !c.wait(m, out) {
+			return
+		}
+		out.Write(m.bytes) // an error shows when it is flushed
+		if m.then == carryOn {
+			continue
+		}
+		err := out.Flush()
+		if m.then == closeWrite && err == nil {
+			to.CloseWrite()
+		} else {
+			c.end(m.then == resetBoth || err != nil)
+		}
+		return
+	}
+}
+
+// wait waits until a message may arrive. What was written before it arrives meanwhile.
+func (c *conversation) wait(m message, out *bufio.Writer) bool {
+	if left := time.Until(m.due); !m.due.IsZero() && left > 0 {
+		out.Flush()
+		timer := time.NewTimer(left)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-c.ended:
+			return false
+		}
+	}
+	for hole := c.proxy.held(); hole != nil; hole = c.proxy.held() {
+		out.Flush()
+		select {
+		case <-hole:
+		case <-c.ended:
+			return false
+		}
+	}
+	return true
+}
+
+// end closes both connections.
+func (c *conversation) end(reset bool) {
+	c.once.Do(func() {
+		close(c.ended)
+		for _, conn := range []*net.TCPConn{c.client, c.server} {
+			if reset {
+				conn.SetLinger(0)
+			}
+			conn.Close()
+		}
+	})
+}
