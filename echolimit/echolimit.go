@@ -1,7 +1,9 @@
 package echolimit
 
 import (
+	"log/slog"
 	"net/http"
+	"sync"
 
 	"github.com/labstack/echo/v4"
 
@@ -13,6 +15,7 @@ import (
 type Middleware struct {
 	gate     *httplimit.Gate[echo.Context]
 	onDenied func(echo.Context, core.Decision) error
+	inPre    sync.Once // said that it is in the wrong place
 }
 
 // Option changes what a Middleware does.
@@ -60,29 +63,45 @@ func (m *Middleware) LimitFunc(choose func(echo.Context) ([]core.Limit, error)) 
 
 func (m *Middleware) middleware(policy func(echo.Context) (*httplimit.Policy, error)) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
-		return func(c echo.Context) error {
-			refusal := m.gate.Check(c, c.Request(), c.Response().Header(), policy)
-			if refusal == nil {
-				return next(c)
-			}
-			if refusal.Err != nil {
-				c.Logger().Error(refusal.Err)
-			}
-			switch {
-			case c.Response().Committed: // a function of the user's has answered
-			case refusal.Denied() && m.onDenied != nil:
-				c.Response().Status = http.StatusTooManyRequests
-				if err := m.onDenied(c, refusal.Decision); err != nil {
-					return err
-				}
-				if !c.Response().Committed {
-					c.Response().WriteHeader(c.Response().Status)
-				}
-			default:
-				// Returned as an error, the answer would be replaced by that of Echo's error handler.
-				refusal.Write(c.Response())
-			}
-			return nil
-		}
+		return func(c echo.Context) error { return m.limit(c, next, policy) }
 	}
+}
+
+// limit lets a request pass, or answers it.
+func (m *Middleware) limit(c echo.Context, next echo.HandlerFunc, policy func(echo.Context) (*httplimit.Policy, error)) error {
+	refusal := m.gate.Check(c, c.Request(), c.Response().Header(), policy)
+	if refusal == nil {
+		return m.pass(c, next)
+	}
+	if refusal.Err != nil {
+		c.Logger().Error(refusal.Err)
+	}
+	switch {
+	case c.Response().Committed: // a function of the user's has answered
+	case refusal.Denied() && m.onDenied != nil:
+		c.Response().Status = http.StatusTooManyRequests
+		if err := m.onDenied(c, refusal.Decision); err != nil {
+			return err
+		}
+		if !c.Response().Committed {
+			c.Response().WriteHeader(c.Response().Status)
+		}
+	default:
+		// Returned as an error, the answer would be replaced by that of Echo's error handler.
+		refusal.Write(c.Response())
+	}
+	return nil
+}
+
+// pass goes on to what is behind. If that finds the route, this was before routing, in Echo.Pre.
+func (m *Middleware) pass(c echo.Context, next echo.HandlerFunc) error {
+	routed := c.Path() != ""
+	err := next(c)
+	if !routed && c.Path() != "" {
+		m.inPre.Do(func() {
+			slog.Warn("exactlimit: a limit runs in Echo.Pre, before there is a route: Route counts all requests together there," +
+				" PathParam refuses them, and LimitRoutes limits none. Write Echo.Use instead")
+		})
+	}
+	return err
 }

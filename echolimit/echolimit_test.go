@@ -3,9 +3,11 @@ package echolimit_test
 import (
 	"bytes"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/labstack/echo/v4"
@@ -41,6 +43,9 @@ func app(limiter *core.Limiter) http.Handler {
 
 	e := echo.New()
 	e.Logger.SetOutput(new(bytes.Buffer))
+	e.Use(byIP.LimitRoutes(echolimit.Routes{"GET /table/:id": {adaptertest.One}, "GET /free": nil}))
+	e.GET("/table/:id", ok, byIP.Limit(adaptertest.Inner))
+	e.GET("/free", ok)
 	e.GET("/one", ok, byIP.Limit(adaptertest.One))
 	e.GET("/several", ok, byIP.Limit(adaptertest.Burst, adaptertest.Sustained))
 	e.Group("/stacked", byIP.Limit(adaptertest.Outer)).GET("", ok, byIP.Limit(adaptertest.Inner))
@@ -125,6 +130,7 @@ func TestMistakesPanicWhereTheyAreWritten(t *testing.T) {
 		"short secret":   func() { echolimit.HashKey([]byte("hunter2")) },
 		"a path":         func() { echolimit.PathParam("/users/:id") },
 		"nothing joined": func() { echolimit.Join() },
+		"no route":       func() { byIP.LimitRoutes(echolimit.Routes{"login": {adaptertest.One}}) },
 		"nil key":        func() { echolimit.FirstOf(echolimit.ClientIP(), nil) },
 	} {
 		assert.Panics(t, mistake, name)
@@ -200,4 +206,55 @@ func TestUnmatchedPathsAreOneClient(t *testing.T) {
 		e.ServeHTTP(w, httptest.NewRequest(row.method, "http://example.com"+row.target, nil))
 		assert.Equal(t, row.status, w.Code, row)
 	}
+}
+
+// In Echo.Pre there is no route yet, and what depends on one is warned of, once.
+func TestLimitsInPre(t *testing.T) {
+	said, before := new(bytes.Buffer), slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(said, nil)))
+	defer slog.SetDefault(before)
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	byIP := echolimit.New(limiter, echolimit.ClientIP())
+	for name, middleware := range map[string]echo.MiddlewareFunc{
+		"Limit":       byIP.Limit(core.PerMinute("any", 9)),
+		"LimitRoutes": echolimit.New(limiter, echolimit.ClientIP()).LimitRoutes(echolimit.Routes{"GET /login": {adaptertest.One}}),
+	} {
+		e := echo.New()
+		e.GET("/login", ok)
+		e.Use(middleware)
+		adaptertest.Get(e, "/login")
+		adaptertest.Get(e, "/unknown")
+		assert.Empty(t, said.String(), name)
+
+		e = echo.New()
+		e.GET("/login", ok)
+		e.Pre(middleware)
+		adaptertest.Get(e, "/unknown")
+		assert.Empty(t, said.String(), name)
+		for range 3 {
+			adaptertest.Get(e, "/login")
+		}
+		assert.Contains(t, said.String(), "Write Echo.Use instead", name)
+		assert.Equal(t, 1, strings.Count(said.String(), "\n"), name)
+		said.Reset()
+	}
+}
+
+// A table of limits that does not fit the routes is told at start.
+func TestRoutesThatDoNotFit(t *testing.T) {
+	e := echo.New()
+	e.GET("/search", ok)
+	e.Group("/users", func(next echo.HandlerFunc) echo.HandlerFunc { return next }).POST("/:id", ok)
+	e.Host("api.example.com").GET("/search", ok)
+	fits := echolimit.Routes{"GET /search": {adaptertest.One}, "POST /users/:id": nil}
+	assert.NoError(t, fits.Check(e))
+	assert.NoError(t, fits.CheckAll(e))
+	misses := echolimit.Routes{"GET /search": {adaptertest.One}, "POST /users/:user": {adaptertest.One}}
+	assert.EqualError(t, misses.Check(e), "exactlimit: the table of limits does not fit the routes:\n"+
+		"\tPOST /users/:user: there are limits for it, and no such route")
+	assert.EqualError(t, misses.CheckAll(e), "exactlimit: the table of limits does not fit the routes:\n"+
+		"\tPOST /users/:id: there is no entry for it: write its limits, or nil if it needs none\n"+
+		"\tPOST /users/:user: there are limits for it, and no such route")
 }

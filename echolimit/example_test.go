@@ -121,3 +121,23 @@ func ExampleTrustedProxies() {
 	// 200
 	// 429
 }
+
+func ExampleRoutes() {
+	e := echo.New()
+	routes := echolimit.Routes{
+		"GET /search":  {core.PerSecond("search", 5), core.PerHour("search-hourly", 500)},
+		"POST /login":  {core.PerMinute("login", 5)},
+		"GET /healthz": nil, // without limits, on purpose
+	}
+	e.Use(byIP.LimitRoutes(routes))
+	e.GET("/search", answer)
+	e.POST("/signin", answer)
+	e.GET("/healthz", answer)
+	if err := routes.CheckAll(e); err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// exactlimit: the table of limits does not fit the routes:
+	// 	POST /login: there are limits for it, and no such route
+	// 	POST /signin: there is no entry for it: write its limits, or nil if it needs none
+}

@@ -123,3 +123,23 @@ func ExampleTrustedProxies() {
 	// 200
 	// 429
 }
+
+func ExampleRoutes() {
+	r := gin.New()
+	routes := ginlimit.Routes{
+		"GET /search":  {core.PerSecond("search", 5), core.PerHour("search-hourly", 500)},
+		"POST /login":  {core.PerMinute("login", 5)},
+		"GET /healthz": nil, // without limits, on purpose
+	}
+	ginlimit.Use(r, byIP.LimitRoutes(routes)) // before the routes
+	r.GET("/search", search)
+	r.POST("/signin", answer)
+	r.GET("/healthz", answer)
+	if err := routes.CheckAll(r); err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// exactlimit: the table of limits does not fit the routes:
+	// 	POST /login: there are limits for it, and no such route
+	// 	POST /signin: there is no entry for it: write its limits, or nil if it needs none
+}

@@ -59,22 +59,25 @@ func (m *Middleware) LimitFunc(choose func(*gin.Context) ([]core.Limit, error)) 
 }
 
 func (m *Middleware) handler(policy func(*gin.Context) (*httplimit.Policy, error)) gin.HandlerFunc {
-	return func(c *gin.Context) {
-		refusal := m.gate.Check(c, c.Request, c.Writer.Header(), policy)
-		if refusal == nil {
-			return
-		}
-		c.Abort()
-		if refusal.Err != nil {
-			_ = c.Error(refusal.Err)
-		}
-		switch {
-		case c.Writer.Written(): // a function of the user's has answered
-		case refusal.Denied() && m.onDenied != nil:
-			c.Status(http.StatusTooManyRequests)
-			m.onDenied(c, refusal.Decision)
-		default:
-			refusal.Write(c.Writer)
-		}
+	return func(c *gin.Context) { m.limit(c, policy) }
+}
+
+// limit lets a request pass, or aborts and answers it.
+func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit.Policy, error)) {
+	refusal := m.gate.Check(c, c.Request, c.Writer.Header(), policy)
+	if refusal == nil {
+		return
+	}
+	c.Abort()
+	if refusal.Err != nil {
+		_ = c.Error(refusal.Err)
+	}
+	switch {
+	case c.Writer.Written(): // a function of the user's has answered
+	case refusal.Denied() && m.onDenied != nil:
+		c.Status(http.StatusTooManyRequests)
+		m.onDenied(c, refusal.Decision)
+	default:
+		refusal.Write(c.Writer)
 	}
 }

@@ -36,6 +36,9 @@ func app(limiter *core.Limiter) http.Handler {
 	byFramework := by(ginlimit.FrameworkClientIP())
 
 	r := gin.New()
+	ginlimit.Use(r, byIP.LimitRoutes(ginlimit.Routes{"GET /table/:id": {adaptertest.One}, "GET /free": nil}))
+	r.GET("/table/:id", byIP.Limit(adaptertest.Inner), ok)
+	r.GET("/free", ok)
 	r.GET("/one", byIP.Limit(adaptertest.One), ok)
 	r.GET("/several", byIP.Limit(adaptertest.Burst, adaptertest.Sustained), ok)
 	r.Group("/stacked", byIP.Limit(adaptertest.Outer)).GET("", byIP.Limit(adaptertest.Inner), ok)
@@ -104,6 +107,7 @@ func TestMistakesPanicWhereTheyAreWritten(t *testing.T) {
 		"short secret":   func() { ginlimit.HashKey([]byte("hunter2")) },
 		"a path":         func() { ginlimit.PathParam("/users/:id") },
 		"nothing joined": func() { ginlimit.Join() },
+		"no route":       func() { byIP.LimitRoutes(ginlimit.Routes{"login": {adaptertest.One}}) },
 		"nil key":        func() { ginlimit.FirstOf(ginlimit.ClientIP(), nil) },
 	} {
 		assert.Panics(t, mistake, name)
@@ -183,4 +187,33 @@ func TestUnmatchedPathsAreOneClient(t *testing.T) {
 		r.ServeHTTP(w, httptest.NewRequest(row.method, "http://example.com"+row.target, nil))
 		assert.Equal(t, row.status, w.Code, row)
 	}
+}
+
+// Gin leaves routes without the middleware that comes after them.
+func TestUseAfterRoutes(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	r := gin.New()
+	limit := ginlimit.New(limiter, ginlimit.ClientIP()).Limit(adaptertest.One)
+	ginlimit.Use(r, limit)
+	r.GET("/login", ok)
+	assert.PanicsWithValue(t, "exactlimit: Use on an engine that has routes, such as GET /login: Gin would leave them without limits, so call it before",
+		func() { ginlimit.Use(r, limit) })
+}
+
+// A table of limits that does not fit the routes is told at start.
+func TestRoutesThatDoNotFit(t *testing.T) {
+	r := gin.New()
+	r.GET("/search", ok)
+	r.Group("/users").POST("/:id", ok)
+	fits := ginlimit.Routes{"GET /search": {adaptertest.One}, "POST /users/:id": nil}
+	assert.NoError(t, fits.Check(r))
+	assert.NoError(t, fits.CheckAll(r))
+	misses := ginlimit.Routes{"GET /search": {adaptertest.One}, "POST /users/:user": {adaptertest.One}}
+	assert.EqualError(t, misses.Check(r), "exactlimit: the table of limits does not fit the routes:\n"+
+		"\tPOST /users/:user: there are limits for it, and no such route")
+	assert.EqualError(t, misses.CheckAll(r), "exactlimit: the table of limits does not fit the routes:\n"+
+		"\tPOST /users/:id: there is no entry for it: write its limits, or nil if it needs none\n"+
+		"\tPOST /users/:user: there are limits for it, and no such route")
 }

@@ -40,6 +40,8 @@ var update = flag.Bool("update", false, "write the golden files anew")
 //	/deep      ClientIP, Outer on a group, Burst and Sustained on a group in it, and Inner on the route
 //	/twice     ClientIP, One on a group and again on the route
 //	/keys      Header("X-API-Key"), Inner on a group, and ClientIP, One on the route
+//	/table/:id ClientIP, One by LimitRoutes on the whole, and Inner on the route
+//	/free      ClientIP, by the same LimitRoutes without limits, on purpose
 //	/quoted    ClientIP, Quoted
 //	/legacy    ClientIP, LegacyFields, Outer on a group, and Burst and Inner on the route
 //	/secret    ClientIP, NoFields, One
@@ -198,6 +200,13 @@ var table = []struct {
 		{target: "/keys", header: "X-API-Key: bob"},                      // the address is full
 		{target: "/keys", header: "X-API-Key: bob", from: "192.0.2.2:1"}, // the key is
 		{target: "/keys", from: "192.0.2.2:1"},
+	}},
+	{"table", []request{
+		{target: "/table/1"},
+		{target: "/table/2"},
+		{target: "/table/3"},
+		{target: "/free"},
+		{target: "/free", from: "@"}, // not even asked for its address
 	}},
 	{"methods", []request{
 		{target: "/one", method: "HEAD"},
