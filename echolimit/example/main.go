@@ -42,6 +42,8 @@ func main() {
 func routes(limiter *core.Limiter, clientIP echolimit.KeyFunc) http.Handler {
 	byIP := echolimit.New(limiter, clientIP)
 	byAPIKey := echolimit.New(limiter, echolimit.Header("X-API-Key"))
+	byToken := echolimit.New(limiter, echolimit.BearerToken())
+	byItem := echolimit.New(limiter, echolimit.Join(echolimit.PathParam("id"), clientIP))
 
 	e := echo.New()
 	e.Use(middleware.Recover())
@@ -50,6 +52,8 @@ func routes(limiter *core.Limiter, clientIP echolimit.KeyFunc) http.Handler {
 	api := e.Group("/api", byIP.Limit(core.PerMinute("api", 100)))
 	api.GET("/search", answer("results"), byIP.Limit(core.Limit{Name: "search", Max: 10, Window: 10 * time.Second}))
 	api.POST("/login", answer("welcome"), byIP.Limit(core.PerMinute("login", 5)))
+	api.GET("/me", answer("you"), byToken.Limit(core.PerMinute("me", 5)))
+	api.POST("/items/:id/votes", answer("counted"), byItem.Limit(core.PerMinute("vote", 2)))
 	api.GET("/report", answer("report"), byAPIKey.LimitFunc(reportLimits))
 	return e
 }
@@ -90,7 +94,9 @@ func run(addr, redis, proxies string) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: routes(limiter, clientIP(proxies)), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: routes(limiter, clientIP(proxies)), ReadHeaderTimeout: 5 * time.Second, Protocols: new(http.Protocols)}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true) // as proxies speak it
 	fmt.Printf("listening on http://%s, logs kept in %s\n", listener.Addr(), keeper(redis))
 
 	stopped := make(chan error, 1)

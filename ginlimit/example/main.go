@@ -42,6 +42,8 @@ func main() {
 func routes(limiter *core.Limiter, clientIP ginlimit.KeyFunc) http.Handler {
 	byIP := ginlimit.New(limiter, clientIP)
 	byAPIKey := ginlimit.New(limiter, ginlimit.Header("X-API-Key"))
+	byToken := ginlimit.New(limiter, ginlimit.BearerToken())
+	byItem := ginlimit.New(limiter, ginlimit.Join(ginlimit.PathParam("id"), clientIP))
 
 	r := gin.Default() // its logger shows why a request was answered 503
 	r.GET("/healthz", answer("ok"))
@@ -49,6 +51,8 @@ func routes(limiter *core.Limiter, clientIP ginlimit.KeyFunc) http.Handler {
 	api := r.Group("/api", byIP.Limit(core.PerMinute("api", 100)))
 	api.GET("/search", byIP.Limit(core.Limit{Name: "search", Max: 10, Window: 10 * time.Second}), answer("results"))
 	api.POST("/login", byIP.Limit(core.PerMinute("login", 5)), answer("welcome"))
+	api.GET("/me", byToken.Limit(core.PerMinute("me", 5)), answer("you"))
+	api.POST("/items/:id/votes", byItem.Limit(core.PerMinute("vote", 2)), answer("counted"))
 	api.GET("/report", byAPIKey.LimitFunc(reportLimits), answer("report"))
 	return r
 }
@@ -91,7 +95,9 @@ func run(addr, redis, proxies string) error {
 		return err
 	}
 	gin.SetMode(cmp.Or(os.Getenv(gin.EnvGinMode), gin.ReleaseMode))
-	server := &http.Server{Handler: routes(limiter, clientIP(proxies)), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: routes(limiter, clientIP(proxies)), ReadHeaderTimeout: 5 * time.Second, Protocols: new(http.Protocols)}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true) // as proxies speak it
 	fmt.Printf("listening on http://%s, logs kept in %s\n", listener.Addr(), keeper(redis))
 
 	stopped := make(chan error, 1)

@@ -139,3 +139,31 @@ func FuzzStack(f *testing.F) {
 		require.Len(t, parseMembers(again, state), len(members), "a policy that is there is not there twice")
 	})
 }
+
+// Of all limits that a request has passed, the legacy fields tell of the strictest, whoever comes last.
+func TestLegacyFields(t *testing.T) {
+	now := time.Unix(1000, 1)
+	state := func(max, remaining int, retry, reset time.Duration) core.Decision {
+		return core.Decision{State: core.State{Limit: core.PerMinute("a", max), Remaining: remaining, RetryAfter: retry, ResetAfter: reset}}
+	}
+	roomy, tight := state(9, 8, 0, 30*time.Second), state(5, 1, 0, 10*time.Second)
+	full, longer := state(3, 0, 7*time.Second, 20*time.Second), state(2, 0, 9*time.Second, 9*time.Second)
+	for _, row := range []struct {
+		name      string
+		decisions []core.Decision
+		want      string // limit, remaining, reset: rounded up
+	}{
+		{"room", []core.Decision{roomy}, "9 8 1031"},
+		{"none", []core.Decision{full}, "3 0 1008"}, // when there is more, not when all is back
+		{"the tighter", []core.Decision{roomy, tight}, "5 1 1011"},
+		{"from either side", []core.Decision{tight, roomy}, "5 1 1011"},
+		{"the longer wait", []core.Decision{full, longer}, "2 0 1010"},
+		{"from either side", []core.Decision{longer, full, roomy}, "2 0 1010"},
+	} {
+		h := http.Header{}
+		for _, d := range row.decisions {
+			setLegacyFields(h, &d, now)
+		}
+		assert.Equal(t, row.want, h.Get("X-RateLimit-Limit")+" "+h.Get("X-RateLimit-Remaining")+" "+h.Get("X-RateLimit-Reset"), row.name)
+	}
+}
