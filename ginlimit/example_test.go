@@ -6,8 +6,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/gin-contrib/cors"
 	"github.com/gin-gonic/gin"
 
 	"github.com/exactlimit/exactlimit/core"
@@ -142,4 +145,80 @@ func ExampleRoutes() {
 	// exactlimit: the table of limits does not fit the routes:
 	// 	POST /login: there are limits for it, and no such route
 	// 	POST /signin: there is no entry for it: write its limits, or nil if it needs none
+}
+
+// send sends a request and, for as long as it is told to come back later, comes back then.
+func send(client *http.Client, r *http.Request) (*http.Response, error) {
+	for {
+		response, err := client.Do(r)
+		if err != nil || response.StatusCode != http.StatusTooManyRequests {
+			return response, err
+		}
+		seconds, err := strconv.Atoi(response.Header.Get("Retry-After"))
+		if err != nil {
+			return response, nil // it does not say when
+		}
+		response.Body.Close()
+		select {
+		case <-time.After(time.Duration(seconds) * time.Second):
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+		if r.GetBody != nil { // what was sent is used up
+			if r.Body, err = r.GetBody(); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// A client that obeys is never denied twice.
+func Example_client() {
+	r := gin.New()
+	denied := 0
+	once := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.OnDenied(func(*gin.Context, core.Decision) { denied++ }))
+	r.POST("/mail", once.Limit(core.PerSecond("mail", 1)), answer)
+	server := httptest.NewServer(r)
+	defer server.Close()
+
+	for range 2 {
+		request, err := http.NewRequest("POST", server.URL+"/mail", strings.NewReader("hello"))
+		if err != nil {
+			log.Fatal(err)
+		}
+		response, err := send(server.Client(), request)
+		if err != nil {
+			log.Fatal(err)
+		}
+		response.Body.Close()
+		fmt.Println(response.StatusCode)
+	}
+	fmt.Println(denied, "denied")
+	// Output:
+	// 200
+	// 200
+	// 1 denied
+}
+
+// A page on another origin may read the fields, and its preflights are not counted.
+func Example_cors() {
+	r := gin.New()
+	r.Use(cors.New(cors.Config{
+		AllowOrigins:  []string{"https://app.example.com"},
+		AllowHeaders:  []string{"X-API-Key"},
+		ExposeHeaders: []string{"RateLimit", "RateLimit-Policy", "Retry-After"},
+	})) // before the limiter, so that it does not count preflights
+	r.Use(byIP.Limit(core.PerMinute("page", 30)))
+	r.GET("/search", search)
+
+	for _, method := range []string{"OPTIONS", "GET"} {
+		request := httptest.NewRequest(method, "/search", nil)
+		request.Header.Set("Origin", "https://app.example.com")
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, request)
+		fmt.Println(w.Code, w.Header().Values("RateLimit"), w.Header().Values("Access-Control-Expose-Headers"))
+	}
+	// Output:
+	// 204 [] []
+	// 200 ["page";r=29] [Ratelimit,Ratelimit-Policy,Retry-After]
 }

@@ -17,6 +17,8 @@ need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
 need redis-server redis-server
 need gcc gcc # for go test -race
 [ -e /usr/include/stdlib.h ] || command -v brew >/dev/null 2>&1 || missing+=(libc6-dev)
+# Debian's takes ten seconds to install. Elsewhere the test in a browser is skipped if there is none.
+if grep -qs '^ID=debian' /etc/os-release; then need chromium chromium; fi
 if [ ${#missing[@]} -gt 0 ]; then
   as_root=
   [ "$(id -u)" = 0 ] || as_root=sudo
