@@ -34,7 +34,7 @@ func dial(option rueidis.ClientOption, log *slog.Logger) *connection {
 	ctx, stop := context.WithCancel(context.Background())
 	c := &connection{log: log, stop: stop}
 	if !c.try(option) {
-		log.Warn("exactlimit: Redis does not answer yet; requests are decided without it", slog.Any("error", *c.failure.Load()))
+		log.Warn("exactlimit: Redis does not answer yet; requests are decided without it", slog.Any("error", unquoted(*c.failure.Load())))
 		c.dialing.Go(func() { c.keepTrying(ctx, option) })
 	}
 	return c

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -119,13 +120,16 @@ func TestCredentials(t *testing.T) {
 // A server that does not know AUTH quotes its arguments back. They are not passed on.
 func TestCredentialsAreNotQuoted(t *testing.T) {
 	server := redistest.Start(t, `rename-command AUTH ""`, `rename-command HELLO ""`)
-	limiter, err := Connect("redis://ann:sesame@"+server.Addr, OnFailure(FailClosed))
+	said := &lines{}
+	limiter, err := Connect("redis://ann:sesame@"+server.Addr, OnFailure(FailClosed), WithLogger(slog.New(slog.NewTextHandler(said, nil))))
 	require.NoError(t, err)
 	defer limiter.Close()
 	_, err = limiter.Allow(context.Background(), "ann", PerMinute("login", 1))
 	assert.ErrorIs(t, err, ErrUnavailable)
 	assert.ErrorContains(t, err, "unknown command 'AUTH'")
 	assert.NotContains(t, err.Error(), "sesame")
+	assert.Contains(t, fmt.Sprint(said.all()), "unknown command 'AUTH'")
+	assert.NotContains(t, fmt.Sprint(said.all()), "sesame")
 }
 
 func TestContextEnds(t *testing.T) {
@@ -184,7 +188,7 @@ func TestRights(t *testing.T) {
 	line := regexp.MustCompile(`(?m)^ *ACL SETUSER limiter on >password (.*)$`).FindSubmatch(readme)
 	require.NotNil(t, line)
 	rights := string(line[1])
-	cluster := redistest.StartCluster(t, 3)
+	cluster := redistest.StartCluster(t, 3, 0)
 	server := redistest.Start(t)
 	servers := append([]*redistest.Server{server}, cluster.Masters...)
 	grant := func(rights string) {
@@ -278,7 +282,7 @@ func TestTLS(t *testing.T) {
 
 // On a cluster keys spread over the masters, the logs of one key stay together, and every call is one round trip.
 func TestCluster(t *testing.T) {
-	cluster := redistest.StartCluster(t, 3)
+	cluster := redistest.StartCluster(t, 3, 0)
 	limiter, err := Connect(cluster.URL(), patient)
 	require.NoError(t, err)
 	defer limiter.Close()

@@ -21,10 +21,13 @@ func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...))
 }
 
-func unavailable(cause error) error {
-	// A server that does not know a command quotes its arguments, which are a password after AUTH and a key otherwise.
+func unavailable(cause error) error { return fmt.Errorf("%w: %w", ErrUnavailable, unquoted(cause)) }
+
+// unquoted is an error that can be shown: a server that does not know a command quotes its arguments, which are a password
+// after AUTH and a key otherwise.
+func unquoted(cause error) error {
 	if known, _, quotes := strings.Cut(cause.Error(), ", with args beginning with:"); quotes {
-		cause = errors.New(known)
+		return errors.New(known)
 	}
-	return fmt.Errorf("%w: %w", ErrUnavailable, cause)
+	return cause
 }

@@ -71,7 +71,7 @@ func FuzzLogNames(f *testing.F) {
 
 // Every awkward key has a budget of its own, on a cluster, where several limits of one key must be on one slot.
 func TestAwkwardKeys(t *testing.T) {
-	cluster, err := Connect(redistest.StartCluster(t, 3).URL(), patient)
+	cluster, err := Connect(redistest.StartCluster(t, 3, 0).URL(), patient)
 	require.NoError(t, err)
 	defer cluster.Close()
 	local, err := NewInProcess()

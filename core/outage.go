@@ -33,7 +33,7 @@ func (o *outage) begin(t *trouble) {
 		return
 	}
 	o.told, o.telling = t.since, true
-	attributes := []any{slog.Any("error", t.reason())}
+	attributes := []any{slog.Any("error", unquoted(t.reason()))}
 	if o.untold > 0 {
 		attributes = append(attributes, slog.Int("times before", o.untold))
 	}

@@ -273,9 +273,15 @@ func TestClockStepsBack(t *testing.T) {
 			step := rapid.SampledFrom([]int64{0, 0, 0, 1, second / 2, second, 3 * second}).Draw(t, "step back")
 			passed += pause
 			clock += pause - step
-			if redis.allow(t, clock, fmt.Sprint(run), 1, limit).Allowed {
+			d := redis.allow(t, clock, fmt.Sprint(run), 1, limit)
+			if d.Allowed {
 				log.Admit(passed, 1)
 			}
+			require.LessOrEqual(t, d.RetryAfter, limit.Window, "nobody waits for the clock to be back where it was")
+			require.LessOrEqual(t, d.ResetAfter, limit.Window)
+			peeked := redis.peek(t, clock, fmt.Sprint(run), limit)
+			require.LessOrEqual(t, peeked.RetryAfter, limit.Window)
+			require.LessOrEqual(t, peeked.ResetAfter, limit.Window)
 		}
 		require.LessOrEqual(t, log.Most(second), limit.Max)
 	})

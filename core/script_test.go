@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -207,6 +208,45 @@ func TestExpiryNeverMovesBack(t *testing.T) {
 }
 
 // A log that is no sorted set makes the call fail in the server's words, and nothing is charged anywhere.
+// When the clock has stepped back by an hour, who is over the limit waits for a window and not for an hour. Entries that are
+// not from the future keep their moments.
+func TestStepBackCostsOneWindow(t *testing.T) {
+	redis := newClockedRedis(t)
+	limit, other := PerMinute("a", 3), PerHour("b", 1500)
+	const minute, hour = 60 * second, 3600 * second
+	redis.allow(t, hour, "ann", 1, limit)
+	redis.allow(t, hour+1, "ann", 1, limit, other)
+	now := 10 * second // the step
+	d := redis.allow(t, now, "ann", 1, limit, other)
+	require.True(t, d.Allowed, "an entry from the future takes its own room and no more")
+	assert.Equal(t, time.Minute, d.RetryAfter, "the one from now leaves first")
+	peeked := redis.peek(t, now+5, "ann", limit)
+	assert.False(t, peeked.Allowed)
+	assert.Equal(t, time.Minute, peeked.ResetAfter, "Peek writes nothing, and says what Allow would")
+	assert.Equal(t, hour, slices.Max(slices.Collect(maps.Values(redis.entries(t, "ann", limit))))-1)
+
+	now += second
+	d = redis.allow(t, now, "ann", 1, limit)
+	assert.False(t, d.Allowed)
+	assert.Equal(t, State{Limit: limit, RetryAfter: 59 * time.Second, ResetAfter: time.Minute}, d.State)
+	moments := slices.Sorted(maps.Values(redis.entries(t, "ann", limit)))
+	assert.Equal(t, []int64{now - second, now, now}, moments)
+	assert.True(t, redis.allow(t, now-second+minute, "ann", 1, limit).Allowed)
+	assert.False(t, redis.allow(t, now+minute-1, "ann", 1, limit).Allowed)
+	assert.True(t, redis.allow(t, now+minute, "ann", 1, limit).Allowed)
+	assert.True(t, redis.allow(t, now+minute, "ann", 1, limit).Allowed)
+
+	// Thousands, too, and a cost that waits for several.
+	redis.allow(t, 2*hour, "bob", 1500, other)
+	d = redis.allow(t, now, "bob", 700, other)
+	assert.False(t, d.Allowed)
+	assert.Equal(t, State{Limit: other, RetryAfter: time.Hour, ResetAfter: time.Hour}, d.State)
+	for _, moment := range redis.entries(t, "bob", other) {
+		require.Equal(t, now, moment)
+	}
+	assert.True(t, redis.allow(t, now+hour, "bob", 700, other).Allowed)
+}
+
 func TestWrongType(t *testing.T) {
 	limiter, client, prefix := onShared(t)
 	ctx, good, bad := context.Background(), PerMinute("good", 3), PerMinute("bad", 3)

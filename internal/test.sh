@@ -59,7 +59,60 @@ step "staticcheck"
 go run "$staticcheck" ./...
 
 step "go test"
-go test -race -shuffle=on ./...
+go test -race -shuffle=on $(go list ./... | grep -v /internal/torture)
+
+# quietly prints the report of the faults, and all there is where something failed.
+quietly() {
+  local log
+  log=$(mktemp)
+  if "$@" >"$log" 2>&1; then sed -n '/-seed/p; /| fault/,/^ *$/p; /^ok/p' "$log"; rm "$log"; else cat "$log"; rm "$log"; exit 1; fi
+}
+
+step "torture: what happens when Redis fails, and whether planted bugs are found"
+quietly go test -race -v ./internal/torture
+
+# valkey: prints the path of a valkey-server of version 8 or later, or fails. Where the machine has none and is a Debian, the
+# package is unpacked beside Go's build cache, and not installed: that would start a service, and bookworm has it in its
+# backports alone, for which no source need be added to the machine's own. The mirror is one that the machine uses already.
+valkey() {
+  valkey_runs valkey-server && { command -v valkey-server; return; }
+  local cache server release mirror key
+  cache=$(go env GOCACHE)-exactlimit-valkey
+  server=$cache/usr/bin/valkey-server
+  valkey_runs "$server" && { echo "$server"; return; }
+  { command -v apt-get && command -v dpkg-deb && [ -r /etc/os-release ]; } >/dev/null || return
+  mkdir -p "$cache" && cd "$cache" || return
+  valkey_unpack || {
+    release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    [ "$release" = bookworm ] || return
+    key=/usr/share/keyrings/debian-archive-keyring.gpg
+    [ -r "$key" ] && key="[signed-by=$key]" || key=
+    mkdir -p lists/partial archives/partial
+    for mirror in $(apt-get indextargets --format '$(REPO_URI)' "Release: $release" "Component: main" | sort -u); do
+      echo "deb $key $mirror $release-backports main" >backports.list
+      set -- -o "Dir::Etc::sourcelist=$cache/backports.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$cache/lists" \
+        -o "Dir::Cache=$cache" -o APT::Sandbox::User= \
+        -o Acquire::Retries=2 -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20
+      apt-get "$@" update -qq && valkey_unpack "$@" && break
+    done
+  } >&2
+  valkey_runs "$server" && echo "$server"
+}
+valkey_unpack() {
+  apt-get "$@" download -qq valkey-server valkey-tools && for file in valkey-*.deb; do dpkg-deb -x "$file" .; done
+} >/dev/null 2>&1
+valkey_runs() { # in a version that is served
+  [ "$("$1" --version 2>/dev/null | sed -n 's/.* v=\([0-9]*\).*/\1/p')" -ge 8 ]
+} 2>/dev/null
+
+step "go test, on Valkey"
+if server=$(valkey); then
+  "$server" --version
+  EXACTLIMIT_REDIS_SERVER=$server go test -race -shuffle=on ./core ./internal/redistest
+  EXACTLIMIT_REDIS_SERVER=$server quietly go test -v -run 'TestTorture/(none|replies_lost|CLIENT|Redis_stopped|kill|SENTINEL|a_cluster|slots)' ./internal/torture
+else
+  echo "left out: there is no valkey-server 8 or later here, and it cannot be fetched"
+fi
 
 step "go test, of what the race detector would change"
 go test -run Alloc ./core ./internal/httplimit

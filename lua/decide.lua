@@ -19,8 +19,9 @@
 --           retry      microseconds until one request more fits this log; 0 when it does now
 --           reset      microseconds until this log is empty, if nothing more is admitted
 --
--- Clock   TIME, read once. Where it steps back, entries from what is now the future count too: denials last longer, by
---         the length of the step, and no window is overfilled.
+-- Clock   TIME, read once. Where it steps back, entries from what is now the future count too, so no window is overfilled.
+--         A call that finds such entries in a log without room enters them anew, as of now: they leave within a window
+--         from then, not when the clock is back where it was. Where it steps forward, entries leave as much earlier.
 --         Numbers go to redis.call as they are, which prints all their digits, slowly; tostring and .. would cut them to
 --         fourteen.
 -- Replay  A call sent again under its id, because the reply was lost, grants again what it granted and charges nothing
@@ -129,16 +130,38 @@ local function leaves(i, entry)
   return ARGV[2 * i + 1] - (now - call('ZRANGE', KEYS[i], entry, entry, 'WITHSCORES')[2])
 end
 
+-- Enters what is in the future as of now. The newest entry is then of now.
+local function restamp(i)
+  local ids = call('ZRANGEBYSCORE', KEYS[i], '(' .. stamp, '+inf')
+  for first = 1, #ids, 1000 do
+    local entries, n = {}, 0
+    for u = first, math.min(first + 999, #ids) do
+      entries[n + 1], entries[n + 2] = stamp, ids[u]
+      n = n + 2
+    end
+    call('ZADD', KEYS[i], 'XX', unpack(entries))
+  end
+  call('PEXPIRE', KEYS[i], 2 * ARGV[2 * i + 1] / 1000 + slack)
+end
+
 local reply = { granted }
 for i = 1, logs do
+  local window = ARGV[2 * i + 1] + 0
   local remaining, retry, reset = ARGV[2 * i] - count[i], 0, 0
   if remaining < cost then
     retry = leaves(i, cost - remaining - 1)
   end
   if charged > 0 then
-    reset = ARGV[2 * i + 1] + 0
+    reset = window
   elseif count[i] > 0 then
     reset = leaves(i, -1)
+  end
+  if retry > window or reset > window then
+    restamp(i)
+    reset = window
+    if remaining < cost then
+      retry = leaves(i, cost - remaining - 1)
+    end
   end
   reply[#reply + 1] = remaining
   reply[#reply + 1] = retry

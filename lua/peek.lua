@@ -24,7 +24,7 @@ for i = 1, #KEYS do
     reset = window - (now - newest)
   end
   reply[#reply + 1] = remaining
-  reply[#reply + 1] = retry
-  reply[#reply + 1] = reset
+  reply[#reply + 1] = math.min(retry, window) -- of entries from the future, see decide.lua
+  reply[#reply + 1] = math.min(reset, window)
 end
 return reply

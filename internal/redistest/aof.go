@@ -191,11 +191,17 @@ func recordFiles(dir string) ([]recordFile, error) {
 type recorder struct {
 	addr   string
 	record Record
-	live   map[string]map[string]int // of each log, the entries that are there: id to index in the record
+	live   map[string]map[string]entry // of each log, the entries that are there, by id
+}
+
+// entry is one that is there.
+type entry struct {
+	index int   // in the record
+	at    int64 // where it stands, which is where it was added unless a clock stepped back
 }
 
 func newRecorder(addr string) *recorder {
-	return &recorder{addr: addr, record: Record{}, live: map[string]map[string]int{}}
+	return &recorder{addr: addr, record: Record{}, live: map[string]map[string]entry{}}
 }
 
 func (r *recorder) read(from recordFile) error {
@@ -253,8 +259,8 @@ func (r *recorder) apply(words []string, base bool) error {
 		if exclusive {
 			bound--
 		}
-		for id, i := range r.live[words[1]] {
-			if r.record[words[1]][i].At <= bound {
+		for id, e := range r.live[words[1]] {
+			if e.at <= bound {
 				r.remove(words[1], id, words[0])
 			}
 		}
@@ -276,14 +282,16 @@ func (r *recorder) apply(words []string, base bool) error {
 
 func (r *recorder) add(words []string, base bool) error {
 	log, entries := words[1], words[2:]
+	again := false
 	if !base { // which is written from what there is, and not what a script said
-		if !strings.EqualFold(words[2], "NX") {
+		again = strings.EqualFold(words[2], "XX") // of entries that are in the future, after a step back
+		if !again && !strings.EqualFold(words[2], "NX") {
 			return fmt.Errorf("an entry added without NX: %q", words)
 		}
 		entries = words[3:]
 	}
 	if r.live[log] == nil {
-		r.live[log] = map[string]int{}
+		r.live[log] = map[string]entry{}
 	}
 	for i := 0; i+1 < len(entries); i += 2 {
 		at, err := strconv.ParseInt(entries[i], 10, 64)
@@ -291,18 +299,26 @@ func (r *recorder) add(words []string, base bool) error {
 			return fmt.Errorf("a score that is no whole number of microseconds: %q", words)
 		}
 		id := entries[i+1]
-		if _, there := r.live[log][id]; there {
+		old, there := r.live[log][id]
+		if again {
+			if !there || old.at <= at {
+				return fmt.Errorf("%s stands at %d, and was put off to %d", id, old.at, at)
+			}
+			r.live[log][id] = entry{old.index, at}
+			continue
+		}
+		if there {
 			continue // NX: a batch sent again adds those of it that are not there, and is recorded whole
 		}
-		r.live[log][id] = len(r.record[log])
+		r.live[log][id] = entry{len(r.record[log]), at}
 		r.record[log] = append(r.record[log], Admission{At: at, ID: id, Addr: r.addr})
 	}
 	return nil
 }
 
 func (r *recorder) remove(log, id, how string) {
-	if i, there := r.live[log][id]; there {
-		r.record[log][i].Gone = how
+	if e, there := r.live[log][id]; there {
+		r.record[log][e.index].Gone = how
 		delete(r.live[log], id)
 	}
 }

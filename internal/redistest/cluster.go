@@ -1,8 +1,9 @@
 package redistest
 
 import (
-	"context"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -10,52 +11,284 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// Cluster is a Redis Cluster of masters that share the slots evenly.
-type Cluster struct{ Masters []*Server }
+// Cluster is a Redis Cluster whose first masters share the slots evenly.
+type Cluster struct {
+	Masters  []*Server // as they started: a failover changes who is one
+	Replicas []*Server // first those of the first master
+}
 
-// StartCluster runs a cluster of n masters for one test.
-func StartCluster(t testing.TB, n int) *Cluster {
+const slots = 16384
+
+// StartCluster runs a cluster for one test, of so many masters, each with so many replicas, and with further lines of
+// configuration. A master that does not answer for a second is failed over; a later cluster-node-timeout makes it another.
+func StartCluster(t testing.TB, masters, replicasEach int, config ...string) *Cluster {
 	t.Helper()
 	c := &Cluster{}
-	const slots = 16384
-	nodes := make([]rueidis.Client, n)
-	for i := range n {
+	startNode := func() *Server {
 		bus := FreePort(t) // the default, the port plus 10000, may be taken or no port at all
-		s := Start(t, "cluster-enabled yes", fmt.Sprint("cluster-port ", bus), "cluster-node-timeout 2000")
-		c.Masters = append(c.Masters, s)
-		nodes[i] = s.Single(t)
-		Do(t, nodes[i], "CLUSTER", "ADDSLOTSRANGE", fmt.Sprint(i*slots/n), fmt.Sprint((i+1)*slots/n-1))
-		Do(t, nodes[i], "CLUSTER", "SET-CONFIG-EPOCH", fmt.Sprint(i+1))
-		if i > 0 {
+		s := Start(t, append([]string{
+			"cluster-enabled yes", fmt.Sprint("cluster-port ", bus), "cluster-node-timeout 1000",
+			"cluster-replica-validity-factor 0", // a replica is never too far behind to take over, on a busy machine either
+		}, config...)...)
+		if first := c.Servers(); len(first) > 0 {
 			host, port, _ := strings.Cut(s.Addr, ":")
-			Do(t, nodes[0], "CLUSTER", "MEET", host, port, fmt.Sprint(bus))
+			Do(t, first[0].Single(t), "CLUSTER", "MEET", host, port, fmt.Sprint(bus))
+		}
+		return s
+	}
+	for i := range masters {
+		s := startNode()
+		c.Masters = append(c.Masters, s)
+		Do(t, s.Single(t), "CLUSTER", "ADDSLOTSRANGE", fmt.Sprint(i*slots/masters), fmt.Sprint((i+1)*slots/masters-1))
+	}
+	for range masters * replicasEach {
+		c.Replicas = append(c.Replicas, startNode())
+	}
+	for i, s := range c.Servers() { // each thinks itself a master still
+		s.await(t, 30*time.Second, "knows the cluster", func() bool { return len(s.view()) == masters*(1+replicasEach) })
+		if i >= masters {
+			Do(t, s.Single(t), "CLUSTER", "REPLICATE", c.Masters[(i-masters)/replicasEach].id(t))
+			s.AwaitReplica(t)
 		}
 	}
-	deadline := time.Now().Add(20 * time.Second)
-	for _, node := range nodes {
-		for !clusterReady(node, n) {
-			if time.Now().After(deadline) {
-				t.Fatal("the cluster does not come up")
+	for _, s := range c.Servers() {
+		s.await(t, 30*time.Second, "finds the cluster well", func() bool {
+			info, _ := s.ask("CLUSTER", "INFO")
+			replicas := 0
+			for _, node := range s.view() {
+				if node.master != "" {
+					replicas++
+				}
 			}
-			time.Sleep(20 * time.Millisecond)
-		}
+			return strings.Contains(info, "cluster_state:ok") && replicas == len(c.Replicas)
+		})
 	}
 	return c
 }
 
-func clusterReady(node rueidis.Client, n int) bool {
-	info, err := node.Do(context.Background(), node.B().ClusterInfo().Build()).ToString()
-	return err == nil && strings.Contains(info, "cluster_state:ok") &&
-		strings.Contains(info, fmt.Sprintf("cluster_known_nodes:%d", n))
-}
+// Servers are all of the cluster.
+func (c *Cluster) Servers() []*Server { return slices.Concat(c.Masters, c.Replicas) }
 
-// URL is the address as core.Connect takes it, naming every master.
-func (c *Cluster) URL() string {
+// URL is the address as core.Connect takes it, naming every server.
+func (c *Cluster) URL() string { return url(c.Servers()) }
+
+func url(servers []*Server) string {
 	var others []string
-	for _, s := range c.Masters[1:] {
+	for _, s := range servers[1:] {
 		others = append(others, "addr="+s.Addr)
 	}
-	return c.Masters[0].URL() + "?" + strings.Join(others, "&")
+	return servers[0].URL() + "?" + strings.Join(others, "&")
+}
+
+// Records are those of all servers.
+func (c *Cluster) Records(t testing.TB) []Record {
+	t.Helper()
+	return records(t, c.Servers())
+}
+
+func records(t testing.TB, servers []*Server) []Record {
+	t.Helper()
+	var records []Record
+	for _, s := range servers {
+		records = append(records, s.Records(t)...)
+	}
+	return records
+}
+
+// Slot is that of a key.
+func (c *Cluster) Slot(t testing.TB, key string) int {
+	t.Helper()
+	for _, s := range c.Servers() {
+		if text, err := s.ask("CLUSTER", "KEYSLOT", key); err == nil {
+			slot, err := strconv.Atoi(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return slot
+		}
+	}
+	t.Fatal("no server of the cluster answers")
+	return 0
+}
+
+// MasterOf returns the master that has a key's slot.
+func (c *Cluster) MasterOf(t testing.TB, key string) *Server {
+	t.Helper()
+	return c.MasterOfSlot(t, c.Slot(t, key))
+}
+
+// MasterOfSlot returns the master that has a slot, as soon as every server that answers says it is the same.
+func (c *Cluster) MasterOfSlot(t testing.TB, slot int) *Server {
+	t.Helper()
+	return c.awaitMaster(t, slot, nil)
+}
+
+// awaitMaster waits until all agree on the master of a slot, and it is another than one.
+func (c *Cluster) awaitMaster(t testing.TB, slot int, not *Server) *Server {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		var master *Server
+		agreed := true
+		for _, s := range c.Servers() {
+			if view := s.view(); view != nil {
+				owner := c.server(view.owner(slot))
+				agreed = agreed && owner != nil && owner != not && (master == nil || master == owner)
+				master = owner
+			}
+		}
+		if agreed && master != nil && master.Role() == "master" {
+			return master
+		}
+	}
+	t.Fatalf("slot %d has no master that all agree on", slot)
+	return nil
+}
+
+func (c *Cluster) server(addr string) *Server {
+	for _, s := range c.Servers() {
+		if s.Addr == addr {
+			return s
+		}
+	}
+	return nil
+}
+
+// Failover has a replica take over from a master in good order, and returns it. The master becomes its replica.
+func (c *Cluster) Failover(t testing.TB, master *Server) *Server {
+	t.Helper()
+	slot := c.slotOf(t, master)
+	id := master.id(t)
+	for _, s := range c.Servers() {
+		if view := s.view(); view != nil && view.master(s.Addr) == id {
+			Do(t, s.Single(t), "CLUSTER", "FAILOVER")
+			return c.awaitMaster(t, slot, master)
+		}
+	}
+	t.Fatalf("%s has no replica", master.Addr)
+	return nil
+}
+
+// Kill kills a master and returns the replica that has taken over.
+func (c *Cluster) Kill(t testing.TB, master *Server) *Server {
+	t.Helper()
+	slot := c.slotOf(t, master)
+	master.Kill()
+	return c.awaitMaster(t, slot, master)
+}
+
+// Hang pauses a master and returns the replica that has taken over. When the master is resumed it finds out after a moment.
+func (c *Cluster) Hang(t testing.TB, master *Server) *Server {
+	t.Helper()
+	slot := c.slotOf(t, master)
+	if err := master.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	return c.awaitMaster(t, slot, master)
+}
+
+// slotOf returns one of a master's slots.
+func (c *Cluster) slotOf(t testing.TB, master *Server) int {
+	t.Helper()
+	for slot, view := 0, master.view(); slot < slots; slot++ {
+		if view.owner(slot) == master.Addr {
+			return slot
+		}
+	}
+	t.Fatalf("%s is no master with slots", master.Addr)
+	return 0
+}
+
+// MoveSlot moves a slot to another master while it is in use. It pauses before the keys move, while clients are asked to look
+// for keys there that are not here, and again when all have moved, before clients are told.
+func (c *Cluster) MoveSlot(t testing.TB, slot int, to *Server, pause time.Duration) {
+	t.Helper()
+	from := c.MasterOfSlot(t, slot)
+	source, target := from.Single(t), to.Single(t)
+	number := fmt.Sprint(slot)
+	host, port, _ := strings.Cut(to.Addr, ":")
+	Do(t, target, "CLUSTER", "SETSLOT", number, "IMPORTING", from.id(t))
+	Do(t, source, "CLUSTER", "SETSLOT", number, "MIGRATING", to.id(t))
+	time.Sleep(pause)
+	for {
+		keys, err := Do(t, source, "CLUSTER", "GETKEYSINSLOT", number, "100").AsStrSlice()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(keys) == 0 {
+			break
+		}
+		Do(t, source, append([]string{"MIGRATE", host, port, "", "0", "5000", "KEYS"}, keys...)...)
+	}
+	time.Sleep(pause)
+	for _, s := range append([]*Server{to, from}, c.Servers()...) { // the target first, so that nobody is sent in a circle
+		if s.Role() == "master" {
+			Do(t, s.Single(t), "CLUSTER", "SETSLOT", number, "NODE", to.id(t))
+		}
+	}
+	c.awaitMaster(t, slot, from)
+}
+
+func (s *Server) id(t testing.TB) string {
+	t.Helper()
+	id, err := s.ask("CLUSTER", "MYID")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// view is the cluster as one of its servers sees it.
+type view []struct {
+	addr   string
+	master string   // the id of a replica's master, or "" of a master
+	slots  []string // as ranges
+}
+
+// view is nil when the server does not answer.
+func (s *Server) view() (v view) {
+	text, err := s.ask("CLUSTER", "NODES")
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(text) {
+		// id host:port@bus[,hostname] flags master ping pong epoch link slot...
+		words := strings.Fields(line)
+		if len(words) < 8 || strings.Contains(words[2], "handshake") {
+			continue
+		}
+		addr, _, _ := strings.Cut(words[1], "@")
+		v = append(v, struct {
+			addr, master string
+			slots        []string
+		}{addr, strings.Trim(words[3], "-"), words[8:]})
+	}
+	return v
+}
+
+func (v view) master(of string) string {
+	for _, node := range v {
+		if node.addr == of {
+			return node.master
+		}
+	}
+	return ""
+}
+
+func (v view) owner(slot int) string {
+	for _, node := range v {
+		for _, text := range node.slots {
+			first, last, is := strings.Cut(text, "-")
+			if !is {
+				last = first
+			}
+			from, err := strconv.Atoi(first)
+			to, err2 := strconv.Atoi(last)
+			if err == nil && err2 == nil && from <= slot && slot <= to { // and not one that is on its way: [5->-id]
+				return node.addr
+			}
+		}
+	}
+	return ""
 }
 
 // Single connects to one node alone, without asking it for the cluster.

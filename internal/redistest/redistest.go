@@ -98,15 +98,6 @@ func Start(t testing.TB, config ...string) *Server {
 	return s
 }
 
-// StartSentinel runs a sentinel that watches a master under a name.
-func StartSentinel(t testing.TB, name string, master *Server) *Server {
-	t.Helper()
-	host, port, _ := strings.Cut(master.Addr, ":")
-	s := start(t, &Server{dir: t.TempDir(), sentinel: true}, []string{"sentinel monitor " + name + " " + host + " " + port + " 1"})
-	t.Cleanup(s.Kill)
-	return s
-}
-
 func start(t testing.TB, s *Server, config []string) *Server {
 	t.Helper()
 	if _, err := exec.LookPath(program()); err != nil {

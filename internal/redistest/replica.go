@@ -18,14 +18,15 @@ func StartReplica(t testing.TB, master *Server, config ...string) *Server {
 	t.Helper()
 	host, port, _ := strings.Cut(master.Addr, ":")
 	s := Start(t, append([]string{"replicaof " + host + " " + port}, config...)...)
-	s.awaitLink(t)
+	s.AwaitReplica(t)
 	return s
 }
 
-// awaitLink waits until a replica is up to date and what it got stands in its append-only file, where it keeps one.
-func (s *Server) awaitLink(t testing.TB) {
+// AwaitReplica waits until a server is a replica that is up to date, and what it got stands in its append-only file, where it
+// keeps one.
+func (s *Server) AwaitReplica(t testing.TB) {
 	t.Helper()
-	s.await(t, 30*time.Second, "follows its master", func() bool {
+	s.await(t, 60*time.Second, "follows its master", func() bool {
 		replication, _ := s.ask("INFO", "replication")
 		persistence, _ := s.ask("INFO", "persistence")
 		return strings.Contains(replication, "master_link_status:up") &&
@@ -62,7 +63,7 @@ func (s *Server) ask(words ...string) (string, error) {
 		return "", err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Second))
 	fmt.Fprintf(conn, "*%d\r\n", len(words))
 	for _, word := range words {
 		fmt.Fprintf(conn, "$%d\r\n%s\r\n", len(word), word)

@@ -24,7 +24,8 @@ const (
 	LoseRequest
 	// LoseReply sends the request on, and closes the connection instead of passing on its reply. The server has executed it.
 	LoseReply
-	// Reset sends the request on and breaks the connection at once. Whether the server executes it nobody knows.
+	// Reset sends the request on and breaks the connection at once. Whether the server executes it nobody knows, and no reply
+	// says so.
 	Reset
 	// DelayRequest and DelayReply hold back the request, or its reply, and so all that follow on the connection.
 	DelayRequest
@@ -416,6 +417,8 @@ func (c *conversation) readReplies() {
 		case LoseReply:
 			c.send(c.replies, message{then: closeBoth})
 			return
+		case Reset: // which is under way, and the reply is not to come before it
+			return
 		case DelayReply:
 			m.due = time.Now().Add(to.delay)
 		}
@@ -450,10 +453,11 @@ func (c *conversation) readBytes(in *bufio.Reader, to chan message, at then) {
 	}
 }
 
-// broken ends a direction as its sender ended it: what it sent before arrives, and then its end, or its reset.
+// broken ends a direction as its sender ended it: what it sent before arrives, and then its end, or its reset. One who does
+// not speak the protocol is reset too.
 func (c *conversation) broken(to chan message, rest []byte, err error, at then) {
 	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		at = resetBoth
+		at, rest = resetBoth, nil
 	}
 	c.send(to, message{bytes: rest, then: at})
 }

@@ -1,0 +1,332 @@
+package torture
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/core"
+	"github.com/exactlimit/exactlimit/internal/redistest"
+)
+
+const ms = time.Millisecond
+
+var faults = []struct {
+	name string
+	play func(*scene)
+}{
+	{"none", none},
+	{"replies lost", chance(Faults{Command: "EVALSHA", LoseReply: 0.005})},
+	{"requests lost", chance(Faults{Command: "EVALSHA", LoseRequest: 0.005})},
+	{"connections reset", chance(Faults{Command: "EVALSHA", Reset: 0.005})},
+	{"requests delayed beyond the timeout", chance(Faults{Command: "EVALSHA", DelayRequest: 0.002, Delay: 150 * ms})},
+	{"replies delayed beyond the timeout", chance(Faults{Command: "EVALSHA", DelayReply: 0.002, Delay: 150 * ms})},
+	{"network cut", cut},
+	{"slow handshakes", slowHandshakes},
+	{"SCRIPT FLUSH every 20 ms", scriptFlush},
+	{"CLIENT KILL every 20 ms", clientKill},
+	{"Redis stopped, 5000 callers", stopped},
+	{"kill -9, restart", restart(false)},
+	{"kill -9, restart empty", restart(true)},
+	{"Redis gone from the start", gone},
+	{"errors of the server", serverErrors},
+	{"a log of another type", wrongType},
+	{"clock stepped", clockSteps},
+	{"SENTINEL FAILOVER", sentinelFailover(false)},
+	{"sentinel's master hangs", sentinelFailover(true)},
+	{"CLUSTER FAILOVER", clusterFailover((*redistest.Cluster).Failover)},
+	{"a cluster's master killed", clusterFailover((*redistest.Cluster).Kill)},
+	{"slots moved", slotsMoved},
+}
+
+func appendOnly(s *scene, config ...string) *redistest.Server {
+	return redistest.Start(s, slices.Concat(redistest.AppendOnly, config)...)
+}
+
+// none is to see that the load fills the logs, and that ids do not collide: many callers of one key, admitted at once.
+func none(s *scene) {
+	s.Keys, s.Limit.Max, s.Goroutines, s.Pause = keys(1), 2000, 24, 300*time.Microsecond
+	s.quiet = true
+	server := appendOnly(s)
+	h, _ := s.play(server.URL(), []*redistest.Server{server}, func() { s.last(700 * ms) })
+	assert.Less(s, h.unknown(), len(h.Calls)/10, "Redis decides")
+}
+
+// unknown counts the calls of which Redis may not have decided.
+func (h History) unknown() int {
+	n := 0
+	for _, call := range h.Calls {
+		if !call.known() {
+			n++
+		}
+	}
+	return n
+}
+
+func chance(f Faults) func(*scene) {
+	return func(s *scene) {
+		server := appendOnly(s)
+		proxy := NewProxy(s, server.Addr, s.seed)
+		s.play(proxy.URL(), []*redistest.Server{server}, func() {
+			proxy.Strike(f)
+			s.last(1500 * ms)
+			require.NoError(s, proxy.Heal())
+		})
+		assert.Positive(s, len(proxy.Struck()), "no request met its fate, so this shows nothing")
+		if f.DelayReply+f.DelayRequest == 0 {
+			errors := report[len(report)-1].Local
+			assert.Less(s, errors, len(proxy.Struck())*s.Goroutines, "a lost connection is made again, and its calls too")
+		}
+	}
+}
+
+// cut is a network that carries nothing, then one that refuses connections, and then is whole again.
+func cut(s *scene) {
+	server := appendOnly(s)
+	proxy := NewProxy(s, server.Addr, s.seed)
+	s.play(proxy.URL(), []*redistest.Server{server}, func() {
+		proxy.Hold()
+		s.last(1300 * ms)
+		require.NoError(s, proxy.Heal())
+		s.last(200 * ms)
+		proxy.Refuse()
+		proxy.Cut()
+		s.last(400 * ms)
+		require.NoError(s, proxy.Heal())
+		s.last(200 * ms)
+	})
+}
+
+// slowHandshakes take longer than a call may. Connections are cut all the while, and come back all the same.
+func slowHandshakes(s *scene) {
+	s.Timeout = 25 * ms
+	server := appendOnly(s)
+	proxy := NewProxy(s, server.Addr, s.seed)
+	s.play(proxy.URL(), []*redistest.Server{server}, func() {
+		proxy.Strike(Faults{Command: "HELLO", DelayReply: 1, Delay: 40 * ms})
+		s.every(200*ms, 1000*ms, proxy.Cut)
+		require.NoError(s, proxy.Heal())
+	})
+}
+
+func scriptFlush(s *scene) {
+	s.Policy, s.Timeout = core.FailClosed, 5*time.Second
+	server := appendOnly(s)
+	client := server.Client(s)
+	h, _ := s.play(server.URL(), []*redistest.Server{server}, func() {
+		s.every(20*ms, 1000*ms, func() { redistest.Do(s, client, "SCRIPT", "FLUSH") })
+	})
+	assert.Zero(s, h.unknown(), "a flush costs nothing")
+}
+
+func clientKill(s *scene) {
+	s.Policy, s.Timeout = core.FailClosed, 5*time.Second
+	server := appendOnly(s)
+	client := server.Client(s)
+	h, _ := s.play(server.URL(), []*redistest.Server{server}, func() {
+		s.every(20*ms, 1500*ms, func() { redistest.Do(s, client, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes") })
+	})
+	assert.Zero(s, h.unknown(), "a call is made again within its time")
+}
+
+func stopped(s *scene) {
+	s.processes, s.Goroutines, s.Pause, s.Load.Deadline = 1, 5000, 400*ms, 50*ms
+	s.Keys, s.Limit.Max, s.within = keys(100), 10, 3*time.Second
+	server := appendOnly(s)
+	for _, length := range []time.Duration{500 * ms, 2000 * ms} {
+		if *long {
+			length = 5 * length / 2
+		}
+		s.what = fmt.Sprintf("Redis stopped for %v, 5000 callers of 50 ms", length)
+		s.play(server.URL(), []*redistest.Server{server}, func() {
+			time.Sleep(500 * ms)
+			require.NoError(s, server.Pause())
+			time.Sleep(length)
+			require.NoError(s, server.Resume())
+			time.Sleep(time.Second)
+		})
+		s.Prefix += "again"
+	}
+}
+
+func restart(empty bool) func(*scene) {
+	return func(s *scene) {
+		server := redistest.Start(s, append(slices.Clone(redistest.AppendOnly), "appendfsync always")...)
+		if empty {
+			s.losses = 1
+		}
+		s.play(server.URL(), []*redistest.Server{server}, func() {
+			s.last(300 * ms)
+			server.Kill()
+			time.Sleep(200 * ms)
+			if empty {
+				require.NoError(s, server.StartEmpty())
+			} else {
+				require.NoError(s, server.Start())
+			}
+			s.last(700 * ms)
+		})
+	}
+}
+
+// gone is no Redis from the start until the load is nearly over. One instance admits exactly Max in each window.
+func gone(s *scene) {
+	s.processes = 1
+	server := appendOnly(s)
+	server.Kill()
+	_, calls := s.play(server.URL(), []*redistest.Server{server}, func() {
+		s.last(1000 * ms)
+		require.NoError(s, server.Start())
+		s.last(1200 * ms)
+	})
+	assert.Equal(s, s.Limit.Max, fullestLocally(calls[0], s.Limit.Window), "and no fewer")
+}
+
+// serverErrors are a server's refusals, one after the other. While it refuses, each instance decides by itself.
+func serverErrors(s *scene) {
+	server := appendOnly(s, "busy-reply-threshold 20")
+	client := server.Client(s)
+	do := func(words ...string) { redistest.Do(s, client, words...) }
+	unreachable := fmt.Sprint(redistest.FreePort(s))
+	h, _ := s.play(server.URL(), []*redistest.Server{server}, func() {
+		for _, refusal := range []struct{ begin, end []string }{
+			{[]string{"CONFIG", "SET", "maxmemory", "1"}, []string{"CONFIG", "SET", "maxmemory", "0"}},                               // OOM
+			{[]string{"CONFIG", "SET", "min-replicas-to-write", "1"}, []string{"CONFIG", "SET", "min-replicas-to-write", "0"}},       // NOREPLICAS
+			{[]string{"REPLICAOF", "127.0.0.1", unreachable}, []string{"REPLICAOF", "NO", "ONE"}},                                    // READONLY
+			{[]string{"ACL", "SETUSER", "default", "-zadd"}, []string{"ACL", "SETUSER", "default", "+zadd"}},                         // NOPERM
+			{[]string{"ACL", "SETUSER", "default", "-evalsha", "-eval"}, []string{"ACL", "SETUSER", "default", "+evalsha", "+eval"}}, // and of the probe
+		} {
+			do(refusal.begin...)
+			s.last(200 * ms)
+			do(refusal.end...)
+			s.last(200 * ms)
+		}
+		// BUSY: a script that goes on until it is killed.
+		busy := client.B().Eval().Script("while true do end").Numkeys(0).Build()
+		done := make(chan struct{})
+		other := server.Client(s)
+		go func() {
+			defer close(done)
+			client.Do(s.Context(), busy)
+		}()
+		s.last(300 * ms)
+		redistest.Do(s, other, "SCRIPT", "KILL")
+		<-done
+		s.last(800 * ms)
+	})
+	assert.Zero(s, report[len(report)-1].Errors)
+	assert.Positive(s, h.unknown())
+}
+
+// wrongType is a key of somebody else's where a log should be. It harms that key alone.
+func wrongType(s *scene) {
+	server := appendOnly(s)
+	client := server.Client(s)
+	h, _ := s.play(server.URL(), []*redistest.Server{server}, func() {
+		redistest.Do(s, client, "SET", s.log(Key(0)), "no log")
+		s.last(500 * ms)
+		redistest.Do(s, client, "DEL", s.log(Key(0)))
+		s.last(300 * ms)
+	})
+	for _, call := range h.Calls {
+		if call.Key != Key(0) {
+			assert.True(s, call.known() || call.took() >= s.timeout(), "%+v", call)
+		}
+	}
+}
+
+// clockSteps of the server, each long enough after the last one that its entries are out of the windows.
+func clockSteps(s *scene) {
+	for _, windows := range []float64{0.1, 1, 10, -0.1, -1, -10} {
+		s.Prefix = fmt.Sprint("torture", windows)
+		s.what = fmt.Sprintf("clock stepped by %+v windows", windows)
+		s.steps = nil
+		server := redistest.StartWithClock(s, redistest.AppendOnly...)
+		step := time.Duration(windows * float64(s.Limit.Window))
+		s.play(server.URL(), []*redistest.Server{server}, func() {
+			recorded := map[string]int{}
+			for log, admitted := range server.Admissions(s) {
+				recorded[log] = len(admitted)
+			}
+			from := time.Now().UnixMicro()
+			offset := server.StepClock(s, step)
+			s.steps = append(s.steps, Step{From: from, To: time.Now().UnixMicro(), Offset: offset.Microseconds(), Recorded: recorded})
+			time.Sleep(max(0, -step) + 3*s.Limit.Window)
+		})
+	}
+}
+
+// sentinelFailover replaces a master, in good order or because it hangs. What it had not yet sent to its replica is forgotten.
+func sentinelFailover(hang bool) func(*scene) {
+	return func(s *scene) {
+		set := redistest.StartSentinelSet(s, "shop", 1, redistest.AppendOnly...)
+		s.losses = 1
+		var old, master *redistest.Server
+		s.play(set.URL(), set.Servers, func() {
+			old = set.Master(s)
+			if hang {
+				master = set.Hang(s)
+				s.last(500 * ms)
+				require.NoError(s, old.Resume())
+				old.AwaitReplica(s)
+			} else {
+				master = set.Failover(s)
+			}
+			s.until(set.URL())
+		})
+		s.forgotten(old, master)
+	}
+}
+
+// clusterFailover replaces one of three masters. The keys of the others are not touched.
+func clusterFailover(replace func(*redistest.Cluster, testing.TB, *redistest.Server) *redistest.Server) func(*scene) {
+	return func(s *scene) {
+		cluster := redistest.StartCluster(s, 3, 1, redistest.AppendOnly...)
+		s.losses = 1
+		var old, master *redistest.Server
+		s.play(cluster.URL(), cluster.Servers(), func() {
+			old = cluster.MasterOf(s, s.log(Key(0)))
+			master = replace(cluster, s, old)
+			s.until(cluster.URL())
+		})
+		s.forgotten(old, master)
+	}
+}
+
+// slotsMoved moves the slot of each key to another master, while it is in use.
+func slotsMoved(s *scene) {
+	cluster := redistest.StartCluster(s, 3, 0, redistest.AppendOnly...)
+	s.play(cluster.URL(), cluster.Servers(), func() {
+		for _, key := range s.Keys {
+			slot, from := cluster.Slot(s, s.log(key)), cluster.MasterOf(s, s.log(key))
+			to := cluster.Masters[(slices.Index(cluster.Masters, from)+1)%len(cluster.Masters)]
+			cluster.MoveSlot(s, slot, to, 100*ms)
+		}
+		s.until(cluster.URL())
+	})
+}
+
+// until waits until calls for every key are decided by Redis.
+func (s *scene) until(url string) {
+	limiter, err := core.Connect(url, core.WithPrefix(s.Prefix), core.OnFailure(core.FailClosed))
+	require.NoError(s, err)
+	defer limiter.Close()
+	for _, key := range s.Keys {
+		require.Eventually(s, func() bool {
+			_, err := limiter.Peek(s.Context(), key, s.Limit)
+			return err == nil
+		}, 60*time.Second, 20*ms, "%s is not decided by Redis again", key)
+	}
+	s.last(500 * ms)
+}
+
+// forgotten writes into the report how many admissions a master took with it.
+func (s *scene) forgotten(old, master *redistest.Server) {
+	s.Helper()
+	lost := redistest.Missing(redistest.Merge(old.Records(s)...), redistest.Merge(master.Records(s)...))
+	report[len(report)-1].Lost = lost.Len()
+}

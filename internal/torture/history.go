@@ -1,0 +1,364 @@
+package torture
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/exactlimit/exactlimit/internal/redistest"
+)
+
+// Call is what one caller saw of one call under one limit. Moments are microseconds of the machine's clock.
+type Call struct {
+	Key          string
+	Cost         int // units; 0 is 1
+	Sent, Came   int64
+	Allowed      bool
+	Source       string // core.Source as text: who decided
+	Retry, Reset int64  // microseconds, of a denial
+	Err          string `json:",omitempty"`
+}
+
+// Redis and Cache are the sources that speak of the log in Redis. Any other has decided without it, perhaps after asking it.
+const (
+	Redis = "redis"
+	Cache = "denial-cache"
+)
+
+func (c Call) cost() int { return max(1, c.Cost) }
+
+// known says that the caller knows what became of its request in Redis: no error and no other's decision hides it.
+func (c Call) known() bool { return c.Err == "" && (c.Source == Redis || c.Source == Cache) }
+
+// Step is a step of the servers' clocks.
+type Step struct {
+	From, To int64 // the machine's clock before the step and after it, in microseconds
+	Offset   int64 // by how much the servers' clocks are ahead of the machine's from then on, in microseconds
+	// Recorded is how much was recorded in each log before the step, by From. It need not be said of a step forward.
+	Recorded map[string]int
+}
+
+// History is a run under one limit: what the callers saw and what the servers recorded. Its methods each check one thing
+// that must hold whatever happened, and say in words where it does not.
+type History struct {
+	Max     int
+	Window  time.Duration
+	Within  time.Duration // each call must be back by then
+	Calls   []Call
+	Records []redistest.Record // of each server, and of each life of its data
+	// Log gives the log of a key in the records. Where it is nil, the log is named as the key.
+	Log func(key string) string
+
+	Losses int              // how often servers may have forgotten admissions
+	Lost   redistest.Record // what was forgotten, as far as it is known: see redistest.Missing
+	Steps  []Step           // in their order
+}
+
+// Check returns what all checks find.
+func (h History) Check() []string {
+	return slices.Concat(h.OverAdmitted(), h.Unaccounted(), h.Repeated(), h.Unfounded(), h.Late())
+}
+
+// OverAdmitted looks for windows, on the servers' clocks, in which more was admitted than Max, or than Max once more for each
+// time that data was lost. Of each log it names the worst.
+func (h History) OverAdmitted() []string {
+	var found violations
+	limit := h.Max * (1 + h.Losses)
+	h.each(func(key string, admitted []redistest.Admission) {
+		if w := h.worst(admitted); w.count > limit {
+			found.add("%s: %d admissions within %v, where %d are allowed: from %d (%s, %s) to %d (%s, %s)",
+				key, w.count, h.Window, limit, w.first.At, w.first.ID, w.first.Addr, w.last.At, w.last.ID, w.last.Addr)
+		}
+	})
+	return found.list()
+}
+
+// Unaccounted compares the admissions that callers know of with those that servers recorded. Every one a caller knows of was
+// recorded, and one that no caller knows of belongs to a call whose outcome its caller does not know.
+func (h History) Unaccounted() []string {
+	var found violations
+	acknowledged, unknown := map[string]int{}, map[string]int{}
+	for _, call := range h.Calls {
+		switch {
+		case !call.known():
+			unknown[call.Key] += call.cost()
+		case call.Allowed:
+			acknowledged[call.Key] += call.cost()
+		}
+	}
+	h.each(func(key string, admitted []redistest.Admission) {
+		// A call that is sent again after its admission was forgotten may be admitted twice, or be denied.
+		may := acknowledged[key] + unknown[key] + len(h.Lost[h.log(key)])
+		if acknowledged[key] > len(admitted) {
+			found.add("%s: callers were told of %d admissions, and the servers recorded %d", key, acknowledged[key], len(admitted))
+		}
+		if len(admitted) > may {
+			found.add("%s: the servers recorded %d admissions; %d callers were told, %d do not know and %d were forgotten",
+				key, len(admitted), acknowledged[key], unknown[key], len(h.Lost[h.log(key)]))
+		}
+	})
+	return found.list()
+}
+
+// Repeated looks for requests that were charged twice within a window. Where data was lost, a server that does not know of
+// the first charge may make the second.
+func (h History) Repeated() []string {
+	var found violations
+	look := func(key string, admitted []redistest.Admission) {
+		last := map[string]redistest.Admission{}
+		for _, a := range byTime(admitted) {
+			if before, is := last[a.ID]; is && a.At-before.At < h.Window.Microseconds() {
+				found.add("%s: %s was charged at %d (%s) and again at %d (%s)", key, a.ID, before.At, before.Addr, a.At, a.Addr)
+			}
+			last[a.ID] = a
+		}
+	}
+	if h.Losses == 0 {
+		h.each(look)
+		return found.list()
+	}
+	for _, record := range h.Records {
+		for _, key := range h.keys() {
+			look(key, record[h.log(key)])
+		}
+	}
+	return found.list()
+}
+
+// Unfounded looks for denials while there was room: those for which no moment within the call can be found at which the log
+// was full in just the way the denial says. The log is what all servers recorded, since they may hand it on to each other;
+// where data was lost, it is what one of them did. A denial that a step of the clock excuses counts as founded: see excused.
+func (h History) Unfounded() []string {
+	var found violations
+	records := h.Records
+	if h.Losses == 0 {
+		records = []redistest.Record{redistest.Merge(records...)}
+	}
+	moments := make([]map[string][]int64, len(records)) // of each log, sorted
+	for i, record := range records {
+		moments[i] = map[string][]int64{}
+		for log, admitted := range record {
+			for _, a := range byTime(h.unstepped(log, admitted)) {
+				moments[i][log] = append(moments[i][log], a.At)
+			}
+		}
+	}
+	for _, call := range h.Calls {
+		if !call.known() || call.Allowed || h.excused(call) {
+			continue
+		}
+		if !slices.ContainsFunc(moments, func(m map[string][]int64) bool { return h.founded(m[h.log(call.Key)], call) }) {
+			found.add("%s: denied by %s while there was room, by a call from %d to %d, with retry after %d µs and reset after %d µs",
+				call.Key, call.Source, call.Sent, call.Came, call.Retry, call.Reset)
+		}
+	}
+	return found.list()
+}
+
+// Excused counts the denials that Unfounded does not check, because of a step of the clock.
+func (h History) Excused() int {
+	n := 0
+	for _, call := range h.Calls {
+		if call.known() && !call.Allowed && h.excused(call) {
+			n++
+		}
+	}
+	return n
+}
+
+// Late looks for calls that were not back in time.
+func (h History) Late() []string {
+	var found violations
+	for _, call := range h.Calls {
+		if took := call.took(); took > h.Within {
+			found.add("%s: a call from %d took %v, where %v are allowed (%s)", call.Key, call.Sent, took, h.Within, call.outcome())
+		}
+	}
+	return found.list()
+}
+
+func (c Call) took() time.Duration { return time.Duration(c.Came-c.Sent) * time.Microsecond }
+
+func (c Call) outcome() string {
+	switch {
+	case c.Err != "":
+		return c.Err
+	case c.Allowed:
+		return "allowed by " + c.Source
+	}
+	return "denied by " + c.Source
+}
+
+// excused says whether a clock that stepped stands behind a denial. After a step back, a log holds entries from what is now
+// the future, which leave within a window after the first denial, which comes soon where many ask. After a step forward,
+// the denial cache goes on denying for what it was told before, for as long as that is true of a clock that did not step.
+func (h History) excused(call Call) bool {
+	before := int64(0)
+	for _, step := range h.Steps {
+		back := before - step.Offset
+		before = step.Offset
+		if back < 0 && call.Source != Cache {
+			continue
+		}
+		if call.Came >= step.From && call.Sent <= step.To+min(max(0, back), h.Window.Microseconds())+h.Window.Microseconds() {
+			return true
+		}
+	}
+	return false
+}
+
+// founded tries all offsets that the servers' clocks had during a call, as if they had not stepped back.
+func (h History) founded(admitted []int64, call Call) bool {
+	check := h.foundedInRedis
+	if call.Source == Cache {
+		check = h.foundedInCache
+	}
+	offset := int64(0)
+	for _, step := range h.Steps {
+		if step.Offset < offset {
+			continue
+		}
+		if call.Sent <= step.To && check(admitted, call.shifted(offset)) {
+			return true
+		}
+		if call.Came < step.From {
+			return false
+		}
+		offset = step.Offset
+	}
+	return check(admitted, call.shifted(offset))
+}
+
+func (c Call) shifted(by int64) Call {
+	c.Sent, c.Came = c.Sent+by, c.Came+by
+	return c
+}
+
+// slack is for clocks that are both cut to microseconds.
+const slack = 1
+
+// foundedInRedis looks for a moment within the call at which so many units were in the log that the call's did not fit, and
+// the one that had to leave first, and the newest, had just the time left that the denial says.
+func (h History) foundedInRedis(admitted []int64, call Call) bool {
+	window, last := h.Window.Microseconds(), h.Max-call.cost()
+	first := sort.Search(len(admitted), func(i int) bool { return admitted[i] >= call.Sent-slack-window+call.Retry })
+	for k := first; k+last < len(admitted); k++ {
+		now := admitted[k] + window - call.Retry
+		if now > call.Came+slack {
+			return false
+		}
+		newest := admitted[k+last]
+		if newest <= now && newest+window-now == call.Reset && call.Retry > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// foundedInCache is the same of a denial that another call's reply told of. That call's moment is not known, so what the
+// denial says is counted from its reply, and may be later than the truth by the time that the reply took, and never earlier.
+func (h History) foundedInCache(admitted []int64, call Call) bool {
+	window, last := h.Window.Microseconds(), h.Max-call.cost()
+	first := sort.Search(len(admitted), func(i int) bool { return admitted[i] >= call.Sent-slack-window })
+	for k := first; k+last < len(admitted); k++ {
+		newest := admitted[k+last]
+		from, to := newest, admitted[k]+window // full from the one until just before the other
+		if from > call.Came+slack {
+			return false
+		}
+		if to > call.Sent-slack && to > from && call.Came+slack+call.Retry >= to && call.Came+slack+call.Reset >= newest+window {
+			return true
+		}
+	}
+	return false
+}
+
+// window is the fullest of a log.
+type window struct {
+	count       int
+	first, last redistest.Admission
+}
+
+func (h History) worst(admitted []redistest.Admission) (worst window) {
+	admitted = slices.DeleteFunc(byTime(admitted), func(a redistest.Admission) bool { return a.Gone == "ZREM" }) // refunded
+	first := 0
+	for i, a := range admitted { // the fullest can be slid until it ends at an admission
+		for admitted[first].At <= a.At-h.Window.Microseconds() {
+			first++
+		}
+		if n := i - first + 1; n > worst.count {
+			worst = window{n, admitted[first], a}
+		}
+	}
+	return worst
+}
+
+func byTime(admitted []redistest.Admission) []redistest.Admission {
+	return slices.SortedStableFunc(slices.Values(admitted), func(a, b redistest.Admission) int { return int(a.At - b.At) })
+}
+
+func (h History) log(key string) string {
+	if h.Log == nil {
+		return key
+	}
+	return h.Log(key)
+}
+
+func (h History) keys() []string {
+	keys := map[string]bool{}
+	for _, call := range h.Calls {
+		keys[call.Key] = true
+	}
+	return slices.Sorted(maps.Keys(keys))
+}
+
+// unstepped is what a server recorded in a log, in its order, as if its clock had not stepped back, after which its moments
+// come once more.
+func (h History) unstepped(log string, admitted []redistest.Admission) []redistest.Admission {
+	admitted = slices.Clone(admitted)
+	offset := int64(0)
+	for _, step := range h.Steps {
+		back := offset - step.Offset
+		if back > 0 {
+			i := min(step.Recorded[log], len(admitted))
+			for i < len(admitted) && admitted[i].At >= step.From+offset && admitted[i].At <= step.To+offset {
+				i++ // recorded while the step was made, and before it
+			}
+			for ; i < len(admitted); i++ {
+				admitted[i].At += back
+			}
+			continue // and the clock is as it was
+		}
+		offset = step.Offset
+	}
+	return admitted
+}
+
+// each goes through the logs of all keys that were called, as all servers together recorded them.
+func (h History) each(look func(key string, admitted []redistest.Admission)) {
+	merged := redistest.Merge(h.Records...)
+	for _, key := range h.keys() {
+		look(key, h.unstepped(h.log(key), merged[h.log(key)]))
+	}
+}
+
+// violations are what a check found, of which the first few are worth reading.
+type violations struct {
+	first []string
+	n     int
+}
+
+func (v *violations) add(format string, args ...any) {
+	if v.n++; v.n <= 10 {
+		v.first = append(v.first, fmt.Sprintf(format, args...))
+	}
+}
+
+func (v *violations) list() []string {
+	if more := v.n - len(v.first); more > 0 {
+		return append(v.first, fmt.Sprintf("and %d more of these", more))
+	}
+	return v.first
+}

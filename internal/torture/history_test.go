@@ -1,0 +1,236 @@
+package torture
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/exactlimit/exactlimit/internal/oracle"
+	"github.com/exactlimit/exactlimit/internal/redistest"
+)
+
+func allowed(sent, came int64) Call {
+	return Call{Key: "ann", Sent: sent, Came: came, Allowed: true, Source: Redis}
+}
+
+func denied(sent, came, retry, reset int64) Call {
+	return Call{Key: "ann", Sent: sent, Came: came, Source: Redis, Retry: retry, Reset: reset}
+}
+
+func cached(sent, came, retry, reset int64) Call {
+	return Call{Key: "ann", Sent: sent, Came: came, Source: Cache, Retry: retry, Reset: reset}
+}
+
+func failed(sent, came int64) Call { return Call{Key: "ann", Sent: sent, Came: came, Err: "timeout"} }
+
+func local(sent, came int64) Call {
+	return Call{Key: "ann", Sent: sent, Came: came, Allowed: true, Source: "in-process"}
+}
+
+func at(at int64, id string) redistest.Admission { return redistest.Admission{At: at, ID: id} }
+
+// record is of one log.
+func record(admitted ...redistest.Admission) redistest.Record {
+	return redistest.Record{"ann": admitted}
+}
+
+// good is a run with nothing wrong: two in any 100 µs, each call back within 10.
+func good() History {
+	return History{
+		Max: 2, Window: 100 * time.Microsecond, Within: 10 * time.Microsecond,
+		Calls: []Call{
+			allowed(10, 20),
+			allowed(30, 40),
+			denied(50, 60, 60, 80), // at 55
+			cached(70, 80, 45, 65), // told of the one before at 60
+			allowed(111, 120),      // at 115, when the first has just left
+			failed(200, 210),       // but charged
+			failed(220, 230),       // and not
+			local(240, 250),
+		},
+		Records: []redistest.Record{
+			record(at(15, "a"), at(35, "b"), at(115, "c"), at(205, "d")),
+			record(at(15, "a"), at(35, "b"), at(115, "c")), // its replica
+		},
+	}
+}
+
+func TestChecks(t *testing.T) {
+	assert.Empty(t, good().Check())
+	assert.Equal(t, Row{
+		Fault: "none", Calls: 8, Errors: 2, Local: 1, Admitted: 4, Worst: 2, Max: 2, Latency: 10 * time.Microsecond,
+	}, good().Row("none"))
+
+	over, accounts, repeats, founded, late := History.OverAdmitted, History.Unaccounted, History.Repeated, History.Unfounded, History.Late
+	for _, table := range []struct {
+		name   string
+		change func(*History)
+		check  func(History) []string
+		found  string // nothing when empty
+	}{
+		{"a third in a window", func(h *History) { h.Records[0]["ann"][2].At = 114; h.Records[1] = nil }, over,
+			"ann: 3 admissions within 100µs, where 2 are allowed: from 15 (a, ) to 114 (c, )"},
+		{"a third on another server", func(h *History) { h.Records[1] = record(at(40, "x")) }, over, "ann: 3 admissions"},
+		{"a third, but one is refunded", func(h *History) { h.Records[1] = record(redistest.Admission{At: 40, ID: "x", Gone: "ZREM"}) }, over, ""},
+		{"four after a loss", func(h *History) { h.Losses, h.Records[1] = 1, record(at(40, "x"), at(41, "y")) }, over, ""},
+		{"five after a loss", func(h *History) { h.Losses, h.Records[1] = 1, record(at(40, "x"), at(41, "y"), at(42, "z")) }, over,
+			"ann: 5 admissions within 100µs, where 4 are allowed"},
+		{"clocks apart", func(h *History) { h.Records = []redistest.Record{record(at(35, "b"), at(15, "a"), at(114, "c"))} }, over, "ann: 3"},
+
+		{"an admission nobody recorded", func(h *History) { h.Calls = append(h.Calls, allowed(300, 310), allowed(320, 330)) }, accounts,
+			"ann: callers were told of 5 admissions, and the servers recorded 4"},
+		{"of a key nobody recorded", func(h *History) { h.Calls[0].Key = "bob" }, accounts, "bob: callers were told of 1 admissions, and the servers recorded 0"},
+		{"of a cost", func(h *History) { h.Calls[0].Cost = 3 }, accounts, "told of 5"},
+		{"an admission nobody knows of", func(h *History) { h.Calls = h.Calls[:5] }, accounts,
+			"ann: the servers recorded 4 admissions; 3 callers were told, 0 do not know and 0 were forgotten"},
+		{"which was denied in-process", func(h *History) { h.Calls = append(h.Calls[:5], Call{Key: "ann", Source: "in-process"}) }, accounts, ""},
+		{"which was denied", func(h *History) { h.Calls = append(h.Calls[:5], denied(0, 0, 1, 1)) }, accounts, "0 do not know"},
+		{"which was forgotten", func(h *History) { h.Calls, h.Lost = h.Calls[:5], record(at(205, "d")) }, accounts, ""},
+
+		{"charged twice", func(h *History) { h.Records[0]["ann"][2].ID = "b" }, repeats, "ann: b was charged at 35 () and again at 115 ()"},
+		{"charged again after a window", func(h *History) { h.Records[0]["ann"][2].ID, h.Records[1] = "a", nil }, repeats, ""},
+		{"charged by two servers", func(h *History) { h.Records[1] = record(at(40, "b")) }, repeats, "ann: b was charged at 35 () and again at 40 ()"},
+		{"which after a loss is no wonder", func(h *History) { h.Losses, h.Records[1] = 1, record(at(40, "b")) }, repeats, ""},
+		{"but is by one", func(h *History) { h.Losses, h.Records[1] = 1, record(at(40, "b"), at(45, "b")) }, repeats, "and again at 45"},
+
+		{"denied where none was there", func(h *History) { h.Calls[2] = denied(0, 10, 60, 80) }, founded,
+			"ann: denied by redis while there was room, by a call from 0 to 10, with retry after 60 µs and reset after 80 µs"},
+		{"denied where one was there", func(h *History) { h.Calls[2] = denied(21, 29, 90, 90) }, founded, "ann: denied"},
+		{"denied at the last moment", func(h *History) { h.Calls[2] = denied(110, 116, 1, 21) }, founded, ""},
+		{"denied a moment too long", func(h *History) { h.Calls[2] = denied(110, 120, 0, 20) }, founded, "ann: denied"},
+		{"with a retry too long", func(h *History) { h.Calls[2].Retry += 10 }, founded, "ann: denied"},
+		{"with a reset too short", func(h *History) { h.Calls[2].Reset-- }, founded, "ann: denied"},
+		{"of a key without a log", func(h *History) { h.Calls[2].Key = "bob" }, founded, "bob: denied"},
+		{"one more would do, but not two", func(h *History) { h.Calls[2] = denied(20, 30, 90, 90); h.Calls[2].Cost = 2 }, founded, ""},
+		{"nor two where two are", func(h *History) { h.Calls[2].Cost, h.Calls[2].Retry = 2, 80 }, founded, ""},
+		{"nor none", func(h *History) { h.Calls[2] = denied(0, 9, 90, 90); h.Calls[2].Cost = 2 }, founded, "ann: denied"},
+		{"denied by the replica", func(h *History) { h.Records[0] = nil }, founded, ""},
+		{"denied by the one that took the log over", func(h *History) {
+			h.Records = []redistest.Record{record(at(15, "a")), record(at(35, "b"))}
+		}, founded, ""},
+		{"but not where it was lost", func(h *History) {
+			h.Losses, h.Records = 1, []redistest.Record{record(at(15, "a")), record(at(35, "b"))}
+		}, founded, "ann: denied"},
+		{"where another lost it", func(h *History) { h.Losses, h.Records = 1, append(h.Records, record(at(40, "x"))) }, founded, ""},
+		{"the cache one window too long", func(h *History) { h.Calls[3] = cached(170, 180, 45, 65) }, founded, "ann: denied by denial-cache"},
+		{"the cache before it was full", func(h *History) { h.Calls[3] = cached(21, 29, 95, 115) }, founded, "ann: denied by denial-cache"},
+		{"the cache too hopeful", func(h *History) { h.Calls[3].Retry = 30 }, founded, "ann: denied by denial-cache"},
+
+		{"late by one", func(h *History) { h.Calls[6].Came++ }, late, "ann: a call from 220 took 11µs, where 10µs are allowed (timeout)"},
+		{"and many", func(h *History) { h.Within = 0 }, late, "ann: a call from 10 took 10µs, where 0s are allowed (allowed by redis)"},
+	} {
+		t.Run(table.name, func(t *testing.T) {
+			h := good()
+			table.change(&h)
+			found := table.check(h)
+			if table.found == "" {
+				assert.Empty(t, found)
+				return
+			}
+			if assert.NotEmpty(t, found) {
+				assert.Contains(t, found[0], table.found)
+			}
+			assert.Subset(t, h.Check(), found)
+		})
+	}
+}
+
+func TestViolationsAreCut(t *testing.T) {
+	h := good()
+	for range 20 {
+		h.Calls = append(h.Calls, failed(0, 20))
+	}
+	assert.Len(t, h.Late(), 11)
+	assert.Equal(t, "and 10 more of these", h.Late()[10])
+}
+
+// Where the clock steps, a denial is held against the clock before or after, and excused only for as long as the step explains.
+func TestSteps(t *testing.T) {
+	for _, table := range []struct {
+		name    string
+		steps   []Step
+		call    Call
+		founded bool
+	}{
+		{"no step", nil, denied(50, 60, 60, 80), true},
+		{"ahead", []Step{{From: 0, To: 1, Offset: 1000}}, denied(50, 60, 60, 80), false},
+		{"ahead all along", []Step{{From: -990, To: -989, Offset: 1000}}, denied(50-1000, 60-1000, 60, 80), true},
+		{"not yet", []Step{{From: 60, To: 61, Offset: 1000}}, denied(50, 60, 60, 80), true},
+		{"during the call", []Step{{From: 51, To: 52, Offset: 1000}}, denied(50, 60, 60, 80), true},
+		{"during the call, and decided after it", []Step{{From: -950, To: -949, Offset: 1000}}, denied(-951, -940, 60, 80), true},
+		{"there and back", []Step{{From: -100, To: -99, Offset: 1000}, {From: 40, To: 41, Offset: 0}}, denied(50, 60, 60, 80), true},
+		{"back, and entries of the future deny", []Step{{From: 41, To: 42, Offset: -500}}, denied(50, 60, 560, 580), true},
+		{"until the last of them has left", []Step{{From: 41, To: 42, Offset: -500}}, denied(643, 653, 1, 1), false},
+		{"ahead, and the cache does not know", []Step{{From: 41, To: 42, Offset: 500}}, cached(50, 60, 60, 80), true},
+		{"nor for a window", []Step{{From: 41, To: 42, Offset: 500}}, cached(143, 150, 60, 80), false},
+	} {
+		h := good()
+		h.Calls, h.Steps = []Call{table.call}, table.steps
+		assert.Equal(t, table.founded, len(h.Unfounded()) == 0, table.name)
+	}
+	h := good()
+	h.Steps = []Step{{From: 41, To: 42, Offset: -500}}
+	assert.Equal(t, 2, h.Excused())
+}
+
+// simulate is a run of a limiter that is right but for what is planted: it answers random calls in a random moment of each.
+func simulate(random *rand.Rand, window, cache, border int64) History {
+	h := History{Max: 5, Window: time.Duration(window) * time.Microsecond, Within: time.Second, Log: func(key string) string { return "p:" + key }}
+	log, rec := oracle.Log{}, []redistest.Admission{}
+	var now, full int64 // the cache denies until full
+	var told Call
+	for i := range 3000 {
+		sent := now + random.Int64N(30)
+		now = sent + random.Int64N(20)
+		came := now + random.Int64N(20)
+		call := Call{Key: "ann", Sent: sent, Came: came, Source: Redis}
+		switch {
+		case sent < full:
+			call.Source = Cache
+			call.Retry, call.Reset = told.Retry-(sent-told.Came), told.Reset-(sent-told.Came)
+			call.Came = sent
+			now = sent
+		case log.Fits(now, window+border, 1, h.Max):
+			log.Admit(now, 1)
+			call.Allowed = true
+			rec = append(rec, at(now, fmt.Sprint(i)))
+		default:
+			call.Retry, call.Reset = log.Retry(now, window, 1, h.Max), log.Reset(now, window)
+			told, full = call, sent+call.Retry+cache
+			now = came
+		}
+		h.Calls = append(h.Calls, call)
+	}
+	h.Records = []redistest.Record{{"p:ann": rec}}
+	return h
+}
+
+func TestSimulated(t *testing.T) {
+	seed := rand.Uint64()
+	t.Log("seed ", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	const window = 500
+	for range 20 {
+		assert.Empty(t, simulate(random, window, 0, 0).Check())
+	}
+	assert.NotEmpty(t, simulate(random, window, 0, -1).OverAdmitted(), "a window short by one")
+	assert.NotEmpty(t, simulate(random, window, 0, 1).Unfounded(), "a window long by one")
+	assert.NotEmpty(t, simulate(random, window, window, 0).Unfounded(), "a cache that denies a window too long")
+}
+
+func TestTable(t *testing.T) {
+	table := Table([]Row{
+		{Fault: "SIGSTOP for 5 s", Calls: 123456, Errors: 7, Local: 1000, Admitted: 900, Worst: 99, Max: 100, Latency: 104567 * time.Microsecond},
+		good().Row("none"),
+	})
+	assert.Equal(t, strings.TrimLeft(`
+| fault           | calls  | errors | local | admitted | worst window | worst latency | lost |
+|---              |--:     |--:     |--:    |--:       |--:           |--:            |--:   |
+| SIGSTOP for 5 s | 123456 | 7      | 1000  | 900      | 99 of 100    | 104.6ms       | 0    |
+| none            | 8      | 2      | 1     | 4        | 2 of 2       | 0s            | 0    |
+`, "\n"), table)
+}
