@@ -11,7 +11,8 @@ import (
 	"github.com/exactlimit/exactlimit/internal/httplimit"
 )
 
-// Middleware makes middleware functions that limit requests, all counted by one key. It is safe for concurrent use. Make it with New.
+// Middleware makes middleware functions that limit requests, all counted by one key. It is safe for concurrent use. Make it
+// with New.
 type Middleware struct {
 	gate     *httplimit.Gate[echo.Context]
 	onDenied func(echo.Context, core.Decision) error
@@ -22,7 +23,8 @@ type Middleware struct {
 type Option func(*Middleware)
 
 // OnDenied writes the answer to a denied request in place of the problem body. The status is 429 unless the function writes
-// another; the fields, Retry-After among them, are set before it is called. An error it returns goes to Echo's error handler.
+// another; the fields, Retry-After among them, are set before it is called. An error it returns goes to Echo's error
+// handler.
 func OnDenied(answer func(echo.Context, core.Decision) error) Option {
 	return func(m *Middleware) { m.onDenied = answer }
 }
@@ -30,14 +32,14 @@ func OnDenied(answer func(echo.Context, core.Decision) error) Option {
 // PlainText answers refused requests in a line of plain text, for people who read it, instead of a problem body.
 func PlainText() Option { return func(m *Middleware) { m.gate.PlainText = true } }
 
-// NoFields leaves the RateLimit and RateLimit-Policy fields out, for services that tell nobody their limits. A denied request
-// still gets Retry-After, as of the limits of this Middleware alone: how others stand that the request has passed is known
-// from the fields.
+// NoFields leaves the RateLimit and RateLimit-Policy fields out, for services that tell nobody their limits. A denied
+// request still gets Retry-After, as of the limits of this Middleware alone: how others stand that the request has passed
+// is known from the fields.
 func NoFields() Option { return func(m *Middleware) { m.gate.NoFields = true } }
 
 // LegacyFields adds X-RateLimit-Limit, X-RateLimit-Remaining and X-RateLimit-Reset, for clients that were written for them.
-// They hold one limit, so they tell of the strictest. Reset is in seconds since 1970, on this instance's clock: when there is
-// more or, while something remains, when all is back.
+// They hold one limit, so they tell of the strictest. Reset is in seconds since 1970, on this instance's clock: when there
+// is more or, while something remains, when all is back.
 func LegacyFields() Option { return func(m *Middleware) { m.gate.LegacyFields = true } }
 
 // New makes a Middleware that counts by key. It panics if limiter or key is nil.

@@ -17,9 +17,9 @@ import (
 // part of the names of logs, so hash what is secret.
 type KeyFunc func(*gin.Context) (string, error)
 
-// ClientIP counts by the address of the client, IPv6 by /64. By default that is the socket's peer, and no header is trusted,
-// unlike gin.Context.ClientIP, which by default believes X-Forwarded-For from anyone. Behind a proxy every request comes
-// from the proxy's address, so name the proxies with TrustedProxies there.
+// ClientIP counts by the address of the client, IPv6 by /64. By default that is the socket's peer, and no header is
+// trusted, unlike gin.Context.ClientIP, which by default believes X-Forwarded-For from anyone. Behind a proxy every request
+// comes from the proxy's address, so name the proxies with TrustedProxies there.
 //
 // IPv4 addresses count as such however they are written: mapped into IPv6, or under NAT64's prefix 64:ff9b::/96. A
 // connection without an address is refused with 500, as is a Unix socket's unless TrustedProxies names it.
@@ -28,22 +28,23 @@ func ClientIP(opts ...AddressOption) KeyFunc { return of(httplimit.ClientIP(opts
 // AddressOption changes how ClientIP finds an address, and how much of it counts.
 type AddressOption = httplimit.AddressOption
 
-// TrustedProxies names the proxies, by address or prefix, that are believed in what they say of those who come through them:
+// TrustedProxies names the proxies, by address or prefix, that are believed in what they say of those who come through
+// them:
 //
 //	ginlimit.ClientIP(ginlimit.TrustedProxies("10.0.0.0/8", "fd00::/8"))
 //
 // X-Forwarded-For is read from the right for as long as it names trusted proxies, and the first that is not one of them is
-// the client. What is to the left of it, which the client may have written, is not looked at. Where the header is missing or
-// cannot be read, the nearest proxy counts as the client. Name a proxy only if it adds the address of its peer, and no
+// the client. What is to the left of it, which the client may have written, is not looked at. Where the header is missing
+// or cannot be read, the nearest proxy counts as the client. Name a proxy only if it adds the address of its peer, and no
 // network in which clients are. "unix" stands for whatever is at the other end of a Unix socket.
 //
 // It panics if a proxy is no address and no prefix, or a prefix is so wide that clients could choose their addresses.
 func TrustedProxies(proxies ...string) AddressOption { return httplimit.TrustedProxies(proxies...) }
 
-// ProxyHeader names the header in which the trusted proxies tell the client's address, in place of X-Forwarded-For: Forwarded
-// (RFC 7239), which is read as X-Forwarded-For is, or one such as X-Real-IP or CF-Connecting-IP, which is believed if it is
-// there once and holds one address. Such a header says nothing of who wrote it: name it only if the trusted proxies replace
-// what a client sends in it, and cannot be gone around.
+// ProxyHeader names the header in which the trusted proxies tell the client's address, in place of X-Forwarded-For:
+// Forwarded (RFC 7239), which is read as X-Forwarded-For is, or one such as X-Real-IP or CF-Connecting-IP, which is
+// believed if it is there once and holds one address. Such a header says nothing of who wrote it: name it only if the
+// trusted proxies replace what a client sends in it, and cannot be gone around.
 //
 // ClientIP panics if there are no TrustedProxies to believe it from.
 func ProxyHeader(name string) AddressOption { return httplimit.ProxyHeader(name) }
@@ -52,18 +53,21 @@ func ProxyHeader(name string) AddressOption { return httplimit.ProxyHeader(name)
 // home a /64 to a /56, and a company up to a /48, within which it may choose.
 func IPv6Prefix(bits int) AddressOption { return httplimit.IPv6Prefix(bits) }
 
-// FrameworkClientIP counts by what gin.Context.ClientIP returns, IPv6 by /64: for services that have told Gin whom to trust.
+// FrameworkClientIP counts by what gin.Context.ClientIP returns, IPv6 by /64: for services that have told Gin whom to
+// trust.
 //
-// Be careful with it. Gin believes X-Forwarded-For from anyone until it is told otherwise, and whoever can choose an address
-// is never limited, so until Engine.SetTrustedProxies was called requests are refused with 500. Engine.TrustedPlatform is
-// believed from anyone too, which is not noticed here. ClientIP with TrustedProxies has no such traps.
+// Be careful with it. Gin believes X-Forwarded-For from anyone until it is told otherwise, and whoever can choose an
+// address is never limited, so until Engine.SetTrustedProxies was called requests are refused with 500.
+// Engine.TrustedPlatform is believed from anyone too, which is not noticed here. ClientIP with TrustedProxies has no such
+// traps.
 func FrameworkClientIP() KeyFunc {
 	var probe sync.Once
 	var trustsAll bool
 	return httplimit.FrameworkClientIP(func(c *gin.Context) (string, error) {
 		probe.Do(func() { trustsAll = trustsEverybody(c) })
 		if trustsAll {
-			return "", httplimit.Mistake("FrameworkClientIP: Gin believes X-Forwarded-For from anyone: call Engine.SetTrustedProxies, with nil if there is no proxy")
+			return "", httplimit.Mistake("FrameworkClientIP: Gin believes X-Forwarded-For from anyone:" +
+				" call Engine.SetTrustedProxies, with nil if there is no proxy")
 		}
 		return c.ClientIP(), nil
 	})
@@ -103,9 +107,10 @@ func Query(name string, opts ...HashOption) KeyFunc {
 	return httplimit.Query(name, func(c *gin.Context) string { return c.Query(name) }, opts)
 }
 
-// PathParam counts by a parameter of the route, such as "id" of "/users/:id". Of a parameter however encoded there is one key.
-// Anybody can spend the budget of what a path names: join it with ClientIP where that matters. On a route without
-// the parameter, requests are refused with 500. It panics if name is not the name alone.
+// PathParam counts by a parameter of the route, such as "id" of "/users/:id". Encoded in whatever way, a parameter is one
+// client, unless Engine.UnescapePathValues was turned off. Anybody can spend the budget of what a path names: join it with
+// ClientIP where that matters. On a route without the parameter, requests are refused with 500. It panics if name is not
+// the name alone.
 func PathParam(name string, opts ...HashOption) KeyFunc {
 	return httplimit.PathParam(name, func(c *gin.Context) (string, bool) { return c.Params.Get(name) }, opts)
 }
@@ -121,16 +126,17 @@ func Global() KeyFunc { return httplimit.Global[*gin.Context] }
 // request lacks one it is refused, as that key says. It panics if there are no keys or one is nil.
 func Join(keys ...KeyFunc) KeyFunc { return httplimit.Join(keys) }
 
-// FirstOf counts by the first of keys that a request has, such as a user and otherwise the address. Its clients are its own:
-// none of one key is the same as one of another, or as one that the same key counts outside of FirstOf. It panics if there
-// are no keys or one is nil.
+// FirstOf counts by the first of keys that a request has, such as a user and otherwise the address. Its clients are its
+// own: none of one key is the same as one of another, or as one that the same key counts outside of FirstOf. It panics if
+// there are no keys or one is nil.
 func FirstOf(keys ...KeyFunc) KeyFunc { return httplimit.FirstOf(keys) }
 
 func of(key func(*http.Request) (string, error)) KeyFunc {
 	return func(c *gin.Context) (string, error) { return key(c.Request) }
 }
 
-// trustsEverybody says whether Gin believes a peer that is nobody's proxy, since its address is reserved (RFC 1112, section 4).
+// trustsEverybody says whether Gin believes a peer that is nobody's proxy, since its address is reserved (RFC 1112, section
+// 4).
 func trustsEverybody(c *gin.Context) bool {
 	const anybody, claimed = "240.0.0.1", "198.51.100.1"
 	probe := c.Copy()

@@ -58,7 +58,8 @@ func registered(r *gin.Engine) (routes []string) {
 // Use is r.Use for limits: it panics if the engine has routes already, which Gin would leave without them.
 func Use(r *gin.Engine, limits ...gin.HandlerFunc) {
 	if routes := registered(r); len(routes) > 0 {
-		panic(fmt.Sprintf("exactlimit: Use on an engine that has routes, such as %s: Gin would leave them without limits, so call it before", routes[0]))
+		panic(fmt.Sprintf("exactlimit: Use on an engine that has routes, such as %s:"+
+			" Gin would leave them without limits, so call it before", routes[0]))
 	}
 	r.Use(limits...)
 }

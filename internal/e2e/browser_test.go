@@ -149,7 +149,8 @@ func echoAPI(limiter *core.Limiter, origin string, limit core.Limit) http.Handle
 	return e
 }
 
-// browse opens a page, and keeps it open until the end of the test: a browser that may be debugged does not leave by itself.
+// browse opens a page, and keeps it open until the end of the test: a browser that may be debugged does not leave by
+// itself.
 func browse(t *testing.T, chromium, url string) {
 	profile, err := os.MkdirTemp("", "chromium")
 	require.NoError(t, err)

@@ -30,8 +30,8 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// What clients send to say who they are is nowhere but in their requests: not in the commands that Redis gets, not in what it
-// keeps, nor in its memory, and not in answers, logs and errors, be they admitted, denied, malformed or without a Redis.
+// What clients send to say who they are is nowhere but in their requests: not in the commands that Redis gets, not in what
+// it keeps, nor in its memory, and not in answers, logs and errors, be they admitted, denied, malformed or without a Redis.
 func TestSecretsStayHere(t *testing.T) {
 	redis := redistest.Start(t, "rdbcompression no", "appendonly yes")
 	client := redis.Client(t)

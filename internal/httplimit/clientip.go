@@ -83,7 +83,8 @@ func parseProxy(proxy string) netip.Prefix {
 		panic(fmt.Sprintf("exactlimit: TrustedProxies: %q has bits behind its prefix: write %q or %q", proxy, masked, prefix.Addr()))
 	}
 	if addr := normal(prefix.Addr()); addr != prefix.Addr() {
-		panic(fmt.Sprintf("exactlimit: TrustedProxies: %q holds IPv4 addresses, which are compared as such: write %s/%d", proxy, addr, max(0, prefix.Bits()-96)))
+		panic(fmt.Sprintf("exactlimit: TrustedProxies: %q holds IPv4 addresses, which are compared as such:"+
+			" write %s/%d", proxy, addr, max(0, prefix.Bits()-96)))
 	}
 	// The widest that networks of proxies come in are 10.0.0.0/8 and fc00::/7.
 	if widest := map[int]int{32: 8, 128: 7}[prefix.Addr().BitLen()]; prefix.Bits() < widest {
@@ -160,16 +161,17 @@ func (a *addresses) find(r *http.Request) (netip.Addr, error) {
 	}
 	if !addr.IsValid() {
 		if unix {
-			return addr, mistakef("ClientIP: the proxy on the Unix socket names no client: let it set %s, or name the header that it sets with ProxyHeader", a.header)
+			return addr, mistakef("ClientIP: the proxy on the Unix socket names no client:"+
+				" let it set %s, or name the header that it sets with ProxyHeader", a.header)
 		}
 		return addr, mistakef("ClientIP: the connection is from %q, which is no address: count by something else", r.RemoteAddr)
 	}
 	return addr, nil
 }
 
-// walk follows the hops that list fields tell of, from the nearest on, for as long as they are trusted. It returns the first
-// that is not or, where the list ends or cannot be read before that, the last that was: what is further away may have been
-// written by anybody.
+// walk follows the hops that list fields tell of, from the nearest on, for as long as they are trusted. It returns the
+// first that is not or, where the list ends or cannot be read before that, the last that was: what is further away may have
+// been written by anybody.
 func (a *addresses) walk(nearest netip.Addr, fields []string, parse func(string) (netip.Addr, bool)) netip.Addr {
 	for i := len(fields) - 1; i >= 0; i-- {
 		for rest, more := fields[i], true; more; {

@@ -22,7 +22,8 @@ type hashing struct {
 // HashKey makes the hash an HMAC (RFC 2104) under a secret of the service's.
 func HashKey(secret []byte) HashOption {
 	if len(secret) < 16 {
-		panic(fmt.Sprintf("exactlimit: HashKey of %d bytes can be guessed: write at least 16, the same for all instances, or leave it out", len(secret)))
+		panic(fmt.Sprintf("exactlimit: HashKey of %d bytes can be guessed:"+
+			" write at least 16, the same for all instances, or leave it out", len(secret)))
 	}
 	secret = append([]byte(nil), secret...)
 	return func(h *hashing) { h.secret = secret }

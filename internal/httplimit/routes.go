@@ -18,7 +18,8 @@ func parseRoute(s string) (route, error) {
 	method, template, found := strings.Cut(s, " ")
 	upper := method != "" && strings.Trim(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ-_") == ""
 	if !found || !upper || !strings.HasPrefix(template, "/") || strings.ContainsAny(template, " ?#") {
-		return route{}, fmt.Errorf("exactlimit: %q is not a route: write its method and template as they are registered, such as \"GET /users/:id\"", s)
+		return route{}, fmt.Errorf("exactlimit: %q is not a route:"+
+			" write its method and template as they are registered, such as \"GET /users/:id\"", s)
 	}
 	return route{method, template}, nil
 }
