@@ -44,7 +44,7 @@ func app(limiter *core.Limiter) http.Handler {
 	e := echo.New()
 	e.Logger.SetOutput(new(bytes.Buffer))
 	e.Use(byIP.LimitRoutes(echolimit.Routes{"GET /table/:id": {adaptertest.One}, "GET /free": nil}))
-	e.GET("/table/:id", ok, byIP.Limit(adaptertest.Inner))
+	e.Group("/table", byIP.Limit(adaptertest.Outer)).GET("/:id", ok, byIP.Limit(adaptertest.Inner))
 	e.GET("/free", ok)
 	e.GET("/one", ok, byIP.Limit(adaptertest.One))
 	e.GET("/several", ok, byIP.Limit(adaptertest.Burst, adaptertest.Sustained))

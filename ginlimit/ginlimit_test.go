@@ -37,7 +37,7 @@ func app(limiter *core.Limiter) http.Handler {
 
 	r := gin.New()
 	ginlimit.Use(r, byIP.LimitRoutes(ginlimit.Routes{"GET /table/:id": {adaptertest.One}, "GET /free": nil}))
-	r.GET("/table/:id", byIP.Limit(adaptertest.Inner), ok)
+	r.Group("/table", byIP.Limit(adaptertest.Outer)).GET("/:id", byIP.Limit(adaptertest.Inner), ok)
 	r.GET("/free", ok)
 	r.GET("/one", byIP.Limit(adaptertest.One), ok)
 	r.GET("/several", byIP.Limit(adaptertest.Burst, adaptertest.Sustained), ok)

@@ -10,8 +10,9 @@ import (
 )
 
 // KeyFunc says who a request is from. Different strings are different clients. An empty string says that the request does
-// not tell, and an error that it could not be found out. Either way it is refused with 401: it neither passes uncounted nor
-// shares a budget with others like it. The client is not shown the text of an error; it is added to c.Errors.
+// not tell, and an error that it could not be found out. Either way the request is refused, with 401 unless the keys below
+// say otherwise: it neither passes uncounted nor shares a budget with others like it. The client is not shown the text of
+// an error of your own; it is added to c.Errors.
 //
 // Begin a key of your own with what it is, as in "user:" + id, so that no id can pass for a key of another kind. Keys are
 // part of the names of logs, so hash what is secret.

@@ -40,7 +40,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 //	/deep      ClientIP, Outer on a group, Burst and Sustained on a group in it, and Inner on the route
 //	/twice     ClientIP, One on a group and again on the route
 //	/keys      Header("X-API-Key"), Inner on a group, and ClientIP, One on the route
-//	/table/:id ClientIP, One by LimitRoutes on the whole, and Inner on the route
+//	/table/:id ClientIP, One by LimitRoutes on the whole, Outer on a group, and Inner on the route
 //	/free      ClientIP, by the same LimitRoutes without limits, on purpose
 //	/quoted    ClientIP, Quoted
 //	/legacy    ClientIP, LegacyFields, Outer on a group, and Burst and Inner on the route
