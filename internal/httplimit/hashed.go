@@ -16,7 +16,6 @@ type HashOption func(*hashing)
 type hashing struct {
 	prefix string // what kind of value it is, and its name
 	secret []byte // of the HMAC; nil for plain SHA-256
-	what   string // the value, in words that clients read
 }
 
 // HashKey makes the hash an HMAC (RFC 2104) under a secret of the service's.
@@ -33,9 +32,10 @@ func HashKey(secret []byte) HashOption {
 const most = 8 << 10
 
 // hashed returns a key function for the value that read returns, if there is one. The name ends the prefix; behind it
-// there is always the hash alone, of one length, so names cannot run into it.
+// there is always the hash alone, of one length, so names cannot run into it. What the value is, what says in words that
+// clients read.
 func hashed[C any](kind, name, what string, read func(C) (string, error), opts []HashOption) func(C) (string, error) {
-	h := hashing{prefix: kind + ":" + name + ":", what: what}
+	h := hashing{prefix: kind + ":" + name + ":"}
 	for _, opt := range opts {
 		opt(&h)
 	}

@@ -24,7 +24,7 @@ func (w *warnings) twice(name string) {
 }
 
 // path warns of a key that holds the path of its request. That makes a new client of every path that anybody writes. Two
-// paths are waited for: one may be in a key by chance, as /64 is in an IPv6 address.
+// paths are waited for: one may be in a key by chance, as /64 is in that of an IPv6 address, and so is /6.
 func (w *warnings) path(key string, u *url.URL, template func() string) {
 	if u == nil || len(u.Path) < 2 || !strings.Contains(key, u.Path) || w.saidPath.Load() || template() == u.Path {
 		return
@@ -33,7 +33,7 @@ func (w *warnings) path(key string, u *url.URL, template func() string) {
 	if first == nil {
 		path := strings.Clone(u.Path)
 		w.firstPath.Store(&path)
-	} else if *first != u.Path && once(&w.saidPath) {
+	} else if !strings.HasPrefix(*first, u.Path) && !strings.HasPrefix(u.Path, *first) && once(&w.saidPath) {
 		slog.Warn("exactlimit: the key of a request holds its path, so whoever makes up paths is a new client with each:" +
 			" count by Route() instead")
 	}

@@ -26,7 +26,7 @@ func TestKeysThatFollowThePath(t *testing.T) {
 		{"with the method", func(path string) string { return "GET " + path + " 192.0.2.1" }, []string{"/users/1", "/users/2"}, true},
 		{"one path", func(path string) string { return path }, []string{"/users/1", "/users/1"}, false},
 		{"a template", func(string) string { return "route:" + route }, []string{route, "/users/2"}, false},
-		{"by chance", func(string) string { return "ip:2001:db8::/64" }, []string{"/64", "/64", "/users/1"}, false},
+		{"by chance", func(string) string { return "ip:2001:db8::/64" }, []string{"/6", "/64", "/users/1", "/64", "/6"}, false},
 		{"the root", func(string) string { return "a/b" }, []string{"/", "/users/1"}, false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
