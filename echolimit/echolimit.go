@@ -1,7 +1,9 @@
 package echolimit
 
 import (
+	"log/slog"
 	"net/http"
+	"sync"
 
 	"github.com/labstack/echo/v4"
 
@@ -9,32 +11,40 @@ import (
 	"github.com/exactlimit/exactlimit/internal/httplimit"
 )
 
-// KeyFunc says who a request is from. Different strings are different clients. An empty string says that the request does
-// not tell, and an error that it could not be found out. Either way it is refused with 401: it neither passes uncounted nor
-// shares a budget with others like it. The client is not shown the text of an error; it goes to Echo's logger.
-//
-// Begin a key of your own with what it is, as in "user:" + id, so that no id can pass for a key of another kind. Keys are
-// part of the names of logs, so hash what is secret.
-type KeyFunc func(echo.Context) (string, error)
-
-// Middleware makes middleware functions that limit requests, all counted by one key. It is safe for concurrent use. Make it with New.
+// Middleware makes middleware functions that limit requests, all counted by one key. It is safe for concurrent use. Make it
+// with New.
 type Middleware struct {
-	gate     httplimit.Gate[echo.Context]
+	gate     *httplimit.Gate[echo.Context]
 	onDenied func(echo.Context, core.Decision) error
+	inPre    sync.Once // said that it is in the wrong place
 }
 
 // Option changes what a Middleware does.
 type Option func(*Middleware)
 
 // OnDenied writes the answer to a denied request in place of the problem body. The status is 429 unless the function writes
-// another; the fields, Retry-After among them, are set before it is called. An error it returns goes to Echo's error handler.
+// another; the fields, Retry-After among them, are set before it is called. An error it returns goes to Echo's error
+// handler.
 func OnDenied(answer func(echo.Context, core.Decision) error) Option {
 	return func(m *Middleware) { m.onDenied = answer }
 }
 
+// PlainText answers refused requests in a line of plain text, for people who read it, instead of a problem body.
+func PlainText() Option { return func(m *Middleware) { m.gate.PlainText = true } }
+
+// NoFields leaves the RateLimit and RateLimit-Policy fields out, for services that tell nobody their limits. A denied
+// request still gets Retry-After, as of the limits of this Middleware alone: how others stand that the request has passed
+// is known from the fields.
+func NoFields() Option { return func(m *Middleware) { m.gate.NoFields = true } }
+
+// LegacyFields adds X-RateLimit-Limit, X-RateLimit-Remaining and X-RateLimit-Reset, for clients that were written for them.
+// They hold one limit, so they tell of the strictest. Reset is in seconds since 1970, on this instance's clock: when there
+// is more or, while something remains, when all is back.
+func LegacyFields() Option { return func(m *Middleware) { m.gate.LegacyFields = true } }
+
 // New makes a Middleware that counts by key. It panics if limiter or key is nil.
 func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
-	m := &Middleware{gate: httplimit.NewGate(limiter, key)}
+	m := &Middleware{gate: httplimit.NewGate(limiter, key, template)}
 	for _, opt := range opts {
 		opt(m)
 	}
@@ -55,48 +65,45 @@ func (m *Middleware) LimitFunc(choose func(echo.Context) ([]core.Limit, error)) 
 
 func (m *Middleware) middleware(policy func(echo.Context) (*httplimit.Policy, error)) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
-		return func(c echo.Context) error {
-			refusal := m.gate.Check(c, c.Request().Context(), c.Response().Header(), policy)
-			if refusal == nil {
-				return next(c)
-			}
-			if refusal.Err != nil {
-				c.Logger().Error(refusal.Err)
-			}
-			switch {
-			case c.Response().Committed: // a function of the user's has answered
-			case refusal.Denied() && m.onDenied != nil:
-				c.Response().Status = http.StatusTooManyRequests
-				if err := m.onDenied(c, refusal.Decision); err != nil {
-					return err
-				}
-				if !c.Response().Committed {
-					c.Response().WriteHeader(c.Response().Status)
-				}
-			default:
-				// Returned as an error, the answer would be replaced by that of Echo's error handler.
-				refusal.Write(c.Response())
-			}
-			return nil
-		}
+		return func(c echo.Context) error { return m.limit(c, next, policy) }
 	}
 }
 
-// ClientIP counts by the address of the socket's peer, IPv6 by /64. It trusts no header, unlike echo.Context.RealIP,
-// which by default believes X-Forwarded-For from anyone. Behind a proxy every request comes from the proxy's address:
-// count by something else there, for now.
-func ClientIP() KeyFunc { return of(httplimit.ClientIP) }
+// limit lets a request pass, or answers it.
+func (m *Middleware) limit(c echo.Context, next echo.HandlerFunc, policy func(echo.Context) (*httplimit.Policy, error)) error {
+	refusal := m.gate.Check(c, c.Request(), c.Response().Header(), policy)
+	if refusal == nil {
+		return m.pass(c, next)
+	}
+	if refusal.Err != nil {
+		c.Logger().Error(refusal.Err)
+	}
+	switch {
+	case c.Response().Committed: // a function of the user's has answered
+	case refusal.Denied() && m.onDenied != nil:
+		c.Response().Status = http.StatusTooManyRequests
+		if err := m.onDenied(c, refusal.Decision); err != nil {
+			return err
+		}
+		if !c.Response().Committed {
+			c.Response().WriteHeader(c.Response().Status)
+		}
+	default:
+		// Returned as an error, the answer would be replaced by that of Echo's error handler.
+		refusal.Write(c.Response())
+	}
+	return nil
+}
 
-// Header counts by the value of a header field, such as an API key. Only a hash of the value leaves the process. A request
-// without it is refused with 401. A client may write any value, so have it authenticated before, or limit by ClientIP as
-// well: who invents a new value for each request is a new client each time. It panics if name is no field's name.
-func Header(name string) KeyFunc { return of(httplimit.Header(name)) }
-
-// FirstOf counts by the first of keys that a request has, such as a user and otherwise the address. Its clients are its own:
-// none of one key is the same as one of another, or as one that the same key counts outside of FirstOf. It panics if there
-// are no keys or one is nil.
-func FirstOf(keys ...KeyFunc) KeyFunc { return httplimit.FirstOf(keys) }
-
-func of(key func(*http.Request) (string, error)) KeyFunc {
-	return func(c echo.Context) (string, error) { return key(c.Request()) }
+// pass goes on to what is behind. If that finds the route, this was before routing, in Echo.Pre.
+func (m *Middleware) pass(c echo.Context, next echo.HandlerFunc) error {
+	routed := c.Path() != ""
+	err := next(c)
+	if !routed && c.Path() != "" {
+		m.inPre.Do(func() {
+			slog.Warn("exactlimit: a limit runs in Echo.Pre, before there is a route: Route counts all requests together there," +
+				" PathParam refuses them, and LimitRoutes limits none. Write Echo.Use instead")
+		})
+	}
+	return err
 }

@@ -3,7 +3,11 @@ package echolimit_test
 import (
 	"bytes"
 	"errors"
+	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/labstack/echo/v4"
@@ -21,30 +25,82 @@ func ok(c echo.Context) error {
 }
 
 func app(limiter *core.Limiter) http.Handler {
-	byIP := echolimit.New(limiter, echolimit.ClientIP())
-	byHeader := echolimit.New(limiter, echolimit.Header("X-API-Key"))
-	byFirst := echolimit.New(limiter, echolimit.FirstOf(echolimit.Header("X-API-Key"), echolimit.ClientIP()))
-	byOwn := echolimit.New(limiter, func(c echo.Context) (string, error) { return adaptertest.OwnKey(c.QueryParam("user")) })
-	custom := echolimit.New(limiter, echolimit.ClientIP(), echolimit.OnDenied(func(c echo.Context, d core.Decision) error {
+	by := func(key echolimit.KeyFunc, opts ...echolimit.Option) *echolimit.Middleware {
+		return echolimit.New(limiter, key, opts...)
+	}
+	byIP := by(echolimit.ClientIP())
+	byHeader := by(echolimit.Header("X-API-Key"))
+	byFirst := by(echolimit.FirstOf(echolimit.Header("X-API-Key"), echolimit.ClientIP()))
+	byOwn := by(func(c echo.Context) (string, error) { return adaptertest.OwnKey(c.QueryParam("user")) })
+	custom := by(echolimit.ClientIP(), echolimit.OnDenied(func(c echo.Context, d core.Decision) error {
 		adaptertest.Denied(c.Response(), d)
 		return nil
 	}))
 
-	silent := echolimit.New(limiter, echolimit.ClientIP(), echolimit.OnDenied(func(echo.Context, core.Decision) error { return nil }))
+	silent := by(echolimit.ClientIP(), echolimit.OnDenied(func(echo.Context, core.Decision) error { return nil }))
+	byProxied := by(echolimit.ClientIP(echolimit.TrustedProxies("10.0.0.0/8", "unix")))
+	byFramework := by(echolimit.FrameworkClientIP())
 
 	e := echo.New()
 	e.Logger.SetOutput(new(bytes.Buffer))
+	e.Use(byIP.LimitRoutes(echolimit.Routes{"GET /table/:id": {adaptertest.One}, "GET /free": nil}))
+	e.Group("/table", byIP.Limit(adaptertest.Outer)).GET("/:id", ok, byIP.Limit(adaptertest.Inner))
+	e.GET("/free", ok)
 	e.GET("/one", ok, byIP.Limit(adaptertest.One))
 	e.GET("/several", ok, byIP.Limit(adaptertest.Burst, adaptertest.Sustained))
 	e.Group("/stacked", byIP.Limit(adaptertest.Outer)).GET("", ok, byIP.Limit(adaptertest.Inner))
+	e.HEAD("/one", ok, byIP.Limit(adaptertest.One))
+	e.OPTIONS("/one", ok, byIP.Limit(adaptertest.One))
+	deep := e.Group("/deep", byIP.Limit(adaptertest.Outer)).Group("", byIP.Limit(adaptertest.Burst, adaptertest.Sustained))
+	deep.GET("", ok, byIP.Limit(adaptertest.Inner))
+	e.Group("/twice", byIP.Limit(adaptertest.One)).GET("", ok, byIP.Limit(adaptertest.One))
+	e.Group("/keys", byHeader.Limit(adaptertest.Inner)).GET("", ok, byIP.Limit(adaptertest.One))
+	legacy := by(echolimit.ClientIP(), echolimit.LegacyFields())
+	e.Group("/legacy", legacy.Limit(adaptertest.Outer)).GET("", ok, legacy.Limit(adaptertest.Burst, adaptertest.Inner))
+	e.GET("/secret", ok, by(echolimit.ClientIP(), echolimit.NoFields()).Limit(adaptertest.One))
+	e.GET("/text", ok, by(echolimit.Header("X-API-Key"), echolimit.PlainText()).Limit(adaptertest.One))
+	e.GET("/begun", ok, func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			adaptertest.Begin(c.Response())
+			return next(c)
+		}
+	}, byIP.Limit(adaptertest.One))
+	e.GET("/panic", func(echo.Context) error { panic("downstream") }, func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			defer func() {
+				if recover() != nil {
+					adaptertest.Recovered(c.Response())
+				}
+			}()
+			return next(c)
+		}
+	}, byIP.Limit(adaptertest.One))
+	e.GET("/upgrade", func(c echo.Context) error {
+		adaptertest.Upgrade(c.Response())
+		return nil
+	}, byIP.Limit(adaptertest.One))
 	e.GET("/quoted", ok, byIP.Limit(adaptertest.Quoted))
 	e.GET("/header", ok, byHeader.Limit(adaptertest.One))
 	e.GET("/first", ok, byFirst.Limit(adaptertest.One))
+	for path, key := range map[string]echolimit.KeyFunc{
+		"/bearer":    echolimit.BearerToken(),
+		"/cookie":    echolimit.Cookie("session"),
+		"/query":     echolimit.Query("api_key", echolimit.HashKey(adaptertest.Secret)),
+		"/path/:id":  echolimit.PathParam("id"),
+		"/path":      echolimit.PathParam("id"),
+		"/route/:id": echolimit.Route(),
+		"/join/:id":  echolimit.Join(echolimit.PathParam("id"), echolimit.ClientIP()),
+		"/global":    echolimit.Global(),
+	} {
+		e.GET(path, ok, by(key).Limit(adaptertest.One))
+	}
 	e.GET("/own", ok, byOwn.Limit(adaptertest.One))
 	e.GET("/plan", ok, byIP.LimitFunc(func(c echo.Context) ([]core.Limit, error) {
 		return adaptertest.Plan(c.Request().Header.Get("X-Plan"))
 	}))
 	e.GET("/denied", ok, custom.Limit(adaptertest.One))
+	e.GET("/proxied", ok, byProxied.Limit(adaptertest.One))
+	e.GET("/framework", ok, byFramework.Limit(adaptertest.One))
 	e.GET("/silent", ok, silent.Limit(adaptertest.One))
 	e.GET("/answered", ok, byIP.LimitFunc(func(c echo.Context) ([]core.Limit, error) {
 		adaptertest.Refuse(c.Response())
@@ -69,6 +125,12 @@ func TestMistakesPanicWhereTheyAreWritten(t *testing.T) {
 		"no header name": func() { echolimit.Header("") },
 		"two words":      func() { echolimit.Header("API Key") },
 		"no keys":        func() { echolimit.FirstOf() },
+		"all proxies":    func() { echolimit.ClientIP(echolimit.TrustedProxies("0.0.0.0/0")) },
+		"no proxies":     func() { echolimit.ClientIP(echolimit.ProxyHeader("X-Real-IP")) },
+		"short secret":   func() { echolimit.HashKey([]byte("hunter2")) },
+		"a path":         func() { echolimit.PathParam("/users/:id") },
+		"nothing joined": func() { echolimit.Join() },
+		"no route":       func() { byIP.LimitRoutes(echolimit.Routes{"login": {adaptertest.One}}) },
 		"nil key":        func() { echolimit.FirstOf(echolimit.ClientIP(), nil) },
 	} {
 		assert.Panics(t, mistake, name)
@@ -91,4 +153,108 @@ func TestErrors(t *testing.T) {
 	assert.Empty(t, log.String())
 	adaptertest.Get(e, "/closed")
 	assert.Contains(t, log.String(), "core: unavailable: the limiter is closed")
+}
+
+// Echo's own resolution counts once it has been told whom to trust, with a list or with none.
+func TestFrameworkClientIP(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	_, peer, err := net.ParseCIDR("192.0.2.1/32")
+	require.NoError(t, err)
+	for _, row := range []struct {
+		name   string
+		trust  echo.IPExtractor
+		status int // of the second request from another address than the first, as the header has it
+	}{
+		{"nobody", echo.ExtractIPDirect(), http.StatusTooManyRequests},
+		{"somebody else", echo.ExtractIPFromXFFHeader(), http.StatusTooManyRequests},
+		{"the peer", echo.ExtractIPFromXFFHeader(echo.TrustIPRange(peer)), http.StatusOK},
+	} {
+		e := echo.New()
+		e.IPExtractor = row.trust
+		e.GET("/", ok, echolimit.New(limiter, echolimit.FrameworkClientIP()).Limit(core.PerMinute(row.name, 1)))
+		assert.Equal(t, http.StatusOK, adaptertest.Get(e, "/", "X-Forwarded-For: 203.0.113.7").StatusCode, row.name)
+		assert.Equal(t, row.status, adaptertest.Get(e, "/", "X-Forwarded-For: 203.0.113.8").StatusCode, row.name)
+		assert.Equal(t, http.StatusTooManyRequests, adaptertest.Get(e, "/", "X-Forwarded-For: ::ffff:203.0.113.7").StatusCode, row.name)
+	}
+}
+
+// Paths that lead nowhere are together one client, and not that of a route.
+func TestUnmatchedPathsAreOneClient(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	byRoute := echolimit.New(limiter, echolimit.Route())
+	e := echo.New()
+	e.Use(byRoute.Limit(adaptertest.One))
+	e.GET("/users/:id", ok)
+	for _, row := range []struct {
+		method, target string
+		status         int
+	}{
+		{"GET", "/a", http.StatusNotFound},
+		{"POST", "/users/1", http.StatusMethodNotAllowed},
+		{"GET", "/b", http.StatusTooManyRequests},
+		{"BREW", "/users/1", http.StatusTooManyRequests},
+		{"GET", "//users/1", http.StatusTooManyRequests},
+		{"GET", "/users/1", http.StatusOK},
+		{"GET", "/users/2", http.StatusOK},
+		{"GET", "/users/%33?x=1", http.StatusTooManyRequests},
+	} {
+		w := httptest.NewRecorder()
+		e.ServeHTTP(w, httptest.NewRequest(row.method, "http://example.com"+row.target, nil))
+		assert.Equal(t, row.status, w.Code, row)
+	}
+}
+
+// In Echo.Pre there is no route yet, and what depends on one is warned of, once.
+func TestLimitsInPre(t *testing.T) {
+	said, before := new(bytes.Buffer), slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(said, nil)))
+	defer slog.SetDefault(before)
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	byIP := echolimit.New(limiter, echolimit.ClientIP())
+	for name, middleware := range map[string]echo.MiddlewareFunc{
+		"Limit":       byIP.Limit(core.PerMinute("any", 9)),
+		"LimitRoutes": echolimit.New(limiter, echolimit.ClientIP()).LimitRoutes(echolimit.Routes{"GET /login": {adaptertest.One}}),
+	} {
+		e := echo.New()
+		e.GET("/login", ok)
+		e.Use(middleware)
+		adaptertest.Get(e, "/login")
+		adaptertest.Get(e, "/unknown")
+		assert.Empty(t, said.String(), name)
+
+		e = echo.New()
+		e.GET("/login", ok)
+		e.Pre(middleware)
+		adaptertest.Get(e, "/unknown")
+		assert.Empty(t, said.String(), name)
+		for range 3 {
+			adaptertest.Get(e, "/login")
+		}
+		assert.Contains(t, said.String(), "Write Echo.Use instead", name)
+		assert.Equal(t, 1, strings.Count(said.String(), "\n"), name)
+		said.Reset()
+	}
+}
+
+// A table of limits that does not fit the routes is told at start.
+func TestRoutesThatDoNotFit(t *testing.T) {
+	e := echo.New()
+	e.GET("/search", ok)
+	e.Group("/users", func(next echo.HandlerFunc) echo.HandlerFunc { return next }).POST("/:id", ok)
+	e.Host("api.example.com").GET("/search", ok)
+	fits := echolimit.Routes{"GET /search": {adaptertest.One}, "POST /users/:id": nil}
+	assert.NoError(t, fits.Check(e))
+	assert.NoError(t, fits.CheckAll(e))
+	misses := echolimit.Routes{"GET /search": {adaptertest.One}, "POST /users/:user": {adaptertest.One}}
+	assert.EqualError(t, misses.Check(e), "exactlimit: the table of limits does not fit the routes:\n"+
+		"\tPOST /users/:user: there are limits for it, and no such route")
+	assert.EqualError(t, misses.CheckAll(e), "exactlimit: the table of limits does not fit the routes:\n"+
+		"\tPOST /users/:id: there is no entry for it: write its limits, or nil if it needs none\n"+
+		"\tPOST /users/:user: there are limits for it, and no such route")
 }

@@ -112,3 +112,42 @@ func ExampleOnDenied() {
 	fmt.Print(get(e, "/once").Body)
 	// Output: Slow down: 1m0s to go.
 }
+
+func ExampleTrustedProxies() {
+	byClient := echolimit.New(limiter, echolimit.ClientIP(echolimit.TrustedProxies("10.0.0.0/8", "fd00::/8")))
+
+	e := echo.New()
+	e.GET("/proxied", answer, byClient.Limit(core.PerMinute("proxied", 1)))
+	for _, forwarded := range []string{"203.0.113.7", "203.0.113.8", "1.2.3.4, 203.0.113.7"} {
+		request := httptest.NewRequest("GET", "/proxied", nil)
+		request.RemoteAddr = "10.0.0.1:80"
+		request.Header.Set("X-Forwarded-For", forwarded)
+		w := httptest.NewRecorder()
+		e.ServeHTTP(w, request)
+		fmt.Println(w.Code)
+	}
+	// Output:
+	// 200
+	// 200
+	// 429
+}
+
+func ExampleRoutes() {
+	e := echo.New()
+	routes := echolimit.Routes{
+		"GET /search":  {core.PerSecond("search", 5), core.PerHour("search-hourly", 500)},
+		"POST /login":  {core.PerMinute("login", 5)},
+		"GET /healthz": nil, // without limits, on purpose
+	}
+	e.Use(byIP.LimitRoutes(routes))
+	e.GET("/search", answer)
+	e.POST("/signin", answer)
+	e.GET("/healthz", answer)
+	if err := routes.CheckAll(e); err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// exactlimit: the table of limits does not fit the routes:
+	// 	POST /login: there are limits for it, and no such route
+	// 	POST /signin: there is no entry for it: write its limits, or nil if it needs none
+}

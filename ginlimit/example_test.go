@@ -6,8 +6,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/gin-contrib/cors"
 	"github.com/gin-gonic/gin"
 
 	"github.com/exactlimit/exactlimit/core"
@@ -113,4 +116,119 @@ func ExampleOnDenied() {
 	get(r, "/once")
 	fmt.Print(get(r, "/once").Body)
 	// Output: Slow down: 1m0s to go.
+}
+
+func ExampleTrustedProxies() {
+	byClient := ginlimit.New(limiter, ginlimit.ClientIP(ginlimit.TrustedProxies("10.0.0.0/8", "fd00::/8")))
+
+	r := gin.New()
+	r.GET("/proxied", byClient.Limit(core.PerMinute("proxied", 1)), answer)
+	for _, forwarded := range []string{"203.0.113.7", "203.0.113.8", "1.2.3.4, 203.0.113.7"} {
+		request := httptest.NewRequest("GET", "/proxied", nil)
+		request.RemoteAddr = "10.0.0.1:80"
+		request.Header.Set("X-Forwarded-For", forwarded)
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, request)
+		fmt.Println(w.Code)
+	}
+	// Output:
+	// 200
+	// 200
+	// 429
+}
+
+func ExampleRoutes() {
+	r := gin.New()
+	routes := ginlimit.Routes{
+		"GET /search":  {core.PerSecond("search", 5), core.PerHour("search-hourly", 500)},
+		"POST /login":  {core.PerMinute("login", 5)},
+		"GET /healthz": nil, // without limits, on purpose
+	}
+	ginlimit.Use(r, byIP.LimitRoutes(routes)) // before the routes
+	r.GET("/search", search)
+	r.POST("/signin", answer)
+	r.GET("/healthz", answer)
+	if err := routes.CheckAll(r); err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// exactlimit: the table of limits does not fit the routes:
+	// 	POST /login: there are limits for it, and no such route
+	// 	POST /signin: there is no entry for it: write its limits, or nil if it needs none
+}
+
+// send sends a request and, for as long as it is told to come back later, comes back then.
+func send(client *http.Client, r *http.Request) (*http.Response, error) {
+	for {
+		response, err := client.Do(r)
+		if err != nil || response.StatusCode != http.StatusTooManyRequests {
+			return response, err
+		}
+		seconds, err := strconv.Atoi(response.Header.Get("Retry-After"))
+		if err != nil {
+			return response, nil // it does not say when
+		}
+		response.Body.Close()
+		select {
+		case <-time.After(time.Duration(seconds) * time.Second):
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+		if r.GetBody != nil { // what was sent is used up
+			if r.Body, err = r.GetBody(); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// A client that obeys is never denied twice.
+func Example_client() {
+	r := gin.New()
+	denied := 0
+	once := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.OnDenied(func(*gin.Context, core.Decision) { denied++ }))
+	r.POST("/mail", once.Limit(core.PerSecond("mail", 1)), answer)
+	server := httptest.NewServer(r)
+	defer server.Close()
+
+	for range 2 {
+		request, err := http.NewRequest("POST", server.URL+"/mail", strings.NewReader("hello"))
+		if err != nil {
+			log.Fatal(err)
+		}
+		response, err := send(server.Client(), request)
+		if err != nil {
+			log.Fatal(err)
+		}
+		response.Body.Close()
+		fmt.Println(response.StatusCode)
+	}
+	fmt.Println(denied, "denied")
+	// Output:
+	// 200
+	// 200
+	// 1 denied
+}
+
+// A page on another origin may read the fields, and its preflights are not counted.
+func Example_cors() {
+	r := gin.New()
+	r.Use(cors.New(cors.Config{
+		AllowOrigins:  []string{"https://app.example.com"},
+		AllowHeaders:  []string{"X-API-Key"},
+		ExposeHeaders: []string{"RateLimit", "RateLimit-Policy", "Retry-After"},
+	})) // before the limiter, so that it does not count preflights
+	r.Use(byIP.Limit(core.PerMinute("page", 30)))
+	r.GET("/search", search)
+
+	for _, method := range []string{"OPTIONS", "GET"} {
+		request := httptest.NewRequest(method, "/search", nil)
+		request.Header.Set("Origin", "https://app.example.com")
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, request)
+		fmt.Println(w.Code, w.Header().Values("RateLimit"), w.Header().Values("Access-Control-Expose-Headers"))
+	}
+	// Output:
+	// 204 [] []
+	// 200 ["page";r=29] [Ratelimit,Ratelimit-Policy,Retry-After]
 }

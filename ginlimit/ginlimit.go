@@ -9,17 +9,9 @@ import (
 	"github.com/exactlimit/exactlimit/internal/httplimit"
 )
 
-// KeyFunc says who a request is from. Different strings are different clients. An empty string says that the request does
-// not tell, and an error that it could not be found out. Either way it is refused with 401: it neither passes uncounted nor
-// shares a budget with others like it. The client is not shown the text of an error; it is added to c.Errors.
-//
-// Begin a key of your own with what it is, as in "user:" + id, so that no id can pass for a key of another kind. Keys are
-// part of the names of logs, so hash what is secret.
-type KeyFunc func(*gin.Context) (string, error)
-
 // Middleware makes handlers that limit requests, all counted by one key. It is safe for concurrent use. Make it with New.
 type Middleware struct {
-	gate     httplimit.Gate[*gin.Context]
+	gate     *httplimit.Gate[*gin.Context]
 	onDenied func(*gin.Context, core.Decision)
 }
 
@@ -32,9 +24,22 @@ func OnDenied(answer func(*gin.Context, core.Decision)) Option {
 	return func(m *Middleware) { m.onDenied = answer }
 }
 
+// PlainText answers refused requests in a line of plain text, for people who read it, instead of a problem body.
+func PlainText() Option { return func(m *Middleware) { m.gate.PlainText = true } }
+
+// NoFields leaves the RateLimit and RateLimit-Policy fields out, for services that tell nobody their limits. A denied
+// request still gets Retry-After, as of the limits of this Middleware alone: how others stand that the request has passed
+// is known from the fields.
+func NoFields() Option { return func(m *Middleware) { m.gate.NoFields = true } }
+
+// LegacyFields adds X-RateLimit-Limit, X-RateLimit-Remaining and X-RateLimit-Reset, for clients that were written for them.
+// They hold one limit, so they tell of the strictest. Reset is in seconds since 1970, on this instance's clock: when there
+// is more or, while something remains, when all is back.
+func LegacyFields() Option { return func(m *Middleware) { m.gate.LegacyFields = true } }
+
 // New makes a Middleware that counts by key. It panics if limiter or key is nil.
 func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
-	m := &Middleware{gate: httplimit.NewGate(limiter, key)}
+	m := &Middleware{gate: httplimit.NewGate(limiter, key, (*gin.Context).FullPath)}
 	for _, opt := range opts {
 		opt(m)
 	}
@@ -54,41 +59,25 @@ func (m *Middleware) LimitFunc(choose func(*gin.Context) ([]core.Limit, error)) 
 }
 
 func (m *Middleware) handler(policy func(*gin.Context) (*httplimit.Policy, error)) gin.HandlerFunc {
-	return func(c *gin.Context) {
-		refusal := m.gate.Check(c, c.Request.Context(), c.Writer.Header(), policy)
-		if refusal == nil {
-			return
-		}
-		c.Abort()
-		if refusal.Err != nil {
-			_ = c.Error(refusal.Err)
-		}
-		switch {
-		case c.Writer.Written(): // a function of the user's has answered
-		case refusal.Denied() && m.onDenied != nil:
-			c.Status(http.StatusTooManyRequests)
-			m.onDenied(c, refusal.Decision)
-		default:
-			refusal.Write(c.Writer)
-		}
-	}
+	return func(c *gin.Context) { m.limit(c, policy) }
 }
 
-// ClientIP counts by the address of the socket's peer, IPv6 by /64. It trusts no header, unlike gin.Context.ClientIP,
-// which by default believes X-Forwarded-For from anyone. Behind a proxy every request comes from the proxy's address:
-// count by something else there, for now.
-func ClientIP() KeyFunc { return of(httplimit.ClientIP) }
-
-// Header counts by the value of a header field, such as an API key. Only a hash of the value leaves the process. A request
-// without it is refused with 401. A client may write any value, so have it authenticated before, or limit by ClientIP as
-// well: who invents a new value for each request is a new client each time. It panics if name is no field's name.
-func Header(name string) KeyFunc { return of(httplimit.Header(name)) }
-
-// FirstOf counts by the first of keys that a request has, such as a user and otherwise the address. Its clients are its own:
-// none of one key is the same as one of another, or as one that the same key counts outside of FirstOf. It panics if there
-// are no keys or one is nil.
-func FirstOf(keys ...KeyFunc) KeyFunc { return httplimit.FirstOf(keys) }
-
-func of(key func(*http.Request) (string, error)) KeyFunc {
-	return func(c *gin.Context) (string, error) { return key(c.Request) }
+// limit lets a request pass, or aborts and answers it.
+func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit.Policy, error)) {
+	refusal := m.gate.Check(c, c.Request, c.Writer.Header(), policy)
+	if refusal == nil {
+		return
+	}
+	c.Abort()
+	if refusal.Err != nil {
+		_ = c.Error(refusal.Err)
+	}
+	switch {
+	case c.Writer.Written(): // a function of the user's has answered
+	case refusal.Denied() && m.onDenied != nil:
+		c.Status(http.StatusTooManyRequests)
+		m.onDenied(c, refusal.Decision)
+	default:
+		refusal.Write(c.Writer)
+	}
 }

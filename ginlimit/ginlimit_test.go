@@ -3,6 +3,7 @@ package ginlimit_test
 import (
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"testing"
 
 	"github.com/gin-gonic/gin"
@@ -19,28 +20,64 @@ func init() { gin.SetMode(gin.TestMode) }
 func ok(c *gin.Context) { adaptertest.OK(c.Writer) }
 
 func app(limiter *core.Limiter) http.Handler {
-	byIP := ginlimit.New(limiter, ginlimit.ClientIP())
-	byHeader := ginlimit.New(limiter, ginlimit.Header("X-API-Key"))
-	byFirst := ginlimit.New(limiter, ginlimit.FirstOf(ginlimit.Header("X-API-Key"), ginlimit.ClientIP()))
-	byOwn := ginlimit.New(limiter, func(c *gin.Context) (string, error) { return adaptertest.OwnKey(c.Query("user")) })
-	custom := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.OnDenied(func(c *gin.Context, d core.Decision) {
+	by := func(key ginlimit.KeyFunc, opts ...ginlimit.Option) *ginlimit.Middleware {
+		return ginlimit.New(limiter, key, opts...)
+	}
+	byIP := by(ginlimit.ClientIP())
+	byHeader := by(ginlimit.Header("X-API-Key"))
+	byFirst := by(ginlimit.FirstOf(ginlimit.Header("X-API-Key"), ginlimit.ClientIP()))
+	byOwn := by(func(c *gin.Context) (string, error) { return adaptertest.OwnKey(c.Query("user")) })
+	custom := by(ginlimit.ClientIP(), ginlimit.OnDenied(func(c *gin.Context, d core.Decision) {
 		adaptertest.Denied(c.Writer, d)
 	}))
 
-	silent := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.OnDenied(func(*gin.Context, core.Decision) {}))
+	silent := by(ginlimit.ClientIP(), ginlimit.OnDenied(func(*gin.Context, core.Decision) {}))
+	byProxied := by(ginlimit.ClientIP(ginlimit.TrustedProxies("10.0.0.0/8", "unix")))
+	byFramework := by(ginlimit.FrameworkClientIP())
 
 	r := gin.New()
+	ginlimit.Use(r, byIP.LimitRoutes(ginlimit.Routes{"GET /table/:id": {adaptertest.One}, "GET /free": nil}))
+	r.Group("/table", byIP.Limit(adaptertest.Outer)).GET("/:id", byIP.Limit(adaptertest.Inner), ok)
+	r.GET("/free", ok)
 	r.GET("/one", byIP.Limit(adaptertest.One), ok)
 	r.GET("/several", byIP.Limit(adaptertest.Burst, adaptertest.Sustained), ok)
 	r.Group("/stacked", byIP.Limit(adaptertest.Outer)).GET("", byIP.Limit(adaptertest.Inner), ok)
+	r.HEAD("/one", byIP.Limit(adaptertest.One), ok)
+	r.OPTIONS("/one", byIP.Limit(adaptertest.One), ok)
+	deep := r.Group("/deep", byIP.Limit(adaptertest.Outer)).Group("", byIP.Limit(adaptertest.Burst, adaptertest.Sustained))
+	deep.GET("", byIP.Limit(adaptertest.Inner), ok)
+	r.Group("/twice", byIP.Limit(adaptertest.One)).GET("", byIP.Limit(adaptertest.One), ok)
+	r.Group("/keys", byHeader.Limit(adaptertest.Inner)).GET("", byIP.Limit(adaptertest.One), ok)
+	legacy := by(ginlimit.ClientIP(), ginlimit.LegacyFields())
+	r.Group("/legacy", legacy.Limit(adaptertest.Outer)).GET("", legacy.Limit(adaptertest.Burst, adaptertest.Inner), ok)
+	r.GET("/secret", by(ginlimit.ClientIP(), ginlimit.NoFields()).Limit(adaptertest.One), ok)
+	r.GET("/text", by(ginlimit.Header("X-API-Key"), ginlimit.PlainText()).Limit(adaptertest.One), ok)
+	r.GET("/begun", func(c *gin.Context) { adaptertest.Begin(c.Writer) }, byIP.Limit(adaptertest.One), ok)
+	r.GET("/panic", gin.CustomRecoveryWithWriter(nil, func(c *gin.Context, _ any) { adaptertest.Recovered(c.Writer) }),
+		byIP.Limit(adaptertest.One), func(c *gin.Context) { panic("downstream") })
+	r.GET("/upgrade", byIP.Limit(adaptertest.One), func(c *gin.Context) { adaptertest.Upgrade(c.Writer) })
 	r.GET("/quoted", byIP.Limit(adaptertest.Quoted), ok)
 	r.GET("/header", byHeader.Limit(adaptertest.One), ok)
 	r.GET("/first", byFirst.Limit(adaptertest.One), ok)
+	for path, key := range map[string]ginlimit.KeyFunc{
+		"/bearer":    ginlimit.BearerToken(),
+		"/cookie":    ginlimit.Cookie("session"),
+		"/query":     ginlimit.Query("api_key", ginlimit.HashKey(adaptertest.Secret)),
+		"/path/:id":  ginlimit.PathParam("id"),
+		"/path":      ginlimit.PathParam("id"),
+		"/route/:id": ginlimit.Route(),
+		"/join/:id":  ginlimit.Join(ginlimit.PathParam("id"), ginlimit.ClientIP()),
+		"/global":    ginlimit.Global(),
+	} {
+		r.GET(path, by(key).Limit(adaptertest.One), ok)
+	}
 	r.GET("/own", byOwn.Limit(adaptertest.One), ok)
 	r.GET("/plan", byIP.LimitFunc(func(c *gin.Context) ([]core.Limit, error) {
 		return adaptertest.Plan(c.GetHeader("X-Plan"))
 	}), ok)
 	r.GET("/denied", custom.Limit(adaptertest.One), ok)
+	r.GET("/proxied", byProxied.Limit(adaptertest.One), ok)
+	r.GET("/framework", byFramework.Limit(adaptertest.One), ok)
 	r.GET("/silent", silent.Limit(adaptertest.One), ok)
 	r.GET("/answered", byIP.LimitFunc(func(c *gin.Context) ([]core.Limit, error) {
 		adaptertest.Refuse(c.Writer)
@@ -65,6 +102,12 @@ func TestMistakesPanicWhereTheyAreWritten(t *testing.T) {
 		"no header name": func() { ginlimit.Header("") },
 		"two words":      func() { ginlimit.Header("API Key") },
 		"no keys":        func() { ginlimit.FirstOf() },
+		"all proxies":    func() { ginlimit.ClientIP(ginlimit.TrustedProxies("0.0.0.0/0")) },
+		"no proxies":     func() { ginlimit.ClientIP(ginlimit.ProxyHeader("X-Real-IP")) },
+		"short secret":   func() { ginlimit.HashKey([]byte("hunter2")) },
+		"a path":         func() { ginlimit.PathParam("/users/:id") },
+		"nothing joined": func() { ginlimit.Join() },
+		"no route":       func() { byIP.LimitRoutes(ginlimit.Routes{"login": {adaptertest.One}}) },
 		"nil key":        func() { ginlimit.FirstOf(ginlimit.ClientIP(), nil) },
 	} {
 		assert.Panics(t, mistake, name)
@@ -92,4 +135,85 @@ func TestErrors(t *testing.T) {
 	adaptertest.Get(r, "/closed")
 	require.Len(t, seen, 1)
 	assert.ErrorIs(t, seen[0], core.ErrUnavailable)
+}
+
+// Gin's own resolution counts once it has been told whom to trust, with a list or with none.
+func TestFrameworkClientIP(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	for _, row := range []struct {
+		name    string
+		trusted []string
+		status  int // of the second request from another address than the first, as the header has it
+	}{
+		{"nobody", nil, http.StatusTooManyRequests},
+		{"somebody else", []string{"10.0.0.0/8"}, http.StatusTooManyRequests},
+		{"the peer", []string{"192.0.2.1"}, http.StatusOK},
+	} {
+		r := gin.New()
+		require.NoError(t, r.SetTrustedProxies(row.trusted))
+		r.GET("/", ginlimit.New(limiter, ginlimit.FrameworkClientIP()).Limit(core.PerMinute(row.name, 1)), ok)
+		assert.Equal(t, http.StatusOK, adaptertest.Get(r, "/", "X-Forwarded-For: 203.0.113.7").StatusCode, row.name)
+		assert.Equal(t, row.status, adaptertest.Get(r, "/", "X-Forwarded-For: 203.0.113.8").StatusCode, row.name)
+		assert.Equal(t, http.StatusTooManyRequests, adaptertest.Get(r, "/", "X-Forwarded-For: ::ffff:203.0.113.7").StatusCode, row.name)
+	}
+}
+
+// Paths that lead nowhere are together one client, and not that of a route.
+func TestUnmatchedPathsAreOneClient(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	byRoute := ginlimit.New(limiter, ginlimit.Route())
+	r := gin.New()
+	r.Use(byRoute.Limit(adaptertest.One))
+	r.GET("/users/:id", ok)
+	r.HandleMethodNotAllowed = true
+	for _, row := range []struct {
+		method, target string
+		status         int
+	}{
+		{"GET", "/a", http.StatusNotFound},
+		{"POST", "/users/1", http.StatusMethodNotAllowed},
+		{"GET", "/b", http.StatusTooManyRequests},
+		{"BREW", "/users/1", http.StatusTooManyRequests},
+		{"GET", "//users/1", http.StatusTooManyRequests},
+		{"GET", "/users/1", http.StatusOK},
+		{"GET", "/users/2", http.StatusOK},
+		{"GET", "/users/%33?x=1", http.StatusTooManyRequests},
+	} {
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, httptest.NewRequest(row.method, "http://example.com"+row.target, nil))
+		assert.Equal(t, row.status, w.Code, row)
+	}
+}
+
+// Gin leaves routes without the middleware that comes after them.
+func TestUseAfterRoutes(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	r := gin.New()
+	limit := ginlimit.New(limiter, ginlimit.ClientIP()).Limit(adaptertest.One)
+	ginlimit.Use(r, limit)
+	r.GET("/login", ok)
+	assert.PanicsWithValue(t, "exactlimit: Use on an engine that has routes, such as GET /login: Gin would leave them without limits, so call it before",
+		func() { ginlimit.Use(r, limit) })
+}
+
+// A table of limits that does not fit the routes is told at start.
+func TestRoutesThatDoNotFit(t *testing.T) {
+	r := gin.New()
+	r.GET("/search", ok)
+	r.Group("/users").POST("/:id", ok)
+	fits := ginlimit.Routes{"GET /search": {adaptertest.One}, "POST /users/:id": nil}
+	assert.NoError(t, fits.Check(r))
+	assert.NoError(t, fits.CheckAll(r))
+	misses := ginlimit.Routes{"GET /search": {adaptertest.One}, "POST /users/:user": {adaptertest.One}}
+	assert.EqualError(t, misses.Check(r), "exactlimit: the table of limits does not fit the routes:\n"+
+		"\tPOST /users/:user: there are limits for it, and no such route")
+	assert.EqualError(t, misses.CheckAll(r), "exactlimit: the table of limits does not fit the routes:\n"+
+		"\tPOST /users/:id: there is no entry for it: write its limits, or nil if it needs none\n"+
+		"\tPOST /users/:user: there are limits for it, and no such route")
 }

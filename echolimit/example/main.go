@@ -31,16 +31,19 @@ import (
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8080", "where to listen")
 	redis := flag.String("redis", os.Getenv("REDIS_URL"), "what keeps the logs, such as redis://localhost:6379; empty: this process")
+	proxies := flag.String("proxies", "", "the proxies in front of it, such as 10.0.0.0/8,fd00::/8, which tell who is behind them")
 	flag.Parse()
-	if err := run(*addr, *redis); err != nil {
+	if err := run(*addr, *redis, *proxies); err != nil {
 		log.Fatal(err)
 	}
 }
 
 // routes is the service. The limits are all here, next to what they protect.
-func routes(limiter *core.Limiter) http.Handler {
-	byIP := echolimit.New(limiter, echolimit.ClientIP())
+func routes(limiter *core.Limiter, clientIP echolimit.KeyFunc) http.Handler {
+	byIP := echolimit.New(limiter, clientIP)
 	byAPIKey := echolimit.New(limiter, echolimit.Header("X-API-Key"))
+	byToken := echolimit.New(limiter, echolimit.BearerToken())
+	byItem := echolimit.New(limiter, echolimit.Join(echolimit.PathParam("id"), clientIP))
 
 	e := echo.New()
 	e.Use(middleware.Recover())
@@ -49,6 +52,8 @@ func routes(limiter *core.Limiter) http.Handler {
 	api := e.Group("/api", byIP.Limit(core.PerMinute("api", 100)))
 	api.GET("/search", answer("results"), byIP.Limit(core.Limit{Name: "search", Max: 10, Window: 10 * time.Second}))
 	api.POST("/login", answer("welcome"), byIP.Limit(core.PerMinute("login", 5)))
+	api.GET("/me", answer("you"), byToken.Limit(core.PerMinute("me", 5)))
+	api.POST("/items/:id/votes", answer("counted"), byItem.Limit(core.PerMinute("vote", 2)))
 	api.GET("/report", answer("report"), byAPIKey.LimitFunc(reportLimits))
 	return e
 }
@@ -67,8 +72,16 @@ func answer(text string) echo.HandlerFunc {
 	}
 }
 
+// clientIP believes nobody but the proxies.
+func clientIP(proxies string) echolimit.KeyFunc {
+	if proxies == "" {
+		return echolimit.ClientIP()
+	}
+	return echolimit.ClientIP(echolimit.TrustedProxies(strings.Split(proxies, ",")...))
+}
+
 // run serves until it is told to stop, and then finishes what it has begun.
-func run(addr, redis string) error {
+func run(addr, redis, proxies string) error {
 	limiter, err := core.Connect(redis)
 	if err != nil {
 		return err
@@ -81,7 +94,9 @@ func run(addr, redis string) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: routes(limiter), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: routes(limiter, clientIP(proxies)), ReadHeaderTimeout: 5 * time.Second, Protocols: new(http.Protocols)}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true) // as proxies speak it
 	fmt.Printf("listening on http://%s, logs kept in %s\n", listener.Addr(), keeper(redis))
 
 	stopped := make(chan error, 1)

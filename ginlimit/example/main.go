@@ -31,16 +31,19 @@ import (
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8080", "where to listen")
 	redis := flag.String("redis", os.Getenv("REDIS_URL"), "what keeps the logs, such as redis://localhost:6379; empty: this process")
+	proxies := flag.String("proxies", "", "the proxies in front of it, such as 10.0.0.0/8,fd00::/8, which tell who is behind them")
 	flag.Parse()
-	if err := run(*addr, *redis); err != nil {
+	if err := run(*addr, *redis, *proxies); err != nil {
 		log.Fatal(err)
 	}
 }
 
 // routes is the service. The limits are all here, next to what they protect.
-func routes(limiter *core.Limiter) http.Handler {
-	byIP := ginlimit.New(limiter, ginlimit.ClientIP())
+func routes(limiter *core.Limiter, clientIP ginlimit.KeyFunc) http.Handler {
+	byIP := ginlimit.New(limiter, clientIP)
 	byAPIKey := ginlimit.New(limiter, ginlimit.Header("X-API-Key"))
+	byToken := ginlimit.New(limiter, ginlimit.BearerToken())
+	byItem := ginlimit.New(limiter, ginlimit.Join(ginlimit.PathParam("id"), clientIP))
 
 	r := gin.Default() // its logger shows why a request was answered 503
 	r.GET("/healthz", answer("ok"))
@@ -48,6 +51,8 @@ func routes(limiter *core.Limiter) http.Handler {
 	api := r.Group("/api", byIP.Limit(core.PerMinute("api", 100)))
 	api.GET("/search", byIP.Limit(core.Limit{Name: "search", Max: 10, Window: 10 * time.Second}), answer("results"))
 	api.POST("/login", byIP.Limit(core.PerMinute("login", 5)), answer("welcome"))
+	api.GET("/me", byToken.Limit(core.PerMinute("me", 5)), answer("you"))
+	api.POST("/items/:id/votes", byItem.Limit(core.PerMinute("vote", 2)), answer("counted"))
 	api.GET("/report", byAPIKey.LimitFunc(reportLimits), answer("report"))
 	return r
 }
@@ -67,8 +72,16 @@ func answer(text string) gin.HandlerFunc {
 	}
 }
 
+// clientIP believes nobody but the proxies.
+func clientIP(proxies string) ginlimit.KeyFunc {
+	if proxies == "" {
+		return ginlimit.ClientIP()
+	}
+	return ginlimit.ClientIP(ginlimit.TrustedProxies(strings.Split(proxies, ",")...))
+}
+
 // run serves until it is told to stop, and then finishes what it has begun.
-func run(addr, redis string) error {
+func run(addr, redis, proxies string) error {
 	limiter, err := core.Connect(redis)
 	if err != nil {
 		return err
@@ -82,7 +95,9 @@ func run(addr, redis string) error {
 		return err
 	}
 	gin.SetMode(cmp.Or(os.Getenv(gin.EnvGinMode), gin.ReleaseMode))
-	server := &http.Server{Handler: routes(limiter), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: routes(limiter, clientIP(proxies)), ReadHeaderTimeout: 5 * time.Second, Protocols: new(http.Protocols)}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true) // as proxies speak it
 	fmt.Printf("listening on http://%s, logs kept in %s\n", listener.Addr(), keeper(redis))
 
 	stopped := make(chan error, 1)

@@ -12,6 +12,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -22,6 +23,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/dunglas/httpsfv"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -30,17 +32,38 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// App mounts these routes, all for GET and answered by OK:
+// App mounts these routes, for GET unless it says otherwise and answered by OK unless it says otherwise:
 //
-//	/one       ClientIP, One
+//	/one       ClientIP, One; for HEAD and OPTIONS, too
 //	/several   ClientIP, Burst and Sustained in one Limit
 //	/stacked   ClientIP, Outer on a group and Inner on the route
+//	/deep      ClientIP, Outer on a group, Burst and Sustained on a group in it, and Inner on the route
+//	/twice     ClientIP, One on a group and again on the route
+//	/keys      Header("X-API-Key"), Inner on a group, and ClientIP, One on the route
+//	/table/:id ClientIP, One by LimitRoutes on the whole, Outer on a group, and Inner on the route
+//	/free      ClientIP, by the same LimitRoutes without limits, on purpose
 //	/quoted    ClientIP, Quoted
+//	/legacy    ClientIP, LegacyFields, Outer on a group, and Burst and Inner on the route
+//	/secret    ClientIP, NoFields, One
+//	/text      Header("X-API-Key"), PlainText, One
+//	/begun     ClientIP, One, behind middleware that calls Begin
+//	/panic     ClientIP, One, behind middleware that answers panics with Recovered; the handler panics
+//	/upgrade   ClientIP, One; the handler calls Upgrade
 //	/header    Header("X-API-Key"), One
 //	/first     FirstOf(Header("X-API-Key"), ClientIP()), One
+//	/bearer    BearerToken, One
+//	/cookie    Cookie("session"), One
+//	/query     Query("api_key", HashKey(Secret)), One
+//	/path/:id  PathParam("id"), One
+//	/path      PathParam("id"), One, which is a mistake
+//	/route/:id Route, One
+//	/join/:id  Join(PathParam("id"), ClientIP()), One
+//	/global    Global, One
 //	/own       a key of the user's own: OwnKey of the query's "user", One
 //	/plan      ClientIP, LimitFunc with Plan of the header X-Plan
 //	/denied    ClientIP, One, with Denied as OnDenied
+//	/proxied   ClientIP(TrustedProxies("10.0.0.0/8", "unix")), One
+//	/framework FrameworkClientIP, One, while the framework is as its constructor made it
 //	/silent    ClientIP, One, with an OnDenied that does nothing
 //	/answered  ClientIP, LimitFunc with one that calls Refuse and fails
 type App func(limiter *core.Limiter) http.Handler
@@ -54,6 +77,9 @@ var (
 	Inner     = core.PerHour("inner", 2)
 	Quoted    = core.Limit{Name: `a "quoted" \ name`, Max: 1, Window: 1500 * time.Millisecond}
 )
+
+// Secret is what values are hashed with where it says so.
+var Secret = []byte("0123456789abcdef")
 
 // OwnKey is a key function as a user might write it.
 func OwnKey(user string) (string, error) {
@@ -84,6 +110,32 @@ func OK(w http.ResponseWriter) {
 	io.WriteString(w, "ok")
 }
 
+// Begin begins an answer before the limiter is asked.
+func Begin(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "text/plain")
+	w.WriteHeader(http.StatusAccepted)
+	io.WriteString(w, "begun, ")
+}
+
+// Recovered answers a request whose handler has panicked.
+func Recovered(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "text/plain")
+	w.WriteHeader(http.StatusInternalServerError)
+	io.WriteString(w, "recovered")
+}
+
+// Upgrade leaves HTTP for a protocol that says hello, as libraries for websockets do: with the fields that are set.
+func Upgrade(w http.ResponseWriter) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: hello\r\n")
+	w.Header().Write(conn)
+	fmt.Fprint(conn, "\r\nhello")
+}
+
 // Denied is what a user might give OnDenied.
 func Denied(w http.ResponseWriter, d core.Decision) {
 	w.Header().Set("Content-Type", "text/plain")
@@ -98,108 +150,29 @@ func Refuse(w http.ResponseWriter) {
 	io.WriteString(w, "no plan")
 }
 
-// request is a GET.
-type request struct {
-	at     time.Duration
-	target string
-	from   string // 192.0.2.1:1234 when empty
-	header string // "Name: value", one a line
-}
-
-const ms = time.Millisecond
-
-var table = []struct {
-	name     string
-	requests []request
-}{
-	{"one", []request{
-		{target: "/one"},
-		{at: 3300 * ms, target: "/one"},
-		{at: 3300 * ms, target: "/one"}, // denied: 6.7 s rounded up
-		{at: 9999 * ms, target: "/one"}, // one millisecond early
-		{at: 10000 * ms, target: "/one"},
-		{at: 10000 * ms, target: "/one", from: "192.0.2.2:1234"},
-		{at: 60000 * ms, target: "/one"},
-	}},
-	{"several", []request{
-		{target: "/several"},
-		{target: "/several"},
-		{target: "/several"}, // burst is full
-		{at: 1000 * ms, target: "/several"},
-		{at: 1000 * ms, target: "/several"}, // sustained is full
-		{at: 60000 * ms, target: "/several"},
-	}},
-	{"stacked", []request{
-		{target: "/stacked"},
-		{target: "/stacked"},
-		{target: "/stacked"}, // denied by inner, charged to outer
-		{target: "/stacked"}, // denied by outer: inner is not asked
-	}},
-	{"quoted", []request{{target: "/quoted"}, {at: 1 * ms, target: "/quoted"}}},
-	{"header", []request{
-		{target: "/header"},
-		{target: "/header", header: "X-API-Key:"},
-		{target: "/header", header: "X-API-Key: ann"},
-		{target: "/header", header: "x-api-key: ann"},
-		{target: "/header", header: "X-API-Key: ann\nX-API-Key: bob"}, // the first counts, as it does for who reads it
-		{target: "/header", header: "X-API-Key: bob\nX-API-Key: ann"},
-		{target: "/header", header: "X-API-Key: ANN"},
-	}},
-	{"first", []request{
-		{target: "/first", header: "X-API-Key: ann"},
-		{target: "/first", header: "X-API-Key: ann"},
-		{target: "/first", header: "X-API-Key: ann"}, // denied, and not counted by address instead
-		{target: "/first"},
-		{target: "/first", header: "X-API-Key: ip:192.0.2.1"}, // not the address
-		{target: "/first"},
-		{target: "/first"}, // denied
-	}},
-	{"own", []request{
-		{target: "/own?user=ann"},
-		{target: "/own?user=ann"},
-		{target: "/own?user=ann"},
-		{target: "/own"},             // an empty key is no bucket
-		{target: "/own?user=broken"}, // and the client reads nothing of the error
-	}},
-	{"plan", []request{
-		{target: "/plan", header: "X-Plan: free"},
-		{target: "/plan", header: "X-Plan: free"},
-		{target: "/plan", header: "X-Plan: pro"}, // the same log with more room
-		{target: "/plan", header: "X-Plan: pro"},
-		{target: "/plan"}, // no limits are no licence
-		{target: "/plan", header: "X-Plan: invalid"},
-		{target: "/plan", header: "X-Plan: broken"},
-	}},
-	{"denied", []request{{target: "/denied"}, {target: "/denied"}, {at: 5 * ms, target: "/denied"}}},
-	{"silent", []request{{target: "/silent"}, {target: "/silent"}, {target: "/silent"}}}, // a denial is a 429, whoever forgets to say so
-	{"answered", []request{{target: "/answered"}}},                                       // one answer, not two
-	{"addresses", []request{
-		{target: "/one", from: "192.0.2.9:1"},
-		{target: "/one", from: "[::ffff:192.0.2.9]:2"},
-		{target: "/one", from: "192.0.2.9:3", header: "X-Forwarded-For: 192.0.2.10\nX-Real-IP: 192.0.2.10\nForwarded: for=192.0.2.10"},
-		{target: "/one", from: "[2001:db8:1:2::3]:1"},
-		{target: "/one", from: "[2001:db8:1:2:ffff:ffff:ffff:ffff%eth0]:2"},
-		{target: "/one", from: "[2001:db8:1:2::4]:3"}, // the same /64
-		{target: "/one", from: "[2001:db8:1:3::4]:3"}, // another
-		{target: "/one", from: "@"},
-	}},
-}
-
-// Run holds an adapter's App against the table.
+// Run holds an adapter's App against the table, over each protocol.
 func Run(t *testing.T, app App) {
-	for _, row := range table {
-		t.Run(row.name, func(t *testing.T) {
-			golden(t, row.name, transcript(t, app, row.requests, false))
+	for protocol := range protocols {
+		t.Run(protocol, func(t *testing.T) {
+			for _, row := range table {
+				t.Run(row.name, func(t *testing.T) {
+					golden(t, row.name, transcript(t, app, protocol, row.requests, false))
+				})
+			}
+			t.Run("unavailable", func(t *testing.T) {
+				golden(t, "unavailable", transcript(t, app, protocol, unavailable, true))
+			})
 		})
 	}
-	t.Run("unavailable", func(t *testing.T) {
-		golden(t, "unavailable", transcript(t, app, []request{{target: "/one"}, {target: "/several"}, {target: "/denied"}, {target: "/header"}}, true))
+	t.Run("upgrade", func(t *testing.T) { // which HTTP/2 does in another way
+		upgrade := request{target: "/upgrade", header: "Connection: Upgrade\nUpgrade: hello"}
+		golden(t, "upgrade", transcript(t, app, "HTTP/1.1", []request{upgrade, upgrade, upgrade}, false))
 	})
 	t.Run("outage", func(t *testing.T) { outage(t, app) })
 }
 
 // transcript sends requests at their moments, on a clock that stands still in between.
-func transcript(t *testing.T, app App, requests []request, down bool) []byte {
+func transcript(t *testing.T, app App, protocol string, requests []request, down bool) []byte {
 	var out bytes.Buffer
 	synctest.Test(t, func(t *testing.T) {
 		limiter, err := core.NewInProcess()
@@ -208,45 +181,76 @@ func transcript(t *testing.T, app App, requests []request, down bool) []byte {
 		if down {
 			limiter.Close() // a limiter that cannot decide
 		}
-		handler, start := app(limiter), time.Now()
+		wire, start := serve(t, app(limiter), protocol), time.Now()
+		defer wire.server.Close()
 		for _, r := range requests {
 			time.Sleep(r.at - time.Since(start))
-			fmt.Fprintf(&out, "=== %v %s %s %s\n", r.at, r.target, r.from, strings.ReplaceAll(r.header, "\n", ", "))
-			writeResponse(&out, send(handler, r))
+			response, body := wire.send(r)
+			fmt.Fprintf(&out, "=== %v %s %s %s\n", r.at, strings.TrimSpace(r.method+" "+r.target), r.from, strings.ReplaceAll(r.header, "\n", ", "))
+			writeResponse(&out, response, body)
+			checkFields(t, response.Header)
 		}
 	})
 	return out.Bytes()
 }
 
-func send(handler http.Handler, r request) *http.Response {
-	req := httptest.NewRequest("GET", r.target, nil)
-	if r.from != "" {
-		req.RemoteAddr = r.from
-	}
-	for line := range strings.Lines(r.header) {
-		name, value, _ := strings.Cut(line, ":")
-		req.Header.Add(name, strings.TrimSpace(value))
-	}
-	w := httptest.NewRecorder()
-	handler.ServeHTTP(w, req)
-	return w.Result()
-}
-
-func writeResponse(out *bytes.Buffer, r *http.Response) {
-	fmt.Fprintln(out, r.Status)
-	var names []string
-	for name := range r.Header {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+func writeResponse(out *bytes.Buffer, r *http.Response, body string) {
+	fmt.Fprintln(out, r.StatusCode, http.StatusText(r.StatusCode))
+	for _, name := range slices.Sorted(maps.Keys(r.Header)) {
+		if name == "Date" || name == "Content-Length" { // the server's own
+			continue
+		}
 		for _, value := range r.Header[name] {
 			fmt.Fprintf(out, "%s: %s\n", name, value)
 		}
 	}
-	fmt.Fprintln(out)
-	out.ReadFrom(r.Body)
-	fmt.Fprintln(out)
+	fmt.Fprintf(out, "\n%s\n", body)
+}
+
+// checkFields reads the fields back with a parser that is not ours: both or none, one line each, of the same policies, each
+// once; and Retry-After not before any of them has room.
+func checkFields(t *testing.T, h http.Header) {
+	t.Helper()
+	policies, limits := h.Values("RateLimit-Policy"), h.Values("RateLimit")
+	require.Equal(t, len(policies), len(limits))
+	if len(policies) == 0 {
+		return
+	}
+	require.Len(t, policies, 1)
+	policy, err := httpsfv.UnmarshalList(policies)
+	require.NoError(t, err, policies)
+	limit, err := httpsfv.UnmarshalList(limits)
+	require.NoError(t, err, limits)
+	require.Equal(t, len(policy), len(limit))
+	seen, wait := map[any]bool{}, int64(0)
+	for i := range policy {
+		p, l := policy[i].(httpsfv.Item), limit[i].(httpsfv.Item)
+		require.IsType(t, "", p.Value)
+		require.Equal(t, p.Value, l.Value)
+		require.False(t, seen[p.Value], "%v is there twice", p.Value)
+		seen[p.Value] = true
+		require.Positive(t, param(t, p, "q"))
+		require.Positive(t, param(t, p, "w"))
+		require.LessOrEqual(t, param(t, l, "r"), param(t, p, "q"))
+		require.LessOrEqual(t, param(t, l, "t"), param(t, p, "w"))
+		require.Equal(t, param(t, l, "r") == 0, param(t, l, "t") > 0, "seconds to wait where nothing remains")
+		wait = max(wait, param(t, l, "t"))
+	}
+	if after := h.Get("Retry-After"); after != "" {
+		require.Equal(t, fmt.Sprint(wait), after)
+	}
+}
+
+// param is a parameter that is a number and not negative; zero where there is none.
+func param(t *testing.T, item httpsfv.Item, name string) int64 {
+	t.Helper()
+	value, ok := item.Params.Get(name)
+	if !ok {
+		return 0
+	}
+	require.IsType(t, int64(0), value)
+	require.GreaterOrEqual(t, value, int64(0))
+	return value.(int64)
 }
 
 func golden(t *testing.T, name string, got []byte) {
@@ -260,7 +264,14 @@ func golden(t *testing.T, name string, got []byte) {
 	assert.Equal(t, string(want), string(got), file)
 }
 
-// Get sends a GET request and returns the response.
-func Get(handler http.Handler, target string) *http.Response {
-	return send(handler, request{target: target})
+// Get sends a GET request with headers, each "Name: value", straight to a handler.
+func Get(handler http.Handler, target string, headers ...string) *http.Response {
+	r := httptest.NewRequest("GET", target, nil)
+	for _, header := range headers {
+		name, value, _ := strings.Cut(header, ":")
+		r.Header.Add(name, strings.TrimSpace(value))
+	}
+	w := httptest.NewRecorder()
+	handler.ServeHTTP(w, r)
+	return w.Result()
 }

@@ -24,7 +24,7 @@ func snippets(t *testing.T) []string {
 	readme, err := os.ReadFile("../../README.md")
 	require.NoError(t, err)
 	var blocks []string
-	for _, match := range regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1) {
+	for _, match := range regexp.MustCompile("(?ms)^ *```go\n(.*?)^ *```").FindAllStringSubmatch(string(readme), -1) {
 		blocks = append(blocks, match[1])
 	}
 	return blocks

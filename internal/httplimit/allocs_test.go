@@ -3,8 +3,8 @@
 package httplimit
 
 import (
-	"context"
 	"net/http"
+	"net/url"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -18,13 +18,12 @@ func TestAllocations(t *testing.T) {
 	limiter, err := core.NewInProcess()
 	require.NoError(t, err)
 	defer limiter.Close()
-	gate := NewGate(limiter, ClientIP)
+	gate := NewGate(limiter, ClientIP(), noRoute)
 	policy := Fixed[*http.Request]([]core.Limit{core.PerDay("roomy", 1_000_000)})
-	r, h := &http.Request{RemoteAddr: "203.0.113.7:1234"}, http.Header{}
-	ctx := context.Background()
+	r, h := &http.Request{RemoteAddr: "203.0.113.7:1234", URL: &url.URL{Path: "/search"}}, http.Header{}
 	assert.LessOrEqual(t, testing.AllocsPerRun(10_000, func() {
 		clear(h)
-		gate.Check(r, ctx, h, policy)
+		gate.Check(r, r, h, policy)
 	}), 3.0, "the key, the value of RateLimit, and the list of both values")
 	assert.Len(t, h, 2)
 }

@@ -1,75 +1,44 @@
 package httplimit
 
 import (
-	"crypto/sha256"
-	"encoding/base64"
-	"errors"
 	"fmt"
-	"net/http"
-	"net/netip"
 	"strconv"
 	"strings"
 )
 
 // keyError is why a request has no key, in words that its sender may read.
-type keyError struct{ detail string }
+type keyError struct {
+	status    int
+	detail    string
+	challenge string // of WWW-Authenticate (RFC 9110, section 11.6.1), where there is a scheme for it
+}
 
 func (e *keyError) Error() string { return e.detail }
 
-var errNoAddress = errors.New("exactlimit: ClientIP on a connection without an IP address, so count by something else")
+// mistake is why a key function cannot work in the service as it is written, whoever asks. Its words are for the service.
+type mistake struct{ text string }
 
-// ClientIP counts by the address of the socket's peer, and by nothing that the client writes. An IPv4 address that is
-// mapped into IPv6 is the IPv4 address. IPv6 addresses count by /64, which is what one client is given to choose from.
-//
-// A connection that has no address, as on a Unix socket, is a mistake of the service.
-func ClientIP(r *http.Request) (string, error) {
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return "", fmt.Errorf("%w: %q", errNoAddress, r.RemoteAddr)
-	}
-	if peer.Addr().Is4() {
-		host, _, _ := strings.Cut(r.RemoteAddr, ":")
-		return "ip:" + host, nil // its own canonical form: netip takes no other
-	}
-	addr := peer.Addr().Unmap().WithZone("")
-	if addr.Is4() {
-		return "ip:" + addr.String(), nil
-	}
-	return "ip:" + netip.PrefixFrom(addr, 64).Masked().String(), nil
-}
+func (e *mistake) Error() string { return "exactlimit: " + e.text }
 
-// Header returns a key function for the value of a header field, such as an API key. Only a hash of the value is kept, so
-// that no secret reaches Redis. A request without a value has no key.
-func Header(name string) func(*http.Request) (string, error) {
-	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r) }) {
+// Mistake is the error of a key function that cannot work in the service as it is written. It is answered with 500.
+func Mistake(text string) error { return &mistake{text} }
+
+func mistakef(format string, args ...any) error { return Mistake(fmt.Sprintf(format, args...)) }
+
+// checkFieldName panics where a name is no header field's, or not of one that net/http keeps with the others.
+func checkFieldName(name string) {
+	if name == "" || strings.Trim(name, tokenChars) != "" {
 		panic(fmt.Sprintf("exactlimit: %q is not the name of a header field: write one such as \"X-API-Key\"", name))
 	}
 	if strings.EqualFold(name, "Host") {
 		panic("exactlimit: net/http takes Host out of the header fields: write a key function that returns the request's Host")
-	}
-	prefix := "header:" + strings.ToLower(name) + ":"
-	missing := &keyError{"The " + name + " header is missing."}
-	return func(r *http.Request) (string, error) {
-		value := r.Header.Get(name)
-		if value == "" {
-			return "", missing
-		}
-		sum := sha256.Sum256([]byte(value))
-		return prefix + base64.RawURLEncoding.EncodeToString(sum[:]), nil
 	}
 }
 
 // FirstOf returns a key function that takes the first key there is. Its keys carry their place in the list, so that what
 // one function returns never stands in for what another does. If there is none, the first function says why.
 func FirstOf[C any, K ~func(C) (string, error)](keys []K) func(C) (string, error) {
-	if len(keys) == 0 {
-		panic("exactlimit: FirstOf needs at least one key")
-	}
-	for _, key := range keys {
-		if key == nil {
-			panic("exactlimit: FirstOf was given a nil key")
-		}
-	}
+	checkKeys("FirstOf", keys)
 	return func(c C) (string, error) {
 		var first error
 		for i, key := range keys {
@@ -84,3 +53,43 @@ func FirstOf[C any, K ~func(C) (string, error)](keys []K) func(C) (string, error
 		return "", first
 	}
 }
+
+// Join returns a key function for all of keys together: who differs in one of them is another client. Each part has its
+// length before it, so what a client writes into one never reads as the next. If one is missing there is no key.
+func Join[C any, K ~func(C) (string, error)](keys []K) func(C) (string, error) {
+	checkKeys("Join", keys)
+	return func(c C) (string, error) {
+		joined := append(make([]byte, 0, 128), "join"...)
+		for _, key := range keys {
+			part, err := key(c)
+			if err != nil || part == "" {
+				return "", err
+			}
+			joined = append(joined, ':')
+			joined = strconv.AppendInt(joined, int64(len(part)), 10)
+			joined = append(joined, ':')
+			joined = append(joined, part...)
+		}
+		return string(joined), nil
+	}
+}
+
+func checkKeys[K ~func(C) (string, error), C any](function string, keys []K) {
+	if len(keys) == 0 {
+		panic("exactlimit: " + function + " needs at least one key")
+	}
+	for _, key := range keys {
+		if key == nil {
+			panic("exactlimit: " + function + " was given a nil key")
+		}
+	}
+}
+
+// Route returns a key function for the template of the route that a request matched, as "/users/:id". Where it matched none
+// the template is empty, so all such requests are one client: their paths are whatever anybody writes.
+func Route[C any](template func(C) string) func(C) (string, error) {
+	return func(c C) (string, error) { return "route:" + template(c), nil }
+}
+
+// Global is a key function that takes everybody for one client.
+func Global[C any](C) (string, error) { return "global", nil }

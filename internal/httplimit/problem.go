@@ -3,6 +3,7 @@ package httplimit
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 
 	"github.com/exactlimit/exactlimit/core"
@@ -51,16 +52,19 @@ func (p *Policy) unavailable() problem {
 
 // unidentified answers a request that has no key. Only a keyError is told to the client. An error of the user's own may
 // hold what no client should read, and may be the service's fault, so it is told to the service.
-func unidentified(h http.Header, err error) *Refusal {
-	if errors.Is(err, errNoAddress) {
-		return refuse(h, internalError, err)
+func (g *Gate[C]) unidentified(h http.Header, err error) *Refusal {
+	var wrong *mistake
+	if errors.As(err, &wrong) {
+		return g.refuse(h, internalError, err)
 	}
-	p := problem{Type: "about:blank", Title: "Unauthorized", Status: http.StatusUnauthorized, Detail: "The request does not say who it is from."}
-	var missing *keyError
+	missing := &keyError{status: http.StatusUnauthorized, detail: "The request does not say who it is from."}
 	if errors.As(err, &missing) {
-		p.Detail, err = missing.detail, nil
+		err = nil
 	}
-	return refuse(h, p, err)
+	if missing.challenge != "" {
+		h.Set("WWW-Authenticate", missing.challenge)
+	}
+	return g.refuse(h, problem{Type: "about:blank", Title: http.StatusText(missing.status), Status: missing.status, Detail: missing.detail}, err)
 }
 
 var internalError = problem{Type: "about:blank", Title: "Internal Server Error", Status: http.StatusInternalServerError}
@@ -70,4 +74,14 @@ func (p problem) write(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(p.Status)
 	w.Write(append(body, '\n'))
+}
+
+func (p problem) writeText(w http.ResponseWriter) {
+	text := p.Title
+	if p.Detail != "" {
+		text += ": " + p.Detail
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(p.Status)
+	io.WriteString(w, text+"\n")
 }

@@ -1,0 +1,146 @@
+package ginlimit
+
+import (
+	"net/http"
+	"sync"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/exactlimit/exactlimit/internal/httplimit"
+)
+
+// KeyFunc says who a request is from. Different strings are different clients. An empty string says that the request does
+// not tell, and an error that it could not be found out. Either way the request is refused, with 401 unless the keys below
+// say otherwise: it neither passes uncounted nor shares a budget with others like it. The client is not shown the text of
+// an error of your own; it is added to c.Errors.
+//
+// Begin a key of your own with what it is, as in "user:" + id, so that no id can pass for a key of another kind. Keys are
+// part of the names of logs, so hash what is secret.
+type KeyFunc func(*gin.Context) (string, error)
+
+// ClientIP counts by the address of the client, IPv6 by /64. By default that is the socket's peer, and no header is
+// trusted, unlike gin.Context.ClientIP, which by default believes X-Forwarded-For from anyone. Behind a proxy every request
+// comes from the proxy's address, so name the proxies with TrustedProxies there.
+//
+// IPv4 addresses count as such however they are written: mapped into IPv6, or under NAT64's prefix 64:ff9b::/96. A
+// connection without an address is refused with 500, as is a Unix socket's unless TrustedProxies names it.
+func ClientIP(opts ...AddressOption) KeyFunc { return of(httplimit.ClientIP(opts...)) }
+
+// AddressOption changes how ClientIP finds an address, and how much of it counts.
+type AddressOption = httplimit.AddressOption
+
+// TrustedProxies names the proxies, by address or prefix, that are believed in what they say of those who come through
+// them:
+//
+//	ginlimit.ClientIP(ginlimit.TrustedProxies("10.0.0.0/8", "fd00::/8"))
+//
+// X-Forwarded-For is read from the right for as long as it names trusted proxies, and the first that is not one of them is
+// the client. What is to the left of it, which the client may have written, is not looked at. Where the header is missing
+// or cannot be read, the nearest proxy counts as the client. Name a proxy only if it adds the address of its peer, and no
+// network in which clients are. "unix" stands for whatever is at the other end of a Unix socket.
+//
+// It panics if a proxy is no address and no prefix, or a prefix is so wide that clients could choose their addresses.
+func TrustedProxies(proxies ...string) AddressOption { return httplimit.TrustedProxies(proxies...) }
+
+// ProxyHeader names the header in which the trusted proxies tell the client's address, in place of X-Forwarded-For:
+// Forwarded (RFC 7239), which is read as X-Forwarded-For is, or one such as X-Real-IP or CF-Connecting-IP, which is
+// believed if it is there once and holds one address. Such a header says nothing of who wrote it: name it only if the
+// trusted proxies replace what a client sends in it, and cannot be gone around.
+//
+// ClientIP panics if there are no TrustedProxies to believe it from.
+func ProxyHeader(name string) AddressOption { return httplimit.ProxyHeader(name) }
+
+// IPv6Prefix sets how many bits of an IPv6 address make out one client, from 32 to 128, in place of 64. Providers give a
+// home a /64 to a /56, and a company up to a /48, within which it may choose.
+func IPv6Prefix(bits int) AddressOption { return httplimit.IPv6Prefix(bits) }
+
+// FrameworkClientIP counts by what gin.Context.ClientIP returns, IPv6 by /64: for services that have told Gin whom to
+// trust.
+//
+// Be careful with it. Gin believes X-Forwarded-For from anyone until it is told otherwise, and whoever can choose an
+// address is never limited, so until Engine.SetTrustedProxies was called requests are refused with 500.
+// Engine.TrustedPlatform is believed from anyone too, which is not noticed here. ClientIP with TrustedProxies has no such
+// traps.
+func FrameworkClientIP() KeyFunc {
+	var probe sync.Once
+	var trustsAll bool
+	return httplimit.FrameworkClientIP(func(c *gin.Context) (string, error) {
+		probe.Do(func() { trustsAll = trustsEverybody(c) })
+		if trustsAll {
+			return "", httplimit.Mistake("FrameworkClientIP: Gin believes X-Forwarded-For from anyone:" +
+				" call Engine.SetTrustedProxies, with nil if there is no proxy")
+		}
+		return c.ClientIP(), nil
+	})
+}
+
+// Header counts by the value of a header field, such as an API key. A client may write any value, so have it authenticated
+// before, or limit by ClientIP as well: who invents a new value for each request is a new client each time.
+//
+// Like all values that clients send, it is kept as a hash, so that no secret among them reaches Redis, logs or errors. A
+// request without it is refused with 401, one that has it twice or longer than 8 KiB with 400. It panics if name is no
+// field's name.
+func Header(name string, opts ...HashOption) KeyFunc { return of(httplimit.Header(name, opts...)) }
+
+// HashOption changes how the value that a client sends is hashed. By default it is SHA-256.
+type HashOption = httplimit.HashOption
+
+// HashKey makes the hash an HMAC-SHA-256 under a secret of the service's, at least 16 bytes and the same in all instances.
+// Without it, who can read Redis can try out what hashes to a key, which succeeds where values are short or few.
+func HashKey(secret []byte) HashOption { return httplimit.HashKey(secret) }
+
+// BearerToken counts by the token in "Authorization: Bearer ...", as Header does by a value. A request without one is
+// refused with 401 and a challenge.
+func BearerToken(opts ...HashOption) KeyFunc { return of(httplimit.BearerToken(opts...)) }
+
+// Cookie counts by the value of a cookie, as Header does by that of a field. Of several, the first counts, which is the one
+// that Context.Cookie returns. It panics if name is no cookie's name.
+func Cookie(name string, opts ...HashOption) KeyFunc {
+	return httplimit.Cookie(name, func(c *gin.Context) string {
+		value, _ := c.Cookie(name) // an error says that there is none
+		return value
+	}, opts)
+}
+
+// Query counts by a parameter of the query, as Header does by a field. Of several, the first counts. It panics if name is
+// empty.
+func Query(name string, opts ...HashOption) KeyFunc {
+	return httplimit.Query(name, func(c *gin.Context) string { return c.Query(name) }, opts)
+}
+
+// PathParam counts by a parameter of the route, such as "id" of "/users/:id". Encoded in whatever way, a parameter is one
+// client, unless Engine.UnescapePathValues was turned off. Anybody can spend the budget of what a path names: join it with
+// ClientIP where that matters. On a route without the parameter, requests are refused with 500. It panics if name is not
+// the name alone.
+func PathParam(name string, opts ...HashOption) KeyFunc {
+	return httplimit.PathParam(name, func(c *gin.Context) (string, bool) { return c.Params.Get(name) }, opts)
+}
+
+// Route counts all clients of a route together, by its template, as "/users/:id". Requests that match no route are together
+// one client: their paths would be new clients, as many as anybody cares to write.
+func Route() KeyFunc { return httplimit.Route((*gin.Context).FullPath) }
+
+// Global counts all requests together.
+func Global() KeyFunc { return httplimit.Global[*gin.Context] }
+
+// Join counts by all of keys together, such as a route and an address: who differs in one of them is another client. If a
+// request lacks one it is refused, as that key says. It panics if there are no keys or one is nil.
+func Join(keys ...KeyFunc) KeyFunc { return httplimit.Join(keys) }
+
+// FirstOf counts by the first of keys that a request has, such as a user and otherwise the address. Its clients are its
+// own: none of one key is the same as one of another, or as one that the same key counts outside of FirstOf. It panics if
+// there are no keys or one is nil.
+func FirstOf(keys ...KeyFunc) KeyFunc { return httplimit.FirstOf(keys) }
+
+func of(key func(*http.Request) (string, error)) KeyFunc {
+	return func(c *gin.Context) (string, error) { return key(c.Request) }
+}
+
+// trustsEverybody says whether Gin believes a peer that is nobody's proxy, since its address is reserved (RFC 1112, section
+// 4).
+func trustsEverybody(c *gin.Context) bool {
+	const anybody, claimed = "240.0.0.1", "198.51.100.1"
+	probe := c.Copy()
+	probe.Request = &http.Request{RemoteAddr: anybody + ":1", Header: http.Header{"X-Forwarded-For": {claimed}, "X-Real-Ip": {claimed}}}
+	return probe.ClientIP() == claimed
+}

@@ -1,0 +1,65 @@
+package ginlimit
+
+import (
+	"fmt"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/exactlimit/exactlimit/core"
+	"github.com/exactlimit/exactlimit/internal/httplimit"
+)
+
+// Routes is the limits of a whole service in one place: those of each route, by its method and template as they are
+// registered.
+//
+//	routes := ginlimit.Routes{
+//		"GET /search":  {core.PerSecond("search", 5)},
+//		"POST /login":  {core.PerMinute("login", 5)},
+//		"GET /healthz": nil, // without limits, on purpose
+//	}
+//	ginlimit.Use(r, byIP.LimitRoutes(routes))
+//	...
+//	if err := routes.CheckAll(r); err != nil {
+//		log.Fatal(err)
+//	}
+//
+// A route that is not in it has no limits, and a typing error is a route that is not in it, so check it at start. Do not
+// change it once it is in use.
+type Routes map[string][]core.Limit
+
+// LimitRoutes makes a handler that admits the requests of each route under its limits. It is for a whole engine, before its
+// routes are registered. It panics if a route is not written as "METHOD /template", or its limits make no sense.
+func (m *Middleware) LimitRoutes(routes Routes) gin.HandlerFunc {
+	find := httplimit.Table[*gin.Context](routes)
+	return func(c *gin.Context) {
+		if policy := find(c.Request.Method, c.FullPath()); policy != nil {
+			m.limit(c, policy)
+		}
+	}
+}
+
+// Check compares the table with the routes that are registered. Its error lists the entries that are no routes.
+func (routes Routes) Check(r *gin.Engine) error {
+	return httplimit.CheckTable(routes, registered(r), false)
+}
+
+// CheckAll is Check for services whose routes all have an entry, be it nil. Its error lists those that have none, too.
+func (routes Routes) CheckAll(r *gin.Engine) error {
+	return httplimit.CheckTable(routes, registered(r), true)
+}
+
+func registered(r *gin.Engine) (routes []string) {
+	for _, route := range r.Routes() {
+		routes = append(routes, route.Method+" "+route.Path)
+	}
+	return routes
+}
+
+// Use is r.Use for limits: it panics if the engine has routes already, which Gin would leave without them.
+func Use(r *gin.Engine, limits ...gin.HandlerFunc) {
+	if routes := registered(r); len(routes) > 0 {
+		panic(fmt.Sprintf("exactlimit: Use on an engine that has routes, such as %s:"+
+			" Gin would leave them without limits, so call it before", routes[0]))
+	}
+	r.Use(limits...)
+}

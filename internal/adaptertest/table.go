@@ -1,0 +1,196 @@
+package adaptertest
+
+import (
+	"strings"
+	"time"
+)
+
+// request is one of a timeline, on the clock that stands still in between.
+type request struct {
+	at     time.Duration
+	method string // GET when empty
+	target string
+	from   string // 192.0.2.1:1234 when empty
+	header string // "Name: value", one a line
+}
+
+const ms = time.Millisecond
+
+var table = []struct {
+	name     string
+	requests []request
+}{
+	{"one", []request{
+		{target: "/one"},
+		{at: 3300 * ms, target: "/one"},
+		{at: 3300 * ms, target: "/one"}, // denied: 6.7 s rounded up
+		{at: 9999 * ms, target: "/one"}, // one millisecond early
+		{at: 10000 * ms, target: "/one"},
+		{at: 10000 * ms, target: "/one", from: "192.0.2.2:1234"},
+		{at: 60000 * ms, target: "/one"},
+	}},
+	{"several", []request{
+		{target: "/several"},
+		{target: "/several"},
+		{target: "/several"}, // burst is full
+		{at: 1000 * ms, target: "/several"},
+		{at: 1000 * ms, target: "/several"}, // sustained is full
+		{at: 60000 * ms, target: "/several"},
+	}},
+	{"stacked", []request{
+		{target: "/stacked"},
+		{target: "/stacked"},
+		{target: "/stacked"}, // denied by inner, charged to outer
+		{target: "/stacked"}, // denied by outer: inner is not asked
+	}},
+	{"deep", []request{
+		{target: "/deep"},
+		{target: "/deep"},
+		{target: "/deep"}, // burst is full for a second and outer, since this request, for a minute; inner is not asked
+		{at: 1000 * ms, target: "/deep"},
+	}},
+	{"twice", []request{{target: "/twice"}, {target: "/twice"}}}, // charged twice, told of once
+	{"keys", []request{
+		{target: "/keys", header: "X-API-Key: ann"},
+		{target: "/keys", header: "X-API-Key: bob"},
+		{target: "/keys", header: "X-API-Key: bob"},                      // the address is full
+		{target: "/keys", header: "X-API-Key: bob", from: "192.0.2.2:1"}, // the key is
+		{target: "/keys", from: "192.0.2.2:1"},
+	}},
+	{"table", []request{
+		{target: "/table/1"},
+		{target: "/table/2"},
+		{target: "/table/3"},
+		{target: "/free"},
+		{target: "/free", from: "@"}, // not even asked for its address
+	}},
+	{"methods", []request{
+		{target: "/one", method: "HEAD"},
+		{target: "/one", method: "OPTIONS"},
+		{target: "/one", method: "HEAD"}, // denied, and no body
+		{target: "/one", method: "OPTIONS"},
+		{target: "/one"},
+	}},
+	{"legacy", []request{{target: "/legacy"}, {target: "/legacy"}, {target: "/legacy"}, {at: 1500 * ms, target: "/legacy"}}},
+	{"secret", []request{{target: "/secret"}, {target: "/secret"}, {target: "/secret"}}},
+	{"text", []request{
+		{target: "/text"},
+		{target: "/text", header: "X-API-Key: ann\nX-API-Key: bob"},
+		{target: "/text", header: "X-API-Key: ann"},
+		{target: "/text", header: "X-API-Key: ann"},
+		{target: "/text", header: "X-API-Key: ann"},
+	}},
+	{"begun", []request{{target: "/begun"}, {target: "/begun"}, {target: "/begun"}}}, // what is on its way stays as it is
+	{"panic", []request{{target: "/panic"}, {target: "/panic"}, {target: "/panic"}}}, // charged all the same
+	{"quoted", []request{{target: "/quoted"}, {at: 1 * ms, target: "/quoted"}}},
+	{"header", []request{
+		{target: "/header"},
+		{target: "/header", header: "X-API-Key:"},
+		{target: "/header", header: "X-API-Key: ann"},
+		{target: "/header", header: "x-api-key: ann"},
+		{target: "/header", header: "X-API-Key: ann\nX-API-Key: bob"}, // who knows which one the handler reads
+		{target: "/header", header: "X-API-Key: bob\nX-API-Key: ann"},
+		{target: "/header", header: "X-API-Key: ANN"},
+	}},
+	{"first", []request{
+		{target: "/first", header: "X-API-Key: ann"},
+		{target: "/first", header: "X-API-Key: ann"},
+		{target: "/first", header: "X-API-Key: ann"}, // denied, and not counted by address instead
+		{target: "/first"},
+		{target: "/first", header: "X-API-Key: ip:192.0.2.1"}, // not the address
+		{target: "/first"},
+		{target: "/first"}, // denied
+	}},
+	{"bearer", []request{
+		{target: "/bearer"},
+		{target: "/bearer", header: "Authorization: Basic YTpi"},
+		{target: "/bearer", header: "Authorization: Bearer ann"},
+		{target: "/bearer", header: "authorization: bearer   ann"},
+		{target: "/bearer", header: "Authorization: BEARER ann"},
+		{target: "/bearer", header: "Authorization: Bearer bob"},
+		{target: "/bearer", header: "Authorization: Bearer ann bob"},
+		{target: "/bearer", header: "Authorization: Bearer ann\nAuthorization: Bearer bob"},
+	}},
+	{"cookie", []request{
+		{target: "/cookie"},
+		{target: "/cookie", header: "Cookie: other=ann"},
+		{target: "/cookie", header: "Cookie: session=ann"},
+		{target: "/cookie", header: "Cookie: other=x; session=ann"},
+		{target: "/cookie", header: "Cookie: session=ann; session=bob"}, // the first, as the handler reads it
+		{target: "/cookie", header: "Cookie: session=bob\nCookie: session=ann"},
+	}},
+	{"query", []request{
+		{target: "/query"},
+		{target: "/query?api_key="},
+		{target: "/query?api_key=ann"},
+		{target: "/query?x=1&api%5Fkey=%61nn"},
+		{target: "/query?api_key=ann&api_key=bob"}, // the first, as the handler reads it
+		{target: "/query?api_key=bob"},
+		{target: "/query?api_key=" + strings.Repeat("k", 8193)},
+	}},
+	{"path", []request{
+		{target: "/path/ann"},
+		{target: "/path/%61nn"},
+		{target: "/path/a%6En?x=1"},
+		{target: "/path/%2561nn"}, // "%61nn" is somebody else
+		{target: "/path/ANN"},
+		{target: "/path"},
+	}},
+	{"route", []request{{target: "/route/1"}, {target: "/route/2"}, {target: "/route/3"}}},
+	{"join", []request{
+		{target: "/join/1"},
+		{target: "/join/1"},
+		{target: "/join/1"},
+		{target: "/join/2"},
+		{target: "/join/1", from: "192.0.2.2:1234"},
+		{target: "/join/1", from: "@"},
+	}},
+	{"global", []request{{target: "/global"}, {target: "/global", from: "192.0.2.2:1234"}, {target: "/global", from: "@"}}},
+	{"own", []request{
+		{target: "/own?user=ann"},
+		{target: "/own?user=ann"},
+		{target: "/own?user=ann"},
+		{target: "/own"},             // an empty key is no bucket
+		{target: "/own?user=broken"}, // and the client reads nothing of the error
+	}},
+	{"plan", []request{
+		{target: "/plan", header: "X-Plan: free"},
+		{target: "/plan", header: "X-Plan: free"},
+		{target: "/plan", header: "X-Plan: pro"}, // the same log with more room
+		{target: "/plan", header: "X-Plan: pro"},
+		{target: "/plan"}, // no limits are no licence
+		{target: "/plan", header: "X-Plan: invalid"},
+		{target: "/plan", header: "X-Plan: broken"},
+	}},
+	{"denied", []request{{target: "/denied"}, {target: "/denied"}, {at: 5 * ms, target: "/denied"}}},
+	{"silent", []request{{target: "/silent"}, {target: "/silent"}, {target: "/silent"}}}, // a denial is a 429, whoever forgets to say so
+	{"answered", []request{{target: "/answered"}}},                                       // one answer, not two
+	{"addresses", []request{
+		{target: "/one", from: "192.0.2.9:1"},
+		{target: "/one", from: "[::ffff:192.0.2.9]:2"},
+		{target: "/one", from: "192.0.2.9:3", header: "X-Forwarded-For: 192.0.2.10\nX-Real-IP: 192.0.2.10\nForwarded: for=192.0.2.10"},
+		{target: "/one", from: "[2001:db8:1:2::3]:1"},
+		{target: "/one", from: "[2001:db8:1:2:ffff:ffff:ffff:ffff%eth0]:2"},
+		{target: "/one", from: "[2001:db8:1:2::4]:3"}, // the same /64
+		{target: "/one", from: "[2001:db8:1:3::4]:3"}, // another
+		{target: "/one", from: "@"},
+	}},
+	{"proxied", []request{
+		{target: "/proxied", from: "10.0.0.1:80", header: "X-Forwarded-For: 192.0.2.9"},
+		{target: "/proxied", from: "10.0.0.2:80", header: "X-Forwarded-For: 192.0.2.10, 192.0.2.9, 10.0.0.1"},
+		{target: "/proxied", from: "192.0.2.9:1", header: "X-Forwarded-For: 192.0.2.10"}, // the same client without the proxies
+		{target: "/proxied", from: "10.0.0.1:80", header: "X-Forwarded-For: 192.0.2.10"},
+		{target: "/proxied", from: "10.0.0.1:80"},
+		{target: "/proxied", from: "@"},
+	}},
+	{"framework", []request{{target: "/framework"}, {target: "/framework", header: "X-Forwarded-For: 192.0.2.10"}}}, // anybody's choice
+}
+
+// unavailable is asked of a limiter that cannot decide.
+var unavailable = []request{
+	{target: "/one"},
+	{target: "/several"},
+	{target: "/denied"},
+	{target: "/header"},
+	{target: "/text", header: "X-API-Key: ann"},
+}

@@ -1,0 +1,94 @@
+package e2e
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"testing"
+
+	"github.com/gin-gonic/gin"
+	"github.com/labstack/echo/v4"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/core"
+	"github.com/exactlimit/exactlimit/echolimit"
+	"github.com/exactlimit/exactlimit/ginlimit"
+)
+
+// On a Unix socket nobody has an address: not who binds theirs to a file whose name reads like one. A proxy there is
+// believed where it is named.
+func TestUnixSocket(t *testing.T) {
+	for _, row := range []struct {
+		name     string
+		trusted  []string
+		header   string
+		statuses []int // of three requests under a limit of one
+	}{
+		{"no proxy", nil, "", []int{500, 500, 500}},
+		{"another proxy", []string{"203.0.113.7"}, "198.51.100.1", []int{500, 500, 500}},
+		{"the proxy", []string{"unix"}, "198.51.100.1", []int{200, 429, 429}},
+		{"the proxy, silent", []string{"unix"}, "", []int{500, 500, 500}},
+	} {
+		for framework, app := range map[string]func(*core.Limiter, []string) http.Handler{"gin": ginOnUnix, "echo": echoOnUnix} {
+			t.Run(row.name+"/"+framework, func(t *testing.T) {
+				limiter, err := core.NewInProcess()
+				require.NoError(t, err)
+				defer limiter.Close()
+				listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "socket"))
+				require.NoError(t, err)
+				server := &http.Server{Handler: app(limiter, row.trusted)}
+				go server.Serve(listener)
+				defer server.Close()
+				for _, status := range row.statuses {
+					got := askOnUnix(t, listener.Addr(), row.header)
+					assert.Equal(t, status, got)
+				}
+			})
+		}
+	}
+}
+
+// askOnUnix sends a request from a socket that is bound to a file named like an address and port.
+func askOnUnix(t *testing.T, addr net.Addr, forwardedFor string) int {
+	t.Chdir(t.TempDir())
+	local := &net.UnixAddr{Name: "203.0.113.7:1234", Net: "unix"}
+	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return net.DialUnix("unix", local, addr.(*net.UnixAddr))
+	}}
+	defer transport.CloseIdleConnections()
+	r, err := http.NewRequest("GET", "http://unix/", nil)
+	require.NoError(t, err)
+	if forwardedFor != "" {
+		r.Header.Set("X-Forwarded-For", forwardedFor)
+	}
+	response, err := transport.RoundTrip(r)
+	require.NoError(t, err)
+	io.Copy(io.Discard, response.Body)
+	response.Body.Close()
+	return response.StatusCode
+}
+
+func ginOnUnix(limiter *core.Limiter, trusted []string) http.Handler {
+	key := ginlimit.ClientIP()
+	if trusted != nil {
+		key = ginlimit.ClientIP(ginlimit.TrustedProxies(trusted...))
+	}
+	gin.SetMode(gin.TestMode)
+	r := gin.New()
+	r.GET("/", ginlimit.New(limiter, key).Limit(core.PerHour("unix", 1)), func(c *gin.Context) { c.Status(http.StatusOK) })
+	return r
+}
+
+func echoOnUnix(limiter *core.Limiter, trusted []string) http.Handler {
+	key := echolimit.ClientIP()
+	if trusted != nil {
+		key = echolimit.ClientIP(echolimit.TrustedProxies(trusted...))
+	}
+	e := echo.New()
+	e.Logger.SetOutput(io.Discard)
+	e.GET("/", func(c echo.Context) error { return c.NoContent(http.StatusOK) }, echolimit.New(limiter, key).Limit(core.PerHour("unix", 1)))
+	return e
+}

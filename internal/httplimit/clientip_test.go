@@ -1,0 +1,301 @@
+package httplimit
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// addressRow is a request and the key that it has. Headers are "Name: value", one a line.
+type addressRow struct{ remote, header, key string }
+
+const (
+	proxy  = "10.0.0.1:80"
+	proxy6 = "[fd00::1]:80"
+	client = "203.0.113.7"
+)
+
+func (row addressRow) request() *http.Request {
+	r := &http.Request{RemoteAddr: row.remote, Header: http.Header{}}
+	for line := range strings.Lines(row.header) {
+		name, value, _ := strings.Cut(line, ":")
+		r.Header.Add(name, strings.TrimSpace(value))
+	}
+	return r
+}
+
+func (row addressRow) check(t *testing.T, key func(*http.Request) (string, error)) {
+	t.Helper()
+	got, err := key(row.request())
+	assert.Equal(t, row.key, got, "%q from %s", row.header, row.remote)
+	assert.Equal(t, row.key == "", err != nil, "%q from %s: %v", row.header, row.remote, err)
+}
+
+var peers = []addressRow{
+	{"203.0.113.7:1234", "", "ip:203.0.113.7"},
+	{"203.0.113.7:0", "", "ip:203.0.113.7"},
+	{"[::ffff:203.0.113.7]:1234", "", "ip:203.0.113.7"},
+	{"[::ffff:cb00:7107]:1234", "", "ip:203.0.113.7"},
+	{"[64:ff9b::203.0.113.7]:1234", "", "ip:203.0.113.7"},
+	{"[64:ff9b::cb00:7107%eth0]:1234", "", "ip:203.0.113.7"},
+	{"[64:ff9b:1::203.0.113.7]:1234", "", "ip:64:ff9b:1::/64"}, // not the prefix that means IPv4 to everybody
+	{"[64:ff9b::1:203.0.113.7]:1234", "", "ip:64:ff9b::/64"},   // beside the prefix
+	{"[2001:db8:1:2:3:4:5:6]:1234", "", "ip:2001:db8:1:2::/64"},
+	{"[2001:db8:1:2::]:1234", "", "ip:2001:db8:1:2::/64"},
+	{"[2001:db8:1:2:ffff:ffff:ffff:ffff]:1234", "", "ip:2001:db8:1:2::/64"},
+	{"[fe80::1%eth0]:1234", "", "ip:fe80::/64"},
+	{"[fe80::1%eth1]:1234", "", "ip:fe80::/64"},
+	{"[::1]:1234", "", "ip:::/64"},
+	{"127.0.0.1:80", "", "ip:127.0.0.1"},
+	{"", "", ""},
+	{"@", "", ""},
+	{"pipe", "", ""},
+	{"203.0.113.7", "", ""},
+	{"203.0.113.07:1234", "", ""},
+	{"example.com:1234", "", ""},
+	{"[2001:db8::1]", "", ""},
+	{"\x00:1", "", ""},
+	// Nobody is believed unasked.
+	{"203.0.113.7:1", "X-Forwarded-For: 198.51.100.1\nForwarded: for=198.51.100.1\nX-Real-IP: 198.51.100.1\nCF-Connecting-IP: 198.51.100.1", "ip:203.0.113.7"},
+	{"127.0.0.1:1", "X-Forwarded-For: 198.51.100.1", "ip:127.0.0.1"},
+	{"10.0.0.1:1", "X-Forwarded-For: 198.51.100.1", "ip:10.0.0.1"},
+}
+
+var trusted = []string{"10.0.0.0/8", "fd00::/8", "192.0.2.1"}
+
+var forwardedFor = []addressRow{
+	{proxy, "X-Forwarded-For: 203.0.113.7", "ip:203.0.113.7"},
+	{proxy6, "X-Forwarded-For: 203.0.113.7", "ip:203.0.113.7"},
+	{"[::ffff:10.0.0.1]:80", "X-Forwarded-For: 203.0.113.7", "ip:203.0.113.7"},
+	{"192.0.2.1:80", "X-Forwarded-For: 203.0.113.7", "ip:203.0.113.7"},
+	{"192.0.2.2:80", "X-Forwarded-For: 203.0.113.7", "ip:192.0.2.2"}, // no proxy of ours
+	{client + ":1", "X-Forwarded-For: 10.0.0.9", "ip:203.0.113.7"},
+
+	// From the right, over trusted hops only.
+	{proxy, "X-Forwarded-For: 198.51.100.1, 203.0.113.7", "ip:203.0.113.7"},
+	{proxy, "X-Forwarded-For: 198.51.100.1, 203.0.113.7, 10.0.0.2", "ip:203.0.113.7"},
+	{proxy, "X-Forwarded-For: 10.0.0.9, 198.51.100.1, 203.0.113.7, 10.0.0.2, fd00::3", "ip:203.0.113.7"},
+	{proxy, "X-Forwarded-For: 198.51.100.1\nX-Forwarded-For: 203.0.113.7", "ip:203.0.113.7"},
+	{proxy, "X-Forwarded-For: 198.51.100.1, 203.0.113.7\nX-Forwarded-For: 10.0.0.2", "ip:203.0.113.7"},
+	{proxy, "x-forwarded-for: 198.51.100.1\nX-FORWARDED-FOR: 203.0.113.7", "ip:203.0.113.7"},
+	{proxy, "X-Forwarded-For: 10.0.0.3, 10.0.0.2", "ip:10.0.0.3"}, // all trusted: the furthest
+	{proxy, "", "ip:10.0.0.1"},
+	{proxy, "Forwarded: for=203.0.113.7\nX-Real-IP: 203.0.113.7\nX_Forwarded_For: 203.0.113.7", "ip:10.0.0.1"},
+
+	// As addresses are written.
+	{proxy, "X-Forwarded-For: 203.0.113.7:4711", "ip:203.0.113.7"},
+	{proxy, "X-Forwarded-For: \t 203.0.113.7 \t", "ip:203.0.113.7"},
+	{proxy, "X-Forwarded-For: 198.51.100.1,203.0.113.7", "ip:203.0.113.7"},
+	{proxy, "X-Forwarded-For: 2001:db8::1", "ip:2001:db8::/64"},
+	{proxy, "X-Forwarded-For: [2001:db8::1]", "ip:2001:db8::/64"},
+	{proxy, "X-Forwarded-For: [2001:db8::1]:443", "ip:2001:db8::/64"},
+	{proxy, "X-Forwarded-For: 2001:DB8:0:0:0:0:0:1%eth0", "ip:2001:db8::/64"},
+	{proxy, "X-Forwarded-For: [fe80::1%eth0]:443", "ip:fe80::/64"},
+	{proxy, "X-Forwarded-For: ::ffff:203.0.113.7", "ip:203.0.113.7"},
+	{proxy, "X-Forwarded-For: [::ffff:203.0.113.7]:443", "ip:203.0.113.7"},
+	{proxy, "X-Forwarded-For: 64:ff9b::203.0.113.7", "ip:203.0.113.7"},
+	{proxy, "X-Forwarded-For: 203.0.113.7, ::ffff:10.0.0.2", "ip:203.0.113.7"}, // a proxy, however it is written
+
+	// What cannot be read ends the walk at the last that is trusted, and what is to the left of it counts for nothing.
+	{proxy, "X-Forwarded-For:", "ip:10.0.0.1"},
+	{proxy, "X-Forwarded-For: unknown", "ip:10.0.0.1"},
+	{proxy, "X-Forwarded-For: 198.51.100.1, unknown", "ip:10.0.0.1"},
+	{proxy, "X-Forwarded-For: 198.51.100.1, unknown, 10.0.0.2", "ip:10.0.0.2"},
+	{proxy, "X-Forwarded-For: 198.51.100.1,", "ip:10.0.0.1"},
+	{proxy, "X-Forwarded-For: 198.51.100.1, , 10.0.0.2", "ip:10.0.0.2"},
+	{proxy, "X-Forwarded-For: 198.51.100.1 203.0.113.7", "ip:10.0.0.1"},
+	{proxy, "X-Forwarded-For: 203.0.113.007", "ip:10.0.0.1"},
+	{proxy, "X-Forwarded-For: 203.0.113", "ip:10.0.0.1"},
+	{proxy, "X-Forwarded-For: 203.0.113.7:http", "ip:10.0.0.1"},
+	{proxy, "X-Forwarded-For: 203.0.113.7:", "ip:10.0.0.1"},
+	{proxy, "X-Forwarded-For: 203.0.113.7:123456", "ip:10.0.0.1"},
+	{proxy, "X-Forwarded-For: [203.0.113.7]", "ip:10.0.0.1"},
+	{proxy, "X-Forwarded-For: [2001:db8::1", "ip:10.0.0.1"},
+	{proxy, "X-Forwarded-For: [2001:db8::1]x", "ip:10.0.0.1"},
+	{proxy, "X-Forwarded-For: 2001:db8::1]", "ip:10.0.0.1"},
+	{proxy, "X-Forwarded-For: \"203.0.113.7\"", "ip:10.0.0.1"},
+	{proxy, "X-Forwarded-For: \", 203.0.113.7", "ip:203.0.113.7"},
+	{proxy, "X-Forwarded-For: " + strings.Repeat("198.51.100.1, ", 10_000) + "203.0.113.7", "ip:203.0.113.7"},
+}
+
+var forwardedElements = []addressRow{
+	{proxy, "Forwarded: for=203.0.113.7", "ip:203.0.113.7"},
+	{client + ":1", "Forwarded: for=198.51.100.1", "ip:203.0.113.7"},
+	{proxy, "X-Forwarded-For: 198.51.100.1", "ip:10.0.0.1"}, // the other is not looked at
+	{proxy, "Forwarded: for=198.51.100.1, for=203.0.113.7;proto=https;by=10.0.0.1", "ip:203.0.113.7"},
+	{proxy, "Forwarded: for=198.51.100.1\nForwarded: For=\"203.0.113.7:4711\"", "ip:203.0.113.7"},
+	{proxy, "Forwarded: proto=https ; FOR = 203.0.113.7 ; host=\"a;for=1.2.3.4,b\"", "ip:203.0.113.7"},
+	{proxy, "Forwarded: for=\"[2001:db8:cafe::17]:4711\"", "ip:2001:db8:cafe::/64"},
+	{proxy, "Forwarded: for=\"[2001:db8:cafe::17]:_port\"", "ip:2001:db8:cafe::/64"},
+	{proxy, "Forwarded: for=203.0.113.7, for=10.0.0.2;by=10.0.0.1", "ip:203.0.113.7"},
+	{proxy, "Forwarded: host=\"a\\\"b\";for=203.0.113.7", "ip:203.0.113.7"},
+
+	// A quote that the client leaves open does not swallow what the proxy adds.
+	{proxy, "Forwarded: for=\"198.51.100.1, for=203.0.113.7", "ip:203.0.113.7"},
+	{proxy, "Forwarded: for=\"\\, for=\"[2001:db8::1]\"", "ip:2001:db8::/64"},
+
+	{proxy, "", "ip:10.0.0.1"},
+	{proxy, "Forwarded: ", "ip:10.0.0.1"},
+	{proxy, "Forwarded: for=198.51.100.1, for=unknown", "ip:10.0.0.1"},
+	{proxy, "Forwarded: for=198.51.100.1, for=_hidden, for=10.0.0.2", "ip:10.0.0.2"},
+	{proxy, "Forwarded: for=198.51.100.1, proto=https", "ip:10.0.0.1"},
+	{proxy, "Forwarded: for=198.51.100.1;for=203.0.113.7", "ip:10.0.0.1"}, // twice
+	{proxy, "Forwarded: for=203.0.113.7:_", "ip:10.0.0.1"},
+	{proxy, "Forwarded: for", "ip:10.0.0.1"},
+	{proxy, "Forwarded: for=\"", "ip:10.0.0.1"},
+	{proxy, "Forwarded: 203.0.113.7", "ip:10.0.0.1"},
+}
+
+var single = []addressRow{
+	{proxy, "CF-Connecting-IP: 203.0.113.7", "ip:203.0.113.7"},
+	{proxy, "cf-connecting-ip: 2001:db8::1", "ip:2001:db8::/64"},
+	{client + ":1", "CF-Connecting-IP: 198.51.100.1", "ip:203.0.113.7"},
+	{proxy, "CF-Connecting-IP: 198.51.100.1\nCF-Connecting-IP: 203.0.113.7", "ip:10.0.0.1"},
+	{proxy, "CF-Connecting-IP: 198.51.100.1, 203.0.113.7", "ip:10.0.0.1"},
+	{proxy, "CF-Connecting-IP: ", "ip:10.0.0.1"},
+	{proxy, "X-Forwarded-For: 198.51.100.1", "ip:10.0.0.1"},
+}
+
+func TestClientIP(t *testing.T) {
+	for _, row := range peers {
+		row.check(t, ClientIP())
+	}
+	for _, row := range forwardedFor {
+		row.check(t, ClientIP(TrustedProxies(trusted...)))
+		row.check(t, ClientIP(TrustedProxies(trusted[:2]...), ProxyHeader("x-forwarded-for"), TrustedProxies(trusted[2])))
+	}
+	for _, row := range forwardedElements {
+		row.check(t, ClientIP(TrustedProxies(trusted...), ProxyHeader("forwarded")))
+	}
+	for _, row := range single {
+		row.check(t, ClientIP(TrustedProxies(trusted...), ProxyHeader("CF-Connecting-IP")))
+	}
+	for bits, key := range map[int]string{32: "ip:2001:db8::/32", 56: "ip:2001:db8:1:200::/56", 64: "ip:2001:db8:1:2ff::/64", 128: "ip:2001:db8:1:2ff:3:4:5:6/128"} {
+		addressRow{"[2001:db8:1:2ff:3:4:5:6]:1", "", key}.check(t, ClientIP(IPv6Prefix(bits)))
+		addressRow{"[::ffff:203.0.113.7]:1", "", "ip:203.0.113.7"}.check(t, ClientIP(IPv6Prefix(bits)))
+	}
+}
+
+// The peer of a Unix socket has a name and no address, even where the name reads like one.
+func TestClientIPOnUnixSockets(t *testing.T) {
+	for _, row := range []struct {
+		opts         []AddressOption
+		header, key  string
+		instead      string
+		remote, from string
+	}{
+		{instead: `write TrustedProxies("unix")`, remote: "@"},
+		{instead: `write TrustedProxies("unix")`, remote: "203.0.113.7:1234"},
+		{opts: []AddressOption{TrustedProxies("10.0.0.0/8")}, header: "X-Forwarded-For: 203.0.113.7", remote: "10.0.0.1:80", instead: `write TrustedProxies("unix")`},
+		{opts: []AddressOption{TrustedProxies("unix")}, header: "X-Forwarded-For: 198.51.100.1, 203.0.113.7", remote: "@", key: "ip:203.0.113.7"},
+		{opts: []AddressOption{TrustedProxies("unix")}, header: "X-Forwarded-For: 203.0.113.7, 10.0.0.1", remote: "", key: "ip:10.0.0.1"},
+		{opts: []AddressOption{TrustedProxies("unix", "10.0.0.0/8")}, header: "X-Forwarded-For: 203.0.113.7, 10.0.0.1", remote: "", key: "ip:203.0.113.7"},
+		{opts: []AddressOption{TrustedProxies("unix"), ProxyHeader("X-Real-IP")}, header: "X-Real-IP: 203.0.113.7", remote: "@", key: "ip:203.0.113.7"},
+		{opts: []AddressOption{TrustedProxies("unix")}, remote: "@", instead: "let it set X-Forwarded-For"},
+		{opts: []AddressOption{TrustedProxies("unix")}, header: "X-Forwarded-For: unknown", remote: "@", instead: "let it set X-Forwarded-For"},
+	} {
+		local := &net.UnixAddr{Name: "/run/app.sock", Net: "unix"}
+		r := addressRow{row.remote, row.header, ""}.request()
+		r = r.WithContext(context.WithValue(context.Background(), http.LocalAddrContextKey, local))
+		key, err := ClientIP(row.opts...)(r)
+		assert.Equal(t, row.key, key, row)
+		if row.key == "" {
+			assert.ErrorContains(t, err, row.instead)
+		}
+	}
+	addressRow{"203.0.113.7:1", "X-Forwarded-For: 198.51.100.1", "ip:203.0.113.7"}.check(t, ClientIP(TrustedProxies("unix")))
+}
+
+// Who names the wrong proxies is told so at once.
+func TestProxiesThatMakeNoSense(t *testing.T) {
+	for _, row := range []struct {
+		opts    func() AddressOption
+		instead string
+	}{
+		{func() AddressOption { return TrustedProxies() }, `write their addresses, such as "10.0.0.0/8"`},
+		{func() AddressOption { return TrustedProxies("0.0.0.0/0") }, "write those of the proxies alone"},
+		{func() AddressOption { return TrustedProxies("10.0.0.0/8", "::/0") }, "write those of the proxies alone"},
+		{func() AddressOption { return TrustedProxies("128.0.0.0/1") }, "write those of the proxies alone"},
+		{func() AddressOption { return TrustedProxies("2000::/3") }, "write those of the proxies alone"},
+		{func() AddressOption { return TrustedProxies("10.1.2.3/8") }, `write "10.0.0.0/8" or "10.1.2.3"`},
+		{func() AddressOption { return TrustedProxies("::ffff:10.0.0.0/104") }, "write 10.0.0.0/8"},
+		{func() AddressOption { return TrustedProxies("::ffff:10.0.0.1") }, "write 10.0.0.1/32"},
+		{func() AddressOption { return TrustedProxies("64:ff9b::/96") }, "write 0.0.0.0/0"},
+		{func() AddressOption { return TrustedProxies("proxy.internal") }, "no address and no prefix"},
+		{func() AddressOption { return TrustedProxies("fe80::1%eth0") }, "no address and no prefix"},
+		{func() AddressOption { return TrustedProxies("10.0.0.0/8, fd00::/8") }, "no address and no prefix"},
+		{func() AddressOption { return TrustedProxies("") }, "no address and no prefix"},
+		{func() AddressOption { return ProxyHeader("X-Real-IP") }, "say whom it is believed from, with TrustedProxies"},
+		{func() AddressOption { return ProxyHeader("") }, "not the name of a header field"},
+		{func() AddressOption { return ProxyHeader("Host") }, "a key function that returns the request's Host"},
+		{func() AddressOption { return IPv6Prefix(0) }, "write one from 32"},
+		{func() AddressOption { return IPv6Prefix(129) }, "write one from 32"},
+	} {
+		func() {
+			defer func() {
+				said, _ := recover().(string)
+				assert.Contains(t, said, row.instead)
+			}()
+			ClientIP(row.opts())
+			t.Error("no panic: ", row.instead)
+		}()
+	}
+	for _, fine := range []string{"10.0.0.0/8", "fc00::/7", "fd00::/8", "2400:cb00::/32", "10.0.0.1", "::1", "unix"} {
+		assert.NotPanics(t, func() { TrustedProxies(fine) }, fine)
+	}
+}
+
+func TestFrameworkClientIP(t *testing.T) {
+	for found, want := range map[string]string{
+		"203.0.113.7":          "ip:203.0.113.7",
+		"203.0.113.7:1":        "ip:203.0.113.7",
+		" 203.0.113.7":         "ip:203.0.113.7",
+		"::ffff:203.0.113.7":   "ip:203.0.113.7",
+		"2001:db8::1":          "ip:2001:db8::/64",
+		"fe80::1%eth0":         "ip:fe80::/64",
+		"":                     "", // as Gin and Echo say for nobody
+		"<nil>":                "",
+		"unknown":              "",
+		"203.0.113.7, 1.1.1.1": "",
+	} {
+		key, err := FrameworkClientIP(func(int) (string, error) { return found, nil })(0)
+		assert.Equal(t, want, key, found)
+		assert.Equal(t, want == "", err != nil, found)
+	}
+}
+
+// requireAddress checks that a key of ClientIP's names an address.
+func requireAddress(t *testing.T, key string) {
+	name, ok := strings.CutPrefix(key, "ip:")
+	require.True(t, ok, key)
+	name, _, _ = strings.Cut(name, "/")
+	_, err := netip.ParseAddr(name)
+	require.NoError(t, err, key)
+}
+
+// Whatever the peer, no panic, and a key that names an address. Normalising twice is normalising once, and the key of the
+// normal form is the key.
+func FuzzPeer(f *testing.F) {
+	for _, row := range peers {
+		f.Add(row.remote)
+	}
+	f.Fuzz(func(t *testing.T, remote string) {
+		key, err := ClientIP()(&http.Request{RemoteAddr: remote})
+		if err != nil {
+			require.Empty(t, key, "a key with an error")
+			return
+		}
+		requireAddress(t, key)
+		once := normal(netip.MustParseAddrPort(remote).Addr())
+		require.Equal(t, once, normal(once))
+		again, err := ClientIP()(&http.Request{RemoteAddr: netip.AddrPortFrom(once, 1).String()})
+		require.NoError(t, err)
+		require.Equal(t, key, again)
+	})
+}

@@ -1,0 +1,304 @@
+package httplimit
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// values are what clients send, among them what looks like keys of others, or like two values.
+var values = []string{
+	"hunter2", "hunter3", "HUNTER2", " hunter2", "ip:203.0.113.7", "203.0.113.7", "global", "route:/", "0:global",
+	"header:x-api-key:", "join:3:abc", "a:b", "a}b", "%7D", "a%20b", "a b", "\x00", "ü", "\xff", strings.Repeat("k", most),
+}
+
+func header(name string, values ...string) *http.Request {
+	return &http.Request{Header: http.Header{http.CanonicalHeaderKey(name): values}}
+}
+
+// say is a key function that returns what it is given.
+func say(s string) (string, error) { return s, nil }
+
+func constant(found string, err error) func(string) (string, error) {
+	return func(string) (string, error) { return found, err }
+}
+
+// What a client sends is in no key, however short; values that differ are clients that differ, and one value is another
+// client in each place that it may come from.
+func TestHashedValues(t *testing.T) {
+	secret, other := HashKey([]byte("0123456789abcdef")), HashKey([]byte("0123456789abcdeF"))
+	read := func(s string) string { return s }
+	found := func(s string) (string, bool) { return s, true }
+	seen := map[string]string{}
+	for name, key := range map[string]func(string) (string, error){
+		"header":       func(s string) (string, error) { return Header("X-API-Key")(header("X-API-Key", s)) },
+		"other header": func(s string) (string, error) { return Header("X-Other")(header("X-Other", s)) },
+		"hmac":         func(s string) (string, error) { return Header("X-API-Key", secret)(header("X-API-Key", s)) },
+		"other hmac":   func(s string) (string, error) { return Header("X-API-Key", other)(header("X-API-Key", s)) },
+		"cookie":       Cookie("id", read, nil),
+		"other cookie": Cookie("ID", read, nil),
+		"query":        Query("id", read, nil),
+		"odd query":    Query("id:id", read, nil),
+		"path":         PathParam("id", found, nil),
+	} {
+		for _, value := range values {
+			got, err := key(value)
+			require.NoError(t, err)
+			again, err := key(value)
+			require.NoError(t, err)
+			require.Equal(t, got, again)
+			assert.LessOrEqual(t, len(got), 80, "however long the value")
+			if strings.Contains(value, "hunter") {
+				assert.NotContains(t, got, value)
+			}
+			what := fmt.Sprintf("%s of %.20q", name, value)
+			assert.NotContains(t, seen, got, what)
+			seen[got] = what
+		}
+		_, err := key("")
+		var missing *keyError
+		require.ErrorAs(t, err, &missing, name)
+		_, err = key(strings.Repeat("k", most+1))
+		assert.ErrorContains(t, err, "is too long.", name)
+	}
+}
+
+// The hash is what anybody computes who has the secret: SHA-256, or HMAC-SHA-256 (RFC 4231, test case 1).
+func TestHashes(t *testing.T) {
+	h := hashing{prefix: ":"}
+	assert.Equal(t, ":ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0", h.key("abc"))
+	h.secret = []byte("\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b")
+	sum, err := base64.RawURLEncoding.DecodeString(h.key("Hi There")[1:])
+	require.NoError(t, err)
+	assert.Equal(t, "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7", fmt.Sprintf("%x", sum))
+}
+
+func TestHeader(t *testing.T) {
+	key := Header("X-API-Key")
+	_, err := key(header("X-API-Key"))
+	assert.EqualError(t, err, "The X-API-Key header is missing.")
+	_, err = key(header("X-API-Key", "ann", "bob"))
+	assert.EqualError(t, err, "The X-API-Key header is there more than once.")
+	_, err = key(header("X-API-Key", "ann", "ann"))
+	assert.Error(t, err)
+
+	for _, name := range []string{"X-API-Key", "a", "x_y", "!#$%&'*+-.^_`|~09"} {
+		assert.NotPanics(t, func() { Header(name) }, name)
+	}
+	for _, name := range []string{"", "host", " ", "X API", "X-API-Key:", "ü", "a\n", "a,b", `"a"`, "(a)", "a\x7f"} {
+		assert.Panics(t, func() { Header(name) }, name)
+	}
+	assert.PanicsWithValue(t, "exactlimit: HashKey of 15 bytes can be guessed: write at least 16, the same for all instances, or leave it out",
+		func() { HashKey([]byte("0123456789abcde")) })
+	for _, name := range []string{"", "a b", "a=b", "a;b"} {
+		assert.Panics(t, func() { Cookie(name, func(string) string { return "" }, nil) }, name)
+	}
+	for _, name := range []string{"", ":id", "*path", "/users/:id"} {
+		assert.Panics(t, func() { PathParam(name, func(string) (string, bool) { return "", true }, nil) }, name)
+	}
+}
+
+var bearers = []struct {
+	value string
+	as    string // the token that it is as good as; empty: none
+	says  string
+}{
+	{"Bearer abc.def-_~+/==", "abc.def-_~+/==", ""},
+	{"bearer abc.def-_~+/==", "abc.def-_~+/==", ""},
+	{"BEARER   \tabc.def-_~+/== ", "abc.def-_~+/==", ""},
+	{"Bearer 1|abc", "1|abc", ""},
+	{"Bearer ABC", "ABC", ""},
+	{"Bearer bearer", "bearer", ""},
+	{"", "", "The bearer token is missing."},
+	{"abc", "", "The bearer token is missing."},
+	{"Bearer", "", "The bearer token is missing."},
+	{"Bearer  ", "", "The bearer token is missing."},
+	{"Bearerabc", "", "The bearer token is missing."},
+	{"Bearer\tabc", "", "The bearer token is missing."},
+	{"Basic YTpi", "", "The bearer token is missing."},
+	{"Bearer a b", "", "The Authorization header holds no single bearer token."},
+	{"Bearer a\tb", "", "The Authorization header holds no single bearer token."},
+	{"Bearer a, Bearer b", "", "The Authorization header holds no single bearer token."},
+	{"Bearer a,b", "", "The Authorization header holds no single bearer token."},
+}
+
+func TestBearerToken(t *testing.T) {
+	key := BearerToken()
+	for _, row := range bearers {
+		got, err := key(header("Authorization", row.value))
+		if row.as == "" {
+			assert.EqualError(t, err, row.says, row.value)
+			continue
+		}
+		want, _ := key(header("Authorization", "Bearer "+row.as))
+		assert.NoError(t, err, row.value)
+		assert.Equal(t, want, got, row.value)
+	}
+	_, err := key(header("Authorization", "Bearer a", "Bearer a"))
+	assert.EqualError(t, err, "The Authorization header holds no single bearer token.")
+}
+
+func TestFirstOf(t *testing.T) {
+	type key = func(string) (string, error)
+	broken, later := errors.New("broken"), errors.New("broken later")
+	for _, row := range []struct {
+		name string
+		keys []key
+		want string
+		err  error
+	}{
+		{"the first", []key{constant("ann", nil), constant("bob", nil)}, "0:ann", nil},
+		{"no key is passed over", []key{constant("", nil), constant("ann", nil)}, "1:ann", nil},
+		{"so is a failure", []key{constant("", broken), constant("ann", nil)}, "1:ann", nil},
+		{"one string of two keys is two clients", []key{constant("", nil), constant("", nil), constant("ann", nil)}, "2:ann", nil},
+		{"nobody", []key{constant("", nil), constant("", nil)}, "", nil},
+		{"the first failure is told", []key{constant("", nil), constant("", broken), constant("", later)}, "", broken},
+	} {
+		got, err := FirstOf(row.keys)("")
+		assert.Equal(t, row.want, got, row.name)
+		assert.Equal(t, row.err, err, row.name)
+	}
+}
+
+func TestJoin(t *testing.T) {
+	type key = func(string) (string, error)
+	broken, later := errors.New("broken"), errors.New("broken later")
+	for _, row := range []struct {
+		name string
+		keys []key
+		want string
+		err  error
+	}{
+		{"both", []key{constant("ann", nil), constant("bob", nil)}, "join:3:ann:3:bob", nil},
+		{"the border is told", []key{constant("an", nil), constant("nbob", nil)}, "join:2:an:4:nbob", nil},
+		{"whatever is in them", []key{constant("ann:3:bob", nil), constant("x", nil)}, "join:9:ann:3:bob:1:x", nil},
+		{"one", []key{constant("ann", nil)}, "join:3:ann", nil},
+		{"one is missing", []key{constant("ann", nil), constant("", nil)}, "", nil},
+		{"the first failure is told", []key{constant("ann", nil), constant("", broken), constant("", later)}, "", broken},
+	} {
+		got, err := Join(row.keys)("")
+		assert.Equal(t, row.want, got, row.name)
+		assert.Equal(t, row.err, err, row.name)
+	}
+	assert.PanicsWithValue(t, "exactlimit: Join needs at least one key", func() { Join([]key{}) })
+	assert.PanicsWithValue(t, "exactlimit: Join was given a nil key", func() { Join([]key{say, nil}) })
+}
+
+func TestRouteAndGlobal(t *testing.T) {
+	for template, want := range map[string]string{"/users/:id": "route:/users/:id", "/": "route:/", "": "route:"} {
+		got, err := Route(func(s string) string { return s })(template)
+		require.NoError(t, err)
+		assert.Equal(t, want, got)
+	}
+	got, err := Global("whoever")
+	require.NoError(t, err)
+	assert.Equal(t, "global", got)
+}
+
+// No two requests that differ in what is counted have one key, and no key of one function is one of another.
+func FuzzHashed(f *testing.F) {
+	for i, value := range values {
+		f.Add(value, values[(i+1)%len(values)])
+	}
+	keys := []func(string) (string, error){
+		Cookie("id", func(s string) string { return s }, nil),
+		Query("id", func(s string) string { return s }, nil),
+		PathParam("id", func(s string) (string, bool) { return s, true }, nil),
+		func(s string) (string, error) { return Header("id")(header("id", s)) },
+		func(s string) (string, error) { return Header("id", HashKey(make([]byte, 16)))(header("id", s)) },
+		func(s string) (string, error) { return ClientIP()(&http.Request{RemoteAddr: s}) },
+		Route(func(s string) string { return s }),
+		Global[string],
+	}
+	f.Fuzz(func(t *testing.T, a, b string) {
+		seen := map[string]int{}
+		for i, key := range keys {
+			of, err := key(a)
+			if err != nil {
+				require.Empty(t, of)
+				continue
+			}
+			require.Less(t, len(of), 128+len(a))
+			require.NotContains(t, seen, of, "of %d and %d", i, seen[of])
+			seen[of] = i
+			if other, err := key(b); err == nil && i < 5 {
+				require.Equal(t, a == b, of == other)
+			}
+		}
+	})
+}
+
+// Reading a token once is reading it twice: what is counted is the token and not how it was written.
+func FuzzBearerToken(f *testing.F) {
+	for _, row := range bearers {
+		f.Add(row.value)
+	}
+	key := BearerToken()
+	f.Fuzz(func(t *testing.T, value string) {
+		got, err := key(header("Authorization", value))
+		if err != nil {
+			require.Empty(t, got)
+			return
+		}
+		again, err := key(header("Authorization", "bearer "+strings.Trim(value[len("bearer "):], " \t")))
+		require.NoError(t, err)
+		require.Equal(t, got, again)
+	})
+}
+
+// Keys of two lists are equal only if the lists are, whatever the clients put into them, and read back as what they were.
+func FuzzJoin(f *testing.F) {
+	f.Add("ann", "bob", "an", "nbob")
+	f.Add("ann:3:bob", "x", "ann", "bob:1:x")
+	f.Add("1:", ":1", "1", "::1")
+	for i, value := range values {
+		f.Add(value, values[(i+1)%len(values)], values[(i+2)%len(values)], "x")
+	}
+	type key = func(string) (string, error)
+	join := func(parts ...string) (string, error) {
+		var keys []key
+		for _, part := range parts {
+			keys = append(keys, constant(part, nil))
+		}
+		return Join(keys)("")
+	}
+	f.Fuzz(func(t *testing.T, a, b, c, d string) {
+		one, err := join(a, b)
+		require.NoError(t, err)
+		if a == "" || b == "" {
+			require.Empty(t, one)
+			return
+		}
+		require.Equal(t, []string{a, b}, unjoin(t, one))
+		for _, others := range [][]string{{c, d}, {a + b}, {a, b, c}, {b, a}, {a}, {a + ":" + b}} {
+			other, _ := join(others...)
+			if other != "" {
+				require.Equal(t, fmt.Sprintf("%q", []string{a, b}) == fmt.Sprintf("%q", others), one == other, others)
+			}
+			first, _ := FirstOf([]key{constant("", nil), constant(other, nil)})("")
+			require.NotEqual(t, one, first)
+		}
+	})
+}
+
+// unjoin reads a joined key back.
+func unjoin(t *testing.T, joined string) (parts []string) {
+	rest, ok := strings.CutPrefix(joined, "join")
+	require.True(t, ok)
+	for rest != "" {
+		length, behind, ok := strings.Cut(rest[1:], ":")
+		require.True(t, ok)
+		n, err := strconv.Atoi(length)
+		require.NoError(t, err)
+		parts = append(parts, behind[:n])
+		rest = behind[n:]
+	}
+	return parts
+}

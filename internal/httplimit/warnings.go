@@ -1,0 +1,43 @@
+package httplimit
+
+import (
+	"log/slog"
+	"net/url"
+	"strings"
+	"sync/atomic"
+)
+
+// warnings says what is wrong in the program around a middleware, where that shows first in a request: each thing once, in
+// the default log, with what to write instead. A request's key is never in it.
+type warnings struct {
+	saidTwice atomic.Bool
+	saidPath  atomic.Bool
+	firstPath atomic.Pointer[string]
+}
+
+// twice warns that a request was charged under one name more than once.
+func (w *warnings) twice(name string) {
+	if once(&w.saidTwice) {
+		slog.Warn("exactlimit: a request passed two limits of one name: it was charged by both, and clients are told of the"+
+			" stricter one. Where both count by the same key, take one out; otherwise give each its own name", "limit", name)
+	}
+}
+
+// path warns of a key that holds the path of its request. That makes a new client of every path that anybody writes. Two
+// paths are waited for: one may be in a key by chance, as /64 is in that of an IPv6 address, and so is /6.
+func (w *warnings) path(key string, u *url.URL, template func() string) {
+	if u == nil || len(u.Path) < 2 || !strings.Contains(key, u.Path) || w.saidPath.Load() || template() == u.Path {
+		return
+	}
+	first := w.firstPath.Load()
+	if first == nil {
+		path := strings.Clone(u.Path)
+		w.firstPath.Store(&path)
+	} else if !strings.HasPrefix(*first, u.Path) && !strings.HasPrefix(u.Path, *first) && once(&w.saidPath) {
+		slog.Warn("exactlimit: the key of a request holds its path, so whoever makes up paths is a new client with each:" +
+			" count by Route() instead")
+	}
+}
+
+// once says whether something is to be said: the first time.
+func once(said *atomic.Bool) bool { return !said.Load() && !said.Swap(true) }

@@ -1,0 +1,80 @@
+package httplimit
+
+import (
+	"bytes"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/core"
+)
+
+// A key that follows the path is warned of, once. One that holds a path by chance, or the route's template, is not.
+func TestKeysThatFollowThePath(t *testing.T) {
+	route := "/users/:id"
+	for _, row := range []struct {
+		name  string
+		key   func(path string) string
+		paths []string
+		warns bool
+	}{
+		{"the path", func(path string) string { return path }, []string{"/users/1", "/users/2", "/users/3"}, true},
+		{"with the method", func(path string) string { return "GET " + path + " 192.0.2.1" }, []string{"/users/1", "/users/2"}, true},
+		{"one path", func(path string) string { return path }, []string{"/users/1", "/users/1"}, false},
+		{"a template", func(string) string { return "route:" + route }, []string{route, "/users/2"}, false},
+		{"by chance", func(string) string { return "ip:2001:db8::/64" }, []string{"/6", "/64", "/users/1", "/64", "/6"}, false},
+		{"the root", func(string) string { return "a/b" }, []string{"/", "/users/1"}, false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			said := captureLog(t)
+			limiter, err := core.NewInProcess()
+			require.NoError(t, err)
+			defer limiter.Close()
+			gate := NewGate(limiter, func(r *http.Request) (string, error) { return row.key(r.URL.Path), nil }, func(*http.Request) string { return route })
+			policy := Fixed[*http.Request]([]core.Limit{core.PerMinute("a", 9)})
+			for _, path := range row.paths {
+				r, err := http.NewRequest("GET", "http://example.com"+path, nil)
+				require.NoError(t, err)
+				require.Nil(t, gate.Check(r, r, http.Header{}, policy))
+			}
+			assert.Equal(t, row.warns, strings.Contains(said.String(), "count by Route() instead"))
+			assert.LessOrEqual(t, strings.Count(said.String(), "\n"), 1)
+		})
+	}
+}
+
+// A request that is charged under one name twice is warned of, once.
+func TestLimitsPassedTwice(t *testing.T) {
+	said := captureLog(t)
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	gate := NewGate(limiter, ClientIP(), noRoute)
+	twice, other := Fixed[*http.Request]([]core.Limit{core.PerMinute("twice", 9)}), Fixed[*http.Request]([]core.Limit{core.PerMinute("other", 9)})
+	pass := func(policies ...func(*http.Request) (*Policy, error)) {
+		r, h := &http.Request{RemoteAddr: "192.0.2.1:1"}, http.Header{}
+		for _, policy := range policies {
+			require.Nil(t, gate.Check(r, r, h, policy))
+		}
+	}
+	pass(twice, other)
+	assert.Empty(t, said.String())
+	for range 2 {
+		pass(twice, other, twice)
+	}
+	assert.Contains(t, said.String(), "charged by both")
+	assert.Contains(t, said.String(), "twice")
+	assert.Equal(t, 1, strings.Count(said.String(), "\n"))
+}
+
+// captureLog collects what goes to the default log until the end of the test.
+func captureLog(t *testing.T) *bytes.Buffer {
+	said, before := new(bytes.Buffer), slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(said, nil)))
+	t.Cleanup(func() { slog.SetDefault(before) })
+	return said
+}
