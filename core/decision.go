@@ -12,6 +12,8 @@ type Decision struct {
 	State
 	// Source says who decided.
 	Source Source
+	// DryRun marks a denial that a dry run let pass: Allowed is true, nothing was charged, and State is that of the denial.
+	DryRun bool
 
 	states  []State       // of every limit when the call had several, in its order
 	age     time.Duration // of states; State is as of now

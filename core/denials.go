@@ -162,3 +162,16 @@ func (d *denials) forget(hash uint64, key string) {
 		}
 	}
 }
+
+// size counts the denials that are believed now.
+func (d *denials) size(now time.Duration) int {
+	n := 0
+	for i := range d.sets {
+		for j := range d.sets[i].places {
+			if e := d.sets[i].places[j].Load(); e != nil && now < e.until {
+				n++
+			}
+		}
+	}
+	return n
+}

@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 
 	"github.com/redis/rueidis"
@@ -16,12 +17,28 @@ type Limiter struct {
 	redis     *redisLogs // nil when the logs are in this process
 	inProcess *inProcess // the logs, or those that stand in for Redis
 	policy    FailurePolicy
+	dryRun    bool
+	metrics   *metrics // nil when nothing is measured
 	lines     *lines
 	closed    *atomic.Bool // of all that share the logs
 }
 
-func newLimiter(redis *redisLogs, c config) *Limiter {
-	return &Limiter{redis: redis, inProcess: newInProcess(), policy: c.policy, lines: &lines{name: map[string]*line{}}, closed: new(atomic.Bool)}
+func newLimiter(redis *redisLogs, c config) (*Limiter, error) {
+	l := &Limiter{
+		redis: redis, inProcess: newInProcess(), policy: c.policy, lines: &lines{name: map[string]*line{}}, closed: new(atomic.Bool),
+	}
+	if c.meter != nil {
+		m, err := newMetrics(c.meter, l)
+		if err != nil {
+			l.Close()
+			return nil, fmt.Errorf("core: the meter provider: %w", err)
+		}
+		l.metrics = m
+		if redis != nil {
+			redis.metrics = m
+		}
+	}
+	return l, nil
 }
 
 // New makes a Limiter on a client of the caller's own: for one Redis, for Sentinel or for Redis Cluster, with TLS and
@@ -41,7 +58,7 @@ func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newLimiter(newRedisLogs(newConnection(client, c.log), c), c), nil
+	return newLimiter(newRedisLogs(newConnection(client, c.log), c), c)
 }
 
 // Connect makes a Limiter on the Redis at a URL:
@@ -68,7 +85,7 @@ func Connect(url string, opts ...Option) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newLimiter(newRedisLogs(dial(option, c.log), c), c), nil
+	return newLimiter(newRedisLogs(dial(option, c.log), c), c)
 }
 
 // NewInProcess makes a Limiter that keeps the same exact logs in this process's memory: for one instance, for
@@ -79,7 +96,7 @@ func NewInProcess(opts ...Option) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newLimiter(nil, c), nil
+	return newLimiter(nil, c)
 }
 
 // Allow asks to admit one request of key under all of limits. If one of them has no room the request is denied and
@@ -106,18 +123,43 @@ func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit
 			return Decision{}, invalid("cost %d: limit %q never holds more than its Max of %d", n, limit.Name, limit.Max)
 		}
 	}
-	key = canonicalKey(key)
-	if l.redis != nil {
-		d, err = l.redis.decide(ctx, key, n, limits)
-		if err == nil || l.policy == FailClosed || gaveUp(ctx) {
-			return d, err
-		}
-		if l.policy == FailOpen {
-			return admitUncounted(limits), nil
-		}
+	if err := l.decide(ctx, &d, canonicalKey(key), n, limits); err != nil {
+		return Decision{}, err
 	}
-	l.inProcess.decide(&d, key, n, limits)
+	if l.dryRun && !d.Allowed {
+		d.Allowed, d.DryRun = true, true
+	}
+	if l.metrics != nil {
+		l.metrics.count(&d)
+	}
 	return d, nil
+}
+
+func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, limits []Limit) (err error) {
+	if l.redis != nil {
+		*d, err = l.redis.decide(ctx, key, n, limits)
+		switch {
+		case err == nil:
+			return nil
+		case gaveUp(ctx) || l.policy == FailClosed && !l.dryRun:
+			return err
+		case l.policy != FailLocal:
+			*d = admitUncounted(limits)
+			return nil
+		}
+		*d = Decision{}
+	}
+	l.inProcess.decide(d, key, n, limits)
+	return nil
+}
+
+// DryRun returns the same Limiter as one that counts and decides, and lets pass what it would deny: to see what limits would
+// do before they do it. Such admissions are marked, in Decision.DryRun and in the metrics. As nobody is to notice, requests
+// that nobody decides pass too, under FailClosed.
+func (l *Limiter) DryRun() *Limiter {
+	other := *l
+	other.dryRun = true
+	return &other
 }
 
 // Peek returns the decision that Allow would make now, and charges nothing.
@@ -183,6 +225,7 @@ func (l *Limiter) Close() error {
 		l.redis.close()
 	}
 	l.inProcess.close()
+	l.metrics.close()
 	return nil
 }
 

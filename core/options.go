@@ -4,6 +4,8 @@ import (
 	"log/slog"
 	"strings"
 	"time"
+
+	"go.opentelemetry.io/otel/metric"
 )
 
 // Option changes how a Limiter is made. Without any, a Limiter does what most services want.
@@ -16,6 +18,7 @@ type config struct {
 	policy     FailurePolicy
 	timeout    time.Duration
 	log        *slog.Logger
+	meter      metric.Meter // nil when nothing is measured
 }
 
 func configure(opts []Option) (config, error) {

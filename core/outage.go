@@ -13,6 +13,7 @@ type outage struct {
 
 	mu      sync.Mutex
 	open    int           // links
+	before  time.Duration // of outages that are over
 	since   time.Duration // on the clock of sender.now
 	told    time.Duration // when it was last told of
 	telling bool          // the outage that is has been told of
@@ -44,9 +45,24 @@ func (o *outage) begin(t *trouble) {
 func (o *outage) end(now time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.open--; o.open > 0 || !o.telling {
+	if o.open--; o.open > 0 {
+		return
+	}
+	o.before += now - o.since
+	if !o.telling {
 		return
 	}
 	o.telling = false
 	o.log.Info("exactlimit: Redis answers again", slog.Duration("after", now-o.since))
+}
+
+// measure returns how many links are open now, and how long there was any.
+func (o *outage) measure(now time.Duration) (links int, total time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	total = o.before
+	if o.open > 0 {
+		total += now - o.since
+	}
+	return o.open, total
 }

@@ -176,6 +176,9 @@ func (r *redisLogs) ask(ctx context.Context, q *question, id string, requests in
 	if requests > 1 || q.cost > 1 {
 		args = append(args, strconv.Itoa(requests), strconv.Itoa(q.cost))
 	}
+	if r.metrics != nil {
+		r.metrics.requests.Record(ctx, int64(requests), answeredCall...)
+	}
 	forgotten, sent := r.denials.forgotten(q.hash), r.now()
 	reply, err := r.call(ctx, r.decision, q.logs, args, requests, q.cost, q.limits)
 	if err == nil && reply.logs != nil {

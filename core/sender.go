@@ -25,6 +25,7 @@ type sender struct {
 	links      [links]link
 	probe      *rueidis.Lua // what to ask a link for a sign of life
 	outage     outage
+	metrics    *metrics // nil when nothing is measured
 
 	closing context.Context
 	stop    context.CancelFunc
@@ -164,8 +165,15 @@ func (s *sender) make(ctx context.Context, client rueidis.Client, l *link, ask a
 			<-s.places
 		}
 	}()
+	var begun time.Duration
+	if s.metrics != nil {
+		begun = s.now()
+	}
 	message, err := ask(ctx, client).ToMessage()
 	owed = !answered(err) && ctx.Err() != nil
+	if s.metrics != nil {
+		s.metrics.called(s.now()-begun, err, owed)
+	}
 	return message, err
 }
 

@@ -125,5 +125,8 @@ for package in core internal/httplimit; do
   done
 done
 
+step "metrics, by OpenTelemetry's SDK and Prometheus's exporter"
+(cd internal/metricstest && go mod tidy -diff && go vet ./... && go run "$staticcheck" ./... && go test ./...)
+
 step "the benchmark still builds, and counts rightly"
 (cd internal/bench && go mod tidy -diff && go vet ./... && go run "$staticcheck" ./... && go test ./...)

@@ -15,7 +15,8 @@ func TestImports(t *testing.T) {
 	const module = "github.com/exactlimit/exactlimit/"
 	allowed := map[string][]string{
 		"lua":                {},
-		"core":               {module + "lua", "github.com/redis/rueidis", "github.com/puzpuzpuz/xsync/v4"},
+		"core":               {module + "lua", "github.com/redis/rueidis", "github.com/puzpuzpuz/xsync/v4",
+			"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/metric"},
 		"internal/httplimit": {module + "core"},
 		"ginlimit":           {module + "core", module + "internal/httplimit", "github.com/gin-gonic/gin"},
 		"echolimit":          {module + "core", module + "internal/httplimit", "github.com/labstack/echo/v4"},
@@ -43,7 +44,7 @@ func TestImports(t *testing.T) {
 	} {
 		deps := list(t, "-deps", "-f", "{{.ImportPath}}", module+pkg)
 		for _, path := range append(never, "github.com/stretchr/testify/assert", "pgregory.net/rapid", "go.uber.org/goleak",
-			"github.com/dunglas/httpsfv", "github.com/gin-contrib/cors") {
+			"github.com/dunglas/httpsfv", "github.com/anishathalye/porcupine", "go.opentelemetry.io/otel/sdk/metric", "github.com/gin-contrib/cors") {
 			assert.NotContains(t, deps, path, "what %s is built of", pkg)
 		}
 	}

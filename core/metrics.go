@@ -1,0 +1,195 @@
+package core
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/puzpuzpuz/xsync/v4"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+)
+
+// WithMeterProvider has the Limiter measure itself, by OpenTelemetry. Without it nothing is measured.
+//
+//	exactlimit.decisions              {decision}  by exactlimit.limit, exactlimit.outcome and exactlimit.source
+//	exactlimit.decisions.near_limit   {decision}  admissions that leave less than a fifth of Max, by exactlimit.limit
+//	exactlimit.redis.call.duration    s           of each call to Redis, by error.type where it had no answer
+//	exactlimit.redis.call.requests    {request}   how many requests each call asked for
+//	exactlimit.denial_cache.size      {denial}    remembered now
+//	exactlimit.outage.links           {link}      to which no calls go now; one for Redis, up to 32 for Redis Cluster
+//	exactlimit.outage.duration        s           how long there was any
+//
+// The outcome is allowed, denied, or dry_run for a denial that a dry run let pass. The source is that of Source.String; a hit
+// of the denial cache is a decision whose source it is. A call under several limits counts for the one that decided. No
+// attribute ever holds a key. Names of limits beyond the first thousand are counted as "other".
+func WithMeterProvider(provider metric.MeterProvider) Option {
+	return func(c *config) error {
+		if provider == nil {
+			return invalid("nil meter provider: leave the option out to measure nothing")
+		}
+		c.meter = provider.Meter("github.com/exactlimit/exactlimit/core")
+		return nil
+	}
+}
+
+// metrics is what a Limiter has counted, for who comes to collect it, and what it tells of each call to Redis. A nil one does
+// nothing.
+type metrics struct {
+	limits   *xsync.Map[string, *counts]
+	duration metric.Float64Histogram
+	requests metric.Int64Histogram
+	stop     metric.Registration
+}
+
+const (
+	maxCounted = 1000
+	outcomes   = 3
+	sources    = int(SourceFailOpen) + 1
+)
+
+// counts is of one limit. A decision adds to one cell, which is spread over the processors and there when it is first needed.
+type counts struct {
+	cells [outcomes][sources]atomic.Pointer[xsync.Counter]
+	sets  [outcomes][sources]metric.ObserveOption
+	near  *xsync.Counter
+	limit metric.ObserveOption
+}
+
+func newMetrics(meter metric.Meter, l *Limiter) (*metrics, error) {
+	m := &metrics{limits: xsync.NewMap[string, *counts]()}
+	var failed error
+	note := func(err error) {
+		if failed == nil {
+			failed = err
+		}
+	}
+	counter := func(name, unit, about string) metric.Int64ObservableCounter {
+		c, err := meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(about))
+		note(err)
+		return c
+	}
+	gauge := func(name, unit, about string) metric.Int64ObservableGauge {
+		g, err := meter.Int64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(about))
+		note(err)
+		return g
+	}
+	decisions := counter("exactlimit.decisions", "{decision}", "Decisions on requests.")
+	near := counter("exactlimit.decisions.near_limit", "{decision}", "Admissions that leave less than a fifth of the limit.")
+	instruments := []metric.Observable{decisions, near}
+	var denials, open metric.Int64ObservableGauge
+	var away metric.Float64ObservableCounter
+	if l.redis != nil {
+		var err error
+		m.duration, err = meter.Float64Histogram("exactlimit.redis.call.duration", metric.WithUnit("s"),
+			metric.WithDescription("Time that calls to Redis took."),
+			metric.WithExplicitBucketBoundaries(.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1))
+		note(err)
+		m.requests, err = meter.Int64Histogram("exactlimit.redis.call.requests", metric.WithUnit("{request}"),
+			metric.WithDescription("Requests that a call to Redis asked for."), metric.WithExplicitBucketBoundaries(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000))
+		note(err)
+		denials = gauge("exactlimit.denial_cache.size", "{denial}", "Denials that are remembered.")
+		open = gauge("exactlimit.outage.links", "{link}", "Links to Redis to which no calls go.")
+		away, err = meter.Float64ObservableCounter("exactlimit.outage.duration", metric.WithUnit("s"),
+			metric.WithDescription("Time in which there was a link to which no calls went."))
+		note(err)
+		instruments = append(instruments, denials, open, away)
+	}
+	if failed != nil {
+		return nil, failed
+	}
+	stop, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		m.limits.Range(func(_ string, c *counts) bool {
+			for outcome := range c.cells {
+				for source := range c.cells[outcome] {
+					if cell := c.cells[outcome][source].Load(); cell != nil {
+						o.ObserveInt64(decisions, cell.Value(), c.sets[outcome][source])
+					}
+				}
+			}
+			o.ObserveInt64(near, c.near.Value(), c.limit)
+			return true
+		})
+		if l.redis != nil {
+			links, total := l.redis.outage.measure(l.redis.sender.now())
+			o.ObserveInt64(denials, int64(l.redis.denials.size(l.redis.now())))
+			o.ObserveInt64(open, int64(links))
+			o.ObserveFloat64(away, total.Seconds())
+		}
+		return nil
+	}, instruments...)
+	m.stop = stop
+	return m, err
+}
+
+// count enters a decision.
+func (m *metrics) count(d *Decision) {
+	c, found := m.limits.Load(d.Limit.Name)
+	if !found {
+		c = m.open(d.Limit.Name)
+	}
+	outcome := 0
+	switch {
+	case d.DryRun:
+		outcome = 2
+	case !d.Allowed:
+		outcome = 1
+	}
+	at := &c.cells[outcome][d.Source]
+	cell := at.Load()
+	if cell == nil {
+		at.CompareAndSwap(nil, xsync.NewCounter())
+		cell = at.Load()
+	}
+	cell.Inc()
+	if outcome == 0 && d.Source != SourceFailOpen && d.Remaining < (d.Limit.Max+4)/5 { // which is below a fifth
+		c.near.Inc()
+	}
+}
+
+// open makes the counts of a limit that is new.
+func (m *metrics) open(name string) *counts {
+	if m.limits.Size() >= maxCounted {
+		name = "other"
+	}
+	c, _ := m.limits.LoadOrCompute(name, func() (*counts, bool) {
+		limit := attribute.String("exactlimit.limit", name)
+		c := &counts{near: xsync.NewCounter(), limit: metric.WithAttributeSet(attribute.NewSet(limit))}
+		for outcome, text := range [outcomes]string{"allowed", "denied", "dry_run"} {
+			for source := range sources {
+				c.sets[outcome][source] = metric.WithAttributeSet(attribute.NewSet(limit,
+					attribute.String("exactlimit.outcome", text), attribute.String("exactlimit.source", Source(source).String())))
+			}
+		}
+		return c, false
+	})
+	return c
+}
+
+var (
+	answeredCall = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet())}
+	lateCall     = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attribute.String("error.type", "timeout")))}
+	brokenCall   = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attribute.String("error.type", "connection")))}
+	refusedCall  = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attribute.String("error.type", "redis")))}
+)
+
+// called tells of a call to Redis.
+func (m *metrics) called(took time.Duration, err error, late bool) {
+	how := answeredCall
+	switch {
+	case err == nil:
+	case answered(err):
+		how = refusedCall
+	case late:
+		how = lateCall
+	default:
+		how = brokenCall
+	}
+	m.duration.Record(context.Background(), took.Seconds(), how...)
+}
+
+func (m *metrics) close() {
+	if m != nil {
+		m.stop.Unregister()
+	}
+}
