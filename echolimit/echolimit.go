@@ -42,6 +42,27 @@ func NoFields() Option { return func(m *Middleware) { m.gate.NoFields = true } }
 // is more or, while something remains, when all is back.
 func LegacyFields() Option { return func(m *Middleware) { m.gate.LegacyFields = true } }
 
+// Cost has a request take as many units as the function says, instead of one: a report that costs ten. A cost below 1, or above
+// a limit's Max, is a mistake of the service, which is answered with 500. In the RateLimit fields, quotas are in units.
+func Cost(cost func(echo.Context) int) Option { return func(m *Middleware) { m.gate.Cost = cost } }
+
+// CountOnly has only those requests count whose answer has a status that the function chooses, such as failed logins:
+//
+//	echolimit.CountOnly(func(status int) bool { return status == http.StatusUnauthorized })
+//
+// Each request is charged before its handler runs and given back after it, so of many at once no more are under way than the
+// limit allows. A panic counts as 500, and an error that a handler
+// returns is given to Echo's error handler at once. Where Redis does not take a charge back in time it stays, and the error goes
+// to Echo's logger.
+func CountOnly(counts func(status int) bool) Option {
+	return func(m *Middleware) { m.gate.CountOnly = counts }
+}
+
+// DryRun lets every request pass and denies none, to see what limits would do: in the metrics, in Decision.DryRun and, unless
+// NoFields leaves them out, in the RateLimit fields. What would have been answered with an error passes too, and the error is
+// told to Echo's logger.
+func DryRun() Option { return func(m *Middleware) { m.gate.DryRun() } }
+
 // New makes a Middleware that counts by key. It panics if limiter or key is nil.
 func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
 	m := &Middleware{gate: httplimit.NewGate(limiter, key, template)}
@@ -71,18 +92,21 @@ func (m *Middleware) middleware(policy func(echo.Context) (*httplimit.Policy, er
 
 // limit lets a request pass, or answers it.
 func (m *Middleware) limit(c echo.Context, next echo.HandlerFunc, policy func(echo.Context) (*httplimit.Policy, error)) error {
-	refusal := m.gate.Check(c, c.Request(), c.Response().Header(), policy)
-	if refusal == nil {
-		return m.pass(c, next)
-	}
-	if refusal.Err != nil {
+	d, refusal := m.gate.Check(c, c.Request(), c.Response().Header(), policy)
+	if refusal != nil && refusal.Err != nil {
 		c.Logger().Error(refusal.Err)
+	}
+	if refusal == nil || refusal.Waived {
+		if m.gate.CountOnly != nil {
+			return m.count(c, next, d)
+		}
+		return m.pass(c, next)
 	}
 	switch {
 	case c.Response().Committed: // a function of the user's has answered
 	case refusal.Denied() && m.onDenied != nil:
 		c.Response().Status = http.StatusTooManyRequests
-		if err := m.onDenied(c, refusal.Decision); err != nil {
+		if err := m.onDenied(c, d); err != nil {
 			return err
 		}
 		if !c.Response().Committed {
@@ -105,5 +129,21 @@ func (m *Middleware) pass(c echo.Context, next echo.HandlerFunc) error {
 				" PathParam refuses them, and LimitRoutes limits none. Write Echo.Use instead")
 		})
 	}
+	return err
+}
+
+// count runs what is behind, and then sees whether the request counts.
+func (m *Middleware) count(c echo.Context, next echo.HandlerFunc, d core.Decision) error {
+	status := http.StatusInternalServerError // what a panic comes to
+	defer func() {
+		if err := m.gate.Settle(c.Request().Context(), d, status); err != nil {
+			c.Logger().Error(err)
+		}
+	}()
+	err := m.pass(c, next)
+	if err != nil {
+		c.Error(err) // what the client is told is for Echo's error handler to say, and has to be known now
+	}
+	status = c.Response().Status
 	return err
 }

@@ -3,6 +3,7 @@ package echolimit_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/labstack/echo/v4"
+	"github.com/labstack/echo/v4/middleware"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -102,6 +104,15 @@ func app(limiter *core.Limiter) http.Handler {
 	e.GET("/proxied", ok, byProxied.Limit(adaptertest.One))
 	e.GET("/framework", ok, byFramework.Limit(adaptertest.One))
 	e.GET("/silent", ok, silent.Limit(adaptertest.One))
+	number := func(name string) func(echo.Context) int {
+		return func(c echo.Context) int { return adaptertest.Number(c.QueryParam(name)) }
+	}
+	e.GET("/cost", ok, by(echolimit.ClientIP(), echolimit.Cost(number("cost"))).Limit(adaptertest.Outer))
+	e.GET("/failures", func(c echo.Context) error { return c.NoContent(number("status")(c)) },
+		by(echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.One))
+	e.GET("/logins", func(c echo.Context) error { adaptertest.Attempt(c.Response(), number("status")(c)); return nil },
+		by(echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.Logins))
+	e.GET("/dry", ok, by(echolimit.Header("X-API-Key"), echolimit.DryRun(), echolimit.Cost(number("cost"))).Limit(adaptertest.One))
 	e.GET("/answered", ok, byIP.LimitFunc(func(c echo.Context) ([]core.Limit, error) {
 		adaptertest.Refuse(c.Response())
 		return nil, errors.New("no plan")
@@ -257,4 +268,45 @@ func TestRoutesThatDoNotFit(t *testing.T) {
 	assert.EqualError(t, misses.CheckAll(e), "exactlimit: the table of limits does not fit the routes:\n"+
 		"\tPOST /users/:id: there is no entry for it: write its limits, or nil if it needs none\n"+
 		"\tPOST /users/:user: there are limits for it, and no such route")
+}
+
+// What counts is decided by the status that the client sees: also of an error that Echo's error handler answers, and of a
+// panic.
+func TestCountOnlySeesTheAnswersStatus(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	limit := core.PerHour("failures", 4)
+	e := echo.New()
+	e.Use(middleware.RecoverWithConfig(middleware.RecoverConfig{LogErrorFunc: func(_ echo.Context, err error, _ []byte) error { return err }}))
+	failed := echolimit.New(limiter, echolimit.Global(), echolimit.CountOnly(func(status int) bool { return status == 401 || status == 500 }))
+	answers := map[string]echo.HandlerFunc{
+		"/fine":      func(c echo.Context) error { return c.NoContent(http.StatusOK) },
+		"/forbidden": func(echo.Context) error { return echo.ErrForbidden },
+		"/wrapped":   func(echo.Context) error { return fmt.Errorf("login: %w", echo.ErrUnauthorized) },
+		"/inner":     func(echo.Context) error { return echo.NewHTTPError(403).SetInternal(echo.ErrUnauthorized) },
+		"/error":     func(echo.Context) error { return errors.New("no database") },
+		"/panic":     func(echo.Context) error { panic("no database") },
+	}
+	for path, answer := range answers {
+		e.GET(path, answer, failed.Limit(limit))
+	}
+	charged := func() int {
+		d, err := limiter.Peek(t.Context(), "global", limit)
+		require.NoError(t, err)
+		return limit.Max - d.Remaining
+	}
+	for _, row := range []struct {
+		path    string
+		status  int
+		counted bool
+	}{
+		{"/fine", 200, false}, {"/forbidden", 403, false}, {"/inner", 401, true}, {"/error", 500, true}, {"/wrapped", 500, true}, {"/panic", 500, true},
+	} {
+		before := charged()
+		status := adaptertest.Get(e, row.path).StatusCode
+		assert.Equal(t, row.status, status, row.path)
+		assert.Equal(t, row.counted, charged() > before, row.path)
+	}
+	assert.Equal(t, 429, adaptertest.Get(e, "/fine").StatusCode)
 }

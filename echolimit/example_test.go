@@ -151,3 +151,57 @@ func ExampleRoutes() {
 	// 	POST /login: there are limits for it, and no such route
 	// 	POST /signin: there is no entry for it: write its limits, or nil if it needs none
 }
+
+func ExampleCost() {
+	reports := echolimit.New(limiter, echolimit.ClientIP(), echolimit.Cost(func(c echo.Context) int {
+		if c.QueryParam("format") == "pdf" {
+			return 10
+		}
+		return 1
+	}))
+	e := echo.New()
+	e.GET("/reports", answer, reports.Limit(core.PerHour("reports", 12)))
+	for _, target := range []string{"/reports?format=pdf", "/reports?format=pdf", "/reports"} {
+		fmt.Println(get(e, target).Code)
+	}
+	// Output:
+	// 200
+	// 429
+	// 200
+}
+
+func ExampleCountOnly() {
+	failures := echolimit.New(limiter, echolimit.ClientIP(), echolimit.CountOnly(func(status int) bool {
+		return status == http.StatusUnauthorized
+	}))
+	e := echo.New()
+	e.GET("/login", func(c echo.Context) error {
+		if c.QueryParam("password") != "sesame" {
+			return echo.ErrUnauthorized
+		}
+		return c.NoContent(http.StatusOK)
+	}, failures.Limit(core.PerMinute("failed-logins", 2)))
+	for _, password := range []string{"sesame", "sesame", "sesame", "guess", "guess", "guess"} {
+		fmt.Println(get(e, "/login?password="+password).Code)
+	}
+	// Output:
+	// 200
+	// 200
+	// 200
+	// 401
+	// 401
+	// 429
+}
+
+func ExampleDryRun() {
+	trial := echolimit.New(limiter, echolimit.ClientIP(), echolimit.DryRun())
+	e := echo.New()
+	e.GET("/trial", answer, trial.Limit(core.PerMinute("trial", 1)))
+	for range 2 {
+		w := get(e, "/trial")
+		fmt.Println(w.Code, w.Header()["Ratelimit"])
+	}
+	// Output:
+	// 200 ["trial";r=0;t=60]
+	// 200 ["trial";r=0;t=60]
+}

@@ -232,3 +232,56 @@ func Example_cors() {
 	// 204 [] []
 	// 200 ["page";r=29] [Ratelimit,Ratelimit-Policy,Retry-After]
 }
+
+func ExampleCost() {
+	reports := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.Cost(func(c *gin.Context) int {
+		if c.Query("format") == "pdf" {
+			return 10
+		}
+		return 1
+	}))
+	r := gin.New()
+	r.GET("/reports", reports.Limit(core.PerHour("reports", 12)), answer)
+	for _, target := range []string{"/reports?format=pdf", "/reports?format=pdf", "/reports"} {
+		fmt.Println(get(r, target).Code)
+	}
+	// Output:
+	// 200
+	// 429
+	// 200
+}
+
+func ExampleCountOnly() {
+	failures := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.CountOnly(func(status int) bool {
+		return status == http.StatusUnauthorized
+	}))
+	r := gin.New()
+	r.GET("/login", failures.Limit(core.PerMinute("failed-logins", 2)), func(c *gin.Context) {
+		if c.Query("password") != "sesame" {
+			c.Status(http.StatusUnauthorized)
+		}
+	})
+	for _, password := range []string{"sesame", "sesame", "sesame", "guess", "guess", "guess"} {
+		fmt.Println(get(r, "/login?password="+password).Code)
+	}
+	// Output:
+	// 200
+	// 200
+	// 200
+	// 401
+	// 401
+	// 429
+}
+
+func ExampleDryRun() {
+	trial := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.DryRun())
+	r := gin.New()
+	r.GET("/trial", trial.Limit(core.PerMinute("trial", 1)), answer)
+	for range 2 {
+		w := get(r, "/trial")
+		fmt.Println(w.Code, w.Header()["Ratelimit"])
+	}
+	// Output:
+	// 200 ["trial";r=0;t=60]
+	// 200 ["trial";r=0;t=60]
+}

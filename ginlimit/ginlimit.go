@@ -37,6 +37,26 @@ func NoFields() Option { return func(m *Middleware) { m.gate.NoFields = true } }
 // is more or, while something remains, when all is back.
 func LegacyFields() Option { return func(m *Middleware) { m.gate.LegacyFields = true } }
 
+// Cost has a request take as many units as the function says, instead of one: a report that costs ten. A cost below 1, or above
+// a limit's Max, is a mistake of the service, which is answered with 500. In the RateLimit fields, quotas are in units.
+func Cost(cost func(*gin.Context) int) Option { return func(m *Middleware) { m.gate.Cost = cost } }
+
+// CountOnly has only those requests count whose answer has a status that the function chooses, such as failed logins:
+//
+//	ginlimit.CountOnly(func(status int) bool { return status == http.StatusUnauthorized })
+//
+// Each request is charged before its handler runs and given back after it, so of many at once no more are under way than the
+// limit allows. A panic counts as 500. Where Redis does not
+// take a charge back in time it stays, and the error is added to c.Errors.
+func CountOnly(counts func(status int) bool) Option {
+	return func(m *Middleware) { m.gate.CountOnly = counts }
+}
+
+// DryRun lets every request pass and denies none, to see what limits would do: in the metrics, in Decision.DryRun and, unless
+// NoFields leaves them out, in the RateLimit fields. What would have been answered with an error passes too, and the error is
+// added to c.Errors.
+func DryRun() Option { return func(m *Middleware) { m.gate.DryRun() } }
+
 // New makes a Middleware that counts by key. It panics if limiter or key is nil.
 func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
 	m := &Middleware{gate: httplimit.NewGate(limiter, key, (*gin.Context).FullPath)}
@@ -64,20 +84,35 @@ func (m *Middleware) handler(policy func(*gin.Context) (*httplimit.Policy, error
 
 // limit lets a request pass, or aborts and answers it.
 func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit.Policy, error)) {
-	refusal := m.gate.Check(c, c.Request, c.Writer.Header(), policy)
-	if refusal == nil {
+	d, refusal := m.gate.Check(c, c.Request, c.Writer.Header(), policy)
+	if refusal != nil && refusal.Err != nil {
+		_ = c.Error(refusal.Err)
+	}
+	if refusal == nil || refusal.Waived {
+		if m.gate.CountOnly != nil {
+			m.count(c, d)
+		}
 		return
 	}
 	c.Abort()
-	if refusal.Err != nil {
-		_ = c.Error(refusal.Err)
-	}
 	switch {
 	case c.Writer.Written(): // a function of the user's has answered
 	case refusal.Denied() && m.onDenied != nil:
 		c.Status(http.StatusTooManyRequests)
-		m.onDenied(c, refusal.Decision)
+		m.onDenied(c, d)
 	default:
 		refusal.Write(c.Writer)
 	}
+}
+
+// count runs what is behind, and then sees whether the request counts.
+func (m *Middleware) count(c *gin.Context, d core.Decision) {
+	status := http.StatusInternalServerError // what a panic comes to
+	defer func() {
+		if err := m.gate.Settle(c.Request.Context(), d, status); err != nil {
+			_ = c.Error(err)
+		}
+	}()
+	c.Next()
+	status = c.Writer.Status()
 }

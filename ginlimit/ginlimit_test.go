@@ -79,6 +79,15 @@ func app(limiter *core.Limiter) http.Handler {
 	r.GET("/proxied", byProxied.Limit(adaptertest.One), ok)
 	r.GET("/framework", byFramework.Limit(adaptertest.One), ok)
 	r.GET("/silent", silent.Limit(adaptertest.One), ok)
+	number := func(name string) func(*gin.Context) int {
+		return func(c *gin.Context) int { return adaptertest.Number(c.Query(name)) }
+	}
+	r.GET("/cost", by(ginlimit.ClientIP(), ginlimit.Cost(number("cost"))).Limit(adaptertest.Outer), ok)
+	r.GET("/failures", by(ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.One),
+		func(c *gin.Context) { c.Status(number("status")(c)) })
+	r.GET("/logins", by(ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.Logins),
+		func(c *gin.Context) { adaptertest.Attempt(c.Writer, number("status")(c)) })
+	r.GET("/dry", by(ginlimit.Header("X-API-Key"), ginlimit.DryRun(), ginlimit.Cost(number("cost"))).Limit(adaptertest.One), ok)
 	r.GET("/answered", byIP.LimitFunc(func(c *gin.Context) ([]core.Limit, error) {
 		adaptertest.Refuse(c.Writer)
 		return nil, errors.New("no plan")

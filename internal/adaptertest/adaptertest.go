@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -65,6 +66,10 @@ var update = flag.Bool("update", false, "write the golden files anew")
 //	/proxied   ClientIP(TrustedProxies("10.0.0.0/8", "unix")), One
 //	/framework FrameworkClientIP, One, while the framework is as its constructor made it
 //	/silent    ClientIP, One, with an OnDenied that does nothing
+//	/cost      ClientIP, Cost as Number of the query's "cost", Outer
+//	/failures  ClientIP, CountOnly with Failed, One; the handler answers with Number of the query's "status"
+//	/logins    ClientIP, CountOnly with Failed, Logins; the handler calls Attempt with Number of the query's "status"
+//	/dry       Header("X-API-Key"), DryRun, Cost as Number of the query's "cost", One
 //	/answered  ClientIP, LimitFunc with one that calls Refuse and fails
 type App func(limiter *core.Limiter) http.Handler
 
@@ -103,6 +108,15 @@ func Plan(plan string) ([]core.Limit, error) {
 	}
 	return nil, nil
 }
+
+// Number reads a number of the query.
+func Number(text string) int {
+	n, _ := strconv.Atoi(text)
+	return n
+}
+
+// Failed says whether an answer is one of failure.
+func Failed(status int) bool { return status >= 400 }
 
 // OK is the handler behind every limit.
 func OK(w http.ResponseWriter) {
@@ -169,6 +183,7 @@ func Run(t *testing.T, app App) {
 		golden(t, "upgrade", transcript(t, app, "HTTP/1.1", []request{upgrade, upgrade, upgrade}, false))
 	})
 	t.Run("outage", func(t *testing.T) { outage(t, app) })
+	t.Run("logins", func(t *testing.T) { logins(t, app) })
 }
 
 // transcript sends requests at their moments, on a clock that stands still in between.
@@ -233,7 +248,7 @@ func checkFields(t *testing.T, h http.Header) {
 		require.Positive(t, param(t, p, "w"))
 		require.LessOrEqual(t, param(t, l, "r"), param(t, p, "q"))
 		require.LessOrEqual(t, param(t, l, "t"), param(t, p, "w"))
-		require.Equal(t, param(t, l, "r") == 0, param(t, l, "t") > 0, "seconds to wait where nothing remains")
+		require.False(t, param(t, l, "r") == 0 && param(t, l, "t") == 0, "seconds to wait where nothing remains")
 		wait = max(wait, param(t, l, "t"))
 	}
 	if after := h.Get("Retry-After"); after != "" {

@@ -81,6 +81,30 @@ var table = []struct {
 		{target: "/text", header: "X-API-Key: ann"},
 	}},
 	{"begun", []request{{target: "/begun"}, {target: "/begun"}, {target: "/begun"}}}, // what is on its way stays as it is
+	{"cost", []request{
+		{target: "/cost?cost=2"},
+		{target: "/cost?cost=2"}, // denied, and not charged
+		{target: "/cost?cost=1"},
+		{target: "/cost?cost=1"}, // denied
+		{target: "/cost?cost=4"}, // never: the service's mistake
+		{target: "/cost?cost=0"},
+	}},
+	{"failures", []request{
+		{target: "/failures?status=200"},
+		{target: "/failures?status=401"},
+		{target: "/failures?status=204"},
+		{target: "/failures?status=200"},
+		{target: "/failures?status=500"},
+		{target: "/failures?status=200"}, // denied, though it would succeed
+		{at: 10000 * ms, target: "/failures?status=200"},
+	}},
+	{"dry", []request{
+		{target: "/dry?cost=1", header: "X-API-Key: ann"},
+		{target: "/dry?cost=1", header: "X-API-Key: ann"},
+		{target: "/dry?cost=1", header: "X-API-Key: ann"}, // would be denied
+		{target: "/dry?cost=1"},                           // would be 401
+		{target: "/dry?cost=3", header: "X-API-Key: ann"}, // would be 500
+	}},
 	{"panic", []request{{target: "/panic"}, {target: "/panic"}, {target: "/panic"}}}, // charged all the same
 	{"quoted", []request{{target: "/quoted"}, {at: 1 * ms, target: "/quoted"}}},
 	{"header", []request{

@@ -14,8 +14,8 @@ import (
 func TestImports(t *testing.T) {
 	const module = "github.com/exactlimit/exactlimit/"
 	allowed := map[string][]string{
-		"lua":                {},
-		"core":               {module + "lua", "github.com/redis/rueidis", "github.com/puzpuzpuz/xsync/v4",
+		"lua": {},
+		"core": {module + "lua", "github.com/redis/rueidis", "github.com/puzpuzpuz/xsync/v4",
 			"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/metric"},
 		"internal/httplimit": {module + "core"},
 		"ginlimit":           {module + "core", module + "internal/httplimit", "github.com/gin-gonic/gin"},

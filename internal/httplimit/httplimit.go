@@ -19,10 +19,15 @@ type Gate[C any] struct {
 	LegacyFields bool
 	// PlainText answers in text instead of problem bodies.
 	PlainText bool
+	// Cost is how many units a request takes; nil means one.
+	Cost func(C) int
+	// CountOnly says by the status of its answer whether a request counts; nil means that all do.
+	CountOnly func(status int) bool
 
 	limiter  *core.Limiter
 	key      func(C) (string, error)
 	template func(C) string // of the route that a request matched
+	dryRun   bool
 	warnings warnings
 }
 
@@ -37,32 +42,43 @@ func NewGate[C any](limiter *core.Limiter, key func(C) (string, error), template
 	return &Gate[C]{limiter: limiter, key: key, template: template}
 }
 
-// Check decides the request r of c and sets the fields of its response in h. It returns nil when the request goes on to its
-// handler. The key comes first: who does not say who they are learns nothing of the limits.
-func (g *Gate[C]) Check(c C, r *http.Request, h http.Header, policy func(C) (*Policy, error)) *Refusal {
+// DryRun has the gate let all requests pass.
+func (g *Gate[C]) DryRun() { g.dryRun, g.limiter = true, g.limiter.DryRun() }
+
+// Check decides the request r of c and sets the fields of its response in h. It returns no refusal when the request goes on
+// to its handler; its decision is due for Settle then. The key comes first: who does not say who they are learns nothing of
+// the limits.
+func (g *Gate[C]) Check(c C, r *http.Request, h http.Header, policy func(C) (*Policy, error)) (d core.Decision, _ *Refusal) {
 	key, err := g.key(c)
 	if err != nil || key == "" {
-		return g.unidentified(h, err)
+		return d, g.unidentified(h, err)
 	}
 	g.warnings.path(key, r.URL, func() string { return g.template(c) })
 	p, err := policy(c)
 	if err != nil {
-		return g.refuse(h, internalError, err)
+		return d, g.refuse(h, internalError, err)
 	}
-	d, err := g.limiter.Allow(r.Context(), key, p.limits...)
+	cost := 1
+	if g.Cost != nil {
+		cost = g.Cost(c)
+	}
+	d, err = g.limiter.AllowN(r.Context(), key, cost, p.limits...)
 	switch {
 	case err == nil:
 	case errors.Is(err, core.ErrUnavailable):
 		if errors.Is(r.Context().Err(), context.Canceled) {
 			err = nil // the client has left, which is nobody's fault
 		}
-		setRetryAfter(h, 1)
-		return g.refuse(h, p.unavailable(), err)
+		refusal := g.refuse(h, p.unavailable(), err)
+		if !refusal.Waived {
+			setRetryAfter(h, 1)
+		}
+		return d, refusal
 	default:
-		return g.refuse(h, internalError, err)
+		return d, g.refuse(h, internalError, err)
 	}
 	if d.Source == core.SourceFailOpen {
-		return nil // nobody counted, so there is nothing to say
+		return d, nil // nobody counted, so there is nothing to say
 	}
 	wait := seconds(d.RetryAfter)
 	if !g.NoFields {
@@ -75,18 +91,25 @@ func (g *Gate[C]) Check(c C, r *http.Request, h http.Header, policy func(C) (*Po
 		setLegacyFields(h, &d, time.Now())
 	}
 	if d.Allowed {
-		return nil
+		return d, nil
 	}
 	setRetryAfter(h, wait)
-	refusal := g.refuse(h, exceeded(d), nil)
-	refusal.Decision = d
-	return refusal
+	return d, g.refuse(h, exceeded(d), nil)
 }
 
-// Refusal is a request that does not go on. The adapter must not run its handler.
+// Settle gives back what a request was charged whose answer says that it does not count. It is called when the answer has been
+// made, also for a client that has left.
+func (g *Gate[C]) Settle(ctx context.Context, d core.Decision, status int) error {
+	if g.CountOnly == nil || g.CountOnly(status) {
+		return nil
+	}
+	return g.limiter.Refund(context.WithoutCancel(ctx), d)
+}
+
+// Refusal is a request that does not go on. The adapter must not run its handler, unless the refusal is waived.
 type Refusal struct {
-	// Decision is the limiter's; zero when it was not asked or had no answer.
-	Decision core.Decision
+	// Waived says that the request goes on all the same, as this is a dry run.
+	Waived bool
 	// Err is what went wrong in the service rather than with the client: its owner wants to know.
 	Err error
 
@@ -107,6 +130,8 @@ func (r *Refusal) Write(w http.ResponseWriter) {
 }
 
 func (g *Gate[C]) refuse(h http.Header, problem problem, err error) *Refusal {
-	h.Set("Cache-Control", "no-store")
-	return &Refusal{problem: problem, plainText: g.PlainText, Err: err}
+	if !g.dryRun {
+		h.Set("Cache-Control", "no-store")
+	}
+	return &Refusal{Waived: g.dryRun, problem: problem, plainText: g.PlainText, Err: err}
 }

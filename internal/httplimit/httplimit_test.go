@@ -91,7 +91,7 @@ func TestKeyErrors(t *testing.T) {
 	} {
 		gate := NewGate(limiter, func(int) (string, error) { return "", row.err }, nil)
 		w := httptest.NewRecorder()
-		v := gate.Check(0, &http.Request{}, w.Header(), Fixed[int]([]core.Limit{core.PerMinute("a", 1)}))
+		_, v := gate.Check(0, &http.Request{}, w.Header(), Fixed[int]([]core.Limit{core.PerMinute("a", 1)}))
 		v.Write(w)
 		assert.Equal(t, row.status, w.Code)
 		assert.Equal(t, row.fault, v.Err != nil)
@@ -120,7 +120,7 @@ func TestWhoseFault(t *testing.T) {
 		{"a client that left is nobody's", gone, false},
 	} {
 		w := httptest.NewRecorder()
-		v := gate.Check(0, new(http.Request).WithContext(row.ctx), w.Header(), policy)
+		_, v := gate.Check(0, new(http.Request).WithContext(row.ctx), w.Header(), policy)
 		require.NotNil(t, v)
 		assert.False(t, v.Denied())
 		assert.Equal(t, row.fault, v.Err != nil, row.name)

@@ -61,7 +61,7 @@ func (g *Gate[C]) unidentified(h http.Header, err error) *Refusal {
 	if errors.As(err, &missing) {
 		err = nil
 	}
-	if missing.challenge != "" {
+	if missing.challenge != "" && !g.dryRun {
 		h.Set("WWW-Authenticate", missing.challenge)
 	}
 	return g.refuse(h, problem{Type: "about:blank", Title: http.StatusText(missing.status), Status: missing.status, Detail: missing.detail}, err)

@@ -39,7 +39,8 @@ func TestKeysThatFollowThePath(t *testing.T) {
 			for _, path := range row.paths {
 				r, err := http.NewRequest("GET", "http://example.com"+path, nil)
 				require.NoError(t, err)
-				require.Nil(t, gate.Check(r, r, http.Header{}, policy))
+				_, refusal := gate.Check(r, r, http.Header{}, policy)
+				require.Nil(t, refusal)
 			}
 			assert.Equal(t, row.warns, strings.Contains(said.String(), "count by Route() instead"))
 			assert.LessOrEqual(t, strings.Count(said.String(), "\n"), 1)
@@ -58,7 +59,8 @@ func TestLimitsPassedTwice(t *testing.T) {
 	pass := func(policies ...func(*http.Request) (*Policy, error)) {
 		r, h := &http.Request{RemoteAddr: "192.0.2.1:1"}, http.Header{}
 		for _, policy := range policies {
-			require.Nil(t, gate.Check(r, r, h, policy))
+			_, refusal := gate.Check(r, r, h, policy)
+			require.Nil(t, refusal)
 		}
 	}
 	pass(twice, other)
