@@ -29,7 +29,7 @@ var faults = []struct {
 	{"slow handshakes", slowHandshakes},
 	{"SCRIPT FLUSH every 20 ms", scriptFlush},
 	{"CLIENT KILL every 20 ms", clientKill},
-	{"Redis stopped, 5000 callers", stopped},
+	{"Redis stopped", stopped},
 	{"kill -9, restart", restart(false)},
 	{"kill -9, restart empty", restart(true)},
 	{"Redis gone from the start", gone},
@@ -143,23 +143,30 @@ func clientKill(s *scene) {
 	assert.Zero(s, h.unknown(), "a call is made again within its time: %v", h.errors())
 }
 
+// stopped is a Redis that hangs, under more callers than can be on their way to it.
 func stopped(s *scene) {
-	s.processes, s.Goroutines, s.Pause, s.Load.Deadline = 1, 5000, 400*ms, 50*ms
-	s.Keys, s.Limit.Max, s.within = keys(100), 10, 2*time.Second
+	s.processes, s.Keys, s.Limit.Max, s.within = 1, keys(100), 10, 2*time.Second
 	server := appendOnly(s)
-	for _, length := range []time.Duration{500 * ms, 2000 * ms} {
-		if *long {
-			length = 5 * length / 2
-		}
-		s.what = fmt.Sprintf("Redis stopped for %v, 5000 callers of 50 ms", length)
+	for i, load := range []struct {
+		callers         int
+		pause           time.Duration
+		stopped         time.Duration
+		deadline, waits time.Duration // of the callers' contexts, if they have one, and what they wait at most
+	}{
+		{1000, 100 * ms, 1000 * ms, 0, 100 * ms},
+		{5000, 400 * ms, 500 * ms, 50 * ms, 50 * ms},
+		{5000, 400 * ms, 2000 * ms, 50 * ms, 50 * ms},
+	} {
+		s.Prefix = fmt.Sprint("torture", i)
+		s.Goroutines, s.Pause, s.Load.Deadline = load.callers, load.pause, load.deadline
+		s.what = fmt.Sprintf("Redis stopped for %v, %d callers who wait %v", load.stopped, load.callers, load.waits)
 		s.play(server.URL(), []*redistest.Server{server}, func() {
 			time.Sleep(500 * ms)
 			require.NoError(s, server.Pause())
-			time.Sleep(length)
+			s.last(load.stopped)
 			require.NoError(s, server.Resume())
 			time.Sleep(time.Second)
 		})
-		s.Prefix += "again"
 	}
 }
 
