@@ -13,6 +13,9 @@ need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
 need redis-server redis-server
 need gcc gcc # for go test -race
 [ -e /usr/include/stdlib.h ] || command -v brew >/dev/null 2>&1 || missing+=(libc6-dev)
+# A browser, for the page of the examples: where Debian's is ten seconds away. Elsewhere what is there is used.
+browser() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
+if [ "$(id -u)" = 0 ] && grep -qs '^ID=debian' /etc/os-release; then browser >/dev/null || missing+=(chromium); fi
 if [ ${#missing[@]} -gt 0 ]; then
   as_root=
   [ "$(id -u)" = 0 ] || as_root=sudo
@@ -99,6 +102,14 @@ fi
 
 step "go test, of what the race detector would change"
 go test -run Alloc ./core ./internal/httplimit
+
+step "the examples' page, in a browser"
+(cd internal/browser && go mod tidy -diff && go vet ./... && go run "$staticcheck" ./...)
+if browser; then
+  (cd internal/browser && go test -race -shuffle=on ./...)
+else
+  echo "left out: there is no Chromium here"
+fi
 
 step "the benchmark still builds, and counts rightly"
 (cd internal/bench && go mod tidy -diff && go vet ./... && go run "$staticcheck" ./... && go test ./...)
