@@ -17,8 +17,9 @@ need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
 need redis-server redis-server
 need gcc gcc # for go test -race
 [ -e /usr/include/stdlib.h ] || command -v brew >/dev/null 2>&1 || missing+=(libc6-dev)
-# Debian's takes ten seconds to install. Elsewhere the test in a browser is skipped if there is none.
-if grep -qs '^ID=debian' /etc/os-release; then need chromium chromium; fi
+# Debian's takes ten seconds to install. Elsewhere the tests in a browser are left out if there is none.
+browser() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
+if grep -qs '^ID=debian' /etc/os-release; then browser >/dev/null || missing+=(chromium); fi
 if [ ${#missing[@]} -gt 0 ]; then
   as_root=
   [ "$(id -u)" = 0 ] || as_root=sudo
@@ -127,6 +128,14 @@ done
 
 step "metrics, by OpenTelemetry's SDK and Prometheus's exporter"
 (cd internal/metricstest && go mod tidy -diff && go vet ./... && go run "$staticcheck" ./... && go test ./...)
+
+step "the examples' page, in a browser"
+(cd internal/browser && go mod tidy -diff && go vet ./... && go run "$staticcheck" ./...)
+if browser; then
+  (cd internal/browser && go test -race -shuffle=on ./...)
+else
+  echo "left out: there is no Chromium here"
+fi
 
 step "the benchmark still builds, and counts rightly"
 (cd internal/bench && go mod tidy -diff && go vet ./... && go run "$staticcheck" ./... && go test ./...)

@@ -26,6 +26,7 @@ import (
 
 	"github.com/exactlimit/exactlimit/core"
 	"github.com/exactlimit/exactlimit/echolimit"
+	"github.com/exactlimit/exactlimit/internal/demo"
 )
 
 func main() {
@@ -48,6 +49,7 @@ func routes(limiter *core.Limiter, clientIP echolimit.KeyFunc) http.Handler {
 	e := echo.New()
 	e.Use(middleware.Recover())
 	e.GET("/healthz", answer("ok"))
+	e.GET("/", echo.WrapHandler(demo.Handler())) // shows the limits at work; leave it out of a service of your own
 
 	api := e.Group("/api", byIP.Limit(core.PerMinute("api", 100)))
 	api.GET("/search", answer("results"), byIP.Limit(core.Limit{Name: "search", Max: 10, Window: 10 * time.Second}))

@@ -26,6 +26,7 @@ import (
 
 	"github.com/exactlimit/exactlimit/core"
 	"github.com/exactlimit/exactlimit/ginlimit"
+	"github.com/exactlimit/exactlimit/internal/demo"
 )
 
 func main() {
@@ -47,6 +48,7 @@ func routes(limiter *core.Limiter, clientIP ginlimit.KeyFunc) http.Handler {
 
 	r := gin.Default() // its logger shows why a request was answered 503
 	r.GET("/healthz", answer("ok"))
+	r.GET("/", gin.WrapH(demo.Handler())) // shows the limits at work; leave it out of a service of your own
 
 	api := r.Group("/api", byIP.Limit(core.PerMinute("api", 100)))
 	api.GET("/search", byIP.Limit(core.Limit{Name: "search", Max: 10, Window: 10 * time.Second}), answer("results"))

@@ -20,8 +20,9 @@ func TestImports(t *testing.T) {
 		"internal/httplimit": {module + "core"},
 		"ginlimit":           {module + "core", module + "internal/httplimit", "github.com/gin-gonic/gin"},
 		"echolimit":          {module + "core", module + "internal/httplimit", "github.com/labstack/echo/v4"},
-		"ginlimit/example":   {module + "core", module + "ginlimit", "github.com/gin-gonic/gin"},
-		"echolimit/example": {module + "core", module + "echolimit", "github.com/labstack/echo/v4",
+		"internal/demo":      {},
+		"ginlimit/example":   {module + "core", module + "ginlimit", module + "internal/demo", "github.com/gin-gonic/gin"},
+		"echolimit/example": {module + "core", module + "echolimit", module + "internal/demo", "github.com/labstack/echo/v4",
 			"github.com/labstack/echo/v4/middleware"},
 	}
 	for pkg, allowed := range allowed {

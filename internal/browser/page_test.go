@@ -1,0 +1,286 @@
+package browser
+
+import (
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/redistest"
+)
+
+// One request, then more at once than there is room for: what is over is denied, Retry-After counts down, and then there is room.
+func TestBurst(t *testing.T) {
+	t.Parallel()
+	for _, framework := range frameworks {
+		t.Run(framework, func(t *testing.T) {
+			t.Parallel()
+			p := open(t, serve(t, framework))
+			assert.Equal(t, "–", p.text("used"), "nothing is known before the first answer")
+			p.click("one")
+			p.sees("limit", "10 requests in any 10 seconds")
+			p.sees("used", "1")
+			assert.Equal(t, "all from here", p.text("shares"))
+			assert.Equal(t, "now", p.text("wait"))
+			assert.Contains(t, p.text("answer"), `200 OK
+RateLimit: "api";r=99, "search";r=9
+RateLimit-Policy: "api";q=100;w=60, "search";q=10;w=10`)
+
+			eval[any](p, `window.waits = new Set(); new MutationObserver(() => waits.add(document.getElementById("wait").textContent))
+				.observe(document.getElementById("wait"), {childList: true, characterData: true, subtree: true})`)
+			p.click("burst")
+			p.becomes(`document.getElementById("denied").textContent > 0`, "true")
+			p.becomes(`/^Retry-After: [0-9]+$/.test(document.getElementById("source").textContent)`, "true")
+			p.becomes(`document.getElementById("admitted").textContent * 1 + document.getElementById("denied").textContent * 1`, "16")
+
+			p.sees("wait", "now") // the countdown has run out
+			waits := eval[[]string](p, "[...waits]")
+			assert.Greater(t, len(waits), 1, "it was seen counting down: %v", waits)
+			admitted := number(t, p, "admitted")
+			p.click("one")
+			p.sees("admitted", strconv.Itoa(admitted+1))
+			assert.Contains(t, p.text("answer"), "200 OK")
+		})
+	}
+}
+
+func number(t *testing.T, p *tab, id string) int {
+	t.Helper()
+	n, err := strconv.Atoi(p.text(id))
+	require.NoError(t, err)
+	return n
+}
+
+// Each route has its own window, in which a burst finds its own Max; "api" counts them all, and those that the route's own limit
+// denies, too. Report's two keys are two clients.
+func TestRoutes(t *testing.T) {
+	t.Parallel()
+	p := open(t, serve(t, "ginlimit"))
+	for _, test := range []struct{ route, shows, limit, admitted, denied, api string }{
+		{"login", "POST /api/login", "5 requests in any minute", "5", "10", "15 of 100"},
+		{"report", "GET /api/report  X-API-Key: demo", "3 requests in any minute", "3", "12", "30 of 100"},
+		{"report-pro", "GET /api/report  X-API-Key: pro-demo", "30 requests in any minute", "15", "0", "45 of 100"},
+	} {
+		p.choose(test.route)
+		p.sees("route", test.shows)
+		assert.Equal(t, "A window that slides", p.text("limit"), "not known yet")
+		p.click("burst")
+		p.sees("limit", test.limit)
+		p.sees("admitted", test.admitted)
+		p.sees("denied", test.denied)
+		p.sees("used", test.admitted)
+		p.sees("also-used", test.api)
+		assert.Equal(t, "all from here", p.text("shares"))
+	}
+	p.choose("login") // which has gone on meanwhile
+	p.sees("limit", "5 requests in any minute")
+	for _, denied := range []string{"25", "40", "55", "70"} {
+		p.click("burst")
+		p.sees("denied", denied)
+	}
+	p.sees("also-used", "100 of 100")
+	p.click("one")
+	p.becomes(`/^Retry-After: [0-9]+, by api$/.test(document.getElementById("source").textContent)`, "true")
+	assert.Equal(t, "5", p.text("used"), "of login itself")
+}
+
+// A keyboard is enough: Tab to go, arrows to choose a route, Enter and Space to send.
+func TestKeyboard(t *testing.T) {
+	t.Parallel()
+	p := open(t, serve(t, "echolimit"))
+	press := func(keys ...string) {
+		for _, key := range keys {
+			p.do(chromedp.KeyEvent(key))
+		}
+	}
+	on := func(id string) {
+		assert.Equal(t, id, eval[string](p, "document.activeElement.id || document.activeElement.value"))
+		assert.Equal(t, "solid", eval[string](p, `(() => {
+			const e = document.activeElement;
+			return getComputedStyle(e.name === "route" ? e.nextElementSibling : e).outlineStyle;
+		})()`), "it shows that it has the focus: %s", id)
+	}
+	press(kb.Tab)
+	on("search")
+	press(kb.ArrowRight)
+	on("login")
+	press(kb.Tab)
+	on("one")
+	press(kb.Enter)
+	p.sees("used", "1")
+	press(" ")
+	p.sees("used", "2")
+	press(kb.Tab)
+	on("burst")
+	press(kb.Enter)
+	p.sees("denied", "12")
+	p.sees("admitted", "5")
+	press(kb.Tab)
+	on("stream")
+	press(kb.Enter)
+	p.sees("stream-does", "Stop stream")
+	p.becomes(`document.getElementById("denied").textContent >= 14`, "true")
+	press(" ")
+	p.sees("stream-does", "Start stream")
+	press(kb.Tab)
+	on("answer")
+}
+
+// Pages of two servers on one Redis, of either framework, are one client in one window: each finds the room smaller by what came
+// through the other, and says so.
+func TestTwoServers(t *testing.T) {
+	t.Parallel()
+	redis := redistest.Start(t)
+	first := open(t, serve(t, "ginlimit", "-redis", redis.URL()))
+	second := open(t, serve(t, "echolimit", "-redis", redis.URL()))
+	for _, p := range []*tab{first, second} {
+		p.choose("login")
+	}
+	first.click("one")
+	first.sees("used", "1")
+	first.click("one")
+	first.sees("used", "2")
+	second.click("one")
+	second.sees("used", "3")
+	second.sees("shares", "1 from here, 2 elsewhere")
+	assert.Equal(t, "all from here", first.text("shares"), "who does not ask does not hear")
+	first.click("one")
+	first.sees("used", "4")
+	first.sees("shares", "3 from here, 1 elsewhere")
+	second.click("burst")
+	second.sees("denied", "14")
+	second.sees("shares", "2 from here, 3 elsewhere")
+	second.sees("used", "5")
+	first.click("one")
+	first.sees("denied", "1")
+	first.sees("shares", "3 from here, 2 elsewhere")
+}
+
+// Bursts from both sides at once: the requests of each are under way together, and still neither takes its own for the other's.
+func TestTwoBursts(t *testing.T) {
+	t.Parallel()
+	redis := redistest.Start(t)
+	first := open(t, serve(t, "ginlimit", "-redis", redis.URL()))
+	second := open(t, serve(t, "ginlimit", "-redis", redis.URL()))
+	for _, p := range []*tab{first, second} {
+		p.choose("report-pro")
+		p.click("burst")
+	}
+	for _, p := range []*tab{first, second} {
+		p.sees("admitted", "15")
+	}
+	for _, p := range []*tab{first, second} {
+		p.click("one") // alone, so its answer leaves nothing open
+		p.sees("denied", "1")
+		p.sees("shares", "15 from here, 15 elsewhere")
+	}
+}
+
+// When the window is empty again the page is at rest; who wants no motion gets a picture a second until then.
+func TestRest(t *testing.T) {
+	t.Parallel()
+	for _, motion := range []string{"no-preference", "reduce"} {
+		t.Run(motion, func(t *testing.T) {
+			t.Parallel()
+			p := open(t, serve(t, "ginlimit"), "prefers-reduced-motion", motion)
+			began := time.Now()
+			eval[any](p, `window.frames_drawn = 0; window.frame = requestAnimationFrame;
+				window.requestAnimationFrame = (f) => { frames_drawn++; return frame(f); }`)
+			p.click("one")
+			p.sees("used", "1")
+			p.sees("used", "0")
+			// The other limit's timeline shows its minute and what is behind it, so this one is told to be over.
+			eval[any](p, `(() => { const now = performance.now; performance.now = () => now.call(performance) + 200_000; })()`)
+			var before, after int
+			for deadline := time.Now().Add(patience); ; {
+				before = eval[int](p, "frames_drawn")
+				time.Sleep(1500 * time.Millisecond)
+				if after = eval[int](p, "frames_drawn"); after == before {
+					break
+				}
+				require.True(t, time.Now().Before(deadline), "still drawing")
+			}
+			if motion == "reduce" {
+				assert.Less(t, after, 10+2*int(time.Since(began).Seconds()), "about one a second, not sixty")
+			}
+			p.click("one")
+			p.sees("used", "1")
+		})
+	}
+}
+
+// Who listens to the page hears what has come of a burst once, not fifteen times.
+func TestAnnouncements(t *testing.T) {
+	t.Parallel()
+	p := open(t, serve(t, "ginlimit"))
+	assert.Equal(t, "status", eval[string](p, `document.getElementById("said").getAttribute("role")`))
+	eval[any](p, `window.said = []; new MutationObserver(() => said.push(document.getElementById("said").textContent))
+		.observe(document.getElementById("said"), {childList: true})`)
+	p.choose("login")
+	p.click("burst")
+	p.becomes("said.join(' ').match(/[0-9]+ (admitted|denied)/g)?.reduce((n, s) => n + parseInt(s), 0)", "15")
+	said := eval[[]string](p, "said")
+	assert.LessOrEqual(t, len(said), 4, said) // a slow machine's burst may last for more than one
+	assert.Contains(t, said[len(said)-1], "5 of 5 in the window. There is room in ")
+	assert.Contains(t, eval[string](p, `document.getElementById("timeline").getAttribute("aria-label")`), "5 of 5 in the window")
+	unnamed := eval[[]string](p, `[...document.querySelectorAll("button, input, canvas, pre")].filter((e) =>
+		!(e.textContent.trim() || e.getAttribute("aria-label") || e.labels?.length)).map((e) => e.outerHTML)`)
+	assert.Empty(t, unnamed)
+}
+
+// The page fits a phone and a narrow window, and is dark where that is preferred.
+func TestLooks(t *testing.T) {
+	t.Parallel()
+	address := serve(t, "ginlimit")
+	pages := map[string]string{}
+	for _, scheme := range []string{"light", "dark"} {
+		p := open(t, address, "prefers-color-scheme", scheme)
+		pages[scheme] = eval[string](p, "getComputedStyle(document.body).backgroundColor")
+		for _, width := range []int64{320, 390, 1120} {
+			p.do(chromedp.EmulateViewport(width, 844, chromedp.EmulateScale(2)))
+			for _, route := range []string{"search", "report-pro"} {
+				p.choose(route)
+				p.click("one")
+				p.becomes(`document.getElementById("max").textContent !== ""`, "true")
+				assert.LessOrEqual(t, eval[int64](p, "document.documentElement.scrollWidth"), width, "nothing sticks out")
+				p.becomes(`document.getElementById("timeline").width === 2 * document.getElementById("timeline").clientWidth`, "true")
+			}
+		}
+	}
+	assert.NotEqual(t, pages["light"], pages["dark"])
+}
+
+// From a server that has gone comes no answer, which the page says, and goes on.
+func TestServerGone(t *testing.T) {
+	t.Parallel()
+	address, stop := start(t, "ginlimit")
+	p := open(t, address)
+	p.click("one")
+	p.sees("used", "1")
+	stop()
+	p.mayComplain = true // Chromium does, of the refused connection
+	p.click("one")
+	p.sees("answer", "No answer: is the server running?")
+	assert.Equal(t, "1", p.text("admitted"))
+}
+
+// No script but the page's own runs in it, whatever gets into the document.
+func TestPolicy(t *testing.T) {
+	t.Parallel()
+	p := open(t, serve(t, "echolimit"))
+	p.mayComplain = true // of all this
+	got := eval[string](p, `(() => {
+		const script = document.createElement("script");
+		script.textContent = "window.got = 'in'";
+		document.body.append(script);
+		document.body.insertAdjacentHTML("beforeend", "<img src=x onerror=\"window.got = 'in'\">");
+		return String(window.got);
+	})()`)
+	assert.Equal(t, "undefined", got)
+	p.becomes(`fetch("http://127.0.0.2:1/").then(() => "through", (e) => e.constructor.name)`, "TypeError")
+	p.becomes("String(window.got)", "undefined")
+}
