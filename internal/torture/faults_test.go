@@ -3,6 +3,7 @@ package torture
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ var faults = []struct {
 	{"Redis stopped", stopped},
 	{"kill -9, restart", restart(false)},
 	{"kill -9, restart empty", restart(true)},
+	{"a restart that loads, fail-closed", loading},
 	{"Redis gone from the start", gone},
 	{"errors of the server", serverErrors},
 	{"a log of another type", wrongType},
@@ -191,6 +193,19 @@ func restart(empty bool) func(*scene) {
 			s.last(700 * ms)
 		})
 	}
+}
+
+// loading is a Redis that is there again and refuses with LOADING while it reads its data.
+func loading(s *scene) {
+	s.Policy = core.FailClosed
+	server := redistest.Start(s, append(slices.Clone(redistest.AppendOnly), "appendfsync always", "key-load-delay 400", "loading-process-events-interval-bytes 1024")...)
+	h, _ := s.play(server.URL(), []*redistest.Server{server}, func() {
+		s.last(300 * ms)
+		server.Kill()
+		require.NoError(s, server.Start())
+		s.last(500 * ms)
+	})
+	assert.Contains(s, strings.Join(h.errors(), "\n"), "LOADING")
 }
 
 // gone is no Redis from the start until the load is nearly over. One instance admits exactly Max in each window.
