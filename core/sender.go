@@ -114,8 +114,6 @@ func (s *sender) enter(ctx context.Context, l *link, end *moment) error {
 	for {
 		t := l.trouble.Load()
 		switch {
-		case s.closing.Err() != nil:
-			return errClosed
 		case t == nil || !t.lost.Load() && !t.open.Load():
 			if waited, err := s.place(ctx, end); !waited || err != nil {
 				return err
@@ -124,6 +122,8 @@ func (s *sender) enter(ctx context.Context, l *link, end *moment) error {
 				return nil
 			}
 			<-s.places // there was trouble meanwhile
+		case s.closing.Err() != nil: // nobody mends it
+			return errClosed
 		case t.open.Load():
 			return t.reason()
 		default:
