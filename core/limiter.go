@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 
 	"github.com/redis/rueidis"
@@ -18,6 +19,7 @@ type Limiter struct {
 	inProcess *inProcess // the logs, or those that stand in for Redis
 	policy    FailurePolicy
 	dryRun    bool
+	log       *slog.Logger
 	metrics   *metrics // nil when nothing is measured
 	lines     *lines
 	closed    *atomic.Bool // of all that share the logs
@@ -25,7 +27,7 @@ type Limiter struct {
 
 func newLimiter(redis *redisLogs, c config) (*Limiter, error) {
 	l := &Limiter{
-		redis: redis, inProcess: newInProcess(), policy: c.policy, lines: &lines{name: map[string]*line{}}, closed: new(atomic.Bool),
+		redis: redis, inProcess: newInProcess(), policy: c.policy, log: c.log, lines: &lines{name: map[string]*line{}}, closed: new(atomic.Bool),
 	}
 	if c.meter != nil {
 		m, err := newMetrics(c.meter, l)
@@ -213,6 +215,9 @@ func (l *Limiter) Reset(ctx context.Context, key string, limits ...Limit) error 
 	}
 	return nil
 }
+
+// Logger is what WithLogger has set, for packages that build on this one.
+func (l *Limiter) Logger() *slog.Logger { return l.log }
 
 // Close releases what the Limiter holds: its connections if Connect made them, its memory if it is in-process. Calls
 // that come later return ErrUnavailable. Closing twice does nothing. It waits for calls under way, and for an attempt to

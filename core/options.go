@@ -80,8 +80,8 @@ func WithTimeout(timeout time.Duration) Option {
 	}
 }
 
-// WithLogger sets where to say that Redis no longer answers, or does again, or is set up in a way that loses what is counted;
-// instead of slog.Default. Nothing is said of single requests. To hear nothing use slog.New(slog.DiscardHandler).
+// WithLogger sets where to say that Redis no longer answers, or does again, or is set up in a way that loses what is counted,
+// and where the adapters say that a program misuses them; instead of slog.Default. Nothing is said of single requests. To hear nothing use slog.New(slog.DiscardHandler).
 func WithLogger(log *slog.Logger) Option {
 	return func(c *config) error {
 		if log == nil {

@@ -1,7 +1,6 @@
 package echolimit
 
 import (
-	"log/slog"
 	"net/http"
 	"sync"
 
@@ -125,7 +124,7 @@ func (m *Middleware) pass(c echo.Context, next echo.HandlerFunc) error {
 	err := next(c)
 	if !routed && c.Path() != "" {
 		m.inPre.Do(func() {
-			slog.Warn("exactlimit: a limit runs in Echo.Pre, before there is a route: Route counts all requests together there," +
+			m.gate.Logger().Warn("exactlimit: a limit runs in Echo.Pre, before there is a route: Route counts all requests together there," +
 				" PathParam refuses them, and LimitRoutes limits none. Write Echo.Use instead")
 		})
 	}

@@ -5,6 +5,7 @@ package httplimit
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -39,8 +40,11 @@ func NewGate[C any](limiter *core.Limiter, key func(C) (string, error), template
 	if key == nil {
 		panic("exactlimit: no key: say who is counted, such as ClientIP()")
 	}
-	return &Gate[C]{limiter: limiter, key: key, template: template}
+	return &Gate[C]{limiter: limiter, key: key, template: template, warnings: warnings{log: limiter.Logger()}}
 }
+
+// Logger is where to tell of mistakes in the program.
+func (g *Gate[C]) Logger() *slog.Logger { return g.warnings.log }
 
 // DryRun has the gate let all requests pass.
 func (g *Gate[C]) DryRun() { g.dryRun, g.limiter = true, g.limiter.DryRun() }

@@ -8,8 +8,9 @@ import (
 )
 
 // warnings says what is wrong in the program around a middleware, where that shows first in a request: each thing once, in
-// the default log, with what to write instead. A request's key is never in it.
+// the limiter's log, with what to write instead. A request's key is never in it.
 type warnings struct {
+	log       *slog.Logger
 	saidTwice atomic.Bool
 	saidPath  atomic.Bool
 	firstPath atomic.Pointer[string]
@@ -18,7 +19,7 @@ type warnings struct {
 // twice warns that a request was charged under one name more than once.
 func (w *warnings) twice(name string) {
 	if once(&w.saidTwice) {
-		slog.Warn("exactlimit: a request passed two limits of one name: it was charged by both, and clients are told of the"+
+		w.log.Warn("exactlimit: a request passed two limits of one name: it was charged by both, and clients are told of the"+
 			" stricter one. Where both count by the same key, take one out; otherwise give each its own name", "limit", name)
 	}
 }
@@ -34,7 +35,7 @@ func (w *warnings) path(key string, u *url.URL, template func() string) {
 		path := strings.Clone(u.Path)
 		w.firstPath.Store(&path)
 	} else if !strings.HasPrefix(*first, u.Path) && !strings.HasPrefix(u.Path, *first) && once(&w.saidPath) {
-		slog.Warn("exactlimit: the key of a request holds its path, so whoever makes up paths is a new client with each:" +
+		w.log.Warn("exactlimit: the key of a request holds its path, so whoever makes up paths is a new client with each:" +
 			" count by Route() instead")
 	}
 }
