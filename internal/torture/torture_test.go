@@ -1,7 +1,7 @@
 // Package torture breaks what a limiter stands on, and checks what it does then by what the servers themselves recorded.
 //
 //	go test -v ./internal/torture                      two minutes: every fault once
-//	go test -v ./internal/torture -long -timeout 1h    a quarter of an hour: five times as long, twice
+//	go test -v ./internal/torture -long -timeout 1h    eight minutes: most for five times as long, and twice
 //
 // A run prints its seed. -seed plays it again, as far as a machine with other things to do can, and -run chooses faults.
 package torture
