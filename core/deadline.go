@@ -36,9 +36,7 @@ func (d *deadlines) at(now time.Duration) *moment {
 		done:  make(chan struct{}),
 		late:  fmt.Errorf("no answer within %v: %w", d.timeout, context.DeadlineExceeded),
 	}
-	if !d.current.CompareAndSwap(old, m) {
-		return d.current.Load() // which was made just now
-	}
+	d.current.CompareAndSwap(old, m) // or somebody else's is as good, for the next calls
 	time.AfterFunc(d.timeout, func() {
 		m.over.Store(true)
 		close(m.done)

@@ -238,19 +238,19 @@ func TestHungRedis(t *testing.T) {
 	}
 	all.Wait()
 	require.Eventually(t, func() bool { // half a timeout after the first calls have ended
-		trouble := limiter.redis.links[0].trouble.Load()
+		trouble := limiter.redis.single.trouble.Load()
 		return trouble != nil && trouble.open.Load()
 	}, 10*time.Second, time.Millisecond)
-	places := len(limiter.redis.places)
+	places := len(limiter.redis.single.places)
 	for i := range 3000 {
 		assert.Equal(t, SourceInProcess, source(fmt.Sprint("key", i)))
 	}
-	assert.Equal(t, places, len(limiter.redis.places), "none of them was on its way to Redis")
+	assert.Equal(t, places, len(limiter.redis.single.places), "none of them was on its way to Redis")
 	assert.Positive(t, places, "those that Redis owes a reply keep their places")
 
 	require.NoError(t, server.Resume())
 	require.Eventually(t, func() bool { return source("ann") == SourceRedis }, 10*time.Second, time.Millisecond)
-	require.Eventually(t, func() bool { return len(limiter.redis.places) == 0 }, 10*time.Second, time.Millisecond,
+	require.Eventually(t, func() bool { return len(limiter.redis.single.places) == 0 }, 10*time.Second, time.Millisecond,
 		"all places are free when Redis has answered")
 	told := said.all()
 	require.Len(t, told, 2, told)
@@ -357,6 +357,15 @@ func TestHungNode(t *testing.T) {
 		}
 	}
 	require.NoError(t, cluster.Masters[1].Pause())
+	var all sync.WaitGroup
+	for i := range 3000 { // more than can be on their way to it
+		all.Go(func() {
+			d, err := limiter.Allow(ctx, byNode[1][i%len(byNode[1])], limit)
+			assert.NoError(t, err)
+			assert.Equal(t, SourceInProcess, d.Source)
+		})
+	}
+	all.Wait()
 	for deadline := time.Now().Add(1500 * time.Millisecond); time.Now().Before(deadline); { // until the others know
 		for _, key := range byNode[1] {
 			require.False(t, redis(key))
@@ -419,10 +428,11 @@ func TestOutage(t *testing.T) {
 	said := &record{}
 	o := outage{log: slog.New(slog.NewTextHandler(said, nil))}
 	down := errors.New("refused")
+	var latest *trouble
 	begin := func(at time.Duration) {
-		trouble := &trouble{since: at}
-		trouble.cause.Store(&down)
-		o.begin(trouble)
+		latest = &trouble{since: at}
+		latest.cause.Store(&down)
+		o.begin(latest)
 	}
 	second := time.Second
 	begin(1 * second)
@@ -435,8 +445,16 @@ func TestOutage(t *testing.T) {
 	}
 	begin(11 * second)
 	o.end(12 * second)
+	begin(13 * second) // not told of, as it comes so soon
+	o.goesOn(latest, 20*second)
+	require.Len(t, said.all(), 4)
+	o.goesOn(latest, 21*second) // but it goes on
+	o.goesOn(latest, 22*second)
+	o.end(23 * second)
 	told := said.all()
-	require.Len(t, told, 4)
+	require.Len(t, told, 6)
+	assert.Contains(t, told[4], "does not answer")
+	assert.Contains(t, told[5], "after=10s")
 	assert.Contains(t, told[0], "does not answer; requests are decided without it\" error=refused")
 	assert.NotContains(t, told[0], "times")
 	assert.Contains(t, told[1], "answers again\" after=3s")

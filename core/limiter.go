@@ -22,12 +22,13 @@ type Limiter struct {
 	log       *slog.Logger
 	metrics   *metrics // nil when nothing is measured
 	lines     *lines
-	closed    *atomic.Bool // of all that share the logs
+	closed    *atomic.Bool  // of all that share the logs
+	gone      chan struct{} // closed with them
 }
 
 func newLimiter(redis *redisLogs, c config) (*Limiter, error) {
 	l := &Limiter{
-		redis: redis, inProcess: newInProcess(), policy: c.policy, log: c.log, lines: &lines{name: map[string]*line{}}, closed: new(atomic.Bool),
+		redis: redis, inProcess: newInProcess(), policy: c.policy, log: c.log, lines: &lines{name: map[string]*line{}}, closed: new(atomic.Bool), gone: make(chan struct{}),
 	}
 	if c.meter != nil {
 		m, err := newMetrics(c.meter, l)
@@ -193,6 +194,9 @@ func (l *Limiter) Refund(ctx context.Context, d Decision) error {
 		return nil
 	case l.closed.Load():
 		return unavailable(errClosed)
+	}
+	defer l.lines.wake(d.receipt.key)
+	switch {
 	case d.receipt.local == l.inProcess:
 		l.inProcess.refund(d.receipt, d.States())
 		return nil
@@ -209,6 +213,7 @@ func (l *Limiter) Reset(ctx context.Context, key string, limits ...Limit) error 
 		return err
 	}
 	key = canonicalKey(key)
+	defer l.lines.wake(key)
 	l.inProcess.reset(key, limits)
 	if l.redis != nil {
 		return l.redis.reset(ctx, key, limits)
@@ -226,6 +231,7 @@ func (l *Limiter) Close() error {
 	if l.closed.Swap(true) {
 		return nil
 	}
+	close(l.gone)
 	if l.redis != nil {
 		l.redis.close()
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +19,8 @@ import (
 // their own find out: trouble is over when Redis answers one in time, and when none is answered for half a timeout the link
 // is open, so that calls are turned away at once.
 type link struct {
+	mu       sync.Mutex    // held to open it, and to end its trouble
+	places   chan struct{} // taken by calls on their way
 	trouble  atomic.Pointer[trouble]
 	stranded atomic.Int64 // calls that have ended without their reply, and keep their places
 }
@@ -41,7 +44,7 @@ func (t *trouble) reason() error { return *t.cause.Load() }
 // link returns the link over which calls about a log go.
 func (s *sender) link(log string) *link {
 	if !s.connection.cluster.Load() {
-		return &s.links[0]
+		return &s.single
 	}
 	return &s.links[slot(log)/(slots/links)]
 }
@@ -53,14 +56,17 @@ func (s *sender) doubt(l *link, log string, cause error) { s.suspect(l, log, cau
 func (s *sender) lost(l *link, log string, cause error) { s.suspect(l, log, cause, true) }
 
 func (s *sender) suspect(l *link, log string, cause error, lost bool) {
-	if s.closing.Err() != nil {
-		return
-	}
 	fresh := &trouble{log: strings.Clone(log), since: s.now(), settled: make(chan struct{})}
 	fresh.cause.Store(&cause)
 	fresh.lost.Store(lost)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing.Err() != nil {
+		return
+	}
 	for {
 		if l.trouble.CompareAndSwap(nil, fresh) {
+			s.troubled.Add(1)
 			s.probes.Go(func() { s.mend(l, fresh) })
 			return
 		}
@@ -76,8 +82,9 @@ func (s *sender) suspect(l *link, log string, cause error, lost bool) {
 const (
 	// maxPause is the longest pause between two probes.
 	maxPause = 500 * time.Millisecond
-	// probeTimeout is how long a probe waits. Redis may be stopped and go on, and answers what it was asked before.
-	probeTimeout = 5 * time.Second
+	// probeTimeout is how long a probe waits. Redis may be stopped and go on, and answers what it was asked before; but a
+	// connection that is being made may be one to a server that has been replaced.
+	probeTimeout, dialTimeout = 5 * time.Second, time.Second
 )
 
 // mend probes a link until it works.
@@ -93,7 +100,7 @@ func (s *sender) mend(l *link, t *trouble) {
 		if err == nil {
 			// Replies come in order, so those that were waited for no longer have come.
 			for range stranded {
-				<-s.places
+				<-l.places
 			}
 			l.stranded.Add(-stranded)
 			if s.now()-begun <= s.deadlines.timeout {
@@ -108,6 +115,7 @@ func (s *sender) mend(l *link, t *trouble) {
 		} else {
 			t.cause.Store(&err)
 			t.lost.Store(true)
+			s.outage.goesOn(t, s.now())
 		}
 		select {
 		case <-s.closing.Done():
@@ -120,9 +128,9 @@ func (s *sender) mend(l *link, t *trouble) {
 // drain waits for calls that began before a connection was lost, which end at once. One of them that had yet to look for a
 // connection would otherwise wait for ours to be made.
 func (s *sender) drain(l *link) {
-	const atMost, step = 5 * time.Millisecond, 100 * time.Microsecond // calls to other nodes of a cluster go on
+	const atMost, step = 5 * time.Millisecond, 100 * time.Microsecond // a range of slots may be of two nodes
 	for range atMost / step {
-		if int64(len(s.places)) <= l.stranded.Load() {
+		if int64(len(l.places)) <= l.stranded.Load() {
 			return
 		}
 		time.Sleep(step)
@@ -138,7 +146,11 @@ func (s *sender) ping(t *trouble) error {
 	}
 	ctx, cancel := context.WithCancel(s.closing) // without a deadline that rueidis sees
 	defer cancel()
-	defer time.AfterFunc(probeTimeout, cancel).Stop()
+	timeout := probeTimeout
+	if t.lost.Load() {
+		timeout = dialTimeout
+	}
+	defer time.AfterFunc(timeout, cancel).Stop()
 	err = s.probe.Exec(ctx, client, []string{t.log}, []string{""}).Error()
 	if refused, is := rueidis.IsRedisErr(err); is && strings.Contains(refused.Error(), "exactlimit:") {
 		return nil
@@ -151,21 +163,30 @@ func (s *sender) ping(t *trouble) error {
 
 // open turns calls away from now on.
 func (s *sender) open(l *link, t *trouble) {
-	if l.trouble.Load() != t || t.open.Swap(true) {
-		return
+	l.mu.Lock()
+	opened := l.trouble.Load() == t && !t.open.Swap(true)
+	if opened {
+		s.outage.begin(t)
 	}
-	close(t.settled)
-	s.outage.begin(t)
+	l.mu.Unlock()
+	if opened {
+		close(t.settled)
+	}
 }
 
 // over lets calls go again.
 func (s *sender) over(l *link, t *trouble) {
+	l.mu.Lock()
 	l.trouble.Store(nil)
-	if !t.open.Swap(true) { // so that patience, if it ends just now, opens it no more
-		close(t.settled)
-		return
+	s.troubled.Add(-1)
+	opened := t.open.Load()
+	if opened {
+		s.outage.end(s.now())
 	}
-	s.outage.end(s.now())
+	l.mu.Unlock()
+	if !opened {
+		close(t.settled)
+	}
 }
 
 const slots = 16384

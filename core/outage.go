@@ -33,7 +33,21 @@ func (o *outage) begin(t *trouble) {
 		o.untold++
 		return
 	}
-	o.told, o.telling = t.since, true
+	o.tell(t, t.since)
+}
+
+// goesOn tells of an outage that was not told of when it began, once it is time to.
+func (o *outage) goesOn(t *trouble, now time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.open > 0 && !o.telling && now-o.told >= quietFor {
+		o.untold--
+		o.tell(t, now)
+	}
+}
+
+func (o *outage) tell(t *trouble, now time.Duration) {
+	o.told, o.telling = now, true
 	attributes := []any{slog.Any("error", unquoted(t.reason()))}
 	if o.untold > 0 {
 		attributes = append(attributes, slog.Int("times before", o.untold))

@@ -204,9 +204,7 @@ func (r *redisLogs) call(ctx context.Context, script *rueidis.Lua, keys, args []
 	for _, limit := range limits[1:] {
 		safe = min(safe, limit.Window)
 	}
-	message, err := r.send(ctx, keys[0], safe, func(ctx context.Context, client rueidis.Client) rueidis.RedisResult {
-		return script.Exec(ctx, client, keys, args)
-	})
+	message, err := r.send(ctx, safe, script, keys, args)
 	if err != nil {
 		return reply{}, unavailable(err)
 	}
@@ -225,9 +223,7 @@ func (r *redisLogs) refund(ctx context.Context, paid receipt, limits []State) er
 		logs[i] = string(appendLogKey(nil, r.prefix, paid.key, limits[i].Limit))
 		args = append(args, strconv.FormatInt(limits[i].Limit.Window.Microseconds(), 10))
 	}
-	_, err := r.send(ctx, logs[0], math.MaxInt64, func(ctx context.Context, client rueidis.Client) rueidis.RedisResult {
-		return r.refunding.Exec(ctx, client, logs, args)
-	})
+	_, err := r.send(ctx, math.MaxInt64, r.refunding, logs, args)
 	r.denials.forget(maphash.String(r.seed, paid.key), paid.key) // even after an error: there may be room
 	if err != nil {
 		return unavailable(err)
@@ -240,9 +236,7 @@ func (r *redisLogs) reset(ctx context.Context, key string, limits []Limit) error
 	for i, limit := range limits {
 		names[i] = string(appendLogKey(nil, r.prefix, key, limit))
 	}
-	_, err := r.send(ctx, names[0], math.MaxInt64, func(ctx context.Context, client rueidis.Client) rueidis.RedisResult {
-		return client.Do(ctx, client.B().Unlink().Key(names...).Build())
-	})
+	_, err := r.send(ctx, math.MaxInt64, nil, names, nil)
 	r.denials.forget(maphash.String(r.seed, key), key) // even after an error: the logs may be gone
 	if err != nil {
 		return unavailable(err)

@@ -2,7 +2,10 @@ package core
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -17,22 +20,28 @@ import (
 //   - it never waits for a connection to be made: only probes make connections, of Connect's client at least;
 //   - no more calls are on their way than rueidis can queue, at which it would heed no context. A call that ended without its
 //     reply keeps its place until Redis has answered a probe sent after it.
+//
+// While a link is in trouble there may be connections that are being made, behind which rueidis would have calls wait,
+// whatever their contexts say. Calls run in goroutines of their own then.
 type sender struct {
 	connection *connection
 	deadlines  deadlines
 	now        func() time.Duration // since some moment, on Go's monotonic clock
-	places     chan struct{}        // taken by calls on their way
-	links      [links]link
-	probe      *rueidis.Lua // what to ask a link for a sign of life
+	single     link                 // to one server, or to Sentinel's
+	links      [links]link          // to the ranges of slots of Redis Cluster
+	troubled   atomic.Int32         // how many links are in trouble
+	probe      *rueidis.Lua         // what to ask a link for a sign of life
 	outage     outage
 	metrics    *metrics // nil when nothing is measured
 
+	mu      sync.Mutex // held to begin a probe, and to end all
 	closing context.Context
 	stop    context.CancelFunc
 	probes  sync.WaitGroup
 }
 
-// maxUnderWay is three quarters of what one connection of rueidis queues.
+// maxUnderWay is three quarters of what one connection of rueidis queues. In Redis Cluster all links may be to one node, and
+// none may take the places of another.
 const maxUnderWay = 768
 
 func newSender(connection *connection, c config) *sender {
@@ -41,23 +50,31 @@ func newSender(connection *connection, c config) *sender {
 		connection: connection,
 		deadlines:  deadlines{timeout: c.timeout},
 		now:        func() time.Duration { return time.Since(start) },
-		places:     make(chan struct{}, maxUnderWay),
 		probe:      rueidis.NewLuaScript(lua.Decide),
 		outage:     outage{log: c.log},
+	}
+	s.single.places = make(chan struct{}, maxUnderWay)
+	for i := range s.links {
+		s.links[i].places = make(chan struct{}, maxUnderWay/links)
 	}
 	s.closing, s.stop = context.WithCancel(context.Background())
 	return s
 }
 
-// ask is what a call asks Redis, by a context that it must heed.
-type ask func(context.Context, rueidis.Client) rueidis.RedisResult
+// do has a script answer or, without one, drops the keys.
+func do(ctx context.Context, client rueidis.Client, script *rueidis.Lua, keys, args []string) (rueidis.RedisMessage, error) {
+	if script == nil {
+		return client.Do(ctx, client.B().Unlink().Key(keys...).Build()).ToMessage()
+	}
+	return script.Exec(ctx, client, keys, args).ToMessage()
+}
 
 // maxAttempts is how often a call is made whose connection is lost each time. Each attempt waits for a probe to succeed.
 const maxAttempts = 10
 
-// send asks about a log, and again where the connection was lost, as long as that is safe. It returns Redis's answer, which
-// may be an error of its own.
-func (s *sender) send(ctx context.Context, log string, safe time.Duration, ask ask) (message rueidis.RedisMessage, err error) {
+// send asks about the log that is the first key, see do, and again where the connection was lost, as long as that is safe. It
+// returns Redis's answer, which may be an error of its own.
+func (s *sender) send(ctx context.Context, safe time.Duration, script *rueidis.Lua, keys, args []string) (message rueidis.RedisMessage, err error) {
 	client, err := s.connection.get()
 	if err != nil {
 		return message, err
@@ -65,7 +82,7 @@ func (s *sender) send(ctx context.Context, log string, safe time.Duration, ask a
 	begun := s.now()
 	end := s.deadlines.at(begun)
 	asking := s.asking(ctx, end, begun)
-	link := s.link(log)
+	link := s.link(keys[0])
 	for range maxAttempts {
 		if failure := s.enter(ctx, link, end); failure != nil {
 			if err == nil || gaveUp(ctx) {
@@ -73,18 +90,23 @@ func (s *sender) send(ctx context.Context, log string, safe time.Duration, ask a
 			}
 			return message, err
 		}
-		message, err = s.make(asking, client, link, ask)
+		if err != nil && s.now()-begun >= safe {
+			<-link.places
+			return message, err
+		}
+		if s.troubled.Load() == 0 {
+			message, err = s.make(asking, client, link, script, keys, args)
+		} else {
+			message, err = s.apart(asking, client, link, script, keys, args)
+		}
 		if answered(err) {
 			return message, err
 		}
 		if asking.Err() != nil {
-			s.doubt(link, log, err)
+			s.doubt(link, keys[0], err)
 			return message, err
 		}
-		s.lost(link, log, err)
-		if s.now()-begun >= safe {
-			return message, err
-		}
+		s.lost(link, keys[0], err)
 	}
 	return message, err
 }
@@ -115,13 +137,13 @@ func (s *sender) enter(ctx context.Context, l *link, end *moment) error {
 		t := l.trouble.Load()
 		switch {
 		case t == nil || !t.lost.Load() && !t.open.Load():
-			if waited, err := s.place(ctx, end); !waited || err != nil {
+			if waited, err := l.place(ctx, end); !waited || err != nil {
 				return err
 			}
 			if t = l.trouble.Load(); t == nil || !t.lost.Load() && !t.open.Load() {
 				return nil
 			}
-			<-s.places // there was trouble meanwhile
+			<-l.places // there was trouble meanwhile
 		case s.closing.Err() != nil: // nobody mends it
 			return errClosed
 		case t.open.Load():
@@ -139,14 +161,14 @@ func (s *sender) enter(ctx context.Context, l *link, end *moment) error {
 }
 
 // place takes a place.
-func (s *sender) place(ctx context.Context, end *moment) (waited bool, err error) {
+func (l *link) place(ctx context.Context, end *moment) (waited bool, err error) {
 	select {
-	case s.places <- struct{}{}:
+	case l.places <- struct{}{}:
 		return false, nil
 	default:
 	}
 	select {
-	case s.places <- struct{}{}:
+	case l.places <- struct{}{}:
 		return true, nil
 	case <-end.Done():
 		return true, end.Err()
@@ -156,20 +178,20 @@ func (s *sender) place(ctx context.Context, end *moment) (waited bool, err error
 }
 
 // make makes a call and gives up its place, unless the reply has not come yet.
-func (s *sender) make(ctx context.Context, client rueidis.Client, l *link, ask ask) (rueidis.RedisMessage, error) {
+func (s *sender) make(ctx context.Context, client rueidis.Client, l *link, script *rueidis.Lua, keys, args []string) (rueidis.RedisMessage, error) {
 	owed := false
 	defer func() { // also after a panic in a client of the caller's own
 		if owed {
 			l.stranded.Add(1)
 		} else {
-			<-s.places
+			<-l.places
 		}
 	}()
 	var begun time.Duration
 	if s.metrics != nil {
 		begun = s.now()
 	}
-	message, err := ask(ctx, client).ToMessage()
+	message, err := do(ctx, client, script, keys, args)
 	owed = !answered(err) && ctx.Err() != nil
 	if s.metrics != nil {
 		s.metrics.called(s.now()-begun, err, owed)
@@ -177,9 +199,37 @@ func (s *sender) make(ctx context.Context, client rueidis.Client, l *link, ask a
 	return message, err
 }
 
+// apart is make in a goroutine of its own, which keeps the call's place for as long as it is held up.
+func (s *sender) apart(ctx context.Context, client rueidis.Client, l *link, script *rueidis.Lua, keys, args []string) (rueidis.RedisMessage, error) {
+	type answer struct {
+		message rueidis.RedisMessage
+		err     error
+	}
+	answers := make(chan answer, 1)
+	ownKeys, ownArgs := slices.Clone(keys), slices.Clone(args) // what is not copied would be allocated for every call
+	go func() {
+		var a answer
+		defer func() {
+			if p := recover(); p != nil { // in a client of the caller's own: here nobody else would catch it
+				a.err = fmt.Errorf("panic: %v", p)
+			}
+			answers <- a
+		}()
+		a.message, a.err = s.make(ctx, client, l, script, ownKeys, ownArgs)
+	}()
+	select {
+	case a := <-answers:
+		return a.message, a.err
+	case <-ctx.Done():
+		return rueidis.RedisMessage{}, ctx.Err()
+	}
+}
+
 // close ends all probes, and the connection if it is ours.
 func (s *sender) close() {
+	s.mu.Lock()
 	s.stop()
+	s.mu.Unlock()
 	s.probes.Wait()
 	s.connection.close()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -33,17 +34,24 @@ func (l *Limiter) Wait(ctx context.Context, key string, limits ...Limit) (Decisi
 		if err != nil || d.Allowed {
 			return d, err
 		}
-		room := time.Now().Add(d.RetryAfter)
-		if err := turn.announce(ctx, room); err != nil {
+		nap := d.RetryAfter
+		if l.redis != nil && d.Source == SourceInProcess {
+			nap = min(nap, time.Second) // Redis may be back by then, and know of other room
+		}
+		woken, err := turn.announce(ctx, time.Now().Add(nap))
+		if err != nil {
 			return Decision{}, unavailable(err)
 		}
-		timer := time.NewTimer(d.RetryAfter)
+		timer := time.NewTimer(nap)
 		select {
 		case <-timer.C:
+		case <-woken: // there may be room
+		case <-l.gone: // and the next Allow says so
 		case <-ctx.Done():
 			timer.Stop()
 			return Decision{}, unavailable(ctx.Err())
 		}
+		timer.Stop()
 	}
 }
 
@@ -56,7 +64,8 @@ type lines struct {
 // line is there while somebody's turn is.
 type line struct {
 	behind []chan struct{} // closed when its turn comes
-	room   time.Time       // not before then
+	room   time.Time       // not before then, unless woken
+	woken  chan struct{}   // closed when something was given back; nil while nobody sleeps
 }
 
 // turn is the right to ask.
@@ -99,12 +108,25 @@ func (l *lines) join(ctx context.Context, name string) (turn, error) {
 	return t, ctx.Err()
 }
 
-// announce says to those in the line until when nobody has a turn.
-func (t turn) announce(ctx context.Context, room time.Time) error {
+// announce says to those in the line until when there is no room. What it returns is closed when there may be some earlier.
+func (t turn) announce(ctx context.Context, room time.Time) (woken <-chan struct{}, err error) {
 	t.lines.mu.Lock()
 	defer t.lines.mu.Unlock()
-	t.lines.name[t.name].room = room
-	return early(ctx, room)
+	in := t.lines.name[t.name]
+	in.room, in.woken = room, make(chan struct{})
+	return in.woken, early(ctx, room)
+}
+
+// wake has those ask who wait for a key.
+func (l *lines) wake(canonical string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name, in := range l.name {
+		if in.woken != nil && strings.HasPrefix(name, ":{"+canonical+"}:") {
+			close(in.woken)
+			in.woken, in.room = nil, time.Time{}
+		}
+	}
 }
 
 // end gives the turn to who is next.

@@ -100,6 +100,49 @@ func TestWaitEnds(t *testing.T) {
 	})
 }
 
+// What is given back is room for who waits, at once; and a limiter that is closed has nobody wait.
+func TestWaitIsWoken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limiter, err := NewInProcess()
+		require.NoError(t, err)
+		defer limiter.Close()
+		limit := PerHour("a", 1)
+		held, err := limiter.Allow(t.Context(), "ann", limit)
+		require.NoError(t, err)
+		_, err = limiter.Allow(t.Context(), "bob", limit)
+		require.NoError(t, err)
+		start := time.Now()
+		var all sync.WaitGroup
+		wait := func(key string) (took time.Duration, err error) {
+			_, err = limiter.Wait(t.Context(), key, limit)
+			return time.Since(start), err
+		}
+		all.Go(func() {
+			took, err := wait("ann")
+			assert.NoError(t, err)
+			assert.Equal(t, time.Second, took)
+		})
+		all.Go(func() {
+			time.Sleep(time.Millisecond) // behind
+			took, err := wait("ann")
+			assert.NoError(t, err)
+			assert.Equal(t, 2*time.Second, took)
+		})
+		all.Go(func() {
+			took, err := wait("bob")
+			assert.ErrorIs(t, err, ErrUnavailable)
+			assert.Equal(t, 3*time.Second, took)
+		})
+		time.Sleep(time.Second)
+		require.NoError(t, limiter.Refund(t.Context(), held))
+		time.Sleep(time.Second)
+		require.NoError(t, limiter.Reset(t.Context(), "ann", limit))
+		time.Sleep(time.Second)
+		require.NoError(t, limiter.Close())
+		all.Wait()
+	})
+}
+
 // A hundred waiters in two instances, for ten a second: all are admitted as fast as the limit lets them, by the server's clock,
 // and Redis is asked little more than once for each.
 func TestWaitOnRedis(t *testing.T) {

@@ -21,7 +21,8 @@
 --
 -- Clock   TIME, read once. Where it steps back, entries from what is now the future count too, so no window is overfilled.
 --         A call that finds such entries in a log without room enters them anew, as of now: they leave within a window
---         from then, not when the clock is back where it was. Where it steps forward, entries leave as much earlier.
+--         from then, not when the clock is back where it was. Where it steps forward, entries leave as much earlier; so too
+--         where it steps back and forth within a window, and up to max more are admitted.
 --         Numbers go to redis.call as they are, which prints all their digits, slowly; tostring and .. would cut them to
 --         fourteen.
 -- Replay  A call sent again under its id, because the reply was lost, grants again what it granted and charges nothing

@@ -31,9 +31,9 @@ var mutants = []struct {
 		fault: "replies_lost", says: "an entry added without NX",
 	},
 	{
-		name: "asked again under another id", file: "core/redis.go",
-		right: "return script.Exec(ctx, client, keys, args)",
-		wrong: "return script.Exec(ctx, client, keys, append([]string{string(r.appendID(nil))}, args[1:]...))",
+		name: "asked again under another id", file: "core/sender.go",
+		right: "return script.Exec(ctx, client, keys, args).ToMessage()",
+		wrong: "return script.Exec(ctx, client, keys, append([]string{fmt.Sprint(args[0], time.Now().UnixNano())}, args[1:]...)).ToMessage()",
 		fault: "replies_lost", says: "the servers recorded",
 	},
 	{
