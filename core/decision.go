@@ -37,7 +37,7 @@ type receipt struct {
 type State struct {
 	// Limit is the limit as the call gave it.
 	Limit Limit
-	// Remaining is how many units would still be admitted now.
+	// Remaining is how many units would still be admitted now; zero too where Max was lowered under what is there.
 	Remaining int
 	// RetryAfter is how long until the same request has room in this limit, to the microsecond: after exactly that time
 	// it is admitted, unless others come first. It is zero when there is room now, so after an admission it speaks of the
@@ -68,7 +68,7 @@ func (s State) aged(by time.Duration) State {
 	return s
 }
 
-// Source says who made a decision.
+// Source says who made a decision. The zero Source is that of no decision.
 type Source uint8
 
 const (

@@ -52,7 +52,7 @@ func newLimiter(redis *redisLogs, c config) (*Limiter, error) {
 // may then have to make a connection, within its timeout.
 //
 // A Redis that does not answer is no error here: until it does, calls are decided as OnFailure says. New waits for a second
-// at most, and for as long as the client takes to dial.
+// at most, and for as long as the client takes to dial. An error wraps ErrInvalid, or is the meter provider's.
 func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
 	if client == nil {
 		return nil, invalid("no Redis client: use core.Connect(url), or core.NewInProcess() to run without Redis")
@@ -75,7 +75,8 @@ func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
 // Limiter, as NewInProcess does.
 //
 // A Redis that does not answer is no error here: Connect waits for it for a few seconds at most, goes on trying in the
-// background, and calls are decided as OnFailure says until it answers.
+// background, and calls are decided as OnFailure says until it answers. An error wraps ErrInvalid, or is the meter provider's;
+// it quotes nothing of the URL.
 func Connect(url string, opts ...Option) (*Limiter, error) {
 	if url == "" {
 		return NewInProcess(opts...)
@@ -93,7 +94,8 @@ func Connect(url string, opts ...Option) (*Limiter, error) {
 
 // NewInProcess makes a Limiter that keeps the same exact logs in this process's memory: for one instance, for
 // development and for tests. An admitted request takes 4 to 16 bytes until it leaves the window, twice that where the window
-// is longer than 71 minutes, and a key about 200 bytes while it has any.
+// is longer than 71 minutes, and a key about 200 bytes while it has any. An error wraps ErrInvalid, or is the meter
+// provider's.
 func NewInProcess(opts ...Option) (*Limiter, error) {
 	c, err := configure(opts)
 	if err != nil {
@@ -165,7 +167,8 @@ func (l *Limiter) DryRun() *Limiter {
 	return &other
 }
 
-// Peek returns the decision that Allow would make now, and charges nothing.
+// Peek returns the decision that Allow would make now, and charges nothing. On Redis it is a call of its own, whatever is
+// remembered of denials. Its errors are Allow's. Metrics do not count it, and a dry run shows its denials as they are.
 func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Decision, err error) {
 	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err
@@ -187,7 +190,9 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Deci
 // Refund gives back what an admission was charged, so that it counts no more: as if a request that failed had never come.
 // What has left its window meanwhile is not there to be given back, a second Refund of the same admission does nothing, and
 // so does one of a denial, a Peek, or an admission that was not counted. Other instances may go on denying for as long as
-// WithDenialCache says. Where Redis does not answer it returns ErrUnavailable whatever the policy.
+// WithDenialCache says. Where Redis does not answer it returns ErrUnavailable whatever the policy, and may or may not have
+// given back; calling it again is safe. The decision must be of this Limiter, or of one by its OnFailure or DryRun: another's
+// is an error that wraps ErrInvalid.
 func (l *Limiter) Refund(ctx context.Context, d Decision) error {
 	switch {
 	case d.receipt.cost == 0:
@@ -206,8 +211,9 @@ func (l *Limiter) Refund(ctx context.Context, d Decision) error {
 	return l.redis.refund(ctx, d.receipt, d.States())
 }
 
-// Reset forgets what key has been charged under limits, as if it had never come. Where Redis does not answer it returns
-// ErrUnavailable whatever the policy, and may or may not have forgotten.
+// Reset forgets what key has been charged under limits, as if it had never come. Other instances may go on denying for as
+// long as WithDenialCache says. Where Redis does not answer it returns ErrUnavailable whatever the policy, and may or may not
+// have forgotten.
 func (l *Limiter) Reset(ctx context.Context, key string, limits ...Limit) error {
 	if err := l.check(ctx, key, limits); err != nil {
 		return err

@@ -8,7 +8,8 @@ import (
 	"go.opentelemetry.io/otel/metric"
 )
 
-// Option changes how a Limiter is made. Without any, a Limiter does what most services want.
+// Option changes how a Limiter is made. Without any, a Limiter does what most services want. What makes no sense, such as a
+// timeout of zero, is an error of Connect, New or NewInProcess that wraps ErrInvalid.
 type Option func(*config) error
 
 type config struct {

@@ -11,14 +11,15 @@ import (
 )
 
 // Middleware makes middleware functions that limit requests, all counted by one key. It is safe for concurrent use. Make it
-// with New.
+// with New; the zero Middleware is not usable.
 type Middleware struct {
 	gate     *httplimit.Gate[echo.Context]
 	onDenied func(echo.Context, core.Decision) error
 	inPre    sync.Once // said that it is in the wrong place
 }
 
-// Option changes what a Middleware does.
+// Option changes what a Middleware does. Without any, it answers denied requests with 429 and a problem body, and sets the
+// RateLimit fields. Functions given to options are called for many requests at once.
 type Option func(*Middleware)
 
 // OnDenied writes the answer to a denied request in place of the problem body. The status is 429 unless the function writes

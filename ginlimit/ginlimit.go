@@ -9,13 +9,15 @@ import (
 	"github.com/exactlimit/exactlimit/internal/httplimit"
 )
 
-// Middleware makes handlers that limit requests, all counted by one key. It is safe for concurrent use. Make it with New.
+// Middleware makes handlers that limit requests, all counted by one key. It is safe for concurrent use. Make it with New;
+// the zero Middleware is not usable.
 type Middleware struct {
 	gate     *httplimit.Gate[*gin.Context]
 	onDenied func(*gin.Context, core.Decision)
 }
 
-// Option changes what a Middleware does.
+// Option changes what a Middleware does. Without any, it answers denied requests with 429 and a problem body, and sets the
+// RateLimit fields. Functions given to options are called for many requests at once.
 type Option func(*Middleware)
 
 // OnDenied writes the answer to a denied request in place of the problem body. The status is 429 unless the function writes

@@ -15,7 +15,7 @@ import (
 // an error of your own; it is added to c.Errors.
 //
 // Begin a key of your own with what it is, as in "user:" + id, so that no id can pass for a key of another kind. Keys are
-// part of the names of logs, so hash what is secret.
+// part of the names of logs, so hash what is secret. It is called for many requests at once.
 type KeyFunc func(*gin.Context) (string, error)
 
 // ClientIP counts by the address of the client, IPv6 by /64. By default that is the socket's peer, and no header is
@@ -51,7 +51,7 @@ func TrustedProxies(proxies ...string) AddressOption { return httplimit.TrustedP
 func ProxyHeader(name string) AddressOption { return httplimit.ProxyHeader(name) }
 
 // IPv6Prefix sets how many bits of an IPv6 address make out one client, from 32 to 128, in place of 64. Providers give a
-// home a /64 to a /56, and a company up to a /48, within which it may choose.
+// home a /64 to a /56, and a company up to a /48, within which it may choose. It panics if bits is another number.
 func IPv6Prefix(bits int) AddressOption { return httplimit.IPv6Prefix(bits) }
 
 // FrameworkClientIP counts by what gin.Context.ClientIP returns, IPv6 by /64: for services that have told Gin whom to
@@ -86,7 +86,8 @@ func Header(name string, opts ...HashOption) KeyFunc { return of(httplimit.Heade
 type HashOption = httplimit.HashOption
 
 // HashKey makes the hash an HMAC-SHA-256 under a secret of the service's, at least 16 bytes and the same in all instances.
-// Without it, who can read Redis can try out what hashes to a key, which succeeds where values are short or few.
+// Without it, who can read Redis can try out what hashes to a key, which succeeds where values are short or few. It panics
+// if the secret is shorter.
 func HashKey(secret []byte) HashOption { return httplimit.HashKey(secret) }
 
 // BearerToken counts by the token in "Authorization: Bearer ...", as Header does by a value. A request without one is

@@ -1,0 +1,155 @@
+package core_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"os"
+	"time"
+
+	"go.opentelemetry.io/otel/metric/noop"
+
+	"github.com/exactlimit/exactlimit/core"
+)
+
+func ExampleLimit() {
+	fmt.Println(core.PerSecond("search", 5) == core.Limit{Name: "search", Max: 5, Window: time.Second})
+	fmt.Println(core.PerMinute("login", 5) == core.Limit{Name: "login", Max: 5, Window: time.Minute})
+	fmt.Println(core.PerHour("mail", 50) == core.Limit{Name: "mail", Max: 50, Window: time.Hour})
+	fmt.Println(core.PerDay("upload", 100) == core.Limit{Name: "upload", Max: 100, Window: 24 * time.Hour})
+	// Output:
+	// true
+	// true
+	// true
+	// true
+}
+
+// Limits that are read from a file are checked when they are read.
+func ExampleValidate() {
+	err := core.Validate(core.PerMinute("login", 0))
+	fmt.Println(errors.Is(err, core.ErrInvalid))
+	fmt.Println(err)
+	// Output:
+	// true
+	// core: invalid: limit "login": Max is 0, it must be at least 1
+}
+
+func ExampleNewInProcess() {
+	limiter, err := core.NewInProcess()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer limiter.Close()
+	d, err := limiter.Allow(context.Background(), "user:42", core.PerSecond("search", 5))
+	fmt.Println(d.Allowed, d.Remaining, d.Source, err)
+	// Output: true 4 in-process <nil>
+}
+
+func ExampleLimiter_Close() {
+	limiter, err := core.NewInProcess()
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(limiter.Close(), limiter.Close()) // twice does nothing
+	_, err = limiter.Allow(context.Background(), "user:42", core.PerSecond("search", 5))
+	fmt.Println(errors.Is(err, core.ErrUnavailable))
+	// Output:
+	// <nil> <nil>
+	// true
+}
+
+// A limit is tried out before anybody is denied by it.
+func ExampleLimiter_DryRun() {
+	limiter, _ := core.NewInProcess()
+	defer limiter.Close()
+	trial, limit := limiter.DryRun(), core.PerHour("report", 2)
+	for range 3 {
+		d, err := trial.Allow(context.Background(), "user:42", limit)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(d.Allowed, d.DryRun, d.Remaining)
+	}
+	// Output:
+	// true false 1
+	// true false 0
+	// true true 0
+}
+
+func ExampleDecision() {
+	limiter, _ := core.NewInProcess()
+	defer limiter.Close()
+	ctx, limit := context.Background(), core.PerHour("report", 1)
+	limiter.Allow(ctx, "user:42", limit)
+	d, err := limiter.Allow(ctx, "user:42", limit)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(d.Allowed, d.Limit.Name, d.Remaining, d.RetryAfter.Round(time.Minute), d.Source)
+	// Output: false report 0 1h0m0s in-process
+}
+
+// Staging and production share a Redis and no limits.
+func ExampleWithPrefix() {
+	limiter, err := core.Connect(os.Getenv("REDIS_URL"), core.WithPrefix("shop-staging"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer limiter.Close()
+}
+
+// A hundred thousand denials are remembered for up to ten seconds, since many clients go on asking and limits are per hour.
+func ExampleWithDenialCache() {
+	limiter, err := core.Connect(os.Getenv("REDIS_URL"), core.WithDenialCache(100_000, 10*time.Second))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer limiter.Close()
+}
+
+// Whatever Redis and the network do, a decision is there after 50 ms.
+func ExampleWithTimeout() {
+	limiter, err := core.Connect("redis://127.0.0.1:1", core.WithTimeout(50*time.Millisecond), core.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer limiter.Close()
+	d, err := limiter.Allow(context.Background(), "user:42", core.PerSecond("search", 5))
+	fmt.Println(d.Allowed, d.Source, err)
+	// Output: true in-process <nil>
+}
+
+func ExampleWithMeterProvider() {
+	provider := noop.NewMeterProvider() // of a service: that of OpenTelemetry's SDK
+	limiter, err := core.NewInProcess(core.WithMeterProvider(provider))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer limiter.Close()
+}
+
+func ExampleSource() {
+	fmt.Println(core.SourceRedis, core.SourceInProcess, core.SourceDenialCache, core.SourceFailOpen)
+	// Output: redis in-process denial-cache fail-open
+}
+
+func ExampleFailurePolicy() {
+	var policy core.FailurePolicy
+	fmt.Println(policy, core.FailOpen, core.FailClosed)
+	// Output: fail-local fail-open fail-closed
+}
+
+// In place of redis_rate.
+func Example_fromRedisRate() {
+	ctx := context.Background()
+	limiter, err := core.Connect(os.Getenv("REDIS_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	d, err := limiter.Allow(ctx, "user:42", core.PerMinute("api", 100))
+	if err == nil && !d.Allowed {
+		log.Print("come back after ", d.RetryAfter)
+	}
+}
