@@ -112,6 +112,9 @@ func newMetrics(meter metric.Meter, l *Limiter) (*metrics, error) {
 		})
 		if l.redis != nil {
 			links, total := l.redis.outage.measure(l.redis.sender.now())
+			if _, err := l.redis.connection.get(); err != nil {
+				links = 1 // Redis has never been reached
+			}
 			o.ObserveInt64(denials, int64(l.redis.denials.size(l.redis.now())))
 			o.ObserveInt64(open, int64(links))
 			o.ObserveFloat64(away, total.Seconds())

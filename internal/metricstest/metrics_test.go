@@ -164,6 +164,19 @@ func TestRedis(t *testing.T) {
 	require.Eventually(t, func() bool { return collect(t)["exactlimit.outage.links"] == 0 }, 10*time.Second, 10*time.Millisecond)
 }
 
+// A Redis that was never there is away too.
+func TestNoRedis(t *testing.T) {
+	server := redistest.Start(t)
+	server.Kill()
+	provider, collect := reader()
+	limiter, err := core.Connect(server.URL(), core.WithMeterProvider(provider), core.WithLogger(slog.New(slog.DiscardHandler)))
+	require.NoError(t, err)
+	defer limiter.Close()
+	assert.Equal(t, 1.0, collect(t)["exactlimit.outage.links"])
+	require.NoError(t, server.Start())
+	require.Eventually(t, func() bool { return collect(t)["exactlimit.outage.links"] == 0 }, 10*time.Second, 10*time.Millisecond)
+}
+
 // Prometheus finds them under names that follow its conventions, and no key among them.
 func TestPrometheus(t *testing.T) {
 	registry := prometheus.NewRegistry()
