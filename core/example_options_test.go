@@ -130,12 +130,12 @@ func ExampleWithMeterProvider() {
 	defer limiter.Close()
 }
 
-func ExampleSource() {
+func ExampleSource_String() {
 	fmt.Println(core.SourceRedis, core.SourceInProcess, core.SourceDenialCache, core.SourceFailOpen)
 	// Output: redis in-process denial-cache fail-open
 }
 
-func ExampleFailurePolicy() {
+func ExampleFailurePolicy_String() {
 	var policy core.FailurePolicy
 	fmt.Println(policy, core.FailOpen, core.FailClosed)
 	// Output: fail-local fail-open fail-closed
@@ -152,4 +152,32 @@ func Example_fromRedisRate() {
 	if err == nil && !d.Allowed {
 		log.Print("come back after ", d.RetryAfter)
 	}
+}
+
+func ExamplePerSecond() {
+	fmt.Println(core.PerSecond("mail", 5) == core.Limit{Name: "mail", Max: 5, Window: time.Second})
+	// Output: true
+}
+
+func ExamplePerMinute() {
+	fmt.Println(core.PerMinute("mail", 5) == core.Limit{Name: "mail", Max: 5, Window: time.Minute})
+	// Output: true
+}
+
+func ExamplePerHour() {
+	fmt.Println(core.PerHour("mail", 5) == core.Limit{Name: "mail", Max: 5, Window: time.Hour})
+	// Output: true
+}
+
+func ExamplePerDay() {
+	fmt.Println(core.PerDay("mail", 5) == core.Limit{Name: "mail", Max: 5, Window: 24 * time.Hour})
+	// Output: true
+}
+
+func ExampleLimiter_Logger() {
+	log := slog.New(slog.NewTextHandler(os.Stdout, nil))
+	limiter, _ := core.NewInProcess(core.WithLogger(log))
+	defer limiter.Close()
+	fmt.Println(limiter.Logger() == log)
+	// Output: true
 }
