@@ -1,0 +1,272 @@
+package torture
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"time"
+)
+
+// conversation is one connection of a client, and the one of the proxy to the server that goes with it.
+type conversation struct {
+	proxy             *Proxy
+	client, server    *net.TCPConn
+	chance            *rand.Rand
+	requests, replies chan message
+	once              sync.Once
+	ended             chan struct{}
+
+	mu      sync.Mutex
+	waiting []answer // for each request sent on and not answered
+	opaque  bool     // replies no longer answer requests one by one: see unmatched
+}
+
+// message is a request or a reply on its way.
+type message struct {
+	bytes []byte
+	due   time.Time // not to arrive before
+	then  then
+}
+
+// then is what happens when a message has arrived.
+type then int
+
+const (
+	carryOn then = iota
+	closeWrite
+	closeBoth
+	resetBoth
+)
+
+// answer is what happens to the reply to a request.
+type answer struct {
+	fate  Fate
+	delay time.Duration
+}
+
+// unmatched says whether a connection cannot be followed from this request on: what comes then is not one reply for each
+// request, or no value of the protocol at all. From there it is passed on as bytes.
+func unmatched(words []string) bool {
+	switch command := strings.ToUpper(words[0]); command {
+	case "MONITOR", "SYNC", "PSYNC":
+		return true
+	case "CLIENT":
+		return len(words) > 1 && strings.EqualFold(words[1], "REPLY")
+	default:
+		return strings.HasSuffix(command, "SUBSCRIBE")
+	}
+}
+
+func (c *conversation) readRequests() {
+	in := bufio.NewReaderSize(c.client, 1<<16)
+	for {
+		request, words, err := readRequest(in)
+		if err != nil {
+			c.broken(c.requests, request, err, closeWrite)
+			return
+		}
+		if len(words) == 0 { // an empty line, which is not answered
+			if !c.send(c.requests, message{bytes: request}) {
+				return
+			}
+			continue
+		}
+		if unmatched(words) {
+			c.mu.Lock()
+			c.opaque = true
+			c.mu.Unlock()
+			if c.send(c.requests, message{bytes: request}) {
+				c.readBytes(in, c.requests, closeWrite)
+			}
+			return
+		}
+		fate, delay := c.proxy.fate(words, c.chance)
+		m := message{bytes: request}
+		c.mu.Lock()
+		c.waiting = append(c.waiting, answer{fate, delay})
+		alone := len(c.waiting) == 1
+		c.mu.Unlock()
+		switch fate {
+		case LoseRequest:
+			// Whoever finds it first of those waiting closes: here, or where the reply before it has come.
+			if !alone || c.send(c.replies, message{then: closeBoth}) {
+				io.Copy(io.Discard, in)
+			}
+			return
+		case Reset:
+			m.then = resetBoth
+		case DelayRequest:
+			m.due = time.Now().Add(delay)
+		}
+		if !c.send(c.requests, m) {
+			return
+		}
+	}
+}
+
+func (c *conversation) readReplies() {
+	in := bufio.NewReaderSize(c.server, 1<<16)
+	for {
+		first, err := in.Peek(1)
+		if err != nil {
+			c.broken(c.replies, nil, err, closeBoth)
+			return
+		}
+		c.mu.Lock()
+		opaque, pushed := c.opaque, first[0] == '>' // nobody asked for what is pushed
+		c.mu.Unlock()
+		if opaque {
+			c.readBytes(in, c.replies, closeBoth)
+			return
+		}
+		reply, err := readValue(in)
+		if err != nil {
+			c.broken(c.replies, reply, err, closeBoth)
+			return
+		}
+		m := message{bytes: reply}
+		if pushed {
+			if !c.send(c.replies, m) {
+				return
+			}
+			continue
+		}
+		c.proxy.answered()
+		c.mu.Lock()
+		var to answer
+		if len(c.waiting) > 0 { // a server may say why it closes before it was asked anything
+			to = c.waiting[0]
+		}
+		c.mu.Unlock()
+		switch to.fate {
+		case LoseReply:
+			c.send(c.replies, message{then: closeBoth})
+			return
+		case Reset: // which is under way, and the reply is not to come before it
+			return
+		case DelayReply:
+			m.due = time.Now().Add(to.delay)
+		}
+		if !c.send(c.replies, m) {
+			return
+		}
+		c.mu.Lock()
+		if len(c.waiting) > 0 {
+			c.waiting = c.waiting[1:]
+		}
+		lost := len(c.waiting) > 0 && c.waiting[0].fate == LoseRequest
+		c.mu.Unlock()
+		if lost {
+			c.send(c.replies, message{then: closeBoth})
+			return
+		}
+	}
+}
+
+// readBytes passes on what comes, as it comes.
+func (c *conversation) readBytes(in *bufio.Reader, to chan message, at then) {
+	for {
+		if _, err := in.Peek(1); err != nil {
+			c.broken(to, nil, err, at)
+			return
+		}
+		bytes := make([]byte, in.Buffered())
+		in.Read(bytes)
+		if !c.send(to, message{bytes: bytes}) {
+			return
+		}
+	}
+}
+
+// broken ends a direction as its sender ended it: what it sent before arrives, and then its end, or its reset. One who does
+// not speak the protocol is reset too.
+func (c *conversation) broken(to chan message, rest []byte, err error, at then) {
+	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		at, rest = resetBoth, nil
+	}
+	c.send(to, message{bytes: rest, then: at})
+}
+
+// send hands a message to the goroutine that writes, unless the conversation has ended.
+func (c *conversation) send(to chan message, m message) bool {
+	select {
+	case to <- m:
+		return true
+	case <-c.ended:
+		return false
+	}
+}
+
+func (c *conversation) write(to *net.TCPConn, messages chan message) {
+	out := bufio.NewWriterSize(to, 1<<16)
+	for {
+		var m message
+		select {
+		case m = <-messages:
+		default:
+			if out.Flush() != nil {
+				c.end(true)
+				return
+			}
+			select {
+			case m = <-messages:
+			case <-c.ended:
+				return
+			}
+		}
+		if !c.wait(m, out) {
+			return
+		}
+		out.Write(m.bytes) // an error shows when it is flushed
+		if m.then == carryOn {
+			continue
+		}
+		err := out.Flush()
+		if m.then == closeWrite && err == nil {
+			to.CloseWrite()
+		} else {
+			c.end(m.then == resetBoth || err != nil)
+		}
+		return
+	}
+}
+
+// wait waits until a message may arrive. What was written before it arrives meanwhile.
+func (c *conversation) wait(m message, out *bufio.Writer) bool {
+	if left := time.Until(m.due); !m.due.IsZero() && left > 0 {
+		out.Flush()
+		timer := time.NewTimer(left)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-c.ended:
+			return false
+		}
+	}
+	for hole := c.proxy.held(); hole != nil; hole = c.proxy.held() {
+		out.Flush()
+		select {
+		case <-hole:
+		case <-c.ended:
+			return false
+		}
+	}
+	return true
+}
+
+// end closes both connections.
+func (c *conversation) end(reset bool) {
+	c.once.Do(func() {
+		close(c.ended)
+		for _, conn := range []*net.TCPConn{c.client, c.server} {
+			if reset {
+				conn.SetLinger(0)
+			}
+			conn.Close()
+		}
+	})
+}
