@@ -38,6 +38,7 @@ func (d *deadlines) at(now time.Duration) *moment {
 	}
 	d.current.CompareAndSwap(old, m) // or somebody else's is as good, for the next calls
 	time.AfterFunc(d.timeout, func() {
+		awaitCalm(nil, maxLateness*d.timeout)
 		m.over.Store(true)
 		close(m.done)
 	})

@@ -15,7 +15,8 @@
 //	}
 //
 // While Redis does not answer, the same limits are enforced on logs in this process, each instance for itself, unless
-// OnFailure says otherwise. No call takes longer than WithTimeout says.
+// OnFailure says otherwise. No call takes longer than WithTimeout says, in a process that is not starved of processor time:
+// lateness of this process is not silence of Redis, so a call that was late itself goes on waiting for its answer.
 //
 // Most services use it through the middleware in packages ginlimit and echolimit. This package knows no HTTP and no
 // framework.

@@ -35,6 +35,7 @@ type trouble struct {
 	lost    atomic.Bool   // there may be no connection, so calls wait until it is settled
 	open    atomic.Bool   // calls are turned away
 	settled chan struct{} // closed when the link is open, or the trouble over
+	mended  chan struct{} // closed when nobody probes any longer
 	cause   atomic.Pointer[error]
 }
 
@@ -56,7 +57,7 @@ func (s *sender) doubt(l *link, log string, cause error) { s.suspect(l, log, cau
 func (s *sender) lost(l *link, log string, cause error) { s.suspect(l, log, cause, true) }
 
 func (s *sender) suspect(l *link, log string, cause error, lost bool) {
-	fresh := &trouble{log: strings.Clone(log), since: s.now(), settled: make(chan struct{})}
+	fresh := &trouble{log: strings.Clone(log), since: s.now(), settled: make(chan struct{}), mended: make(chan struct{})}
 	fresh.cause.Store(&cause)
 	fresh.lost.Store(lost)
 	s.mu.Lock()
@@ -89,13 +90,18 @@ const (
 
 // mend probes a link until it works.
 func (s *sender) mend(l *link, t *trouble) {
-	defer time.AfterFunc(s.deadlines.timeout/2, func() { s.open(l, t) }).Stop()
+	defer time.AfterFunc(s.deadlines.timeout/2, func() {
+		if awaitCalm(t.mended, maxLateness*s.deadlines.timeout) {
+			s.open(l, t)
+		}
+	}).Stop()
+	defer close(t.mended)
 	for pause := time.Millisecond; ; pause = min(2*pause, maxPause) {
 		if t.lost.Load() {
 			s.drain(l)
 		}
 		stranded := l.stranded.Load()
-		begun := s.now()
+		end := s.deadlines.at(s.now())
 		err := s.ping(t)
 		if err == nil {
 			// Replies come in order, so those that were waited for no longer have come.
@@ -103,7 +109,7 @@ func (s *sender) mend(l *link, t *trouble) {
 				<-l.places
 			}
 			l.stranded.Add(-stranded)
-			if s.now()-begun <= s.deadlines.timeout {
+			if end.Err() == nil {
 				s.over(l, t)
 				if l.stranded.Load() > 0 { // a call has ended meanwhile, and left the matter to this trouble
 					s.doubt(l, t.log, t.reason())

@@ -68,8 +68,9 @@ func WithDenialCache(entries int, hold time.Duration) Option {
 	}
 }
 
-// WithTimeout sets how long a call waits for Redis, instead of 100 ms. A call whose context has an earlier deadline waits
-// until then. What Redis has not decided by then is decided as OnFailure says, and may have been charged all the same. It is
+// WithTimeout sets how long a call waits for Redis, instead of 100 ms. Only time in which this process was able to listen
+// counts: where goroutines wait for a processor, a call waits for up to 20 timeouts more. A call whose context has an earlier
+// deadline waits until then. What Redis has not decided by then is decided as OnFailure says, and may have been charged all the same. It is
 // at least 1ms, and should be some times what a round trip takes.
 func WithTimeout(timeout time.Duration) Option {
 	return func(c *config) error {

@@ -31,6 +31,7 @@ var faults = []struct {
 	{"SCRIPT FLUSH every 20 ms", scriptFlush},
 	{"CLIENT KILL every 20 ms", clientKill},
 	{"Redis stopped", stopped},
+	{"overload", overload},
 	{"kill -9, restart", restart(false)},
 	{"kill -9, restart empty", restart(true)},
 	{"a restart that loads, fail-closed", loading},
@@ -173,6 +174,35 @@ func stopped(s *scene) {
 			time.Sleep(time.Second)
 		})
 	}
+}
+
+// overload is a service with more runnable goroutines than processors: beside a healthy Redis, a slow one, and one that
+// stops. Lateness of the service is not silence of Redis, so only the last one is an outage.
+func overload(s *scene) {
+	s.Goroutines, s.Burn, s.Pause, s.quiet = 64, 3*ms, 0, true
+	s.within = 21 * s.timeout() // a starved process waits for up to 20 timeouts more
+	server := appendOnly(s)
+	proxy := NewProxy(s, server.Addr, s.seed)
+	play := func(what string, fault func()) History {
+		s.what, s.Prefix = "overload, "+what, fmt.Sprint("torture", len(report))
+		h, _ := s.play(proxy.URL(), []*redistest.Server{server}, fault)
+		return h
+	}
+	h := play("Redis healthy", func() { s.last(1500 * ms) })
+	assert.Zero(s, h.unknown(), "of %d decisions", len(h.Calls))
+	h = play("Redis slow", func() {
+		proxy.Strike(Faults{Command: "EVALSHA", DelayReply: 1, Delay: 5 * ms})
+		s.last(1500 * ms)
+		require.NoError(s, proxy.Heal())
+	})
+	assert.Zero(s, h.unknown(), "of %d decisions", len(h.Calls))
+	h = play("Redis stopped", func() {
+		require.NoError(s, server.Pause())
+		s.last(4000 * ms)
+		require.NoError(s, server.Resume())
+		s.last(1000 * ms)
+	})
+	assert.NotZero(s, h.unknown(), "a Redis that stops is noticed all the same")
 }
 
 func restart(empty bool) func(*scene) {

@@ -29,6 +29,7 @@ type Load struct {
 	Policy      core.FailurePolicy
 	Timeout     time.Duration // core's own when 0
 	Deadline    time.Duration // of each call's context, if any
+	Burn        time.Duration // of CPU time, after each call
 	Seed        uint64
 }
 
@@ -89,12 +90,19 @@ func (l Load) run(ctx context.Context) (seen Seen, err error) {
 			for ctx.Err() == nil {
 				time.Sleep(time.Duration(random.Int64N(int64(2*l.Pause) + 1)))
 				calls[g] = append(calls[g], l.call(limiter, l.Keys[random.IntN(len(l.Keys))]))
+				burn(l.Burn)
 			}
 		})
 	}
 	all.Wait()
 	seen.Calls = slices.Concat(calls...)
 	return seen, limiter.Close()
+}
+
+// burn keeps a processor busy, in steps that the scheduler may interrupt.
+func burn(d time.Duration) {
+	for end := time.Now().Add(d); time.Now().Before(end); {
+	}
 }
 
 func (l Load) call(limiter *core.Limiter, key string) Call {
