@@ -71,12 +71,16 @@ func FrameworkClientIP() KeyFunc {
 	})
 }
 
-// Header counts by the value of a header field, such as an API key. A client may write any value, so have it authenticated
-// before, or limit by ClientIP as well: who invents a new value for each request is a new client each time.
+// Header counts by the value of a header field, such as an API key.
 //
-// Like all values that clients send, it is kept as a hash, so that no secret among them reaches Redis, logs or errors. A
-// request without it is refused with 401, one that has it twice or longer than 8 KiB with 400. It panics if name is no
-// field's name.
+// Where requests are authenticated, count by the user that your authentication found instead, with a KeyFunc of your own.
+// A client may write any value, and is a new client with each. Even a valid credential is not one client: a user may hold
+// several, and a verifier may accept one in several spellings, as many decoders of base64 ignore the last bits of a token.
+// If you must count before authentication, limit by ClientIP as well.
+//
+// The value is kept as a hash, like all values that clients send, so that no secret among them reaches Redis, logs or
+// errors. A request without it is refused with 401. One that has it twice, longer than 8 KiB, or with a control character,
+// which decoders skip, is refused with 400. Header panics if name is no field's name.
 func Header(name string, opts ...HashOption) KeyFunc { return of(httplimit.Header(name, opts...)) }
 
 // HashOption changes how the value that a client sends is hashed. By default it is SHA-256.
@@ -88,20 +92,13 @@ type HashOption = httplimit.HashOption
 func HashKey(secret []byte) HashOption { return httplimit.HashKey(secret) }
 
 // BearerToken counts by the token in "Authorization: Bearer ...", as Header does by a value. A request without one is
-// refused with 401 and a challenge.
+// refused with 401 and a challenge. A token is a credential and not a user: read what Header says about that.
 func BearerToken(opts ...HashOption) KeyFunc { return of(httplimit.BearerToken(opts...)) }
 
 // Cookie counts by the value of a cookie, as Header does by that of a field. Of several, the first counts, which is the one
-// that Context.Cookie returns. It panics if name is no cookie's name.
-func Cookie(name string, opts ...HashOption) KeyFunc {
-	return httplimit.Cookie(name, func(c echo.Context) string {
-		cookie, err := c.Cookie(name)
-		if err != nil { // there is none
-			return ""
-		}
-		return cookie.Value
-	}, opts)
-}
+// that Context.Cookie returns. %-escapes in it are decoded where they can be, so one value is one client however it is
+// escaped. It panics if name is no cookie's name.
+func Cookie(name string, opts ...HashOption) KeyFunc { return of(httplimit.Cookie(name, opts...)) }
 
 // Query counts by a parameter of the query, as Header does by a field. Of several, the first counts. It panics if name is
 // empty.
@@ -134,9 +131,13 @@ func Global() KeyFunc { return httplimit.Global[echo.Context] }
 // request lacks one it is refused, as that key says. It panics if there are no keys or one is nil.
 func Join(keys ...KeyFunc) KeyFunc { return httplimit.Join(keys) }
 
-// FirstOf counts by the first of keys that a request has, such as a user and otherwise the address. Its clients are its
-// own: none of one key is the same as one of another, or as one that the same key counts outside of FirstOf. It panics if
-// there are no keys or one is nil.
+// FirstOf counts by the first of keys that a request has, such as a user and otherwise the address. It passes over a key
+// only if it is missing: if the key function returns an empty string, or the credential of one of the functions above is
+// not there. A request with a malformed credential is refused, and so is one whose key function returns an error.
+// Otherwise a client could choose what it is counted by.
+//
+// Its clients are its own: none of one key is the same as one of another, or as one that the same key counts outside of
+// FirstOf. It panics if there are no keys or one is nil.
 func FirstOf(keys ...KeyFunc) KeyFunc { return httplimit.FirstOf(keys) }
 
 // template is of the route that a request matched. Where the path has routes and the method has none, Echo names one of

@@ -27,6 +27,7 @@ type prey struct {
 	honest   string // its headers; $W is who sends it
 	from     string // where the attacker's connections come from
 	fromElse string // where the victim's do
+	keys     bool   // a route of keyRoutes, not of the examples
 }
 
 var (
@@ -40,6 +41,16 @@ var (
 	token = prey{max: 5, line: "GET /api/me", honest: "Authorization: Bearer $W", from: "127.5.$k.1", fromElse: "127.6.$k.1"}
 	// A parameter of the path together with the peer's address.
 	vote = prey{max: 2, line: "POST /api/items/item$k/votes", from: "127.7.$k.1", fromElse: "127.8.$k.1"}
+	// The proxy sees IPv4 clients through a translator that uses RFC 8215's prefix.
+	translated = prey{max: 5, line: "POST /api/login", honest: "X-Forwarded-For: 64:ff9b:1::$W", from: "127.0.0.1", fromElse: "127.0.0.1"}
+	// An API key counts, or else a bearer token, or else the address.
+	either = prey{keys: true, max: 3, line: "GET /either", honest: "X-API-Key: $W", from: "127.9.$k.1", fromElse: "127.10.$k.1"}
+	// An API key in the query does.
+	query = prey{keys: true, max: 3, honest: "GET /query?api_key=$W", from: "127.11.$k.1", fromElse: "127.12.$k.1"}
+	// A session's cookie does.
+	cookie = prey{keys: true, max: 3, line: "GET /cookie", honest: "Cookie: session=$W", from: "127.13.$k.1", fromElse: "127.14.$k.1"}
+	// A parameter of the path does.
+	param = prey{keys: true, max: 3, honest: "GET /path/$W", from: "127.15.$k.1", fromElse: "127.16.$k.1"}
 )
 
 // evasions are what attackers try, in turn, until they have tried three times as often as is allowed. A try is the headers,
@@ -110,13 +121,16 @@ var evasions = []struct {
 	{"other ports", proxied, false, []string{"X-Forwarded-For: $A:$i", "X-Forwarded-For: $A:1$i"}},
 	{"mapped into IPv6", proxied, false, []string{"X-Forwarded-For: $A", "X-Forwarded-For: ::ffff:$A", "X-Forwarded-For: [::ffff:$A]:$i", "X-Forwarded-For: 0:0:0:0:0:FFFF:$A", "X-Forwarded-For: ::ffff:$A%$i"}},
 	{"through NAT64", proxied, false, []string{"X-Forwarded-For: $A", "X-Forwarded-For: 64:ff9b::$A", "X-Forwarded-For: [64:FF9B:0::$A]:$i", "X-Forwarded-For: 64:ff9b::$A%$i"}},
+	{"through 6to4", proxied, false, []string{"X-Forwarded-For: $A", "X-Forwarded-For: $6:$i::1", "X-Forwarded-For: [$6:$i:$i::]:80", "X-Forwarded-For: $V, $6::$i"}},
+	{"through 6to4, as the proxy", proxied, false, []string{"X-Forwarded-For: $V, 2002:7f00:1::$i", "X-Forwarded-For: 2002:7f00:1:$i::1"}},
+	{"through a translator, like others", translated, false, []string{"X-Forwarded-For: 64:ff9b:1::$A", "X-Forwarded-For: [64:FF9B:1::$A]:$i"}},
 	{"spaces", proxied, false, []string{"X-Forwarded-For: $V,$A", "X-Forwarded-For: $V,  \t $A", "X-Forwarded-For: \t$A \t"}},
 	{"a /64 of addresses", proxied, false, []string{"X-Forwarded-For: 2001:db8:$k::$i", "X-Forwarded-For: 2001:db8:$k:0:$i:$i:$i:$i", "X-Forwarded-For: 2001:db8:$k::203.0.113.$i"}},
 	{"one address in many forms", proxied, false, []string{"X-Forwarded-For: 2001:db8:$k::a", "X-Forwarded-For: 2001:DB8:$k::A", "X-Forwarded-For: 2001:0db8:$k:0000:0000:0000:0000:000a", "X-Forwarded-For: [2001:db8:$k::a]:$i", "X-Forwarded-For: [2001:db8:$k::a]"}},
 	{"zones", proxied, false, []string{"X-Forwarded-For: 2001:db8:$k::1%$i", "X-Forwarded-For: 2001:db8:$k::1%25eth$i", "X-Forwarded-For: [2001:db8:$k::1%eth$i]:80"}},
 
 	{"one key in many spellings of the header", apiKey, false, []string{"X-API-Key: $A", "x-api-key: $A", "X-Api-Key: $A", "X-API-KEY: $A"}},
-	{"spaces around the key", apiKey, true, []string{"X-API-Key:$A", "X-API-Key:    $A", "X-API-Key: $A   ", "X-API-Key:\t$A\t"}},
+	{"spaces around the key", apiKey, false, []string{"X-API-Key:$A", "X-API-Key:    $A", "X-API-Key: $A   ", "X-API-Key:\t$A\t"}},
 	{"the victim's key beside one's own", apiKey, false, []string{"X-API-Key: $V\nX-API-Key: $A", "X-API-Key: $A\nX-API-Key: $V", "x-api-key: $V\nX-API-KEY: $A"}},
 	{"keys in a list", apiKey, false, []string{"X-API-Key: $V, $A"}},
 	{"a key that is too long", apiKey, false, []string{"X-API-Key: $V" + strings.Repeat("k", 20_000) + "$i"}},
@@ -126,6 +140,18 @@ var evasions = []struct {
 	{"a key that imitates a hash", apiKey, false, []string{"X-API-Key: header:x-api-key:$V"}},
 	{"a key that imitates an escape", apiKey, false, []string{"X-API-Key: %24V$k"}},
 	{"another address for one key", apiKey, false, []string{"X-API-Key: $A\nX-Forwarded-For: 203.0.113.$i", "X-API-Key: $A\nForwarded: for=$i"}},
+
+	{"a key twice, to be counted by address", either, false, []string{"X-API-Key: $A", "X-API-Key: $A\nX-API-Key: $A", "X-API-Key: $A\nX-API-Key:"}},
+	{"a key that is too long, to be counted by address", either, false, []string{"X-API-Key: $A", "X-API-Key: $A" + strings.Repeat("k", 20_000)}},
+	{"a key with a tab, to be counted by address", either, false, []string{"X-API-Key: $A", "X-API-Key: $A\t$A"}},
+	{"two tokens, to be counted by address", either, false, []string{"Authorization: Bearer $A", "Authorization: Bearer $A, Bearer $A", "Authorization: Bearer $A $A"}},
+	{"a token behind a tab, to be counted by address", either, false, []string{"Authorization: Bearer $A", "Authorization: Bearer\t$A", "Authorization: Bearer \t$A"}},
+	{"a token behind a space, to be counted by address", either, false, []string{"Authorization: Bearer $A", "Authorization:  Bearer $A", "Authorization: \tBearer $A"}},
+	{"line breaks in a key of the query", query, false, []string{"GET /query?api_key=$A", "GET /query?api_key=$A%0A", "GET /query?api_key=$A%0D%0A", "GET /query?api_key=%0A$A"}},
+	{"other control characters in it", query, false, []string{"GET /query?api_key=$A", "GET /query?api_key=$A%00", "GET /query?api_key=$A%09", "GET /query?api_key=$A%7F"}},
+	{"control characters in a cookie", cookie, false, []string{"Cookie: session=$A", "Cookie: session=$A%0A", "Cookie: session=%0D$A", "Cookie: session=$A%00"}},
+	{"one cookie in many spellings", cookie, false, []string{"Cookie: session=$A", "Cookie: session=%41$k", "Cookie: session=\"$A\"", "Cookie: x=$i; session=$A"}},
+	{"control characters in the path", param, false, []string{"GET /path/$A", "GET /path/$A%0A", "GET /path/%41$k%0D%0A", "GET /path/%00$A"}},
 
 	{"one token in many spellings of the scheme", token, false, []string{"Authorization: Bearer $A", "Authorization: bearer $A", "authorization: BEARER $A", "Authorization: bEARER $A"}},
 	{"spaces before the token", token, false, []string{"Authorization: Bearer $A", "Authorization: Bearer   $A", "Authorization: Bearer \t$A"}},
@@ -153,15 +179,19 @@ func TestEvasions(t *testing.T) {
 			protocol := map[bool]string{true: "HTTP1", false: "h2c"}[http1]
 			t.Run(frameworks[i]+"/"+protocol, func(t *testing.T) {
 				t.Parallel()
-				s := runExample(t, binary, "-proxies", "127.0.0.1")
+				example, keys := runExample(t, binary, "-proxies", "127.0.0.1").addr, serveKeyRoutes(t, frameworks[i])
 				for k, row := range evasions {
 					if row.http1 && !http1 {
 						continue
 					}
 					t.Run(row.name, func(t *testing.T) {
-						clients := &attackers{t: t, addr: s.addr, http1: http1, h2c: map[string]*http.Transport{}}
+						clients := &attackers{t: t, addr: example, http1: http1, h2c: map[string]*http.Transport{}}
+						if row.prey.keys {
+							clients.addr = keys
+						}
 						defer clients.close()
-						who := strings.NewReplacer("$A", name(row.prey, "A", k), "$V", name(row.prey, "V", k), "$k", fmt.Sprint(k+1))
+						attacker := name(row.prey, "A", k)
+						who := strings.NewReplacer("$A", attacker, "$V", name(row.prey, "V", k), "$k", fmt.Sprint(k+1), "$6", sixToFour(attacker))
 						var admitted atomic.Int64
 						var all sync.WaitGroup
 						try := func(i int) {
@@ -200,6 +230,15 @@ func name(p prey, who string, k int) string {
 		return strings.ReplaceAll(map[string]string{"A": p.from, "V": p.fromElse}[who], "$k", fmt.Sprint(k+1))
 	}
 	return fmt.Sprintf("%s%d", who, k+1)
+}
+
+// sixToFour is the prefix of 6to4 (RFC 3056) of an IPv4 address; empty for what is none.
+func sixToFour(addr string) string {
+	four := net.ParseIP(addr).To4()
+	if four == nil {
+		return ""
+	}
+	return fmt.Sprintf("2002:%x:%x", four[:2], four[2:])
 }
 
 // attackers send requests from addresses of their choice, over one protocol.
@@ -274,10 +313,10 @@ func (a *attackers) sendH2C(from, line, header string) int {
 	r := &http.Request{Method: method, URL: u, Header: http.Header{}}
 	for line := range strings.Lines(header) {
 		name, value, _ := strings.Cut(line, ":")
-		if value = strings.TrimSpace(value); name == "Host" {
+		if value = strings.TrimSuffix(strings.TrimPrefix(value, " "), "\n"); name == "Host" {
 			r.Host = value
 		} else {
-			r.Header.Add(name, value) // HTTP/2 has small letters only
+			r.Header.Add(name, value) // HTTP/2 has small letters only, and keeps the whitespace around values
 		}
 	}
 	response, err := transport.RoundTrip(r)

@@ -6,7 +6,9 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
+	"unicode"
 )
 
 // HashOption changes how a value that a client sends becomes part of a key.
@@ -34,6 +36,9 @@ const most = 8 << 10
 // hashed returns a key function for the value that read returns, if there is one. The name ends the prefix; behind it
 // there is always the hash alone, of one length, so names cannot run into it. What the value is, what says in words that
 // clients read.
+//
+// A value with a control character is refused. Services read through such characters, as a decoder of base64 does through
+// line breaks, so a client could write one credential in any number of ways and be a new client with each.
 func hashed[C any](kind, name, what string, read func(C) (string, error), opts []HashOption) func(C) (string, error) {
 	h := hashing{prefix: kind + ":" + name + ":"}
 	for _, opt := range opts {
@@ -41,6 +46,7 @@ func hashed[C any](kind, name, what string, read func(C) (string, error), opts [
 	}
 	missing := &keyError{status: http.StatusUnauthorized, detail: "The " + what + " is missing."}
 	tooLong := &keyError{status: http.StatusBadRequest, detail: "The " + what + " is too long."}
+	control := &keyError{status: http.StatusBadRequest, detail: "The " + what + " holds a control character."}
 	return func(c C) (string, error) {
 		value, err := read(c)
 		switch {
@@ -50,6 +56,8 @@ func hashed[C any](kind, name, what string, read func(C) (string, error), opts [
 			return "", missing
 		case len(value) > most:
 			return "", tooLong
+		case strings.ContainsFunc(value, unicode.IsControl):
+			return "", control
 		}
 		return h.key(value), nil
 	}
@@ -79,13 +87,14 @@ func Header(name string, opts ...HashOption) func(*http.Request) (string, error)
 	}, opts)
 }
 
-// one returns the only value of a field.
+// one returns the only value of a field, without the whitespace around it: HTTP/1.1 has removed that, and Go's HTTP/2 has
+// not.
 func one(values []string, twice error) (string, error) {
 	switch len(values) {
 	case 0:
 		return "", nil
 	case 1:
-		return values[0], nil
+		return trim(values[0]), nil
 	}
 	return "", twice
 }
@@ -100,24 +109,37 @@ func BearerToken(opts ...HashOption) func(*http.Request) (string, error) {
 		if err != nil {
 			return "", err
 		}
+		if strings.ContainsFunc(value, unicode.IsControl) { // some parsers read a token behind a tab
+			return "", malformed
+		}
 		scheme, token, _ := strings.Cut(value, " ")
 		token = trim(token)
 		switch {
 		case !strings.EqualFold(scheme, "Bearer") || token == "":
 			return "", missing
-		case strings.ContainsAny(token, " \t,"): // who comes after may read the first part, or the last
+		case strings.ContainsAny(token, " ,"): // who comes after may read the first part, or the last
 			return "", malformed
 		}
 		return token, nil
 	}, opts)
 }
 
-// Cookie returns a key function for the value of a cookie, as the framework reads it.
-func Cookie[C any](name string, read func(c C) string, opts []HashOption) func(C) (string, error) {
+// Cookie returns a key function for the value of a cookie. Escapes are read where they can be, as Gin does and as handlers
+// in Echo may, so that no other spelling of a value is another client.
+func Cookie(name string, opts ...HashOption) func(*http.Request) (string, error) {
 	if name == "" || strings.Trim(name, tokenChars) != "" {
 		panic(fmt.Sprintf("exactlimit: %q is not the name of a cookie: write one such as \"session\"", name))
 	}
-	return hashed("cookie", name, name+" cookie", func(c C) (string, error) { return read(c), nil }, opts)
+	return hashed("cookie", name, name+" cookie", func(r *http.Request) (string, error) {
+		cookie, err := r.Cookie(name)
+		if err != nil { // there is none
+			return "", nil
+		}
+		if value, err := url.QueryUnescape(cookie.Value); err == nil {
+			return value, nil
+		}
+		return cookie.Value, nil
+	}, opts)
 }
 
 // Query returns a key function for a parameter of the query, as the framework reads it.

@@ -1,14 +1,16 @@
 package httplimit
 
 import (
+	"errors"
 	"fmt"
+	"net/http"
 	"strconv"
 	"strings"
 )
 
 // keyError is why a request has no key, in words that its sender may read.
 type keyError struct {
-	status    int
+	status    int // 401 if the key is missing
 	detail    string
 	challenge string // of WWW-Authenticate (RFC 9110, section 11.6.1), where there is a scheme for it
 }
@@ -35,23 +37,33 @@ func checkFieldName(name string) {
 	}
 }
 
-// FirstOf returns a key function that takes the first key there is. Its keys carry their place in the list, so that what
-// one function returns never stands in for what another does. If there is none, the first function says why.
+// FirstOf returns a key function that counts by the first key that a request has. Only a key that is missing is passed
+// over. A client whose malformed key were passed over too could choose what it is counted by. Keys carry their place in
+// the list, so that a key of one function never equals that of another. If a request has no key at all, the first
+// function that says why is the one that is answered.
 func FirstOf[C any, K ~func(C) (string, error)](keys []K) func(C) (string, error) {
 	checkKeys("FirstOf", keys)
 	return func(c C) (string, error) {
 		var first error
 		for i, key := range keys {
 			found, err := key(c)
-			if err == nil && found != "" {
+			switch {
+			case err != nil && !isMissing(err):
+				return "", err
+			case err == nil && found != "":
 				return strconv.Itoa(i) + ":" + found, nil
-			}
-			if first == nil {
+			case first == nil:
 				first = err
 			}
 		}
 		return "", first
 	}
+}
+
+// isMissing reports whether an error says that a request has no key, rather than one that is refused.
+func isMissing(err error) bool {
+	var refused *keyError
+	return errors.As(err, &refused) && refused.status == http.StatusUnauthorized
 }
 
 // Join returns a key function for all of keys together: who differs in one of them is another client. Each part has its

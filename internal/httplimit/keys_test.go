@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,12 +16,17 @@ import (
 
 // values are what clients send, among them what looks like keys of others, or like two values.
 var values = []string{
-	"hunter2", "hunter3", "HUNTER2", " hunter2", "ip:203.0.113.7", "203.0.113.7", "global", "route:/", "0:global",
-	"header:x-api-key:", "join:3:abc", "a:b", "a}b", "%7D", "a%20b", "a b", "\x00", "ü", "\xff", strings.Repeat("k", most),
+	"hunter2", "hunter3", "HUNTER2", "hunter 2", "ip:203.0.113.7", "203.0.113.7", "global", "route:/", "0:global",
+	"header:x-api-key:", "join:3:abc", "a:b", "a}b", "%7D", "a%20b", "a b", "ü", "\xff", strings.Repeat("k", most),
 }
 
 func header(name string, values ...string) *http.Request {
 	return &http.Request{Header: http.Header{http.CanonicalHeaderKey(name): values}}
+}
+
+// cookie is a request with a cookie, escaped as clients do it.
+func cookie(name, value string) *http.Request {
+	return header("Cookie", name+"="+url.QueryEscape(value))
 }
 
 // say is a key function that returns what it is given.
@@ -42,8 +48,8 @@ func TestHashedValues(t *testing.T) {
 		"other header": func(s string) (string, error) { return Header("X-Other")(header("X-Other", s)) },
 		"hmac":         func(s string) (string, error) { return Header("X-API-Key", secret)(header("X-API-Key", s)) },
 		"other hmac":   func(s string) (string, error) { return Header("X-API-Key", other)(header("X-API-Key", s)) },
-		"cookie":       Cookie("id", read, nil),
-		"other cookie": Cookie("ID", read, nil),
+		"cookie":       func(s string) (string, error) { return Cookie("id")(cookie("id", s)) },
+		"other cookie": func(s string) (string, error) { return Cookie("ID")(cookie("ID", s)) },
 		"query":        Query("id", read, nil),
 		"odd query":    Query("id:id", read, nil),
 		"path":         PathParam("id", found, nil),
@@ -67,6 +73,10 @@ func TestHashedValues(t *testing.T) {
 		require.ErrorAs(t, err, &missing, name)
 		_, err = key(strings.Repeat("k", most+1))
 		assert.ErrorContains(t, err, "is too long.", name)
+		for _, control := range []string{"\n", "\r\n", "\t", "\x00", "\x7f", "\u0085"} { // which decoders of base64 skip, or services trim
+			_, err = key("hunt" + control + "er2")
+			assert.ErrorContains(t, err, "holds a control character.", "%s with %q", name, control)
+		}
 	}
 }
 
@@ -89,6 +99,17 @@ func TestHeader(t *testing.T) {
 	_, err = key(header("X-API-Key", "ann", "ann"))
 	assert.Error(t, err)
 
+	// HTTP/1.1 removes the whitespace around a value, and Go's HTTP/2 does not.
+	want, err := key(header("X-API-Key", "ann"))
+	require.NoError(t, err)
+	for _, value := range []string{" ann", "ann ", "\t ann \t"} {
+		got, err := key(header("X-API-Key", value))
+		assert.NoError(t, err, "%q", value)
+		assert.Equal(t, want, got, "%q", value)
+	}
+	_, err = key(header("X-API-Key", " \t"))
+	assert.EqualError(t, err, "The X-API-Key header is missing.")
+
 	for _, name := range []string{"X-API-Key", "a", "x_y", "!#$%&'*+-.^_`|~09"} {
 		assert.NotPanics(t, func() { Header(name) }, name)
 	}
@@ -98,7 +119,7 @@ func TestHeader(t *testing.T) {
 	assert.PanicsWithValue(t, "exactlimit: HashKey of 15 bytes can be guessed: write at least 16, the same for all instances, or leave it out",
 		func() { HashKey([]byte("0123456789abcde")) })
 	for _, name := range []string{"", "a b", "a=b", "a;b"} {
-		assert.Panics(t, func() { Cookie(name, func(string) string { return "" }, nil) }, name)
+		assert.Panics(t, func() { Cookie(name) }, name)
 	}
 	for _, name := range []string{"", ":id", "*path", "/users/:id"} {
 		assert.Panics(t, func() { PathParam(name, func(string) (string, bool) { return "", true }, nil) }, name)
@@ -112,7 +133,7 @@ var bearers = []struct {
 }{
 	{"Bearer abc.def-_~+/==", "abc.def-_~+/==", ""},
 	{"bearer abc.def-_~+/==", "abc.def-_~+/==", ""},
-	{"BEARER   \tabc.def-_~+/== ", "abc.def-_~+/==", ""},
+	{" BEARER   abc.def-_~+/== ", "abc.def-_~+/==", ""},
 	{"Bearer 1|abc", "1|abc", ""},
 	{"Bearer ABC", "ABC", ""},
 	{"Bearer bearer", "bearer", ""},
@@ -121,12 +142,38 @@ var bearers = []struct {
 	{"Bearer", "", "The bearer token is missing."},
 	{"Bearer  ", "", "The bearer token is missing."},
 	{"Bearerabc", "", "The bearer token is missing."},
-	{"Bearer\tabc", "", "The bearer token is missing."},
+	{"Bearer\tabc", "", "The Authorization header holds no single bearer token."}, // some parsers take it for a token
+	{"Bearer \tabc", "", "The Authorization header holds no single bearer token."},
+	{"Bearer abc\x00", "", "The Authorization header holds no single bearer token."},
 	{"Basic YTpi", "", "The bearer token is missing."},
 	{"Bearer a b", "", "The Authorization header holds no single bearer token."},
 	{"Bearer a\tb", "", "The Authorization header holds no single bearer token."},
 	{"Bearer a, Bearer b", "", "The Authorization header holds no single bearer token."},
 	{"Bearer a,b", "", "The Authorization header holds no single bearer token."},
+}
+
+// A cookie is one client however it is escaped.
+func TestCookie(t *testing.T) {
+	key := Cookie("session")
+	want, err := key(header("Cookie", "session=a b"))
+	require.NoError(t, err)
+	for _, cookie := range []string{"session=a%20b", "session=a+b", "session=%61 b", `session="a b"`, "x=1; session=a b", "session=a b; session=c"} {
+		got, err := key(header("Cookie", cookie))
+		assert.NoError(t, err, cookie)
+		assert.Equal(t, want, got, cookie)
+	}
+	for cookie, says := range map[string]string{
+		"":                "The session cookie is missing.",
+		"Session=a":       "The session cookie is missing.",
+		"session=":        "The session cookie is missing.",
+		"session=a%0A":    "The session cookie holds a control character.",
+		"session=a%0D%0A": "The session cookie holds a control character.",
+	} {
+		_, err := key(header("Cookie", cookie))
+		assert.EqualError(t, err, says, cookie)
+	}
+	_, err = key(header("Cookie", "session=100%")) // not escaped at all
+	assert.NoError(t, err)
 }
 
 func TestBearerToken(t *testing.T) {
@@ -145,9 +192,14 @@ func TestBearerToken(t *testing.T) {
 	assert.EqualError(t, err, "The Authorization header holds no single bearer token.")
 }
 
+// FirstOf passes over a key only if it is missing. Every other refusal or error is the answer, since a client could
+// otherwise choose by what it is counted.
 func TestFirstOf(t *testing.T) {
 	type key = func(string) (string, error)
-	broken, later := errors.New("broken"), errors.New("broken later")
+	broken, mistaken := errors.New("broken"), Mistake("mistaken")
+	missing := &keyError{status: http.StatusUnauthorized, detail: "missing"}
+	missingToo := &keyError{status: http.StatusUnauthorized, detail: "missing, too"}
+	malformed := &keyError{status: http.StatusBadRequest, detail: "malformed"}
 	for _, row := range []struct {
 		name string
 		keys []key
@@ -155,15 +207,47 @@ func TestFirstOf(t *testing.T) {
 		err  error
 	}{
 		{"the first", []key{constant("ann", nil), constant("bob", nil)}, "0:ann", nil},
-		{"no key is passed over", []key{constant("", nil), constant("ann", nil)}, "1:ann", nil},
-		{"so is a failure", []key{constant("", broken), constant("ann", nil)}, "1:ann", nil},
+		{"an empty key is missing", []key{constant("", nil), constant("ann", nil)}, "1:ann", nil},
+		{"a missing credential is missing", []key{constant("", missing), constant("ann", nil)}, "1:ann", nil},
+		{"also when it is wrapped", []key{constant("", fmt.Errorf("own: %w", missing)), constant("ann", nil)}, "1:ann", nil},
 		{"one string of two keys is two clients", []key{constant("", nil), constant("", nil), constant("ann", nil)}, "2:ann", nil},
-		{"nobody", []key{constant("", nil), constant("", nil)}, "", nil},
-		{"the first failure is told", []key{constant("", nil), constant("", broken), constant("", later)}, "", broken},
+		{"no key at all", []key{constant("", nil), constant("", nil)}, "", nil},
+		{"the first that is missing says so", []key{constant("", nil), constant("", missing), constant("", missingToo)}, "", missing},
+		{"a malformed credential is refused", []key{constant("", malformed), constant("ann", nil)}, "", malformed},
+		{"also behind one that is missing", []key{constant("", missing), constant("", malformed), constant("ann", nil)}, "", malformed},
+		{"an error of the user's is the answer", []key{constant("", broken), constant("ann", nil)}, "", broken},
+		{"also with a key beside it", []key{constant("bob", broken), constant("ann", nil)}, "", broken},
+		{"a mistake of the service's is the answer", []key{constant("", mistaken), constant("ann", nil)}, "", mistaken},
 	} {
 		got, err := FirstOf(row.keys)("")
 		assert.Equal(t, row.want, got, row.name)
 		assert.Equal(t, row.err, err, row.name)
+	}
+}
+
+// The refusals of the keys themselves do not fall through either.
+func TestFirstOfRefusals(t *testing.T) {
+	either := FirstOf([]func(*http.Request) (string, error){Header("X-API-Key"), BearerToken(), ClientIP()})
+	for _, row := range []struct {
+		header http.Header
+		want   string // the beginning of the key, or the refusal
+	}{
+		{http.Header{}, "2:ip:203.0.113.7"},
+		{http.Header{"X-Api-Key": {""}}, "2:ip:203.0.113.7"},
+		{http.Header{"Authorization": {"Basic YTpi"}}, "2:ip:203.0.113.7"},
+		{http.Header{"X-Api-Key": {"ann"}, "Authorization": {"Bearer a b"}}, "0:header:"},
+		{http.Header{"X-Api-Key": {"ann", "ann"}}, "The X-API-Key header is there more than once."},
+		{http.Header{"X-Api-Key": {strings.Repeat("k", most+1)}}, "The X-API-Key header is too long."},
+		{http.Header{"X-Api-Key": {"a\tb"}}, "The X-API-Key header holds a control character."},
+		{http.Header{"Authorization": {"Bearer a b"}}, "The Authorization header holds no single bearer token."},
+		{http.Header{"Authorization": {"Bearer\ta"}}, "The Authorization header holds no single bearer token."},
+		{http.Header{"Authorization": {"Bearer a", "Bearer a"}}, "The Authorization header holds no single bearer token."},
+	} {
+		got, err := either(&http.Request{RemoteAddr: "203.0.113.7:1", Header: row.header})
+		if err != nil {
+			got = err.Error()
+		}
+		assert.True(t, strings.HasPrefix(got, row.want), "%.80q: %s", row.header, got)
 	}
 }
 
@@ -208,7 +292,7 @@ func FuzzHashed(f *testing.F) {
 		f.Add(value, values[(i+1)%len(values)])
 	}
 	keys := []func(string) (string, error){
-		Cookie("id", func(s string) string { return s }, nil),
+		func(s string) (string, error) { return Cookie("id")(cookie("id", s)) },
 		Query("id", func(s string) string { return s }, nil),
 		PathParam("id", func(s string) (string, bool) { return s, true }, nil),
 		func(s string) (string, error) { return Header("id")(header("id", s)) },
@@ -229,7 +313,8 @@ func FuzzHashed(f *testing.F) {
 			require.NotContains(t, seen, of, "of %d and %d", i, seen[of])
 			seen[of] = i
 			if other, err := key(b); err == nil && i < 5 {
-				require.Equal(t, a == b, of == other)
+				same := a == b || i >= 3 && trim(a) == trim(b) // in a header, whitespace around a value is not part of it
+				require.Equal(t, same, of == other)
 			}
 		}
 	})
@@ -247,7 +332,7 @@ func FuzzBearerToken(f *testing.F) {
 			require.Empty(t, got)
 			return
 		}
-		again, err := key(header("Authorization", "bearer "+strings.Trim(value[len("bearer "):], " \t")))
+		again, err := key(header("Authorization", "bearer "+trim(trim(value)[len("bearer "):])))
 		require.NoError(t, err)
 		require.Equal(t, got, again)
 	})
