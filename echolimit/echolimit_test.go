@@ -191,6 +191,44 @@ func TestFrameworkClientIP(t *testing.T) {
 	}
 }
 
+// One key function may serve several Echos, and each has to be told whom to trust, over IPv6 too.
+func TestFrameworkClientIPAsksEachEcho(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	limit := echolimit.New(limiter, echolimit.FrameworkClientIP()).Limit(core.PerMinute("shared", 100))
+	trust := func(prefix string) echo.TrustOption {
+		_, network, err := net.ParseCIDR(prefix)
+		require.NoError(t, err)
+		return echo.TrustIPRange(network)
+	}
+	for _, row := range []struct {
+		name   string
+		trust  echo.IPExtractor
+		status int
+	}{
+		{"nobody", echo.ExtractIPDirect(), http.StatusOK},
+		{"untold", nil, http.StatusInternalServerError},
+		{"proxies", echo.ExtractIPFromXFFHeader(trust("10.0.0.0/8"), trust("2400:cb00::/32")), http.StatusOK},
+		{"all of IPv4", echo.ExtractIPFromXFFHeader(trust("0.0.0.0/0")), http.StatusInternalServerError},
+		{"all of IPv6", echo.ExtractIPFromXFFHeader(trust("::/0")), http.StatusInternalServerError},
+		{"all of IPv6 that is assigned", echo.ExtractIPFromRealIPHeader(trust("2000::/3")), http.StatusInternalServerError},
+		{"a header from anyone", func(r *http.Request) string { return r.Header.Get("X-Real-IP") }, http.StatusInternalServerError},
+		{"nobody again", echo.ExtractIPDirect(), http.StatusOK},
+	} {
+		e := echo.New()
+		e.Logger.SetOutput(new(bytes.Buffer))
+		e.IPExtractor = row.trust
+		e.GET("/", func(c echo.Context) error {
+			assert.Equal(t, "192.0.2.1:1234", c.Request().RemoteAddr, "the request is the client's again")
+			return ok(c)
+		}, limit)
+		for range 2 {
+			assert.Equal(t, row.status, adaptertest.Get(e, "/", "X-Real-IP: 203.0.113.7").StatusCode, row.name)
+		}
+	}
+}
+
 // Paths that lead nowhere are together one client, and not that of a route.
 func TestUnmatchedPathsAreOneClient(t *testing.T) {
 	limiter, err := core.NewInProcess()

@@ -23,8 +23,12 @@ type KeyFunc func(echo.Context) (string, error)
 // trusted, unlike echo.Context.RealIP, which by default believes X-Forwarded-For from anyone. Behind a proxy every request
 // comes from the proxy's address, so name the proxies with TrustedProxies there.
 //
-// IPv4 addresses count as such however they are written: mapped into IPv6, or under NAT64's prefix 64:ff9b::/96. A
-// connection without an address is refused with 500, as is a Unix socket's unless TrustedProxies names it.
+// IPv4 addresses count as such however they are written: mapped into IPv6, or under NAT64's prefix 64:ff9b::/96. A 6to4
+// address (2002::/16) counts by the IPv4 address in it, whose host may choose all the rest. Under 64:ff9b:1::/48, which
+// RFC 8215 reserves for translators of your own, each address is a client: it stands for one IPv4 host, but only you know
+// which bits of it are the IPv4 address, so that host counts apart when it comes without the translator.
+//
+// A connection without an address is refused with 500, as is a Unix socket's unless TrustedProxies names it.
 func ClientIP(opts ...AddressOption) KeyFunc { return of(httplimit.ClientIP(opts...)) }
 
 // AddressOption changes how ClientIP finds an address, and how much of it counts.
@@ -38,7 +42,8 @@ type AddressOption = httplimit.AddressOption
 // X-Forwarded-For is read from the right for as long as it names trusted proxies, and the first that is not one of them is
 // the client. What is to the left of it, which the client may have written, is not looked at. Where the header is missing
 // or cannot be read, the nearest proxy counts as the client. Name a proxy only if it adds the address of its peer, and no
-// network in which clients are. "unix" stands for whatever is at the other end of a Unix socket.
+// network in which clients are. "unix" stands for whatever is at the other end of a Unix socket. An empty list trusts no
+// proxy, as ClientIP does without TrustedProxies.
 //
 // It panics if a proxy is no address and no prefix, or a prefix is so wide that clients could choose their addresses.
 func TrustedProxies(proxies ...string) AddressOption { return httplimit.TrustedProxies(proxies...) }
@@ -58,17 +63,17 @@ func IPv6Prefix(bits int) AddressOption { return httplimit.IPv6Prefix(bits) }
 // FrameworkClientIP counts by what echo.Context.RealIP returns, IPv6 by /64: for services that have told Echo whom to
 // trust.
 //
-// Be careful with it. Without an Echo.IPExtractor, Echo believes X-Forwarded-For from anyone, and whoever can choose an
-// address is never limited, so requests are refused with 500 until there is one. Echo's own extractors trust loopback,
+// Be careful with it. Without an Echo.IPExtractor, Echo believes X-Forwarded-For from anyone, and a client that can choose
+// its address is never limited. Requests are therefore refused with 500 until there is one, on each Echo, that does not
+// believe X-Forwarded-For or X-Real-IP from all addresses, over IPv4 or IPv6. Echo's own extractors trust loopback,
 // link-local and private addresses unless they are told not to. ClientIP with TrustedProxies has no such traps.
 func FrameworkClientIP() KeyFunc {
-	return httplimit.FrameworkClientIP(func(c echo.Context) (string, error) {
-		if c.Echo().IPExtractor == nil {
-			return "", httplimit.Mistake("FrameworkClientIP: Echo believes X-Forwarded-For from anyone:" +
-				" set Echo.IPExtractor, to echo.ExtractIPDirect() if there is no proxy")
-		}
-		return c.RealIP(), nil
-	})
+	return httplimit.FrameworkClientIP(echo.Context.Request, func(c echo.Context, r *http.Request) string {
+		own := c.Request()
+		c.SetRequest(r)
+		defer c.SetRequest(own)
+		return c.RealIP()
+	}, "set Echo.IPExtractor to one that trusts your proxies alone, or to echo.ExtractIPDirect() if there are none")
 }
 
 // Header counts by the value of a header field, such as an API key.

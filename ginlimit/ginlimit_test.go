@@ -169,6 +169,40 @@ func TestFrameworkClientIP(t *testing.T) {
 	}
 }
 
+// One key function may serve several engines, and each has to be told whom to trust, over IPv6 too.
+func TestFrameworkClientIPAsksEachEngine(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	limit := ginlimit.New(limiter, ginlimit.FrameworkClientIP()).Limit(core.PerMinute("shared", 100))
+	for _, row := range []struct {
+		name    string
+		trusted []string
+		status  int
+	}{
+		{"nobody", nil, http.StatusOK},
+		{"untold", []string{"as gin.New has it"}, http.StatusInternalServerError},
+		{"proxies", []string{"10.0.0.0/8", "fd00::/8", "2400:cb00::/32"}, http.StatusOK},
+		{"all of IPv4", []string{"0.0.0.0/0"}, http.StatusInternalServerError},
+		{"all of IPv6", []string{"::/0"}, http.StatusInternalServerError},
+		{"all of IPv6 that is assigned", []string{"10.0.0.0/8", "2000::/3"}, http.StatusInternalServerError},
+		{"all of IPv4, mapped", []string{"::ffff:0.0.0.0/96"}, http.StatusInternalServerError},
+		{"nobody again", nil, http.StatusOK},
+	} {
+		r := gin.New()
+		if row.name != "untold" {
+			require.NoError(t, r.SetTrustedProxies(row.trusted))
+		}
+		r.GET("/", limit, func(c *gin.Context) {
+			assert.Equal(t, "192.0.2.1:1234", c.Request.RemoteAddr, "the request is the client's again")
+			ok(c)
+		})
+		for range 2 {
+			assert.Equal(t, row.status, adaptertest.Get(r, "/").StatusCode, row.name)
+		}
+	}
+}
+
 // Paths that lead nowhere are together one client, and not that of a route.
 func TestUnmatchedPathsAreOneClient(t *testing.T) {
 	limiter, err := core.NewInProcess()

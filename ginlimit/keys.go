@@ -2,7 +2,6 @@ package ginlimit
 
 import (
 	"net/http"
-	"sync"
 
 	"github.com/gin-gonic/gin"
 
@@ -22,8 +21,12 @@ type KeyFunc func(*gin.Context) (string, error)
 // trusted, unlike gin.Context.ClientIP, which by default believes X-Forwarded-For from anyone. Behind a proxy every request
 // comes from the proxy's address, so name the proxies with TrustedProxies there.
 //
-// IPv4 addresses count as such however they are written: mapped into IPv6, or under NAT64's prefix 64:ff9b::/96. A
-// connection without an address is refused with 500, as is a Unix socket's unless TrustedProxies names it.
+// IPv4 addresses count as such however they are written: mapped into IPv6, or under NAT64's prefix 64:ff9b::/96. A 6to4
+// address (2002::/16) counts by the IPv4 address in it, whose host may choose all the rest. Under 64:ff9b:1::/48, which
+// RFC 8215 reserves for translators of your own, each address is a client: it stands for one IPv4 host, but only you know
+// which bits of it are the IPv4 address, so that host counts apart when it comes without the translator.
+//
+// A connection without an address is refused with 500, as is a Unix socket's unless TrustedProxies names it.
 func ClientIP(opts ...AddressOption) KeyFunc { return of(httplimit.ClientIP(opts...)) }
 
 // AddressOption changes how ClientIP finds an address, and how much of it counts.
@@ -37,7 +40,8 @@ type AddressOption = httplimit.AddressOption
 // X-Forwarded-For is read from the right for as long as it names trusted proxies, and the first that is not one of them is
 // the client. What is to the left of it, which the client may have written, is not looked at. Where the header is missing
 // or cannot be read, the nearest proxy counts as the client. Name a proxy only if it adds the address of its peer, and no
-// network in which clients are. "unix" stands for whatever is at the other end of a Unix socket.
+// network in which clients are. "unix" stands for whatever is at the other end of a Unix socket. An empty list trusts no
+// proxy, as ClientIP does without TrustedProxies.
 //
 // It panics if a proxy is no address and no prefix, or a prefix is so wide that clients could choose their addresses.
 func TrustedProxies(proxies ...string) AddressOption { return httplimit.TrustedProxies(proxies...) }
@@ -57,21 +61,18 @@ func IPv6Prefix(bits int) AddressOption { return httplimit.IPv6Prefix(bits) }
 // FrameworkClientIP counts by what gin.Context.ClientIP returns, IPv6 by /64: for services that have told Gin whom to
 // trust.
 //
-// Be careful with it. Gin believes X-Forwarded-For from anyone until it is told otherwise, and whoever can choose an
-// address is never limited, so until Engine.SetTrustedProxies was called requests are refused with 500.
-// Engine.TrustedPlatform is believed from anyone too, which is not noticed here. ClientIP with TrustedProxies has no such
-// traps.
+// Be careful with it. Until it is told otherwise, Gin believes X-Forwarded-For from anyone, over IPv4 and IPv6, and a
+// client that can choose its address is never limited. Requests are therefore refused with 500 until
+// Engine.SetTrustedProxies was called, on each engine, with less than all addresses. Engine.TrustedPlatform, and
+// RemoteIPHeaders of your own, are believed from anyone too, which is not noticed here. ClientIP with TrustedProxies has no
+// such traps.
 func FrameworkClientIP() KeyFunc {
-	var probe sync.Once
-	var trustsAll bool
-	return httplimit.FrameworkClientIP(func(c *gin.Context) (string, error) {
-		probe.Do(func() { trustsAll = trustsEverybody(c) })
-		if trustsAll {
-			return "", httplimit.Mistake("FrameworkClientIP: Gin believes X-Forwarded-For from anyone:" +
-				" call Engine.SetTrustedProxies, with nil if there is no proxy")
-		}
-		return c.ClientIP(), nil
-	})
+	return httplimit.FrameworkClientIP(request, func(c *gin.Context, r *http.Request) string {
+		own := c.Request
+		c.Request = r
+		defer func() { c.Request = own }()
+		return c.ClientIP()
+	}, "call Engine.SetTrustedProxies with your proxies alone, or with nil if there are none")
 }
 
 // Header counts by the value of a header field, such as an API key.
@@ -137,15 +138,8 @@ func Join(keys ...KeyFunc) KeyFunc { return httplimit.Join(keys) }
 // FirstOf. It panics if there are no keys or one is nil.
 func FirstOf(keys ...KeyFunc) KeyFunc { return httplimit.FirstOf(keys) }
 
+func request(c *gin.Context) *http.Request { return c.Request }
+
 func of(key func(*http.Request) (string, error)) KeyFunc {
 	return func(c *gin.Context) (string, error) { return key(c.Request) }
-}
-
-// trustsEverybody says whether Gin believes a peer that is nobody's proxy, since its address is reserved (RFC 1112, section
-// 4).
-func trustsEverybody(c *gin.Context) bool {
-	const anybody, claimed = "240.0.0.1", "198.51.100.1"
-	probe := c.Copy()
-	probe.Request = &http.Request{RemoteAddr: anybody + ":1", Header: http.Header{"X-Forwarded-For": {claimed}, "X-Real-Ip": {claimed}}}
-	return probe.ClientIP() == claimed
 }

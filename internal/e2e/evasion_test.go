@@ -238,7 +238,7 @@ func sixToFour(addr string) string {
 	if four == nil {
 		return ""
 	}
-	return fmt.Sprintf("2002:%x:%x", four[:2], four[2:])
+	return fmt.Sprintf("2002:%x:%x", []byte(four[:2]), []byte(four[2:]))
 }
 
 // attackers send requests from addresses of their choice, over one protocol.

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 )
 
@@ -13,6 +14,7 @@ type AddressOption func(*addresses)
 
 // addresses finds the client of a request by its address.
 type addresses struct {
+	named   bool           // TrustedProxies was given, perhaps with an empty list
 	proxies []netip.Prefix // normal, so that they hold what normal returns
 	unix    bool           // what is at the other end of a Unix socket is a proxy too
 	header  string         // what the proxies tell addresses in, as net/http spells it
@@ -34,7 +36,7 @@ func ClientIP(opts ...AddressOption) func(*http.Request) (string, error) {
 	for _, opt := range opts {
 		opt(a)
 	}
-	if a.header != "" && len(a.proxies) == 0 && !a.unix {
+	if a.header != "" && !a.named {
 		panic(fmt.Sprintf("exactlimit: anybody can write the header %s: say whom it is believed from, with TrustedProxies", a.header))
 	}
 	if a.header == "" {
@@ -50,11 +52,8 @@ func ClientIP(opts ...AddressOption) func(*http.Request) (string, error) {
 }
 
 // TrustedProxies names the proxies whose word is taken for the addresses of those that come through them: addresses,
-// prefixes, and "unix" for whatever is at the other end of a Unix socket.
+// prefixes, and "unix" for whatever is at the other end of a Unix socket. An empty list trusts no proxy.
 func TrustedProxies(proxies ...string) AddressOption {
-	if len(proxies) == 0 {
-		panic("exactlimit: TrustedProxies names no proxy: write their addresses, such as \"10.0.0.0/8\"")
-	}
 	var prefixes []netip.Prefix
 	unix := false
 	for _, proxy := range proxies {
@@ -65,6 +64,7 @@ func TrustedProxies(proxies ...string) AddressOption {
 		prefixes = append(prefixes, parseProxy(proxy))
 	}
 	return func(a *addresses) {
+		a.named = true
 		a.proxies = append(a.proxies, prefixes...)
 		a.unix = a.unix || unix
 	}
@@ -108,14 +108,26 @@ func IPv6Prefix(bits int) AddressOption {
 	return func(a *addresses) { a.bits = bits }
 }
 
-// FrameworkClientIP returns a key function for the address that the framework finds, made normal as ClientIP's are.
-func FrameworkClientIP[C any](find func(C) (string, error)) func(C) (string, error) {
+// FrameworkClientIP returns a key function for the address that the framework finds, made normal as ClientIP's are. The
+// function find returns what the framework finds in a request that takes the place of c's own.
+//
+// If the framework believes strangers, a client can choose its address, so requests are refused, and advice says what to
+// write. Each request asks anew: one key function may serve several engines, and Gin's contexts do not tell theirs.
+func FrameworkClientIP[C any](own func(C) *http.Request, find func(C, *http.Request) string, advice string) func(C) (string, error) {
+	const claimed = "198.51.100.1"
+	header := http.Header{"X-Forwarded-For": {claimed}, "X-Real-Ip": {claimed}}
+	var strangers []*http.Request // from addresses that no proxy has: reserved (RFC 1112, section 4), and an ORCHID (RFC 7343)
+	for _, remote := range []string{"240.0.0.1:1", "[2001:20::1]:1"} {
+		strangers = append(strangers, &http.Request{Method: "GET", URL: &url.URL{Path: "/"}, RemoteAddr: remote, Header: header})
+	}
 	a := addresses{bits: 64}
 	return func(c C) (string, error) {
-		found, err := find(c)
-		if err != nil {
-			return "", err
+		for _, stranger := range strangers {
+			if find(c, stranger) == claimed {
+				return "", mistakef("FrameworkClientIP: headers are believed from anyone, so that clients can choose their addresses: %s", advice)
+			}
 		}
+		found := find(c, own(c))
 		addr, ok := parseHop(found)
 		if !ok {
 			return "", mistakef("FrameworkClientIP: the framework says %.64q, which is no address: configure it, or use ClientIP", found)
@@ -124,14 +136,36 @@ func FrameworkClientIP[C any](find func(C) (string, error)) func(C) (string, err
 	}
 }
 
-// key names the client at an address.
+var (
+	// nat64 is the prefix under which IPv4 addresses are seen from IPv6 (RFC 6052, section 2.1).
+	nat64 = netip.MustParsePrefix("64:ff9b::/96")
+	// localNAT64 is the prefix for translators of an operator's own (RFC 8215).
+	localNAT64 = netip.MustParsePrefix("64:ff9b:1::/48")
+	// sixToFour is the prefix that is followed by the IPv4 address of the site (RFC 3056, section 2).
+	sixToFour = netip.MustParsePrefix("2002::/16")
+)
+
+// key names the client at a normal address.
+//
+// A host with an IPv4 address has all of a 6to4 /48 to choose from, so it counts by the IPv4 address. That is not the
+// normal form: a proxy is not to be trusted because of an address that was made of its own.
+//
+// Under the prefix of RFC 8215 each address stands for one IPv4 host, and only the operator knows which bits of it are the
+// IPv4 address. There each address is a client: by /64, all hosts behind a translator could be one.
 func (a *addresses) key(addr netip.Addr) string {
+	bits := a.bits
+	switch bytes := addr.As16(); {
+	case sixToFour.Contains(addr):
+		addr = netip.AddrFrom4([4]byte(bytes[2:]))
+	case localNAT64.Contains(addr):
+		bits = addr.BitLen()
+	}
 	var buffer [64]byte
 	b := append(buffer[:0], "ip:"...)
 	if addr.Is4() {
 		return string(addr.AppendTo(b))
 	}
-	return string(netip.PrefixFrom(addr, a.bits).Masked().AppendTo(b))
+	return string(netip.PrefixFrom(addr, bits).Masked().AppendTo(b))
 }
 
 // find returns the address of the client.
@@ -211,9 +245,6 @@ func peer(r *http.Request) (addr netip.Addr, unix bool) {
 	}
 	return normal(remote.Addr()), false
 }
-
-// nat64 is the prefix under which IPv4 addresses are seen from IPv6 (RFC 6052, section 2.1).
-var nat64 = netip.MustParsePrefix("64:ff9b::/96")
 
 // normal returns the one form of an address: IPv4 where it is IPv4 written as IPv6, and without a zone. Otherwise all of
 // IPv4 would be one /64, and every zone a client of its own.

@@ -44,8 +44,21 @@ var peers = []addressRow{
 	{"[::ffff:cb00:7107]:1234", "", "ip:203.0.113.7"},
 	{"[64:ff9b::203.0.113.7]:1234", "", "ip:203.0.113.7"},
 	{"[64:ff9b::cb00:7107%eth0]:1234", "", "ip:203.0.113.7"},
-	{"[64:ff9b:1::203.0.113.7]:1234", "", "ip:64:ff9b:1::/64"}, // not the prefix that means IPv4 to everybody
-	{"[64:ff9b::1:203.0.113.7]:1234", "", "ip:64:ff9b::/64"},   // beside the prefix
+	{"[64:ff9b::1:203.0.113.7]:1234", "", "ip:64:ff9b::/64"}, // beside the prefix
+
+	// RFC 8215: an address is one host, in all the places where a translator may put the IPv4 address (RFC 6052, section 2.2).
+	{"[64:ff9b:1::203.0.113.7]:1234", "", "ip:64:ff9b:1::cb00:7107/128"},
+	{"[64:ff9b:1::203.0.113.8%eth0]:1234", "", "ip:64:ff9b:1::cb00:7108/128"},
+	{"[64:ff9b:1:abcd:cb:71:700::]:1234", "", "ip:64:ff9b:1:abcd:cb:71:700:0/128"},
+	{"[64:ff9b:1:cb00:71:700::]:1234", "", "ip:64:ff9b:1:cb00:71:700::/128"},
+	{"[64:ff9b:1:ffff:ffff:ffff:ffff:ffff]:1", "", "ip:64:ff9b:1:ffff:ffff:ffff:ffff:ffff/128"},
+	{"[64:ff9b:2::203.0.113.7]:1234", "", "ip:64:ff9b:2::/64"},
+
+	// 6to4: the IPv4 address, whichever of its 2^80 the host chooses.
+	{"[2002:cb00:7107::1]:1234", "", "ip:203.0.113.7"},
+	{"[2002:cb00:7107:ffff:ffff:ffff:ffff:ffff]:1234", "", "ip:203.0.113.7"},
+	{"[2002:cb00:7108::%eth0]:1234", "", "ip:203.0.113.8"},
+	{"[2003:cb00:7107::1]:1234", "", "ip:2003:cb00:7107::/64"},
 	{"[2001:db8:1:2:3:4:5:6]:1234", "", "ip:2001:db8:1:2::/64"},
 	{"[2001:db8:1:2::]:1234", "", "ip:2001:db8:1:2::/64"},
 	{"[2001:db8:1:2:ffff:ffff:ffff:ffff]:1234", "", "ip:2001:db8:1:2::/64"},
@@ -101,6 +114,10 @@ var forwardedFor = []addressRow{
 	{proxy, "X-Forwarded-For: [::ffff:203.0.113.7]:443", "ip:203.0.113.7"},
 	{proxy, "X-Forwarded-For: 64:ff9b::203.0.113.7", "ip:203.0.113.7"},
 	{proxy, "X-Forwarded-For: 203.0.113.7, ::ffff:10.0.0.2", "ip:203.0.113.7"}, // a proxy, however it is written
+	{proxy, "X-Forwarded-For: 198.51.100.1, 2002:a00:2::1", "ip:10.0.0.2"},     // no proxy, whatever its address was made of
+	{"[2002:a00:2::1]:80", "X-Forwarded-For: 198.51.100.1", "ip:10.0.0.2"},
+	{proxy, "X-Forwarded-For: 198.51.100.1, 2002:cb00:7107::9", "ip:203.0.113.7"},
+	{proxy, "X-Forwarded-For: 64:ff9b:1::203.0.113.7", "ip:64:ff9b:1::cb00:7107/128"},
 
 	// What cannot be read ends the walk at the last that is trusted, and what is to the left of it counts for nothing.
 	{proxy, "X-Forwarded-For:", "ip:10.0.0.1"},
@@ -179,7 +196,28 @@ func TestClientIP(t *testing.T) {
 	for bits, key := range map[int]string{32: "ip:2001:db8::/32", 56: "ip:2001:db8:1:200::/56", 64: "ip:2001:db8:1:2ff::/64", 128: "ip:2001:db8:1:2ff:3:4:5:6/128"} {
 		addressRow{"[2001:db8:1:2ff:3:4:5:6]:1", "", key}.check(t, ClientIP(IPv6Prefix(bits)))
 		addressRow{"[::ffff:203.0.113.7]:1", "", "ip:203.0.113.7"}.check(t, ClientIP(IPv6Prefix(bits)))
+		addressRow{"[2002:cb00:7107::1]:1", "", "ip:203.0.113.7"}.check(t, ClientIP(IPv6Prefix(bits)))
+		addressRow{"[64:ff9b:1::203.0.113.7]:1", "", "ip:64:ff9b:1::cb00:7107/128"}.check(t, ClientIP(IPv6Prefix(bits)))
 	}
+}
+
+// An empty list of proxies, as an optional setting gives it, trusts none.
+func TestNoTrustedProxies(t *testing.T) {
+	var none []string
+	for _, row := range peers {
+		row.check(t, ClientIP(TrustedProxies(none...)))
+	}
+	for _, header := range []string{"X-Real-IP", "X-Forwarded-For", "Forwarded"} {
+		for _, remote := range []string{proxy, proxy6, "127.0.0.1:80"} {
+			r := addressRow{remote, header + ": " + map[bool]string{true: "for="}[header == "Forwarded"] + "198.51.100.1", ""}.request()
+			got, err := ClientIP(ProxyHeader(header), TrustedProxies())(r)
+			require.NoError(t, err)
+			want, err := ClientIP()(r)
+			require.NoError(t, err)
+			assert.Equal(t, want, got)
+		}
+	}
+	addressRow{proxy, "X-Forwarded-For: 203.0.113.7", "ip:203.0.113.7"}.check(t, ClientIP(TrustedProxies(none...), TrustedProxies("10.0.0.0/8")))
 }
 
 // The peer of a Unix socket has a name and no address, even where the name reads like one.
@@ -218,7 +256,6 @@ func TestProxiesThatMakeNoSense(t *testing.T) {
 		opts    func() AddressOption
 		instead string
 	}{
-		{func() AddressOption { return TrustedProxies() }, `write their addresses, such as "10.0.0.0/8"`},
 		{func() AddressOption { return TrustedProxies("0.0.0.0/0") }, "write those of the proxies alone"},
 		{func() AddressOption { return TrustedProxies("10.0.0.0/8", "::/0") }, "write those of the proxies alone"},
 		{func() AddressOption { return TrustedProxies("128.0.0.0/1") }, "write those of the proxies alone"},
@@ -252,22 +289,28 @@ func TestProxiesThatMakeNoSense(t *testing.T) {
 }
 
 func TestFrameworkClientIP(t *testing.T) {
+	self := func(r *http.Request) *http.Request { return r }
 	for found, want := range map[string]string{
 		"203.0.113.7":          "ip:203.0.113.7",
 		"203.0.113.7:1":        "ip:203.0.113.7",
 		" 203.0.113.7":         "ip:203.0.113.7",
 		"::ffff:203.0.113.7":   "ip:203.0.113.7",
 		"2001:db8::1":          "ip:2001:db8::/64",
+		"2002:cb00:7107::9":    "ip:203.0.113.7",
 		"fe80::1%eth0":         "ip:fe80::/64",
 		"":                     "", // as Gin and Echo say for nobody
 		"<nil>":                "",
 		"unknown":              "",
 		"203.0.113.7, 1.1.1.1": "",
 	} {
-		key, err := FrameworkClientIP(func(int) (string, error) { return found, nil })(0)
+		key, err := FrameworkClientIP(self, func(*http.Request, *http.Request) string { return found }, "")(&http.Request{})
 		assert.Equal(t, want, key, found)
 		assert.Equal(t, want == "", err != nil, found)
 	}
+	gullible := func(_, r *http.Request) string { return r.Header.Get("X-Forwarded-For") }
+	_, err := FrameworkClientIP(self, gullible, "write something else")(&http.Request{})
+	assert.EqualError(t, err, "exactlimit: FrameworkClientIP: headers are believed from anyone, so that clients can choose their addresses:"+
+		" write something else")
 }
 
 // requireAddress checks that a key of ClientIP's names an address.
