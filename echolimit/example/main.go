@@ -74,12 +74,18 @@ func answer(text string) echo.HandlerFunc {
 	}
 }
 
-// clientIP believes nobody but the proxies.
-func clientIP(proxies string) echolimit.KeyFunc {
-	if proxies == "" {
-		return echolimit.ClientIP()
+// newServer returns the server of the service. Its timeouts end what no limit counts: connections on which a client
+// sends no request, or never the rest of one. Without them a client could keep as many open as it likes.
+func newServer(handler http.Handler) *http.Server {
+	server := &http.Server{
+		Handler:     handler,
+		ReadTimeout: 10 * time.Second, // for the header and the body
+		IdleTimeout: 2 * time.Minute,  // longer than most proxies, so that they close first
+		Protocols:   new(http.Protocols),
 	}
-	return echolimit.ClientIP(echolimit.TrustedProxies(strings.Split(proxies, ",")...))
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true) // as proxies speak it
+	return server
 }
 
 // run serves until it is told to stop, and then finishes what it has begun.
@@ -96,9 +102,9 @@ func run(addr, redis, proxies string) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: routes(limiter, clientIP(proxies)), ReadHeaderTimeout: 5 * time.Second, Protocols: new(http.Protocols)}
-	server.Protocols.SetHTTP1(true)
-	server.Protocols.SetUnencryptedHTTP2(true) // as proxies speak it
+	trusted := strings.FieldsFunc(proxies, func(r rune) bool { return r == ',' }) // none in ""
+	clientIP := echolimit.ClientIP(echolimit.TrustedProxies(trusted...))
+	server := newServer(routes(limiter, clientIP))
 	fmt.Printf("listening on http://%s, logs kept in %s\n", listener.Addr(), keeper(redis))
 
 	stopped := make(chan error, 1)
