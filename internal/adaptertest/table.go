@@ -124,6 +124,9 @@ var table = []struct {
 		{target: "/first", header: "X-API-Key: ip:192.0.2.1"}, // not the address
 		{target: "/first"},
 		{target: "/first"}, // denied
+		{target: "/first", header: "X-API-Key: bob\nX-API-Key: bob", from: "192.0.2.2:1"}, // refused, and not counted by address instead
+		{target: "/first", header: "X-API-Key: b\tob", from: "192.0.2.2:1"},
+		{target: "/first", header: "X-API-Key:", from: "192.0.2.2:1"}, // missing
 	}},
 	{"bearer", []request{
 		{target: "/bearer"},
@@ -134,6 +137,7 @@ var table = []struct {
 		{target: "/bearer", header: "Authorization: Bearer bob"},
 		{target: "/bearer", header: "Authorization: Bearer ann bob"},
 		{target: "/bearer", header: "Authorization: Bearer ann\nAuthorization: Bearer bob"},
+		{target: "/bearer", header: "Authorization: Bearer\tann"},
 	}},
 	{"cookie", []request{
 		{target: "/cookie"},
@@ -142,6 +146,8 @@ var table = []struct {
 		{target: "/cookie", header: "Cookie: other=x; session=ann"},
 		{target: "/cookie", header: "Cookie: session=ann; session=bob"}, // the first, as the handler reads it
 		{target: "/cookie", header: "Cookie: session=bob\nCookie: session=ann"},
+		{target: "/cookie", header: "Cookie: session=%61nn"}, // ann, as Gin's handlers read it
+		{target: "/cookie", header: "Cookie: session=ann%0A"},
 	}},
 	{"query", []request{
 		{target: "/query"},
@@ -150,6 +156,7 @@ var table = []struct {
 		{target: "/query?x=1&api%5Fkey=%61nn"},
 		{target: "/query?api_key=ann&api_key=bob"}, // the first, as the handler reads it
 		{target: "/query?api_key=bob"},
+		{target: "/query?api_key=bob%0A"}, // a decoder of base64 would read bob
 		{target: "/query?api_key=" + strings.Repeat("k", 8193)},
 	}},
 	{"path", []request{
@@ -157,6 +164,7 @@ var table = []struct {
 		{target: "/path/%61nn"},
 		{target: "/path/a%6En?x=1"},
 		{target: "/path/%2561nn"}, // "%61nn" is somebody else
+		{target: "/path/bob%0D%0A"},
 		{target: "/path/ANN"},
 		{target: "/path"},
 	}},
@@ -217,4 +225,5 @@ var unavailable = []request{
 	{target: "/denied"},
 	{target: "/header"},
 	{target: "/text", header: "X-API-Key: ann"},
+	{target: "/secret"}, // names no limits
 }

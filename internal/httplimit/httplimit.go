@@ -14,7 +14,7 @@ import (
 
 // Gate decides the requests of one middleware. C is what handlers of the framework take.
 type Gate[C any] struct {
-	// NoFields leaves the RateLimit fields out.
+	// NoFields leaves the RateLimit fields out, and the names of limits in problem bodies.
 	NoFields bool
 	// LegacyFields adds the X-RateLimit fields.
 	LegacyFields bool
@@ -136,6 +136,9 @@ func (r *Refusal) Write(w http.ResponseWriter) {
 func (g *Gate[C]) refuse(h http.Header, problem problem, err error) *Refusal {
 	if !g.dryRun {
 		h.Set("Cache-Control", "no-store")
+	}
+	if g.NoFields {
+		problem.Violated = nil
 	}
 	return &Refusal{Waived: g.dryRun, problem: problem, plainText: g.PlainText, Err: err}
 }

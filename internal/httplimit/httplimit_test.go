@@ -99,6 +99,31 @@ func TestKeyErrors(t *testing.T) {
 	}
 }
 
+// With NoFields no answer names the limits: neither its fields nor its body, whether it is a denial or an outage.
+func TestNoFieldsNamesNoLimits(t *testing.T) {
+	policy := Fixed[int]([]core.Limit{{Name: "hush-a", Max: 1, Window: time.Hour}, {Name: "hush-b", Max: 1, Window: time.Hour}})
+	for _, plainText := range []bool{false, true} {
+		limiter, err := core.NewInProcess()
+		require.NoError(t, err)
+		defer limiter.Close()
+		gate := NewGate(limiter, func(int) (string, error) { return "ann", nil }, nil)
+		gate.NoFields, gate.PlainText = true, plainText
+		_, refusal := gate.Check(0, &http.Request{}, http.Header{}, policy)
+		require.Nil(t, refusal)
+		for _, status := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable} {
+			w := httptest.NewRecorder()
+			_, refusal := gate.Check(0, &http.Request{}, w.Header(), policy)
+			require.NotNil(t, refusal)
+			refusal.Write(w)
+			assert.Equal(t, status, w.Code)
+			assert.NotEmpty(t, w.Header().Get("Retry-After"))
+			assert.NotContains(t, fmt.Sprint(w.Header(), w.Body), "hush")
+			assert.NotContains(t, w.Body.String(), "violated-policies")
+			limiter.Close() // from here on it is unavailable
+		}
+	}
+}
+
 func TestWhoseFault(t *testing.T) {
 	limiter, err := core.NewInProcess()
 	require.NoError(t, err)
