@@ -23,10 +23,11 @@ type KeyFunc func(echo.Context) (string, error)
 // trusted, unlike echo.Context.RealIP, which by default believes X-Forwarded-For from anyone. Behind a proxy every request
 // comes from the proxy's address, so name the proxies with TrustedProxies there.
 //
-// IPv4 addresses count as such however they are written: mapped into IPv6, or under NAT64's prefix 64:ff9b::/96. A 6to4
-// address (2002::/16) counts by the IPv4 address in it, whose host may choose all the rest. Under 64:ff9b:1::/48, which
-// RFC 8215 reserves for translators of your own, each address is a client: it stands for one IPv4 host, but only you know
-// which bits of it are the IPv4 address, so that host counts apart when it comes without the translator.
+// IPv4 addresses count as such however they are written: mapped into IPv6, or under NAT64's prefix 64:ff9b::/96. A
+// 6to4 address (2002::/16) counts by the IPv4 address in it, whose host may choose all the rest. Under
+// 64:ff9b:1::/48, which RFC 8215 reserves for translators of your own, each address is a client: it stands for one
+// IPv4 host, but only you know which bits of it are the IPv4 address, so that host counts apart when it comes without
+// the translator.
 //
 // A connection without an address is refused with 500, as is a Unix socket's unless TrustedProxies names it.
 func ClientIP(opts ...AddressOption) KeyFunc { return of(httplimit.ClientIP(opts...)) }
@@ -39,11 +40,11 @@ type AddressOption = httplimit.AddressOption
 //
 //	echolimit.ClientIP(echolimit.TrustedProxies("10.0.0.0/8", "fd00::/8"))
 //
-// X-Forwarded-For is read from the right for as long as it names trusted proxies, and the first that is not one of them is
-// the client. What is to the left of it, which the client may have written, is not looked at. Where the header is missing
-// or cannot be read, the nearest proxy counts as the client. Name a proxy only if it adds the address of its peer, and no
-// network in which clients are. "unix" stands for whatever is at the other end of a Unix socket. An empty list trusts no
-// proxy, as ClientIP does without TrustedProxies.
+// X-Forwarded-For is read from the right for as long as it names trusted proxies, and the first that is not one of
+// them is the client. What is to the left of it, which the client may have written, is not looked at. Where the
+// header is missing or cannot be read, the nearest proxy counts as the client. Name a proxy only if it adds the
+// address of its peer, and no network in which clients are. "unix" stands for whatever is at the other end of a Unix
+// socket. An empty list trusts no proxy, as ClientIP does without TrustedProxies.
 //
 // It panics if a proxy is no address and no prefix, or a prefix is so wide that clients could choose their addresses.
 func TrustedProxies(proxies ...string) AddressOption { return httplimit.TrustedProxies(proxies...) }
@@ -63,10 +64,11 @@ func IPv6Prefix(bits int) AddressOption { return httplimit.IPv6Prefix(bits) }
 // FrameworkClientIP counts by what echo.Context.RealIP returns, IPv6 by /64: for services that have told Echo whom to
 // trust.
 //
-// Be careful with it. Without an Echo.IPExtractor, Echo believes X-Forwarded-For from anyone, and a client that can choose
-// its address is never limited. Requests are therefore refused with 500 until there is one, on each Echo, that does not
-// believe X-Forwarded-For or X-Real-IP from all addresses, over IPv4 or IPv6. Echo's own extractors trust loopback,
-// link-local and private addresses unless they are told not to. ClientIP with TrustedProxies has no such traps.
+// Be careful with it. Without an Echo.IPExtractor, Echo believes X-Forwarded-For from anyone, and a client that can
+// choose its address is never limited. Requests are therefore refused with 500 until there is one, on each Echo, that
+// does not believe X-Forwarded-For or X-Real-IP from all addresses, over IPv4 or IPv6. Echo's own extractors trust
+// loopback, link-local and private addresses unless they are told not to. ClientIP with TrustedProxies has no such
+// traps.
 func FrameworkClientIP() KeyFunc {
 	return httplimit.FrameworkClientIP(echo.Context.Request, func(c echo.Context, r *http.Request) string {
 		own := c.Request()
@@ -78,14 +80,14 @@ func FrameworkClientIP() KeyFunc {
 
 // Header counts by the value of a header field, such as an API key.
 //
-// Where requests are authenticated, count by the user that your authentication found instead, with a KeyFunc of your own.
-// A client may write any value, and is a new client with each. Even a valid credential is not one client: a user may hold
-// several, and a verifier may accept one in several spellings, as many decoders of base64 ignore the last bits of a token.
-// If you must count before authentication, limit by ClientIP as well.
+// Where requests are authenticated, count by the user that your authentication found instead, with a KeyFunc of your
+// own. A client may write any value, and is a new client with each. Even a valid credential is not one client: a user
+// may hold several, and a verifier may accept one in several spellings, as many decoders of base64 ignore the last
+// bits of a token. If you must count before authentication, limit by ClientIP as well.
 //
 // The value is kept as a hash, like all values that clients send, so that no secret among them reaches Redis, logs or
-// errors. A request without it is refused with 401. One that has it twice, longer than 8 KiB, or with a control character,
-// which decoders skip, is refused with 400. Header panics if name is no field's name.
+// errors. A request without it is refused with 401. One that has it twice, longer than 8 KiB, or with a control
+// character, which decoders skip, is refused with 400. Header panics if name is no field's name.
 func Header(name string, opts ...HashOption) KeyFunc { return of(httplimit.Header(name, opts...)) }
 
 // HashOption changes how the value that a client sends is hashed. By default it is SHA-256.
@@ -136,10 +138,10 @@ func Global() KeyFunc { return httplimit.Global[echo.Context] }
 // request lacks one it is refused, as that key says. It panics if there are no keys or one is nil.
 func Join(keys ...KeyFunc) KeyFunc { return httplimit.Join(keys) }
 
-// FirstOf counts by the first of keys that a request has, such as a user and otherwise the address. It passes over a key
-// only if it is missing: if the key function returns an empty string, or the credential of one of the functions above is
-// not there. A request with a malformed credential is refused, and so is one whose key function returns an error.
-// Otherwise a client could choose what it is counted by.
+// FirstOf counts by the first of keys that a request has, such as a user and otherwise the address. It passes over a
+// key only if it is missing: if the key function returns an empty string, or the credential of one of the functions
+// above is not there. A request with a malformed credential is refused, and so is one whose key function returns an
+// error. Otherwise a client could choose what it is counted by.
 //
 // Its clients are its own: none of one key is the same as one of another, or as one that the same key counts outside of
 // FirstOf. It panics if there are no keys or one is nil.

@@ -29,9 +29,9 @@ func OnDenied(answer func(*gin.Context, core.Decision)) Option {
 // PlainText answers refused requests in a line of plain text, for people who read it, instead of a problem body.
 func PlainText() Option { return func(m *Middleware) { m.gate.PlainText = true } }
 
-// NoFields leaves the RateLimit and RateLimit-Policy fields out, for services that tell nobody their limits. The bodies of
-// refused requests do not name the limits either. A denied request still gets Retry-After, as of the limits of this
-// Middleware alone: how others stand that the request has passed is known from the fields.
+// NoFields leaves the RateLimit and RateLimit-Policy fields out, for services that tell nobody their limits. The
+// bodies of refused requests do not name the limits either. A denied request still gets Retry-After, as of the limits
+// of this Middleware alone: how others stand that the request has passed is known from the fields.
 func NoFields() Option { return func(m *Middleware) { m.gate.NoFields = true } }
 
 // LegacyFields adds X-RateLimit-Limit, X-RateLimit-Remaining and X-RateLimit-Reset, for clients that were written for them.

@@ -14,7 +14,8 @@ import (
 	"github.com/exactlimit/exactlimit/ginlimit"
 )
 
-// keyRoutes returns a service in one of the frameworks, with routes that count by the keys that the examples do not use.
+// keyRoutes returns a service in one of the frameworks, with routes that count by the keys that the examples do not
+// use.
 func keyRoutes(t *testing.T, framework string) http.Handler {
 	limiter, err := core.NewInProcess()
 	require.NoError(t, err)
@@ -40,7 +41,8 @@ func keyRoutes(t *testing.T, framework string) http.Handler {
 		"/cookie":   echolimit.Cookie("session"),
 		"/path/:id": echolimit.PathParam("id"),
 	} {
-		e.GET(path, func(c echo.Context) error { return c.String(http.StatusOK, body) }, echolimit.New(limiter, key).Limit(limit))
+		limited := echolimit.New(limiter, key).Limit(limit)
+		e.GET(path, func(c echo.Context) error { return c.String(http.StatusOK, body) }, limited)
 	}
 	return e
 }

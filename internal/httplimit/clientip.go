@@ -111,20 +111,29 @@ func IPv6Prefix(bits int) AddressOption {
 // FrameworkClientIP returns a key function for the address that the framework finds, made normal as ClientIP's are. The
 // function find returns what the framework finds in a request that takes the place of c's own.
 //
-// If the framework believes strangers, a client can choose its address, so requests are refused, and advice says what to
-// write. Each request asks anew: one key function may serve several engines, and Gin's contexts do not tell theirs.
-func FrameworkClientIP[C any](own func(C) *http.Request, find func(C, *http.Request) string, advice string) func(C) (string, error) {
+// If the framework believes strangers, a client can choose its address, so requests are refused, and advice says what
+// to write. Each request asks anew: one key function may serve several engines, and Gin's contexts do not tell
+// theirs.
+func FrameworkClientIP[C any](
+	own func(C) *http.Request, find func(C, *http.Request) string, advice string,
+) func(C) (string, error) {
 	const claimed = "198.51.100.1"
-	header := http.Header{"X-Forwarded-For": {claimed}, "X-Real-Ip": {claimed}}
-	var strangers []*http.Request // from addresses that no proxy has: reserved (RFC 1112, section 4), and an ORCHID (RFC 7343)
+	believed := mistakef("FrameworkClientIP: headers are believed from anyone, so clients can choose their addresses: %s", advice)
+	// Strangers come from addresses that no proxy has: a reserved one (RFC 1112, section 4), and an ORCHID (RFC 7343).
+	var strangers []*http.Request
 	for _, remote := range []string{"240.0.0.1:1", "[2001:20::1]:1"} {
-		strangers = append(strangers, &http.Request{Method: "GET", URL: &url.URL{Path: "/"}, RemoteAddr: remote, Header: header})
+		strangers = append(strangers, &http.Request{
+			Method:     http.MethodGet,
+			URL:        &url.URL{Path: "/"},
+			Header:     http.Header{"X-Forwarded-For": {claimed}, "X-Real-Ip": {claimed}},
+			RemoteAddr: remote,
+		})
 	}
 	a := addresses{bits: 64}
 	return func(c C) (string, error) {
 		for _, stranger := range strangers {
 			if find(c, stranger) == claimed {
-				return "", mistakef("FrameworkClientIP: headers are believed from anyone, so that clients can choose their addresses: %s", advice)
+				return "", believed
 			}
 		}
 		found := find(c, own(c))
@@ -150,8 +159,8 @@ var (
 // A host with an IPv4 address has all of a 6to4 /48 to choose from, so it counts by the IPv4 address. That is not the
 // normal form: a proxy is not to be trusted because of an address that was made of its own.
 //
-// Under the prefix of RFC 8215 each address stands for one IPv4 host, and only the operator knows which bits of it are the
-// IPv4 address. There each address is a client: by /64, all hosts behind a translator could be one.
+// Under the prefix of RFC 8215 each address stands for one IPv4 host, and only the operator knows which bits of it
+// are the IPv4 address. There each address is a client: by /64, all hosts behind a translator could be one.
 func (a *addresses) key(addr netip.Addr) string {
 	bits := a.bits
 	switch bytes := addr.As16(); {

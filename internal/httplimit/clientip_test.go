@@ -46,7 +46,8 @@ var peers = []addressRow{
 	{"[64:ff9b::cb00:7107%eth0]:1234", "", "ip:203.0.113.7"},
 	{"[64:ff9b::1:203.0.113.7]:1234", "", "ip:64:ff9b::/64"}, // beside the prefix
 
-	// RFC 8215: an address is one host, in all the places where a translator may put the IPv4 address (RFC 6052, section 2.2).
+	// RFC 8215: an address is one host, in all the places where a translator may put the IPv4 address (RFC 6052,
+	// section 2.2).
 	{"[64:ff9b:1::203.0.113.7]:1234", "", "ip:64:ff9b:1::cb00:7107/128"},
 	{"[64:ff9b:1::203.0.113.8%eth0]:1234", "", "ip:64:ff9b:1::cb00:7108/128"},
 	{"[64:ff9b:1:abcd:cb:71:700::]:1234", "", "ip:64:ff9b:1:abcd:cb:71:700:0/128"},
@@ -207,9 +208,11 @@ func TestNoTrustedProxies(t *testing.T) {
 	for _, row := range peers {
 		row.check(t, ClientIP(TrustedProxies(none...)))
 	}
-	for _, header := range []string{"X-Real-IP", "X-Forwarded-For", "Forwarded"} {
+	for header, value := range map[string]string{
+		"X-Real-IP": "198.51.100.1", "X-Forwarded-For": "198.51.100.1", "Forwarded": "for=198.51.100.1",
+	} {
 		for _, remote := range []string{proxy, proxy6, "127.0.0.1:80"} {
-			r := addressRow{remote, header + ": " + map[bool]string{true: "for="}[header == "Forwarded"] + "198.51.100.1", ""}.request()
+			r := addressRow{remote, header + ": " + value, ""}.request()
 			got, err := ClientIP(ProxyHeader(header), TrustedProxies())(r)
 			require.NoError(t, err)
 			want, err := ClientIP()(r)
@@ -217,7 +220,8 @@ func TestNoTrustedProxies(t *testing.T) {
 			assert.Equal(t, want, got)
 		}
 	}
-	addressRow{proxy, "X-Forwarded-For: 203.0.113.7", "ip:203.0.113.7"}.check(t, ClientIP(TrustedProxies(none...), TrustedProxies("10.0.0.0/8")))
+	some := ClientIP(TrustedProxies(none...), TrustedProxies("10.0.0.0/8"))
+	addressRow{proxy, "X-Forwarded-For: 203.0.113.7", "ip:203.0.113.7"}.check(t, some)
 }
 
 // The peer of a Unix socket has a name and no address, even where the name reads like one.
@@ -303,14 +307,15 @@ func TestFrameworkClientIP(t *testing.T) {
 		"unknown":              "",
 		"203.0.113.7, 1.1.1.1": "",
 	} {
-		key, err := FrameworkClientIP(self, func(*http.Request, *http.Request) string { return found }, "")(&http.Request{})
+		finds := func(*http.Request, *http.Request) string { return found }
+		key, err := FrameworkClientIP(self, finds, "")(&http.Request{})
 		assert.Equal(t, want, key, found)
 		assert.Equal(t, want == "", err != nil, found)
 	}
 	gullible := func(_, r *http.Request) string { return r.Header.Get("X-Forwarded-For") }
 	_, err := FrameworkClientIP(self, gullible, "write something else")(&http.Request{})
-	assert.EqualError(t, err, "exactlimit: FrameworkClientIP: headers are believed from anyone, so that clients can choose their addresses:"+
-		" write something else")
+	assert.EqualError(t, err, "exactlimit: FrameworkClientIP: headers are believed from anyone,"+
+		" so clients can choose their addresses: write something else")
 }
 
 // requireAddress checks that a key of ClientIP's names an address.

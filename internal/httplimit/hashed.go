@@ -37,8 +37,8 @@ const most = 8 << 10
 // there is always the hash alone, of one length, so names cannot run into it. What the value is, what says in words that
 // clients read.
 //
-// A value with a control character is refused. Services read through such characters, as a decoder of base64 does through
-// line breaks, so a client could write one credential in any number of ways and be a new client with each.
+// A value with a control character is refused. Services read through such characters, as a decoder of base64 does
+// through line breaks, so a client could write one credential in any number of ways and be a new client with each.
 func hashed[C any](kind, name, what string, read func(C) (string, error), opts []HashOption) func(C) (string, error) {
 	h := hashing{prefix: kind + ":" + name + ":"}
 	for _, opt := range opts {
@@ -87,8 +87,8 @@ func Header(name string, opts ...HashOption) func(*http.Request) (string, error)
 	}, opts)
 }
 
-// one returns the only value of a field, without the whitespace around it: HTTP/1.1 has removed that, and Go's HTTP/2 has
-// not.
+// one returns the only value of a field, without the whitespace around it: HTTP/1.1 has removed that, and Go's HTTP/2
+// has not.
 func one(values []string, twice error) (string, error) {
 	switch len(values) {
 	case 0:
@@ -124,8 +124,8 @@ func BearerToken(opts ...HashOption) func(*http.Request) (string, error) {
 	}, opts)
 }
 
-// Cookie returns a key function for the value of a cookie. Escapes are read where they can be, as Gin does and as handlers
-// in Echo may, so that no other spelling of a value is another client.
+// Cookie returns a key function for the value of a cookie. Escapes are read where they can be, as Gin does and as
+// handlers in Echo may, so that no other spelling of a value is another client.
 func Cookie(name string, opts ...HashOption) func(*http.Request) (string, error) {
 	if name == "" || strings.Trim(name, tokenChars) != "" {
 		panic(fmt.Sprintf("exactlimit: %q is not the name of a cookie: write one such as \"session\"", name))

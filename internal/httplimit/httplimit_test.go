@@ -101,7 +101,7 @@ func TestKeyErrors(t *testing.T) {
 
 // With NoFields no answer names the limits: neither its fields nor its body, whether it is a denial or an outage.
 func TestNoFieldsNamesNoLimits(t *testing.T) {
-	policy := Fixed[int]([]core.Limit{{Name: "hush-a", Max: 1, Window: time.Hour}, {Name: "hush-b", Max: 1, Window: time.Hour}})
+	policy := Fixed[int]([]core.Limit{core.PerHour("hush-a", 1), core.PerHour("hush-b", 1)})
 	for _, plainText := range []bool{false, true} {
 		limiter, err := core.NewInProcess()
 		require.NoError(t, err)

@@ -73,7 +73,8 @@ func TestHashedValues(t *testing.T) {
 		require.ErrorAs(t, err, &missing, name)
 		_, err = key(strings.Repeat("k", most+1))
 		assert.ErrorContains(t, err, "is too long.", name)
-		for _, control := range []string{"\n", "\r\n", "\t", "\x00", "\x7f", "\u0085"} { // which decoders of base64 skip, or services trim
+		// Decoders of base64 skip these, or services trim them.
+		for _, control := range []string{"\n", "\r\n", "\t", "\x00", "\x7f", "\u0085"} {
 			_, err = key("hunt" + control + "er2")
 			assert.ErrorContains(t, err, "holds a control character.", "%s with %q", name, control)
 		}
@@ -157,7 +158,9 @@ func TestCookie(t *testing.T) {
 	key := Cookie("session")
 	want, err := key(header("Cookie", "session=a b"))
 	require.NoError(t, err)
-	for _, cookie := range []string{"session=a%20b", "session=a+b", "session=%61 b", `session="a b"`, "x=1; session=a b", "session=a b; session=c"} {
+	for _, cookie := range []string{
+		"session=a%20b", "session=a+b", "session=%61 b", `session="a b"`, "x=1; session=a b", "session=a b; session=c",
+	} {
 		got, err := key(header("Cookie", cookie))
 		assert.NoError(t, err, cookie)
 		assert.Equal(t, want, got, cookie)
@@ -313,8 +316,8 @@ func FuzzHashed(f *testing.F) {
 			require.NotContains(t, seen, of, "of %d and %d", i, seen[of])
 			seen[of] = i
 			if other, err := key(b); err == nil && i < 5 {
-				same := a == b || i >= 3 && trim(a) == trim(b) // in a header, whitespace around a value is not part of it
-				require.Equal(t, same, of == other)
+				// In a header, whitespace around a value is not part of it.
+				require.Equal(t, a == b || i >= 3 && trim(a) == trim(b), of == other)
 			}
 		}
 	})
