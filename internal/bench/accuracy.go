@@ -72,8 +72,9 @@ func (p pattern) waits() bool { return len(p.volleys) > 1 }
 
 // accuracy has every contender face every pattern, and returns the most that each let into a window. It is an error if
 // exactlimit lets in anything but what was asked for.
-func accuracy(redis *server, progress func(string)) (redisResults, memoryResults []exactness, _ error) {
-	contenders := slices.Concat(onRedis, inMemory)
+func accuracy(contenders, memory []contender, redis *server, progress func(string)) (redisResults, memoryResults []exactness, _ error) {
+	onRedis := len(contenders)
+	contenders = slices.Concat(contenders, memory)
 	results := make([]exactness, len(contenders))
 	for i, c := range contenders {
 		results[i] = exactness{Contender: c.name, How: c.how, Asked: accuracyMax, Admitted: map[string]int{}}
@@ -83,8 +84,8 @@ func accuracy(redis *server, progress func(string)) (redisResults, memoryResults
 			admitted, errs := make([]int, len(contenders)), make([]error, len(contenders))
 			face := func(i int) {
 				s := setup{prefix: fmt.Sprintf("a%d-%d-%d", run, j, i), workers: 256, max: accuracyMax, window: accuracyWindow}
-				if i < len(onRedis) {
-					s.addr = redis.addr
+				if i < onRedis {
+					s.addrs = []string{redis.addr}
 				} else if p.instances > 1 {
 					return // memory is one instance's own
 				}
@@ -116,7 +117,7 @@ func accuracy(redis *server, progress func(string)) (redisResults, memoryResults
 			return nil, nil, fmt.Errorf("accuracy: %s admitted %d, not %d: %v", ours, r.Worst, accuracyMax, r.Admitted)
 		}
 	}
-	return results[:len(onRedis)], results[len(onRedis):], nil
+	return results[:onRedis], results[onRedis:], nil
 }
 
 // face sends the requests of a pattern, all of one key, and returns the worst window.
@@ -133,7 +134,7 @@ func (p pattern) face(c contender, s setup) (int, error) {
 			return 0, err
 		}
 		defer l.close()
-		if _, err := l.allow(s.prefix + "-connect"); err != nil {
+		if _, err := l.allow(ctx, s.prefix+"-connect"); err != nil {
 			return 0, err
 		}
 		limiters[i] = l
@@ -150,7 +151,7 @@ func (p pattern) face(c contender, s setup) (int, error) {
 			senders.Go(func() {
 				for i := g; i < v.requests; i += v.goroutines {
 					sent := time.Since(start)
-					ok, err := limiters[g%len(limiters)].allow(s.prefix)
+					ok, err := limiters[g%len(limiters)].allow(ctx, s.prefix)
 					received := time.Since(start)
 					mu.Lock()
 					if err != nil {

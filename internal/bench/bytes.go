@@ -1,9 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/redis/rueidis"
 
 	"github.com/exactlimit/exactlimit/core"
 )
@@ -13,13 +18,15 @@ type footprint struct {
 	Max                 int
 	Redis, InProcess    float64 // the log of one key, with the key
 	PerRedis, PerMemory float64 // of it, for each admitted request
+	Hot                 bool    // whether many goroutines have filled the log at once, in Redis only
 }
 
-// footprints fills logs by asking, one request at a time, as most services do.
-func footprints(redis *server, progress func(string)) ([]footprint, error) {
+// footprints fills logs by asking: one request at a time, as the clients of most services do, and then a large log by many
+// goroutines at once, as a hot key's.
+func footprints(addrs []string) ([]footprint, error) {
 	var all []footprint
 	for _, n := range []int{10, 100, 128, 1000, 10_000} {
-		inRedis, err := bytesInRedis(redis, n)
+		inRedis, err := bytesInRedis(addrs[0], n, 1)
 		if err != nil {
 			return nil, err
 		}
@@ -27,40 +34,73 @@ func footprints(redis *server, progress func(string)) ([]footprint, error) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, footprint{n, inRedis, inProcess, inRedis / float64(n), inProcess / float64(n)})
-		progress(fmt.Sprintf("bytes %d: %.0f in Redis, %.0f in process", n, inRedis, inProcess))
+		all = append(all, footprint{n, inRedis, inProcess, inRedis / float64(n), inProcess / float64(n), false})
 	}
-	return all, nil
+	hot, err := bytesInRedis(addrs[0], hotMax, 256)
+	return append(all, footprint{Max: hotMax, Redis: hot, PerRedis: hot / hotMax, Hot: true}), err
 }
 
-func fill(l *core.Limiter, key string, n int) error {
+const hotMax = 100_000
+
+// fill has goroutines fill a log of n, and sees that it holds n and no more.
+func fill(l *core.Limiter, key string, n, goroutines int, by core.Source) error {
 	limit := core.Limit{Name: "bench", Max: n, Window: time.Hour}
-	for range n {
-		if d, err := l.Allow(ctx, key, limit); err != nil || !d.Allowed {
-			return fmt.Errorf("bytes: a log of %d is full early: %v", n, err)
-		}
+	var asked atomic.Int64
+	var fillers sync.WaitGroup
+	errs := make([]error, goroutines)
+	for i := range errs {
+		fillers.Go(func() {
+			for asked.Add(1) <= int64(n) {
+				if d, err := l.Allow(ctx, key, limit); err != nil || !d.Allowed || d.Source != by {
+					errs[i] = fmt.Errorf("bytes: a request for a log of %d: allowed %v by %v: %v", n, d.Allowed, d.Source, err)
+					return
+				}
+			}
+		})
+	}
+	fillers.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if d, err := l.Peek(ctx, key, limit); err != nil || d.Allowed {
+		return fmt.Errorf("bytes: a log of %d is not full: %v", n, err)
 	}
 	return nil
 }
 
-func bytesInRedis(redis *server, n int) (float64, error) {
-	if err := redis.flush(); err != nil {
+func bytesInRedis(addr string, n, goroutines int) (float64, error) {
+	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{addr}, DisableCache: true})
+	if err != nil {
 		return 0, err
 	}
-	l, err := core.Connect("redis://" + redis.addr)
+	defer client.Close()
+	do := func(words ...string) rueidis.RedisResult {
+		return client.Do(ctx, client.B().Arbitrary(words...).Build())
+	}
+	if err := do("FLUSHALL", "SYNC").Error(); err != nil {
+		return 0, err
+	}
+	l, err := core.Connect("redis://"+addr, core.WithTimeout(10*time.Second)) // every request has to be counted in Redis
 	if err != nil {
 		return 0, err
 	}
 	defer l.Close()
-	if err := fill(l, "user-00042", n); err != nil {
+	if err := fill(l, "user-00042", n, goroutines, core.SourceRedis); err != nil {
 		return 0, err
 	}
-	keys, err := redis.do("KEYS", "*").AsStrSlice()
-	if err != nil || len(keys) != 1 {
+	keys, err := do("KEYS", "*").AsStrSlice()
+	if err != nil || len(keys) == 0 {
 		return 0, fmt.Errorf("bytes: keys %q: %v", keys, err)
 	}
-	size, err := redis.do("MEMORY", "USAGE", keys[0], "SAMPLES", "0").AsInt64()
-	return float64(size), err
+	var sum int64
+	for _, key := range keys { // all of them, should a log ever have several
+		size, err := do("MEMORY", "USAGE", key, "SAMPLES", "0").AsInt64()
+		if err != nil {
+			return 0, err
+		}
+		sum += size
+	}
+	return float64(sum), nil
 }
 
 // bytesInProcess divides what the heap has grown by between enough keys that what else is on it does not matter.
@@ -73,7 +113,7 @@ func bytesInProcess(n int) (float64, error) {
 	defer l.Close()
 	before := heap()
 	for i := range keys {
-		if err := fill(l, fmt.Sprintf("user-%06d", i), n); err != nil {
+		if err := fill(l, fmt.Sprintf("user-%06d", i), n, 1, core.SourceInProcess); err != nil {
 			return 0, err
 		}
 	}

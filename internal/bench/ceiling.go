@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/exactlimit/exactlimit/lua"
 )
 
 // ceiling says how near limiting through Go comes to the most that the script can do: Redis has one core to itself, and who
@@ -31,9 +29,11 @@ redis.call('PEXPIRE', KEYS[1], 11000)
 return n`
 
 const (
-	rawCalls = 150_000
-	redisCPU = "0"
-	askCPU   = "1"
+	rawCalls  = 150_000
+	redisCore = "0"
+	askCore   = "1"
+
+	decideScript = "../../lua/decide.lua"
 )
 
 func measureCeiling(rounds int, length time.Duration, progress func(string)) (*ceiling, error) {
@@ -42,10 +42,14 @@ func measureCeiling(rounds int, length time.Duration, progress func(string)) (*c
 			return nil, fmt.Errorf("%w: %s is not installed", errSkipped, tool)
 		}
 	}
-	if err := exec.Command("taskset", "-c", redisCPU+","+askCPU, "true").Run(); err != nil {
+	if err := exec.Command("taskset", "-c", redisCore+","+askCore, "true").Run(); err != nil {
 		return nil, fmt.Errorf("%w: it takes two cores", errSkipped)
 	}
-	redis, err := startServer("taskset", "-c", redisCPU)
+	decide, err := os.ReadFile(decideScript) // not by its Go name, which another checkout may not have
+	if err != nil {
+		return nil, fmt.Errorf("%w: %v", errSkipped, err)
+	}
+	redis, err := startServer("taskset", "-c", redisCore)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +58,7 @@ func measureCeiling(rounds int, length time.Duration, progress func(string)) (*c
 	scripts := []struct {
 		text string
 		adds bool
-	}{{"return 1", false}, {bare, true}, {lua.Decide, true}}
+	}{{"return 1", false}, {bare, true}, {string(decide), true}}
 	rates := make([][]float64, 4)
 	for round := range rounds {
 		for i := range rates {
@@ -88,7 +92,7 @@ func raw(redis *server, script string, adds bool) (float64, error) {
 		return 0, err
 	}
 	_, port, _ := strings.Cut(redis.addr, ":")
-	out, err := exec.Command("taskset", "-c", askCPU, "redis-benchmark", "-p", port, "--csv", "-r", "10000",
+	out, err := exec.Command("taskset", "-c", askCore, "redis-benchmark", "-p", port, "--csv", "-r", "10000",
 		"-n", strconv.Itoa(rawCalls), "-c", "20", "-P", "32",
 		"evalsha", sha, "1", "b:{__rand_int__}:bench:10000", "__rand_int__", "1000", "10000000").Output()
 	if err != nil {
@@ -110,39 +114,13 @@ func raw(redis *server, script string, adds bool) (float64, error) {
 
 // pinned has this program run once more, on a core of its own, to ask as the scenario spread/256 does.
 func pinned(redis *server, length time.Duration) (float64, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return 0, err
-	}
-	child := exec.Command("taskset", "-c", askCPU, self, "-pinned", redis.addr, "-for", length.String())
-	child.Env = append(os.Environ(), "GOMAXPROCS=1")
-	child.Stderr = os.Stderr
-	dieWithParent(child)
-	out, err := child.Output()
-	if err != nil {
-		return 0, err
-	}
-	return strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
-}
-
-// runPinned is what the child does: it prints decisions per second.
-func runPinned(addr string, length time.Duration) error {
 	all := scenarios()
-	spread := all[slices.IndexFunc(all, func(s scenario) bool { return s.name == "spread/256" })]
-	s := spread.setup
-	s.addr, s.prefix, s.workers = addr, "b", len(spread.walks)
-	l, err := spread.contenders[0].open(s)
-	if err != nil {
-		return err
+	s := all[slices.IndexFunc(all, func(s scenario) bool { return s.name == "spread/256" })]
+	j := s.job(s.contenders[0], servers{redis}, "b")
+	j.Length = length
+	var t turn
+	if err := j.result("", &t, "env", "GOMAXPROCS=1", "taskset", "-c", askCore); err != nil {
+		return 0, err
 	}
-	defer l.close()
-	t, err := run(l, spread.walks, length)
-	if err != nil {
-		return err
-	}
-	if t.denied+t.deniedBefore > 0 {
-		return fmt.Errorf("%d denials", t.denied+t.deniedBefore)
-	}
-	fmt.Println(t.perSecond())
-	return nil
+	return t.perSecond(), s.doubt(t, servers{redis}, s.contenders[0])
 }

@@ -17,30 +17,58 @@ type walk struct {
 
 // turn is what one contender did in one round.
 type turn struct {
-	asked, denied int
-	deniedBefore  int // while warming up
-	elapsed       time.Duration
-	mallocs       uint64
-	samples       []time.Duration // sorted
+	Asked, Denied int
+	DeniedBefore  int    // while warming up
+	Local         int    // decided without Redis, of those that were to be decided by Redis
+	Failed        int    // calls with an error, which only the scenarios named overload forgive
+	Failure       string // the first of them
+	Elapsed       time.Duration
+	Mallocs       uint64
+	RedisCPU      time.Duration // that all servers used
+	P50, P99      time.Duration
+	Timed         int // calls
+	Said          diagnostics
+
+	samples []time.Duration // of the timed calls, sorted
 }
 
-func (t turn) perSecond() float64 { return float64(t.asked) / t.elapsed.Seconds() }
-func (t turn) allocs() float64    { return float64(t.mallocs) / float64(t.asked) }
+func (t turn) perSecond() float64    { return float64(t.Asked) / t.Elapsed.Seconds() }
+func (t turn) per(n float64) float64 { return n / float64(max(1, t.Asked)) }
+
+// summarize computes the quantiles from sorted samples.
+func (t *turn) summarize() {
+	slices.Sort(t.samples)
+	t.P50, t.P99, t.Timed = quantile(t.samples, 0.5), quantile(t.samples, 0.99), len(t.samples)
+}
 
 // samplesPerTurn is about how many calls of a turn are timed. Timing all of them would be most of what a cached denial takes.
 const samplesPerTurn = 20_000
 
 // run gives a limiter a turn: a fifth of the time to warm up, then the rest, which counts.
-func run(l *limiter, walks []walk, length time.Duration) (turn, error) {
-	runtime.GC() // what the last contender left is not this one's
+func run(l *limiter, walks []walk, length time.Duration, addrs []string) (turn, error) {
 	warmUp := length / 5
 	warm, err := load(l, walks, warmUp, 16)
 	if err != nil {
 		return turn{}, err
 	}
-	every := max(1, 4*warm.asked/samplesPerTurn)
+	every := max(1, 4*warm.Asked/samplesPerTurn)
+	busy, err := redisCPU(addrs)
+	if err != nil {
+		return turn{}, err
+	}
 	measured, err := load(l, walks, length-warmUp, every)
-	measured.deniedBefore = warm.denied
+	if err != nil {
+		return turn{}, err
+	}
+	after, err := redisCPU(addrs)
+	measured.RedisCPU = after - busy
+	measured.DeniedBefore = warm.Denied
+	if l.local != nil {
+		measured.Local = int(l.local())
+	}
+	if l.said != nil && err == nil {
+		measured.Said, err = l.said()
+	}
 	return measured, err
 }
 
@@ -73,7 +101,7 @@ func load(l *limiter, walks []walk, length time.Duration, every int) (turn, erro
 			if untilTimed == 0 {
 				sent = time.Now()
 			}
-			ok, err := allow(key)
+			ok, err := allow(ctx, key)
 			if untilTimed == 0 {
 				samples = append(samples, time.Since(sent))
 				untilTimed = every
@@ -88,7 +116,7 @@ func load(l *limiter, walks []walk, length time.Duration, every int) (turn, erro
 				denied++
 			}
 		}
-		t.samples, t.asked, t.denied = samples, asked, denied // at the end: neighbours share a cache line
+		t.samples, t.Asked, t.Denied = samples, asked, denied // at the end: neighbours share a cache line
 	}
 
 	runtime.ReadMemStats(&before)
@@ -99,18 +127,18 @@ func load(l *limiter, walks []walk, length time.Duration, every int) (turn, erro
 	timer := time.AfterFunc(length, func() { stop.Store(true) })
 	workers.Wait()
 	timer.Stop()
-	sum := turn{elapsed: time.Since(start)}
+	sum := turn{Elapsed: time.Since(start)}
 	runtime.ReadMemStats(&after)
-	sum.mallocs = after.Mallocs - before.Mallocs
+	sum.Mallocs = after.Mallocs - before.Mallocs
 
 	if err := failed.Load(); err != nil {
 		return turn{}, *err
 	}
 	for _, t := range turns {
-		sum.asked += t.asked
-		sum.denied += t.denied
+		sum.Asked += t.Asked
+		sum.Denied += t.Denied
 		sum.samples = append(sum.samples, t.samples...)
 	}
-	slices.Sort(sum.samples)
+	sum.summarize()
 	return sum, nil
 }

@@ -3,8 +3,21 @@
 //
 //	go run -C internal/bench .
 //
-// It takes less than five minutes and prints a report in Markdown. Absolute numbers are this machine's; the ratios, each taken
+// It takes about ten minutes and prints a report in Markdown. Absolute numbers are this machine's; the ratios, each taken
 // within one round in which all contenders had their turn, travel better.
+//
+// Both scenarios and contenders can be chosen by regular expressions. exactlimit always runs, since the others are compared
+// with it:
+//
+//	go run -C internal/bench . -only 'hot|zipf' -contenders rueidis
+//	go run -C internal/bench . -only overload -contenders none
+//	go run -C internal/bench . -only service -rounds 9 -for 2s
+//
+// To compare two versions of exactlimit in one interleaved run, name the root of another checkout, such as one that
+// git worktree made. This program is built for it too, and its exactlimit becomes the contender "other":
+//
+//	git worktree add /tmp/before HEAD~5
+//	go run -C internal/bench . -only 'spread|hot|service' -contenders none -against /tmp/before
 package main
 
 import (
@@ -14,27 +27,39 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
 
 func main() {
 	var (
-		asJSON = flag.Bool("json", false, "print JSON instead of Markdown")
-		rounds = flag.Int("rounds", 5, "`turns` of each contender in each scenario")
-		length = flag.Duration("for", 700*time.Millisecond, "`time` of a turn, of which a fifth is to warm up")
-		only   = flag.String("only", "", "`regexp` of the scenarios to run: "+strings.Join(names(), " "))
-		svg    = flag.String("svg", "../../testdata/speed.svg", "`file` to draw the chart to; empty for none")
-		child  = flag.String("pinned", "", "used by the program itself")
+		asJSON     = flag.Bool("json", false, "print JSON instead of Markdown")
+		rounds     = flag.Int("rounds", 5, "`turns` of each contender in each scenario")
+		length     = flag.Duration("for", 700*time.Millisecond, "`time` of a turn, of which a fifth is to warm up")
+		only       = flag.String("only", "", "`regexp` of the scenarios to run: "+strings.Join(names(), " "))
+		contenders = flag.String("contenders", "", "`regexp` of the contenders to compare exactlimit with; all if empty")
+		against    = flag.String("against", "", "root `directory` of another checkout of exactlimit, which becomes a contender")
+		svg        = flag.String("svg", "../../testdata/speed.svg", "`file` to draw the chart to; empty for none")
+		child      = flag.String("child", "", "used by the program itself")
 	)
 	flag.Parse()
 	if *child != "" {
-		if err := runPinned(*child, *length); err != nil {
+		var j job
+		err := json.Unmarshal([]byte(*child), &j)
+		if err == nil {
+			err = j.run(os.Stdin, os.Stdout)
+		}
+		if err != nil {
 			fail(err)
 		}
 		return
 	}
-	wanted, err := regexp.Compile(*only)
+	scenarioNames, err := regexp.Compile(*only)
+	if err != nil {
+		fail(err)
+	}
+	contenderNames, err := regexp.Compile(*contenders)
 	if err != nil {
 		fail(err)
 	}
@@ -43,7 +68,8 @@ func main() {
 		os.Exit(2)
 	}
 
-	r, err := measure(wanted.MatchString, *rounds, *length)
+	p := plan{wanted: scenarioNames.MatchString, contenders: contenderNames.MatchString, rounds: *rounds, length: *length}
+	r, err := p.measure(*against)
 	if err != nil {
 		fail(err)
 	}
@@ -60,8 +86,8 @@ func main() {
 	}
 	switch {
 	case *svg == "":
-	case !r.charted():
-		fmt.Fprintln(os.Stderr, "no chart: it shows scenarios that -only has left out")
+	case !r.charted() || *contenders != "" || *against != "":
+		fmt.Fprintln(os.Stderr, "no chart: it shows all contenders in scenarios that the flags have left out")
 	default:
 		if err := os.WriteFile(*svg, []byte(chart(r)), 0o644); err != nil {
 			fail(err)
@@ -82,38 +108,72 @@ func names() []string {
 	return append(names, "ceiling", "accuracy", "bytes")
 }
 
-func measure(wanted func(string) bool, rounds int, length time.Duration) (*report, error) {
+// plan is what the flags ask for.
+type plan struct {
+	wanted     func(scenario string) bool
+	contenders func(name string) bool // besides ours
+	rounds     int
+	length     time.Duration
+}
+
+// measure runs everything that is wanted, beside a build for another checkout of exactlimit unless against is empty.
+func (p plan) measure(against string) (*report, error) {
 	start := time.Now()
 	progress := func(line string) { fmt.Fprintf(os.Stderr, "%4.0fs %s\n", time.Since(start).Seconds(), line) }
+	var other contender
+	if against != "" {
+		exe, remove, err := build(against)
+		if err != nil {
+			return nil, err
+		}
+		defer remove()
+		other = contender{name: "other", exe: exe}
+		progress("built for " + against)
+	}
 	redis, err := startServer()
 	if err != nil {
 		return nil, err
 	}
 	defer redis.stop()
-
-	r := &report{Machine: describe(redis), Rounds: rounds, Turn: length}
-	all := scenarios()
-	for _, s := range all {
-		if !wanted(s.name) {
+	r := &report{Machine: describe(redis), Rounds: p.rounds, Turn: p.length, Against: against}
+	var all []scenario
+	for _, s := range scenarios() {
+		if !p.wanted(s.name) {
 			continue
 		}
-		if err := s.check(redis); err != nil {
+		s.choose(p.contenders, other)
+		all = append(all, s)
+		if s.masters > 1 {
+			continue // a cluster runs only while it is measured
+		}
+		if err := s.check(servers{redis}[:s.masters], inChild); err != nil {
 			return nil, err
 		}
 	}
 	progress("everyone limits")
+	spin := spinsPerMicrosecond()
 	for _, s := range all {
-		if !wanted(s.name) {
-			continue
+		on := servers{redis}[:min(1, s.masters)]
+		if s.masters > 1 {
+			if on, err = startCluster(s.masters); err != nil {
+				return nil, err
+			}
+			err = s.check(on, inChild)
 		}
-		result, err := s.play(redis, rounds, length, progress)
+		var result result
+		if err == nil {
+			result, err = s.play(on, p.rounds, p.length, spin, inChild, progress)
+		}
+		if s.masters > 1 {
+			on.stop()
+		}
 		if err != nil {
 			return nil, err
 		}
 		r.Scenarios = append(r.Scenarios, result)
 	}
-	if wanted("ceiling") {
-		r.Ceiling, err = measureCeiling(rounds, length, progress)
+	if p.wanted("ceiling") {
+		r.Ceiling, err = measureCeiling(p.rounds, p.length, progress)
 		if errors.Is(err, errSkipped) {
 			r.NoCeiling, err = err.Error(), nil
 		}
@@ -121,18 +181,27 @@ func measure(wanted func(string) bool, rounds int, length time.Duration) (*repor
 			return nil, err
 		}
 	}
-	if wanted("accuracy") {
+	if p.wanted("accuracy") {
 		if err := redis.flush(); err != nil {
 			return nil, err
 		}
-		if r.OnRedis, r.InMemory, err = accuracy(redis, progress); err != nil {
+		others := func(c contender) bool { return c.name != ours && !p.contenders(c.name) }
+		r.OnRedis, r.InMemory, err = accuracy(slices.DeleteFunc(slices.Clone(onRedis), others), slices.DeleteFunc(slices.Clone(inMemory), others), redis, progress)
+		if err != nil {
 			return nil, err
 		}
 	}
-	if wanted("bytes") {
-		if r.Bytes, err = footprints(redis, progress); err != nil {
+	if p.wanted("bytes") {
+		j := job{Bytes: true, Addrs: []string{redis.addr}}
+		if err := j.result("", &r.Bytes); err != nil {
 			return nil, err
 		}
+		if other.exe != "" {
+			if err := j.result(other.exe, &r.OtherBytes); err != nil {
+				return nil, err
+			}
+		}
+		progress("bytes")
 	}
 	r.Took = time.Since(start)
 	return r, nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"runtime"
@@ -24,6 +25,9 @@ type report struct {
 	OnRedis   []exactness `json:",omitempty"`
 	InMemory  []exactness `json:",omitempty"`
 	Bytes     []footprint `json:",omitempty"`
+
+	Against    string      `json:",omitempty"` // root of the other checkout
+	OtherBytes []footprint `json:",omitempty"` // its
 }
 
 type machine struct {
@@ -51,7 +55,13 @@ type row struct {
 	P50, P99  time.Duration
 	Samples   int // calls timed in a turn
 	Allocs    float64
-	Denied    float64 // share of the requests
+	Denied    float64       // share of the requests
+	RedisCPU  time.Duration // for each request
+
+	// Sums over the rounds.
+	Asked, Local, Failed int
+	Failure              string
+	Said                 diagnostics
 }
 
 // exactness is the most that a contender let into one window.
@@ -72,7 +82,7 @@ func describe(redis *server) machine {
 	for _, dependency := range info.Deps {
 		used := func(c contender) bool { return c.module == dependency.Path && c.name != ours }
 		client := slices.Contains([]string{"github.com/redis/rueidis", "github.com/redis/go-redis/v9"}, dependency.Path)
-		if client || slices.ContainsFunc(slices.Concat(onRedis, inMemory, throughGin, throughEcho), used) {
+		if client || slices.ContainsFunc(slices.Concat(onRedis, inMemory, throughGin, throughEcho, services), used) {
 			m.Modules = append(m.Modules, module{dependency.Path, dependency.Version})
 		}
 	}
@@ -119,6 +129,13 @@ func (r *report) markdown() string {
 		versions = append(versions, strings.TrimPrefix(v.Path, "github.com/")+" "+v.Version)
 	}
 	fmt.Fprintf(&b, "Versions: %s.\n", strings.Join(versions, ", "))
+	if r.Against != "" {
+		fmt.Fprintf(&b, "\nother is exactlimit of %s.\n", r.Against)
+	}
+	if r.some("spread/256", "spread/8", "spread/1", "hot", "denied", "zipf", "cluster", "overload/3ms", "overload/10ms") != nil {
+		fmt.Fprintf(&b, "\n+AP is on go-redis's AutoPipeline with the options that it recommends, which keep the order of calls; "+
+			"+AP8 sends %d batches at a time, in any order.\n", unordered.MaxConcurrentBatches)
+	}
 
 	if busy := r.some("spread/256", "hot", "denied", "zipf"); busy != nil {
 		fmt.Fprintf(&b, "\n## Decisions per second on Redis, 256 goroutines\n\n")
@@ -135,8 +152,34 @@ func (r *report) markdown() string {
 	if redis != nil {
 		fmt.Fprintf(&b, "\n## Latency of a decision, p50 / p99\n\n")
 		columns(&b, redis, func(x row) string { return latency(x.P50) + " / " + latency(x.P99) })
+		fmt.Fprintf(&b, "\n## CPU time of Redis for a decision\n\n")
+		columns(&b, redis, func(x row) string { return cpuTime(x.RedisCPU) })
 		fmt.Fprintf(&b, "\n## Allocations of a decision\n\n")
 		columns(&b, redis, func(x row) string { return fmt.Sprintf("%.1f", x.Allocs) })
+	}
+	if s := r.scenario("cluster"); s != nil {
+		fmt.Fprintf(&b, "\n## Redis Cluster\n\n%s.\n\n", capital(s.About))
+		fmt.Fprintf(&b, "| | counts by | decisions/s | ratio | p50 | p99 | CPU of Redis | allocations |\n|---|---|---:|---:|---:|---:|---:|---:|\n")
+		for _, x := range s.Rows {
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %.1f |\n", strong(x.Contender), x.How, amount(x.PerSecond), x.ratio(),
+				latency(x.P50), latency(x.P99), cpuTime(x.RedisCPU), x.Allocs)
+		}
+	}
+	if s := r.scenario("service"); s != nil {
+		fmt.Fprintf(&b, "\n## A Gin service on Redis\n\n%s.\n\n", capital(s.About))
+		fmt.Fprintf(&b, "| | writes | requests/s | ratio | p50 | p99 | CPU of Redis | allocations |\n|---|---|---:|---:|---:|---:|---:|---:|\n")
+		for _, x := range s.Rows {
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %.1f |\n", strong(x.Contender), x.How, amount(x.PerSecond), x.ratio(),
+				latency(x.P50), latency(x.P99), cpuTime(x.RedisCPU), x.Allocs)
+		}
+	}
+	for _, s := range r.some("overload/3ms", "overload/10ms") {
+		fmt.Fprintf(&b, "\n## %s\n\n%s. Callers of the others wait for %v at most, which is exactlimit's own timeout.\n\n", capital(s.Name), capital(s.About), peerDeadline)
+		fmt.Fprintf(&b, "| | decisions | without Redis | failed | p50 | p99 | circuit breaker |\n|---|---:|---:|---:|---:|---:|---|\n")
+		for _, x := range s.Rows {
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n", strong(x.Contender), thousands(x.Asked), share(x.Local, x.Asked), share(x.Failed, x.Asked),
+				latency(x.P50), latency(x.P99), x.breaker())
+		}
 	}
 	if s := r.scenario("memory"); s != nil {
 		fmt.Fprintf(&b, "\n## In one process\n\n%s.\n\n", capital(s.About))
@@ -153,6 +196,9 @@ func (r *report) markdown() string {
 		for _, x := range s.Rows {
 			fmt.Fprintf(&b, "| %s | %s | %s | %s | %.0f ns | %.1f |\n", strong(x.Contender), x.How, amount(x.PerSecond), x.ratio(), float64(min(s.Goroutines, m.Cores))*1e9/x.PerSecond, x.Allocs)
 		}
+	}
+	if trouble := r.trouble(); trouble != "" {
+		fmt.Fprintf(&b, "\n## Trouble\n\n%s", trouble)
 	}
 	if len(r.Scenarios) > 0 {
 		fmt.Fprintf(&b, "\n## How steady it was\n\nexactlimit's best round over its worst:%s.\n", r.steadiness())
@@ -177,12 +223,70 @@ func (r *report) markdown() string {
 			"burst: 400 requests of 256 goroutines at once. at two: the same at two instances.\n")
 	}
 	if r.Bytes != nil {
-		fmt.Fprintf(&b, "\n## Bytes of a full log\n\n| Max | in Redis | for each request | in process | for each request |\n|---:|---:|---:|---:|---:|\n")
-		for _, f := range r.Bytes {
-			fmt.Fprintf(&b, "| %s | %s | %.0f | %s | %.0f |\n", thousands(f.Max), thousands(int(f.Redis)), f.PerRedis, thousands(int(f.InProcess)), f.PerMemory)
+		fmt.Fprintf(&b, "\n## Bytes of a full log\n\n")
+		footprintTable(&b, r.Bytes)
+		if r.OtherBytes != nil {
+			fmt.Fprintf(&b, "\nOf other:\n\n")
+			footprintTable(&b, r.OtherBytes)
 		}
 	}
 	return b.String()
+}
+
+// trouble lists what exactlimit said while it was measured, and decisions made without Redis, outside of the overload.
+func (r *report) trouble() string {
+	var b strings.Builder
+	for _, s := range r.Scenarios {
+		for _, x := range s.Rows {
+			if x.Local > 0 && !strings.HasPrefix(s.Name, "overload") {
+				fmt.Fprintf(&b, "- %s: %s made %d of %d decisions without Redis.\n", s.Name, x.Contender, x.Local, x.Asked)
+			}
+			for _, message := range slices.Sorted(maps.Keys(x.Said.Warnings)) {
+				fmt.Fprintf(&b, "- %s: %s logged %d times: %s\n", s.Name, x.Contender, x.Said.Warnings[message], message)
+			}
+			if x.Failure != "" {
+				fmt.Fprintf(&b, "- %s: a call of %s failed: %s\n", s.Name, x.Contender, x.Failure)
+			}
+		}
+	}
+	return b.String()
+}
+
+// breaker says what exactlimit told of its circuit breaker. A short opening may be in the logs alone, or in the metric alone.
+func (x row) breaker() string {
+	logged := 0
+	for _, n := range x.Said.Warnings {
+		logged += n
+	}
+	switch {
+	case x.Contender != ours && x.Contender != "other":
+		return ""
+	case logged == 0 && x.Said.Outage == 0:
+		return "never open"
+	}
+	return fmt.Sprintf("open for %s, %d warnings", latency(x.Said.Outage), logged)
+}
+
+func share(n, of int) string {
+	if n == 0 {
+		return "0"
+	}
+	return fmt.Sprintf("%.2f %%", 100*float64(n)/float64(of))
+}
+
+// cpuTime writes a time with three digits, since that of Redis is steadier than others.
+func cpuTime(d time.Duration) string { return fmt.Sprintf("%.2f µs", float64(d)/1000) }
+
+func footprintTable(b *strings.Builder, all []footprint) {
+	fmt.Fprintf(b, "| Max | in Redis | for each request | in process | for each request |\n|---:|---:|---:|---:|---:|\n")
+	for _, f := range all {
+		if f.Hot {
+			fmt.Fprintf(b, "| %s, hot | %s | %.1f | | |\n", thousands(f.Max), thousands(int(f.Redis)), f.PerRedis)
+			continue
+		}
+		fmt.Fprintf(b, "| %s | %s | %.0f | %s | %.0f |\n", thousands(f.Max), thousands(int(f.Redis)), f.PerRedis, thousands(int(f.InProcess)), f.PerMemory)
+	}
+	fmt.Fprintf(b, "\nOne request at a time has filled the logs, and 256 goroutines at once the hot one.\n")
 }
 
 // steadiness tells noise from news: what differs by less than the rounds of one contender do says little.

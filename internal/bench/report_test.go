@@ -18,13 +18,14 @@ func canned() *report {
 			Modules: []module{{"github.com/ulule/limiter/v3", "v3.11.2"}}},
 		Command: "go run -C internal/bench .", Rounds: 5, Turn: 700 * time.Millisecond, Took: 200 * time.Second,
 		Ceiling: &ceiling{660e3, 147e3, 141e3, 138e3, 0.98},
-		Bytes:   []footprint{{10, 424, 250, 42, 25}, {10_000, 1_130_848, 41_144, 113, 4}},
+		Bytes:   []footprint{{10, 424, 250, 42, 25, false}, {10_000, 1_130_848, 41_144, 113, 4, false}, {Max: 100_000, Redis: 800_000, PerRedis: 8, Hot: true}},
 	}
 	for _, s := range scenarios() {
-		x := result{Name: s.name, About: s.about, Goroutines: len(s.walks)}
+		x := result{Name: s.name, About: s.about, Goroutines: s.goroutines}
 		for i, c := range s.contenders {
 			x.Rows = append(x.Rows, row{Contender: c.name, How: c.how, Reference: c.reference, PerSecond: 4.6e6 / float64(1+i*i), Rates: []float64{4, 5}, Ratio: float64(1 + i*i),
-				P50: 1500, P99: 4 * time.Millisecond, Allocs: 2})
+				P50: 1500, P99: 4 * time.Millisecond, Allocs: 2, RedisCPU: 740,
+				Asked: 10_000, Local: 10, Failed: 5, Failure: "no answer", Said: diagnostics{map[string]int{"Redis is away": 3}, time.Second}})
 		}
 		r.Scenarios = append(r.Scenarios, x)
 	}
@@ -47,6 +48,10 @@ func TestMarkdown(t *testing.T) {
 		"Through Go, 0.98 of the decision script's own.",
 		"| redis_rate | GCRA | 130 / 100 | 130 |",
 		"| 10,000 | 1,130,848 | 113 | 41,144 | 4 |",
+		"| 100,000, hot | 800,000 | 8.0 | | |",
+		"| redis_rate+AP | GCRA | 0.74 µs |",
+		"| **exactlimit** | 10,000 | 0.10 % | 0.05 % | 1.5 µs | 4.0 ms | open for 1.0 s, 3 warnings |",
+		"- hot: exactlimit made 10 of 10000 decisions without Redis.",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 
@@ -70,11 +71,11 @@ func echoApp(limit ...echo.MiddlewareFunc) http.Handler {
 // serve makes a limiter that asks with whole requests, whose answers have these fields. Each goroutine uses a request and
 // an answer of its own again and again.
 func serve(handler http.Handler, close func(), fields ...string) *limiter {
-	each := func() func(string) (bool, error) {
+	each := func() allow {
 		request, _ := http.NewRequest("GET", "/", nil)
 		answer := &answer{fields: http.Header{}}
 		seen := false
-		return func(address string) (bool, error) {
+		return func(_ context.Context, address string) (bool, error) {
 			request.RemoteAddr = address
 			answer.status = 0
 			clear(answer.fields)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math/rand"
+	"strings"
 	"time"
 )
 
@@ -10,35 +11,81 @@ import (
 type scenario struct {
 	name, about string
 	contenders  []contender
-	redis       bool
+	kind        kind
+	masters     int // of Redis: none, one, or several for a cluster
 	setup       setup
-	walks       []walk
-	denies      bool // whether some requests must be denied, or none may be
+	goroutines  int
+	walks       func() []walk // one for each goroutine
+	denies      bool          // whether some requests must be denied, or none may be
+	burn        time.Duration // of CPU, after each decision of the kind overload
 }
+
+type kind int
+
+const (
+	loop     kind = iota // goroutines ask as fast as they are answered
+	overload             // goroutines of two processes ask, and compute between their questions
+	service              // an HTTP server is asked over sockets
+)
 
 const zipfS = 1.1
 
 func scenarios() []scenario {
-	spread, zipf, thousand, addresses := numbered("user-%05d", 10_000), numbered("user-%06d", 100_000), numbered("user-%03d", 1000), addresses(1000)
 	hot := numbered("user-%d", 1)
 	never := setup{max: 1000, window: 10 * time.Second}
 	local := setup{max: 10_000, window: 100 * time.Millisecond} // short, so that logs are cleaned within a turn
-	return []scenario{
-		{name: "spread/256", about: "10,000 keys, never at the limit", contenders: onRedis, redis: true, setup: never, walks: around(spread, 256)},
-		{name: "spread/8", about: "the same from 8 goroutines", contenders: onRedis, redis: true, setup: never, walks: around(spread, 8)},
-		{name: "spread/1", about: "the same from one", contenders: onRedis, redis: true, setup: never, walks: around(spread, 1)},
-		{name: "hot", about: "one key, never at its limit of 10,000,000 per second", contenders: onRedis, redis: true,
-			setup: setup{max: 10_000_000, window: time.Second}, walks: around(hot, 256)},
-		{name: "denied", about: "one key, 100 per second, so nearly always denied", contenders: onRedis, redis: true,
-			setup: setup{max: 100, window: time.Second}, walks: around(hot, 256), denies: true},
-		{name: "zipf", about: "100,000 keys by Zipf 1.1, 100 per 10 s", contenders: onRedis, redis: true,
-			setup: setup{max: 100, window: 10 * time.Second}, walks: drawn(zipf, 256), denies: true},
-		{name: "memory", about: "1,000 keys, 10,000 per 100 ms, 2 goroutines", contenders: inMemory, setup: local, walks: shuffled(thousand, 2)},
-		{name: "gin/256", about: "a request through Gin, 1,000 addresses, 256 goroutines", contenders: throughGin, setup: local, walks: shuffled(addresses, 256)},
-		{name: "gin/1", about: "the same from one goroutine", contenders: throughGin, setup: local, walks: shuffled(addresses, 1)},
-		{name: "echo/256", about: "a request through Echo, 1,000 addresses, 256 goroutines", contenders: throughEcho, setup: local, walks: shuffled(addresses, 256)},
-		{name: "echo/1", about: "the same from one goroutine", contenders: throughEcho, setup: local, walks: shuffled(addresses, 1)},
+	spread := func(goroutines int) func() []walk {
+		return func() []walk { return around(numbered("user-%05d", 10_000), goroutines) }
 	}
+	onHot := func() []walk { return around(hot, 256) }
+	byZipf := func() []walk { return drawn(numbered("user-%06d", 100_000), 256) }
+	byAddress := func(goroutines int) func() []walk {
+		return func() []walk { return shuffled(addresses(1000), goroutines) }
+	}
+	metered := never
+	metered.metered = true
+	minute := setup{max: 1000, window: time.Minute} // longer than a turn, after which the budgets are compared with the requests
+	return []scenario{
+		{name: "spread/256", about: "10,000 keys, never at the limit", contenders: onRedis, masters: 1, setup: never, goroutines: 256, walks: spread(256)},
+		{name: "spread/8", about: "the same from 8 goroutines", contenders: onRedis, masters: 1, setup: never, goroutines: 8, walks: spread(8)},
+		{name: "spread/1", about: "the same from one", contenders: onRedis, masters: 1, setup: never, goroutines: 1, walks: spread(1)},
+		{name: "hot", about: "one key, never at its limit of 10,000,000 per second", contenders: onRedis, masters: 1,
+			setup: setup{max: 10_000_000, window: time.Second}, goroutines: 256, walks: onHot},
+		{name: "denied", about: "one key, 100 per second, so nearly always denied", contenders: onRedis, masters: 1,
+			setup: setup{max: 100, window: time.Second}, goroutines: 256, walks: onHot, denies: true},
+		{name: "zipf", about: "100,000 keys by Zipf 1.1, 100 per 10 s", contenders: onRedis, masters: 1,
+			setup: setup{max: 100, window: 10 * time.Second}, goroutines: 256, walks: byZipf, denies: true},
+		{name: "cluster", about: "Redis Cluster of 3 masters, 10,000 keys, never at the limit, 256 goroutines", contenders: onCluster, masters: 3,
+			setup: never, goroutines: 256, walks: spread(256)},
+		{name: "service", about: fmt.Sprintf("a Gin server on Redis, asked over %d keep-alive connections; 10,000 clients by %s, never at the limit", connections, apiKey),
+			contenders: services, kind: service, masters: 1, setup: minute, goroutines: connections},
+		{name: "overload/3ms", about: "2 processes of 64 goroutines that compute for 3 ms after each decision; a healthy Redis, 10,000 keys, never at the limit",
+			contenders: overloaded, kind: overload, masters: 1, setup: metered, goroutines: 64, walks: spread(64), burn: 3 * time.Millisecond},
+		{name: "overload/10ms", about: "the same with 10 ms", contenders: overloaded, kind: overload, masters: 1, setup: metered,
+			goroutines: 64, walks: spread(64), burn: 10 * time.Millisecond},
+		{name: "memory", about: "1,000 keys, 10,000 per 100 ms, 2 goroutines", contenders: inMemory, setup: local, goroutines: 2,
+			walks: func() []walk { return shuffled(numbered("user-%03d", 1000), 2) }},
+		{name: "gin/256", about: "a request through Gin, 1,000 addresses, 256 goroutines", contenders: throughGin, setup: local, goroutines: 256, walks: byAddress(256)},
+		{name: "gin/1", about: "the same from one goroutine", contenders: throughGin, setup: local, goroutines: 1, walks: byAddress(1)},
+		{name: "echo/256", about: "a request through Echo, 1,000 addresses, 256 goroutines", contenders: throughEcho, setup: local, goroutines: 256, walks: byAddress(256)},
+		{name: "echo/1", about: "the same from one goroutine", contenders: throughEcho, setup: local, goroutines: 1, walks: byAddress(1)},
+	}
+}
+
+// choose leaves those contenders that are wanted. The first is ours, which the others are compared with, and stays. If there
+// is a build for another checkout, it comes second.
+func (s *scenario) choose(wanted func(string) bool, other contender) {
+	chosen := s.contenders[:1:1]
+	if other.exe != "" {
+		other.how = chosen[0].how
+		chosen = append(chosen, other)
+	}
+	for _, c := range s.contenders[1:] {
+		if wanted(c.name) {
+			chosen = append(chosen, c)
+		}
+	}
+	s.contenders = chosen
 }
 
 func numbered(format string, n int) []string {
@@ -98,21 +145,38 @@ func drawn(keys []string, workers int) []walk {
 	return walks
 }
 
+// performer does a job that has one result: in a child process, or in this one in tests.
+type performer func(j job, exe string, result any) error
+
+func inChild(j job, exe string, result any) error { return j.result(exe, result) }
+
+// job of a contender. A build for another checkout knows its own exactlimit by our name.
+func (s scenario) job(c contender, redis servers, prefix string) job {
+	name := c.name
+	if c.exe != "" {
+		name = ours
+	}
+	return job{Scenario: s.name, Contender: name, Addrs: redis.addrs(), Prefix: prefix}
+}
+
 // check makes sure that every contender limits.
-func (s scenario) check(redis *server) error {
+func (s scenario) check(redis servers, perform performer) error {
 	for i, c := range s.contenders {
 		if c.reference {
 			continue
 		}
-		setup := s.setup
-		setup.prefix = fmt.Sprint("check-", s.name, i)
-		if s.redis {
-			setup.addr = redis.addr
-			if err := redis.flush(); err != nil {
-				return err
-			}
+		if err := redis.flush(); err != nil {
+			return err
 		}
-		if err := c.check(setup, [2]string{s.walks[0].keys[0], "192.0.2.99:1"}); err != nil {
+		j := s.job(c, redis, fmt.Sprint("check-", s.name, i))
+		j.Check = true
+		var err error
+		if s.kind == service {
+			err = checkService(j, c.exe)
+		} else {
+			err = perform(j, c.exe, new(turn))
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %s does not limit: %w", s.name, c.name, err)
 		}
 	}
@@ -120,41 +184,82 @@ func (s scenario) check(redis *server) error {
 }
 
 // play gives every contender a turn in each round. The order rotates, so that none always runs first or behind the same one.
-func (s scenario) play(redis *server, rounds int, length time.Duration, progress func(string)) (result, error) {
+func (s scenario) play(redis servers, rounds int, length time.Duration, spin int64, perform performer, progress func(string)) (result, error) {
 	turns := make([][]turn, len(s.contenders))
 	for round := range rounds {
 		for i := range s.contenders {
 			i = (i + round) % len(s.contenders)
-			t, err := s.turn(redis, i, round, length)
+			t, err := s.turn(redis, i, round, length, spin, perform)
 			if err != nil {
 				return result{}, fmt.Errorf("%s: %s: %w", s.name, s.contenders[i].name, err)
 			}
 			turns[i] = append(turns[i], t)
-			progress(fmt.Sprintf("%s %d/%d %s %s/s", s.name, round+1, rounds, s.contenders[i].name, amount(t.perSecond())))
+			progress(fmt.Sprintf("%s %d/%d %s %s/s%s", s.name, round+1, rounds, s.contenders[i].name, amount(t.perSecond()), t.trouble()))
 		}
 	}
 	return s.sum(turns), nil
 }
 
-func (s scenario) turn(redis *server, i, round int, length time.Duration) (turn, error) {
-	setup := s.setup
-	setup.workers, setup.prefix = len(s.walks), fmt.Sprintf("r%dc%d", round, i)
-	if s.redis {
-		setup.addr = redis.addr
-		if err := redis.flush(); err != nil {
-			return turn{}, err
-		}
+func (s scenario) turn(redis servers, i, round int, length time.Duration, spin int64, perform performer) (turn, error) {
+	if err := redis.flush(); err != nil {
+		return turn{}, err
 	}
-	l, err := s.contenders[i].open(setup)
+	c := s.contenders[i]
+	j := s.job(c, redis, fmt.Sprintf("r%dc%d", round, i))
+	j.Length = length
+	var t turn
+	var err error
+	switch s.kind {
+	case overload:
+		j.Length, j.Spins = overloadTurns*length, spin*int64(s.burn/time.Microsecond)
+		t, err = overloadTurn(j, c.exe)
+	case service:
+		t, err = serviceTurn(j, c.exe, s.setup, c.reference)
+	default:
+		err = perform(j, c.exe, &t)
+	}
 	if err != nil {
 		return turn{}, err
 	}
-	defer l.close()
-	t, err := run(l, s.walks, length)
-	if err == nil && s.denies != (t.denied+t.deniedBefore > 0) {
-		err = fmt.Errorf("%d denials of %d requests, and %d before", t.denied, t.asked, t.deniedBefore)
+	return t, s.doubt(t, redis, c)
+}
+
+// doubt is an error if a turn has not measured what it should.
+func (s scenario) doubt(t turn, redis servers, c contender) error {
+	if t.Asked < 10 || t.Asked == t.Failed {
+		return fmt.Errorf("%d calls, of which %d failed: %s", t.Asked, t.Failed, t.Failure)
 	}
-	return t, err
+	if s.denies != (t.Denied+t.DeniedBefore > 0) {
+		return fmt.Errorf("%d denials of %d requests, and %d before", t.Denied, t.Asked, t.DeniedBefore)
+	}
+	if s.kind != overload && t.Local > t.Asked/100 {
+		return fmt.Errorf("%d of %d requests were decided without Redis: %v", t.Local, t.Asked, t.Said.Warnings)
+	}
+	if c.reference || len(redis) == 0 {
+		return nil
+	}
+	if n, err := redis.keys(); err != nil || n == 0 {
+		return fmt.Errorf("%d requests have left no key in Redis: %v", t.Asked, err)
+	}
+	return nil
+}
+
+// trouble is what a turn had of it, in words that follow a rate.
+func (t turn) trouble() string {
+	var b strings.Builder
+	if t.Failed > 0 {
+		fmt.Fprintf(&b, ", %d of %d calls failed: %s", t.Failed, t.Asked, t.Failure)
+	}
+	if t.Local > 0 {
+		fmt.Fprintf(&b, ", %d of %d decided without Redis", t.Local, t.Asked)
+	}
+	if t.Said.Outage > 0 {
+		fmt.Fprintf(&b, ", breaker open for %v", t.Said.Outage.Round(time.Millisecond))
+	}
+	for message, n := range t.Said.Warnings {
+		fmt.Fprintf(&b, ", logged %d times: %s", n, message)
+	}
+	return b.String()
 }
 
 // sum takes the medians over the rounds.
@@ -166,23 +271,34 @@ func (s scenario) sum(turns [][]turn) result {
 		}
 		return values
 	}
-	r := result{Name: s.name, About: s.about, Goroutines: len(s.walks)}
+	r := result{Name: s.name, About: s.about, Goroutines: s.goroutines}
 	ours := of(turns[0], turn.perSecond)
 	for i, c := range s.contenders {
 		rates := of(turns[i], turn.perSecond)
-		r.Rows = append(r.Rows, row{
+		x := row{
 			Contender: c.name,
 			How:       c.how,
 			Reference: c.reference,
 			PerSecond: median(rates),
 			Rates:     rates,
 			Ratio:     median(ratios(ours, rates)),
-			P50:       time.Duration(median(of(turns[i], func(t turn) float64 { return float64(quantile(t.samples, 0.5)) }))),
-			P99:       time.Duration(median(of(turns[i], func(t turn) float64 { return float64(quantile(t.samples, 0.99)) }))),
-			Samples:   int(median(of(turns[i], func(t turn) float64 { return float64(len(t.samples)) }))),
-			Allocs:    median(of(turns[i], turn.allocs)),
-			Denied:    median(of(turns[i], func(t turn) float64 { return float64(t.denied) / float64(t.asked) })),
-		})
+			P50:       time.Duration(median(of(turns[i], func(t turn) float64 { return float64(t.P50) }))),
+			P99:       time.Duration(median(of(turns[i], func(t turn) float64 { return float64(t.P99) }))),
+			Samples:   int(median(of(turns[i], func(t turn) float64 { return float64(t.Timed) }))),
+			Allocs:    median(of(turns[i], func(t turn) float64 { return t.per(float64(t.Mallocs)) })),
+			Denied:    median(of(turns[i], func(t turn) float64 { return t.per(float64(t.Denied)) })),
+			RedisCPU:  time.Duration(median(of(turns[i], func(t turn) float64 { return t.per(float64(t.RedisCPU)) }))),
+		}
+		for _, t := range turns[i] { // what is rare is summed, since its median says nothing
+			x.Asked += t.Asked
+			x.Local += t.Local
+			x.Failed += t.Failed
+			if x.Failure == "" {
+				x.Failure = t.Failure
+			}
+			x.Said.add(t.Said)
+		}
+		r.Rows = append(r.Rows, x)
 	}
 	return r
 }
