@@ -121,7 +121,7 @@ func accuracy(contenders, memory []contender, redis *server, progress func(strin
 }
 
 // face sends the requests of a pattern, all of one key, and returns the worst window.
-func (p pattern) face(c contender, s setup) (int, error) {
+func (p pattern) face(c contender, s setup) (worst int, _ error) {
 	start := time.Now()
 	if p.waits() {
 		start = start.Add(time.Until(start.Truncate(accuracyWindow).Add(accuracyWindow)))
@@ -165,5 +165,12 @@ func (p pattern) face(c contender, s setup) (int, error) {
 		}
 	}
 	senders.Wait()
-	return worstWindow(admissions, accuracyWindow), failure
+	worst = worstWindow(admissions, accuracyWindow)
+	for _, l := range limiters {
+		if l.decidedLocally() > 0 && worst != accuracyMax && failure == nil {
+			failure = fmt.Errorf("%s: %d admitted, not %d, since %d requests were decided without Redis: is the machine too busy?",
+				p.name, worst, accuracyMax, l.decidedLocally())
+		}
+	}
+	return worst, failure
 }

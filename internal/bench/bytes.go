@@ -24,17 +24,21 @@ type footprint struct {
 // footprints fills logs by asking: one request at a time, as the clients of most services do, and then a large log by many
 // goroutines at once, as a hot key's.
 func footprints(addrs []string) ([]footprint, error) {
-	var all []footprint
-	for _, n := range []int{10, 100, 128, 1000, 10_000} {
-		inRedis, err := bytesInRedis(addrs[0], n, 1)
-		if err != nil {
-			return nil, err
-		}
+	sizes := []int{10, 100, 128, 1000, 10_000}
+	all := make([]footprint, len(sizes))
+	for i, n := range sizes { // all of them before there is a client, whose buffers would be freed meanwhile
 		inProcess, err := bytesInProcess(n)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, footprint{n, inRedis, inProcess, inRedis / float64(n), inProcess / float64(n), false})
+		all[i] = footprint{Max: n, InProcess: inProcess, PerMemory: inProcess / float64(n)}
+	}
+	for i, n := range sizes {
+		inRedis, err := bytesInRedis(addrs[0], n, 1)
+		if err != nil {
+			return nil, err
+		}
+		all[i].Redis, all[i].PerRedis = inRedis, inRedis/float64(n)
 	}
 	hot, err := bytesInRedis(addrs[0], hotMax, 256)
 	return append(all, footprint{Max: hotMax, Redis: hot, PerRedis: hot / hotMax, Hot: true}), err

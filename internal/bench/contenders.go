@@ -68,6 +68,13 @@ type limiter struct {
 	patient bool // its own timeout bounds a call, so callers set no deadline
 }
 
+func (l *limiter) decidedLocally() int {
+	if l.local == nil {
+		return 0
+	}
+	return int(l.local())
+}
+
 type allow = func(ctx context.Context, key string) (bool, error)
 
 // ctx can be cancelled, like a request's. One that cannot would let rueidis take a way of its own.

@@ -56,6 +56,7 @@ func run(l *limiter, walks []walk, length time.Duration, addrs []string) (turn, 
 	if err != nil {
 		return turn{}, err
 	}
+	local := l.decidedLocally()
 	measured, err := load(l, walks, length-warmUp, every)
 	if err != nil {
 		return turn{}, err
@@ -63,9 +64,7 @@ func run(l *limiter, walks []walk, length time.Duration, addrs []string) (turn, 
 	after, err := redisCPU(addrs)
 	measured.RedisCPU = after - busy
 	measured.DeniedBefore = warm.Denied
-	if l.local != nil {
-		measured.Local = int(l.local())
-	}
+	measured.Local = l.decidedLocally() - local
 	if l.said != nil && err == nil {
 		measured.Said, err = l.said()
 	}

@@ -16,7 +16,7 @@
 // To compare two versions of exactlimit in one interleaved run, name the root of another checkout, such as one that
 // git worktree made. This program is built for it too, and its exactlimit becomes the contender "other":
 //
-//	git worktree add /tmp/before HEAD~5
+//	git worktree add --detach /tmp/before HEAD~5
 //	go run -C internal/bench . -only 'spread|hot|service' -contenders none -against /tmp/before
 package main
 
@@ -69,9 +69,9 @@ func main() {
 	}
 
 	p := plan{wanted: scenarioNames.MatchString, contenders: contenderNames.MatchString, rounds: *rounds, length: *length}
-	r, err := p.measure(*against)
-	if err != nil {
-		fail(err)
+	r, failure := p.measure(*against)
+	if failure != nil && len(r.Scenarios) == 0 {
+		fail(failure)
 	}
 	r.Command = strings.Join(append([]string{"go run -C internal/bench ."}, os.Args[1:]...), " ")
 	if *asJSON {
@@ -81,7 +81,7 @@ func main() {
 	} else {
 		_, err = fmt.Print(r.markdown())
 	}
-	if err != nil {
+	if err = errors.Join(failure, err); err != nil {
 		fail(err)
 	}
 	switch {
@@ -116,15 +116,18 @@ type plan struct {
 	length     time.Duration
 }
 
-// measure runs everything that is wanted, beside a build for another checkout of exactlimit unless against is empty.
+// measure runs everything that is wanted, beside a build for another checkout of exactlimit unless against is empty. With an
+// error it returns what was measured until then.
 func (p plan) measure(against string) (*report, error) {
 	start := time.Now()
+	r := &report{Rounds: p.rounds, Turn: p.length, Against: against}
+	defer func() { r.Took = time.Since(start) }()
 	progress := func(line string) { fmt.Fprintf(os.Stderr, "%4.0fs %s\n", time.Since(start).Seconds(), line) }
 	var other contender
 	if against != "" {
 		exe, remove, err := build(against)
 		if err != nil {
-			return nil, err
+			return r, err
 		}
 		defer remove()
 		other = contender{name: "other", exe: exe}
@@ -132,10 +135,10 @@ func (p plan) measure(against string) (*report, error) {
 	}
 	redis, err := startServer()
 	if err != nil {
-		return nil, err
+		return r, err
 	}
 	defer redis.stop()
-	r := &report{Machine: describe(redis), Rounds: p.rounds, Turn: p.length, Against: against}
+	r.Machine = describe(redis)
 	var all []scenario
 	for _, s := range scenarios() {
 		if !p.wanted(s.name) {
@@ -147,7 +150,7 @@ func (p plan) measure(against string) (*report, error) {
 			continue // a cluster runs only while it is measured
 		}
 		if err := s.check(servers{redis}[:s.masters], inChild); err != nil {
-			return nil, err
+			return r, err
 		}
 	}
 	progress("everyone limits")
@@ -156,7 +159,7 @@ func (p plan) measure(against string) (*report, error) {
 		on := servers{redis}[:min(1, s.masters)]
 		if s.masters > 1 {
 			if on, err = startCluster(s.masters); err != nil {
-				return nil, err
+				return r, err
 			}
 			err = s.check(on, inChild)
 		}
@@ -168,7 +171,7 @@ func (p plan) measure(against string) (*report, error) {
 			on.stop()
 		}
 		if err != nil {
-			return nil, err
+			return r, err
 		}
 		r.Scenarios = append(r.Scenarios, result)
 	}
@@ -178,31 +181,30 @@ func (p plan) measure(against string) (*report, error) {
 			r.NoCeiling, err = err.Error(), nil
 		}
 		if err != nil {
-			return nil, err
+			return r, err
 		}
 	}
 	if p.wanted("accuracy") {
 		if err := redis.flush(); err != nil {
-			return nil, err
+			return r, err
 		}
 		others := func(c contender) bool { return c.name != ours && !p.contenders(c.name) }
 		r.OnRedis, r.InMemory, err = accuracy(slices.DeleteFunc(slices.Clone(onRedis), others), slices.DeleteFunc(slices.Clone(inMemory), others), redis, progress)
 		if err != nil {
-			return nil, err
+			return r, err
 		}
 	}
 	if p.wanted("bytes") {
 		j := job{Bytes: true, Addrs: []string{redis.addr}}
 		if err := j.result("", &r.Bytes); err != nil {
-			return nil, err
+			return r, err
 		}
 		if other.exe != "" {
 			if err := j.result(other.exe, &r.OtherBytes); err != nil {
-				return nil, err
+				return r, err
 			}
 		}
 		progress("bytes")
 	}
-	r.Took = time.Since(start)
 	return r, nil
 }

@@ -62,6 +62,7 @@ func overloadTurn(j job, exe string) (turn, error) {
 		sum.Mallocs += t.Mallocs
 		sum.Timed += t.Timed
 		sum.Elapsed = max(sum.Elapsed, t.Elapsed)
+		// Of the process that fared worse.
 		sum.P50, sum.P99 = max(sum.P50, t.P50), max(sum.P99, t.P99)
 		sum.Said.add(t.Said)
 	}
@@ -89,6 +90,7 @@ func overloadChild(l *limiter, walks []walk, j job, in io.Reader, answer *json.E
 		before  runtime.MemStats
 		after   runtime.MemStats
 	)
+	local := l.decidedLocally()
 	runtime.ReadMemStats(&before)
 	start := time.Now()
 	for i, w := range walks {
@@ -131,9 +133,7 @@ func overloadChild(l *limiter, walks []walk, j job, in io.Reader, answer *json.E
 		sum.Failure = *text
 	}
 	sum.summarize()
-	if l.local != nil {
-		sum.Local = int(l.local())
-	}
+	sum.Local = l.decidedLocally() - local
 	var err error
 	if l.said != nil {
 		sum.Said, err = l.said()

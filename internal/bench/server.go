@@ -152,25 +152,35 @@ func (all servers) addrs() []string {
 	return addrs
 }
 
-// flush empties all servers before it returns, so that nobody's turn pays for the keys of the last.
+// flush empties all servers and their statistics before it returns, so that no turn pays for the keys of the one before.
 func (all servers) flush() error {
 	for _, s := range all {
-		if err := s.flush(); err != nil {
+		if err := errors.Join(s.flush(), s.do("CONFIG", "RESETSTAT").Error()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// keys returns how many keys there are.
-func (all servers) keys() (int, error) {
-	sum := 0
+// keys returns how many keys there are, and how many have expired since flush.
+func (all servers) keys() (int64, error) {
+	var sum int64
 	for _, s := range all {
 		n, err := s.do("DBSIZE").AsInt64()
 		if err != nil {
 			return 0, err
 		}
-		sum += int(n)
+		info, err := s.do("INFO", "stats").ToString()
+		if err != nil {
+			return 0, err
+		}
+		_, after, _ := strings.Cut(info, "\nexpired_keys:")
+		digits, _, _ := strings.Cut(after, "\r")
+		expired, err := strconv.ParseInt(digits, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("INFO stats of Redis: %w", err)
+		}
+		sum += n + expired
 	}
 	return sum, nil
 }

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"math/rand"
-	"strings"
 	"testing"
 	"time"
 )
@@ -84,29 +81,5 @@ func TestLoad(t *testing.T) {
 	errs = errSkipped
 	if _, err := run(l, around(numbered("user-%d", 2), 2), 20*time.Millisecond, nil); err != errSkipped {
 		t.Error(err)
-	}
-}
-
-// inThisProcess performs a job as a child process does, without one.
-func inThisProcess(j job, _ string, result any) error {
-	var out bytes.Buffer
-	if err := j.run(strings.NewReader(""), &out); err != nil {
-		return err
-	}
-	return json.Unmarshal(out.Bytes(), result)
-}
-
-// What needs no Redis is measured here too, so that a peer that changes fails early.
-func TestContendersInProcess(t *testing.T) {
-	for _, s := range scenarios() {
-		if s.masters > 0 {
-			continue
-		}
-		if err := s.check(nil, inThisProcess); err != nil {
-			t.Error(err)
-		}
-		if r, err := s.play(nil, 1, 20*time.Millisecond, 1, inThisProcess, func(string) {}); err != nil || len(r.Rows) != len(s.contenders) {
-			t.Error(s.name, err)
-		}
 	}
 }
