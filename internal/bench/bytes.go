@@ -21,8 +21,8 @@ type footprint struct {
 	Hot                 bool    // whether many goroutines have filled the log at once, in Redis only
 }
 
-// footprints fills logs by asking: one request at a time, as the clients of most services do, and then a large log by many
-// goroutines at once, as a hot key's.
+// footprints fills logs by asking: one request at a time, as the clients of most services do, and then a large log by
+// many goroutines at once, as a hot key's.
 func footprints(addrs []string) ([]footprint, error) {
 	sizes := []int{10, 100, 128, 1000, 10_000}
 	all := make([]footprint, len(sizes))

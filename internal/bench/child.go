@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// job is what a child process does. Each turn has a process of its own, so no contender inherits the heap of another, and a
-// build of another checkout (-against) is measured in exactly the same way.
+// job is what a child process does. Each turn has a process of its own, so no contender inherits the heap of another,
+// and a build of another checkout (-against) is measured in exactly the same way.
 type job struct {
 	Scenario  string
 	Contender string
@@ -25,8 +25,8 @@ type job struct {
 	Bytes     bool  // measure the bytes of full logs instead
 }
 
-// run is the whole life of a child: it does the job and writes the result to out as JSON. The scenarios in which the parent
-// takes part read from in, to learn when to begin or to stop.
+// run is the whole life of a child: it does the job and writes the result to out as JSON. The scenarios in which the
+// parent takes part read from in, to learn when to begin or to stop.
 func (j job) run(in io.Reader, out io.Writer) error {
 	answer := json.NewEncoder(out)
 	if j.Bytes {

@@ -80,8 +80,8 @@ type allow = func(ctx context.Context, key string) (bool, error)
 // ctx can be cancelled, like a request's. One that cannot would let rueidis take a way of its own.
 var ctx, _ = context.WithCancel(context.Background())
 
-// The ways in which go-redis sends commands: each call by itself, or collected by its AutoPipeline, in order or in eight
-// batches at a time.
+// The ways in which go-redis sends commands: each call by itself, or collected by its AutoPipeline, in order or in
+// eight batches at a time.
 var (
 	plain     *redis.AutoPipelineOptions
 	ordered   = redis.DefaultBlockingAutoPipelineOptions()
@@ -95,16 +95,9 @@ var (
 	redisRateOrdered   = redisRateOn("redis_rate+AP", ordered)
 	redisRateUnordered = redisRateOn("redis_rate+AP8", unordered)
 
-	rueidisLimiter = contender{name: "rueidislimiter", module: "github.com/redis/rueidis/rueidislimiter", how: "fixed window", open: func(s setup) (*limiter, error) {
-		l, close, err := newRueidisLimiter(s)
-		if err != nil {
-			return nil, err
-		}
-		return &limiter{allow: func(ctx context.Context, key string) (bool, error) {
-			r, err := l.Allow(ctx, key)
-			return r.Allowed, err
-		}, close: close}, nil
-	}}
+	rueidisLimiter = contender{
+		name: "rueidislimiter", module: "github.com/redis/rueidis/rueidislimiter", how: "fixed window", open: openRueidisLimiter,
+	}
 )
 
 var onRedis = []contender{
@@ -139,7 +132,7 @@ var onCluster = []contender{exactlimit, redisRate, redisRateOrdered, redisRateUn
 var overloaded = []contender{exactlimit, redisRate, redisRateOrdered, rueidisLimiter}
 
 func redisRateOn(name string, pipeline *redis.AutoPipelineOptions) contender {
-	return contender{name: name, module: "github.com/go-redis/redis_rate/v10", how: "GCRA", open: func(s setup) (*limiter, error) {
+	open := func(s setup) (*limiter, error) {
 		client, close, err := goRedis(s, pipeline)
 		if err != nil {
 			return nil, err
@@ -149,17 +142,19 @@ func redisRateOn(name string, pipeline *redis.AutoPipelineOptions) contender {
 			r, err := l.Allow(ctx, key, limit)
 			return err == nil && r.Allowed > 0, err
 		}, close: close}, nil
-	}}
+	}
+	return contender{name: name, module: "github.com/go-redis/redis_rate/v10", how: "GCRA", open: open}
 }
 
 func ululeOn(name string, pipeline *redis.AutoPipelineOptions) contender {
-	return contender{name: name, module: "github.com/ulule/limiter/v3", how: "fixed window", open: func(s setup) (*limiter, error) {
+	open := func(s setup) (*limiter, error) {
 		l, close, err := ululeOnRedis(s, pipeline)
 		if err != nil {
 			return nil, err
 		}
 		return fromUlule(l, close), nil
-	}}
+	}
+	return contender{name: name, module: "github.com/ulule/limiter/v3", how: "fixed window", open: open}
 }
 
 func ululeOnRedis(s setup, pipeline *redis.AutoPipelineOptions) (*ulule.Limiter, func(), error) {
@@ -173,6 +168,17 @@ func ululeOnRedis(s setup, pipeline *redis.AutoPipelineOptions) (*ulule.Limiter,
 		return nil, nil, err
 	}
 	return ululeOf(store, s), close, nil
+}
+
+func openRueidisLimiter(s setup) (*limiter, error) {
+	l, close, err := newRueidisLimiter(s)
+	if err != nil {
+		return nil, err
+	}
+	return &limiter{allow: func(ctx context.Context, key string) (bool, error) {
+		r, err := l.Allow(ctx, key)
+		return r.Allowed, err
+	}, close: close}, nil
 }
 
 func newRueidisLimiter(s setup) (rueidislimiter.RateLimiterClient, func(), error) {
@@ -223,14 +229,16 @@ var inMemory = []contender{
 	}},
 	{name: "Echo's store", module: "github.com/labstack/echo/v4", how: "token bucket", open: func(s setup) (*limiter, error) {
 		store := echoStore(s)
-		return &limiter{allow: func(_ context.Context, key string) (bool, error) { return store.Allow(key) }, close: func() {}}, nil
+		return &limiter{allow: func(_ context.Context, key string) (bool, error) {
+			return store.Allow(key)
+		}, close: func() {}}, nil
 	}},
 }
 
 const ours = "exactlimit"
 
-// exactOnRedis counts the decisions that were made without Redis, which would measure something else, and listens to what the
-// limiter says about it.
+// exactOnRedis counts the decisions that were made without Redis, which would measure something else, and listens to
+// what the limiter says about it.
 func exactOnRedis(s setup) (*limiter, error) {
 	words := &words{}
 	options := []core.Option{core.WithPrefix(s.prefix), core.WithLogger(slog.New(words))}
@@ -261,10 +269,12 @@ func exactOnRedis(s setup) (*limiter, error) {
 
 func limitOf(s setup) core.Limit { return core.Limit{Name: "bench", Max: s.max, Window: s.window} }
 
-// goRedis makes a client with a connection for each goroutine, so that none waits for one, and through it a pipeline if that
-// is not plain.
+// goRedis makes a client with a connection for each goroutine, so that none waits for one, and through it a pipeline
+// if that is not plain.
 func goRedis(s setup, pipeline *redis.AutoPipelineOptions) (client redis.UniversalClient, close func(), err error) {
-	client = redis.NewUniversalClient(&redis.UniversalOptions{Addrs: s.addrs, PoolSize: s.workers, ContextTimeoutEnabled: true})
+	client = redis.NewUniversalClient(&redis.UniversalOptions{
+		Addrs: s.addrs, PoolSize: s.workers, ContextTimeoutEnabled: true,
+	})
 	close = func() { client.Close() }
 	if pipeline == nil {
 		return client, close, nil
@@ -313,8 +323,8 @@ func echoStore(s setup) *middleware.RateLimiterMemoryStore {
 	})
 }
 
-// check sees that a contender limits at all, since one that does not measures nothing: of a fresh key it admits as many as
-// it should and no more, and another key has a budget of its own.
+// check sees that a contender limits at all, since one that does not measures nothing: of a fresh key it admits as
+// many as it should and no more, and another key has a budget of its own.
 func (c contender) check(s setup, keys [2]string) error {
 	s.max, s.window, s.workers = 5, time.Hour, 1
 	l, err := c.open(s)

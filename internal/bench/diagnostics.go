@@ -14,8 +14,10 @@ import (
 
 // diagnostics is what exactlimit says about its path to Redis.
 type diagnostics struct {
-	Warnings map[string]int `json:",omitempty"` // log messages of level Warn and above, and how often each was written
-	Outage   time.Duration  `json:",omitempty"` // for how long the circuit breaker was open, by the metric; 0 where it is not measured
+	// Warnings are the log messages of level Warn and above, and how often each was written.
+	Warnings map[string]int `json:",omitempty"`
+	// Outage is how long the circuit breaker was open, by the metric. It is zero where that is not measured.
+	Outage time.Duration `json:",omitempty"`
 }
 
 func (d *diagnostics) add(other diagnostics) {

@@ -41,7 +41,8 @@ func (t *turn) summarize() {
 	t.P50, t.P99, t.Timed = quantile(t.samples, 0.5), quantile(t.samples, 0.99), len(t.samples)
 }
 
-// samplesPerTurn is about how many calls of a turn are timed. Timing all of them would be most of what a cached denial takes.
+// samplesPerTurn is about how many calls of a turn are timed. Timing all of them would be most of what a cached denial
+// takes.
 const samplesPerTurn = 20_000
 
 // run gives a limiter a turn: a fifth of the time to warm up, then the rest, which counts.

@@ -1,13 +1,13 @@
-// Command bench compares exactlimit with other rate limiters of Go, side by side on this machine, and with what Redis itself
-// can do. It starts the redis-server that it needs. From the project's root:
+// Command bench compares exactlimit with other rate limiters of Go, side by side on this machine, and with what Redis
+// itself can do. It starts the redis-server that it needs. From the project's root:
 //
 //	go run -C internal/bench .
 //
-// It takes about ten minutes and prints a report in Markdown. Absolute numbers are this machine's; the ratios, each taken
-// within one round in which all contenders had their turn, travel better.
+// It takes about ten minutes and prints a report in Markdown. Absolute numbers are this machine's; the ratios, each
+// taken within one round in which all contenders had their turn, travel better.
 //
-// Both scenarios and contenders can be chosen by regular expressions. exactlimit always runs, since the others are compared
-// with it:
+// Both scenarios and contenders can be chosen by regular expressions. exactlimit always runs, since the others are
+// compared with it:
 //
 //	go run -C internal/bench . -only 'hot|zipf' -contenders rueidis
 //	go run -C internal/bench . -only overload -contenders none
@@ -116,8 +116,8 @@ type plan struct {
 	length     time.Duration
 }
 
-// measure runs everything that is wanted, beside a build for another checkout of exactlimit unless against is empty. With an
-// error it returns what was measured until then.
+// measure runs everything that is wanted, beside a build for another checkout of exactlimit unless against is empty.
+// With an error it returns what was measured until then.
 func (p plan) measure(against string) (*report, error) {
 	start := time.Now()
 	r := &report{Rounds: p.rounds, Turn: p.length, Against: against}
@@ -188,8 +188,9 @@ func (p plan) measure(against string) (*report, error) {
 		if err := redis.flush(); err != nil {
 			return r, err
 		}
-		others := func(c contender) bool { return c.name != ours && !p.contenders(c.name) }
-		r.OnRedis, r.InMemory, err = accuracy(slices.DeleteFunc(slices.Clone(onRedis), others), slices.DeleteFunc(slices.Clone(inMemory), others), redis, progress)
+		unwanted := func(c contender) bool { return c.name != ours && !p.contenders(c.name) }
+		chosen := func(all []contender) []contender { return slices.DeleteFunc(slices.Clone(all), unwanted) }
+		r.OnRedis, r.InMemory, err = accuracy(chosen(onRedis), chosen(inMemory), redis, progress)
 		if err != nil {
 			return r, err
 		}

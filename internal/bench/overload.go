@@ -141,7 +141,8 @@ func overloadChild(l *limiter, walks []walk, j job, in io.Reader, answer *json.E
 	return sum, err
 }
 
-// spin computes for n steps. A step takes a processor's time, unlike a wait for the clock, which ends while others compute.
+// spin computes for n steps. A step takes a processor's time, unlike a wait for the clock, which ends while others
+// compute.
 func spin(n int64) {
 	x := uint64(n)
 	for range n {

@@ -132,7 +132,8 @@ func (r *report) markdown() string {
 	if r.Against != "" {
 		fmt.Fprintf(&b, "\nother is exactlimit of %s.\n", r.Against)
 	}
-	if r.some("spread/256", "spread/8", "spread/1", "hot", "denied", "zipf", "cluster", "overload/3ms", "overload/10ms") != nil {
+	pipelined := func(x row) bool { return strings.Contains(x.Contender, "+AP") }
+	if slices.ContainsFunc(r.Scenarios, func(s result) bool { return slices.ContainsFunc(s.Rows, pipelined) }) {
 		fmt.Fprintf(&b, "\n+AP is on go-redis's AutoPipeline with the options that it recommends, which keep the order of calls; "+
 			"+AP8 sends %d batches at a time, in any order.\n", unordered.MaxConcurrentBatches)
 	}
@@ -159,26 +160,19 @@ func (r *report) markdown() string {
 	}
 	if s := r.scenario("cluster"); s != nil {
 		fmt.Fprintf(&b, "\n## Redis Cluster\n\n%s.\n\n", capital(s.About))
-		fmt.Fprintf(&b, "| | counts by | decisions/s | ratio | p50 | p99 | CPU of Redis | allocations |\n|---|---|---:|---:|---:|---:|---:|---:|\n")
-		for _, x := range s.Rows {
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %.1f |\n", strong(x.Contender), x.How, amount(x.PerSecond), x.ratio(),
-				latency(x.P50), latency(x.P99), cpuTime(x.RedisCPU), x.Allocs)
-		}
+		remote(&b, s.Rows, "counts by", "decisions/s")
 	}
 	if s := r.scenario("service"); s != nil {
 		fmt.Fprintf(&b, "\n## A Gin service on Redis\n\n%s.\n\n", capital(s.About))
-		fmt.Fprintf(&b, "| | writes | requests/s | ratio | p50 | p99 | CPU of Redis | allocations |\n|---|---|---:|---:|---:|---:|---:|---:|\n")
-		for _, x := range s.Rows {
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %.1f |\n", strong(x.Contender), x.How, amount(x.PerSecond), x.ratio(),
-				latency(x.P50), latency(x.P99), cpuTime(x.RedisCPU), x.Allocs)
-		}
+		remote(&b, s.Rows, "writes", "requests/s")
 	}
 	for _, s := range r.some("overload/3ms", "overload/10ms") {
-		fmt.Fprintf(&b, "\n## %s\n\n%s. Callers of the others wait for %v at most, which is exactlimit's own timeout.\n\n", capital(s.Name), capital(s.About), peerDeadline)
+		fmt.Fprintf(&b, "\n## %s\n\n%s. Callers of the others set a deadline of %v, which is exactlimit's own timeout. "+
+			"go-redis's AutoPipeline does not keep to it.\n\n", capital(s.Name), capital(s.About), peerDeadline)
 		fmt.Fprintf(&b, "| | decisions | without Redis | failed | p50 | p99 | circuit breaker |\n|---|---:|---:|---:|---:|---:|---|\n")
 		for _, x := range s.Rows {
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n", strong(x.Contender), thousands(x.Asked), share(x.Local, x.Asked), share(x.Failed, x.Asked),
-				latency(x.P50), latency(x.P99), x.breaker())
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n", strong(x.Contender), thousands(x.Asked),
+				share(x.Local, x.Asked), share(x.Failed, x.Asked), latency(x.P50), latency(x.P99), x.breaker())
 		}
 	}
 	if s := r.scenario("memory"); s != nil {
@@ -252,7 +246,8 @@ func (r *report) trouble() string {
 	return b.String()
 }
 
-// breaker says what exactlimit told of its circuit breaker. A short opening may be in the logs alone, or in the metric alone.
+// breaker says what exactlimit told of its circuit breaker. A short opening may be in the logs alone, or in the metric
+// alone.
 func (x row) breaker() string {
 	logged := 0
 	for _, n := range x.Said.Warnings {
@@ -284,7 +279,8 @@ func footprintTable(b *strings.Builder, all []footprint) {
 			fmt.Fprintf(b, "| %s, hot | %s | %.1f | | |\n", thousands(f.Max), thousands(int(f.Redis)), f.PerRedis)
 			continue
 		}
-		fmt.Fprintf(b, "| %s | %s | %.0f | %s | %.0f |\n", thousands(f.Max), thousands(int(f.Redis)), f.PerRedis, thousands(int(f.InProcess)), f.PerMemory)
+		fmt.Fprintf(b, "| %s | %s | %.0f | %s | %.0f |\n", thousands(f.Max), thousands(int(f.Redis)), f.PerRedis,
+			thousands(int(f.InProcess)), f.PerMemory)
 	}
 	fmt.Fprintf(b, "\nOne request at a time has filled the logs, and 256 goroutines at once the hot one.\n")
 }
@@ -317,6 +313,16 @@ func throughput(b *strings.Builder, results []result) {
 	}
 	if results[0].About != "" {
 		fmt.Fprintln(b)
+	}
+}
+
+// remote writes a table with everything about one scenario on Redis.
+func remote(b *strings.Builder, rows []row, how, rate string) {
+	fmt.Fprintf(b, "| | %s | %s | ratio | p50 | p99 | CPU of Redis | allocations |\n", how, rate)
+	fmt.Fprintf(b, "|---|---|---:|---:|---:|---:|---:|---:|\n")
+	for _, x := range rows {
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s | %.1f |\n", strong(x.Contender), x.How,
+			amount(x.PerSecond), x.ratio(), latency(x.P50), latency(x.P99), cpuTime(x.RedisCPU), x.Allocs)
 	}
 }
 

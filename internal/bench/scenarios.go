@@ -44,36 +44,50 @@ func scenarios() []scenario {
 	}
 	metered := never
 	metered.metered = true
-	minute := setup{max: 1000, window: time.Minute} // longer than a turn, after which the budgets are compared with the requests
+	minute := setup{max: 1000, window: time.Minute} // longer than a turn, after which budgets are compared with requests
 	return []scenario{
-		{name: "spread/256", about: "10,000 keys, never at the limit", contenders: onRedis, masters: 1, setup: never, goroutines: 256, walks: spread(256)},
-		{name: "spread/8", about: "the same from 8 goroutines", contenders: onRedis, masters: 1, setup: never, goroutines: 8, walks: spread(8)},
-		{name: "spread/1", about: "the same from one", contenders: onRedis, masters: 1, setup: never, goroutines: 1, walks: spread(1)},
+		{name: "spread/256", about: "10,000 keys, never at the limit", contenders: onRedis, masters: 1,
+			setup: never, goroutines: 256, walks: spread(256)},
+		{name: "spread/8", about: "the same from 8 goroutines", contenders: onRedis, masters: 1,
+			setup: never, goroutines: 8, walks: spread(8)},
+		{name: "spread/1", about: "the same from one", contenders: onRedis, masters: 1, setup: never,
+			goroutines: 1, walks: spread(1)},
 		{name: "hot", about: "one key, never at its limit of 10,000,000 per second", contenders: onRedis, masters: 1,
 			setup: setup{max: 10_000_000, window: time.Second}, goroutines: 256, walks: onHot},
 		{name: "denied", about: "one key, 100 per second, so nearly always denied", contenders: onRedis, masters: 1,
 			setup: setup{max: 100, window: time.Second}, goroutines: 256, walks: onHot, denies: true},
 		{name: "zipf", about: "100,000 keys by Zipf 1.1, 100 per 10 s", contenders: onRedis, masters: 1,
 			setup: setup{max: 100, window: 10 * time.Second}, goroutines: 256, walks: byZipf, denies: true},
+
 		{name: "cluster", about: "Redis Cluster of 3 masters, 10,000 keys, never at the limit, 256 goroutines", contenders: onCluster, masters: 3,
 			setup: never, goroutines: 256, walks: spread(256)},
-		{name: "service", about: fmt.Sprintf("a Gin server on Redis, asked over %d keep-alive connections; 10,000 clients by %s, never at the limit", connections, apiKey),
+
+		{name: "service", about: fmt.Sprintf("a Gin server on Redis, asked over %d keep-alive connections; "+
+			"10,000 clients by %s, never at the limit", connections, apiKey),
 			contenders: services, kind: service, masters: 1, setup: minute, goroutines: connections},
-		{name: "overload/3ms", about: "2 processes of 64 goroutines that compute for 3 ms after each decision; a healthy Redis, 10,000 keys, never at the limit",
+
+		{name: "overload/3ms", about: "2 processes of 64 goroutines that compute for 3 ms after each decision; " +
+			"a healthy Redis, 10,000 keys, never at the limit",
 			contenders: overloaded, kind: overload, masters: 1, setup: metered, goroutines: 64, walks: spread(64), burn: 3 * time.Millisecond},
-		{name: "overload/10ms", about: "the same with 10 ms", contenders: overloaded, kind: overload, masters: 1, setup: metered,
+		{name: "overload/10ms", about: "the same with 10 ms", contenders: overloaded, kind: overload,
+			masters: 1, setup: metered,
 			goroutines: 64, walks: spread(64), burn: 10 * time.Millisecond},
-		{name: "memory", about: "1,000 keys, 10,000 per 100 ms, 2 goroutines", contenders: inMemory, setup: local, goroutines: 2,
+		{name: "memory", about: "1,000 keys, 10,000 per 100 ms, 2 goroutines", contenders: inMemory,
+			setup: local, goroutines: 2,
 			walks: func() []walk { return shuffled(numbered("user-%03d", 1000), 2) }},
-		{name: "gin/256", about: "a request through Gin, 1,000 addresses, 256 goroutines", contenders: throughGin, setup: local, goroutines: 256, walks: byAddress(256)},
-		{name: "gin/1", about: "the same from one goroutine", contenders: throughGin, setup: local, goroutines: 1, walks: byAddress(1)},
-		{name: "echo/256", about: "a request through Echo, 1,000 addresses, 256 goroutines", contenders: throughEcho, setup: local, goroutines: 256, walks: byAddress(256)},
-		{name: "echo/1", about: "the same from one goroutine", contenders: throughEcho, setup: local, goroutines: 1, walks: byAddress(1)},
+		{name: "gin/256", about: "a request through Gin, 1,000 addresses, 256 goroutines",
+			contenders: throughGin, setup: local, goroutines: 256, walks: byAddress(256)},
+		{name: "gin/1", about: "the same from one goroutine", contenders: throughGin, setup: local,
+			goroutines: 1, walks: byAddress(1)},
+		{name: "echo/256", about: "a request through Echo, 1,000 addresses, 256 goroutines",
+			contenders: throughEcho, setup: local, goroutines: 256, walks: byAddress(256)},
+		{name: "echo/1", about: "the same from one goroutine", contenders: throughEcho, setup: local,
+			goroutines: 1, walks: byAddress(1)},
 	}
 }
 
-// choose leaves those contenders that are wanted. The first is ours, which the others are compared with, and stays. If there
-// is a build for another checkout, it comes second.
+// choose leaves those contenders that are wanted. The first is ours, which the others are compared with, and stays. If
+// there is a build for another checkout, it comes second.
 func (s *scenario) choose(wanted func(string) bool, other contender) {
 	chosen := s.contenders[:1:1]
 	if other.exe != "" {
@@ -117,8 +131,8 @@ func around(keys []string, workers int) []walk {
 	return walks
 }
 
-// shuffled has each worker go through all keys in an order of its own. In one order, workers that share nothing but keys would
-// meet at one key and then go on in step.
+// shuffled has each worker go through all keys in an order of its own. In one order, workers that share nothing but
+// keys would meet at one key and then go on in step.
 func shuffled(keys []string, workers int) []walk {
 	walks := make([]walk, workers)
 	for i := range walks {
@@ -183,8 +197,11 @@ func (s scenario) check(redis servers, perform performer) error {
 	return nil
 }
 
-// play gives every contender a turn in each round. The order rotates, so that none always runs first or behind the same one.
-func (s scenario) play(redis servers, rounds int, length time.Duration, spin int64, perform performer, progress func(string)) (result, error) {
+// play gives every contender a turn in each round. The order rotates, so that none always runs first or behind the
+// same one.
+// A goroutine of the kind overload computes for spin steps per microsecond of burn.
+func (s scenario) play(redis servers, rounds int, length time.Duration, spin int64, perform performer,
+	progress func(string)) (result, error) {
 	turns := make([][]turn, len(s.contenders))
 	for round := range rounds {
 		for i := range s.contenders {
@@ -194,7 +211,8 @@ func (s scenario) play(redis servers, rounds int, length time.Duration, spin int
 				return result{}, fmt.Errorf("%s: %s: %w", s.name, s.contenders[i].name, err)
 			}
 			turns[i] = append(turns[i], t)
-			progress(fmt.Sprintf("%s %d/%d %s %s/s%s", s.name, round+1, rounds, s.contenders[i].name, amount(t.perSecond()), t.trouble()))
+			progress(fmt.Sprintf("%s %d/%d %s %s/s%s", s.name, round+1, rounds, s.contenders[i].name,
+				amount(t.perSecond()), t.trouble()))
 		}
 	}
 	return s.sum(turns), nil

@@ -48,7 +48,9 @@ func startServerWith(config []string, wrapper ...string) (*server, error) {
 		return nil, fmt.Errorf("%w: install redis-server 7.0 or later", err)
 	}
 	for range 200 {
-		s.client, err = rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{s.addr}, DisableCache: true, ForceSingleClient: true})
+		s.client, err = rueidis.NewClient(rueidis.ClientOption{
+			InitAddress: []string{s.addr}, DisableCache: true, ForceSingleClient: true,
+		})
 		if err == nil {
 			return s, nil
 		}
@@ -137,7 +139,8 @@ func startCluster(masters int) (servers, error) {
 func (all servers) agree() bool {
 	for _, s := range all {
 		info, err := s.do("CLUSTER", "INFO").ToString()
-		if err != nil || !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, fmt.Sprintf("cluster_size:%d\r", len(all))) {
+		size := fmt.Sprintf("cluster_size:%d\r", len(all))
+		if err != nil || !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, size) {
 			return false
 		}
 	}
@@ -152,7 +155,8 @@ func (all servers) addrs() []string {
 	return addrs
 }
 
-// flush empties all servers and their statistics before it returns, so that no turn pays for the keys of the one before.
+// flush empties all servers and their statistics before it returns, so that no turn pays for the keys of the one
+// before.
 func (all servers) flush() error {
 	for _, s := range all {
 		if err := errors.Join(s.flush(), s.do("CONFIG", "RESETSTAT").Error()); err != nil {
@@ -191,8 +195,8 @@ func (all servers) stop() {
 	}
 }
 
-// redisCPU returns the CPU time that servers have used. It asks over a connection of its own, so that it needs no client in
-// the process that is measured.
+// redisCPU returns the CPU time that servers have used. It asks over a connection of its own, so that it needs no
+// client in the process that is measured.
 func redisCPU(addrs []string) (time.Duration, error) {
 	var sum time.Duration
 	for _, addr := range addrs {

@@ -69,7 +69,7 @@ var services = []contender{
 			close:  close,
 		}, nil
 	}},
-	{name: "rueidislimiter", module: "github.com/redis/rueidis/rueidislimiter", how: "no fields", app: func(s setup) (*app, error) {
+	{name: rueidisLimiter.name, module: rueidisLimiter.module, how: "no fields", app: func(s setup) (*app, error) {
 		l, close, err := newRueidisLimiter(s)
 		if err != nil {
 			return nil, err
@@ -120,8 +120,8 @@ type address struct {
 	Fields []string
 }
 
-// serveChild serves until the parent is gone. Whenever the parent asks, it tells what it has allocated since, and what its
-// limiter has said.
+// serveChild serves until the parent is gone. Whenever the parent asks, it tells what it has allocated since, and what
+// its limiter has said.
 func serveChild(c contender, s setup, check bool, in io.Reader, answer *json.Encoder) error {
 	if check {
 		s.max = checkedMax
@@ -157,8 +157,8 @@ func serveChild(c contender, s setup, check bool, in io.Reader, answer *json.Enc
 	return nil
 }
 
-// checkService sees that a service admits as many requests of a client as it should and no more, and that its answers have the
-// fields that it claims.
+// checkService sees that a service admits as many requests of a client as it should and no more, and that its answers
+// have the fields that it claims.
 func checkService(j job, exe string) error {
 	j.Check = true
 	server, err := j.start(exe)
@@ -200,8 +200,8 @@ func checkService(j job, exe string) error {
 	return nil
 }
 
-// serviceTurn drives a service, and then compares what it says is left of clients' budgets with the requests that it has
-// admitted. What it decided without Redis, or for another client, shows there and does not count.
+// serviceTurn drives a service, and then compares what it says is left of clients' budgets with the requests that it
+// has admitted. What it decided without Redis, or for another client, shows there and does not count.
 func serviceTurn(j job, exe string, s setup, bare bool) (turn, error) {
 	server, err := j.start(exe)
 	if err != nil {
@@ -251,7 +251,8 @@ func serviceTurn(j job, exe string, s setup, bare bool) (turn, error) {
 	return t, nil
 }
 
-// audit asks a service how much is left to some clients. It returns how many of their admissions are missing in their budgets.
+// audit asks a service how much is left to some clients. It returns how many of their admissions are missing in their
+// budgets.
 func audit(addr string, admitted []atomic.Int32, most int) (missing, of int, err error) {
 	conn, err := dial(addr)
 	if err != nil {
@@ -274,7 +275,8 @@ func audit(addr string, admitted []atomic.Int32, most int) (missing, of int, err
 	return missing, of, nil
 }
 
-// drive has each of the connections ask as fast as it is answered. Each begins elsewhere in the requests, and skip further.
+// drive has each of the connections ask as fast as it is answered. Each begins elsewhere in the requests, and skip
+// further.
 func drive(addr string, requests [][]byte, admitted []atomic.Int32, skip int, length time.Duration) (turn, error) {
 	var (
 		stop   atomic.Bool
@@ -327,7 +329,8 @@ func drive(addr string, requests [][]byte, admitted []atomic.Int32, skip int, le
 	return sum, errors.Join(errs[:]...)
 }
 
-// conn is a client's keep-alive connection. It reads answers with little effort, since it shares the processors with the server.
+// conn is a client's keep-alive connection. It reads answers with little effort, since it shares the processors with
+// the server.
 type conn struct {
 	net.Conn
 	buffer [4096]byte
