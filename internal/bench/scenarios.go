@@ -58,17 +58,15 @@ func scenarios() []scenario {
 			setup: setup{max: 100, window: time.Second}, goroutines: 256, walks: onHot, denies: true},
 		{name: "zipf", about: "100,000 keys by Zipf 1.1, 100 per 10 s", contenders: onRedis, masters: 1,
 			setup: setup{max: 100, window: 10 * time.Second}, goroutines: 256, walks: byZipf, denies: true},
-
-		{name: "cluster", about: "Redis Cluster of 3 masters, 10,000 keys, never at the limit, 256 goroutines", contenders: onCluster, masters: 3,
-			setup: never, goroutines: 256, walks: spread(256)},
-
+		{name: "cluster", about: "Redis Cluster of 3 masters, 10,000 keys, never at the limit, 256 goroutines",
+			contenders: onCluster, masters: 3, setup: never, goroutines: 256, walks: spread(256)},
 		{name: "service", about: fmt.Sprintf("a Gin server on Redis, asked over %d keep-alive connections; "+
 			"10,000 clients by %s, never at the limit", connections, apiKey),
 			contenders: services, kind: service, masters: 1, setup: minute, goroutines: connections},
-
 		{name: "overload/3ms", about: "2 processes of 64 goroutines that compute for 3 ms after each decision; " +
 			"a healthy Redis, 10,000 keys, never at the limit",
-			contenders: overloaded, kind: overload, masters: 1, setup: metered, goroutines: 64, walks: spread(64), burn: 3 * time.Millisecond},
+			contenders: overloaded, kind: overload, masters: 1, setup: metered, goroutines: 64,
+			walks: spread(64), burn: 3 * time.Millisecond},
 		{name: "overload/10ms", about: "the same with 10 ms", contenders: overloaded, kind: overload,
 			masters: 1, setup: metered,
 			goroutines: 64, walks: spread(64), burn: 10 * time.Millisecond},
