@@ -51,16 +51,17 @@ func Cost(cost func(echo.Context) int) Option { return func(m *Middleware) { m.g
 //	echolimit.CountOnly(func(status int) bool { return status == http.StatusUnauthorized })
 //
 // Each request is charged before its handler runs and given back after it, so of many at once no more are under way than the
-// limit allows. A panic counts as 500, and an error that a handler
-// returns is given to Echo's error handler at once. Where Redis does not take a charge back in time it stays, and the error goes
-// to Echo's logger.
+// limit allows. Where the handler returns an error, that is when middleware further out, or Echo's error handler, begins the
+// answer. The charge stays where the answer is not known: if the client has left, if a handler has panicked, and if the first
+// status that Echo was given is an interim one, such as 100, which hides the others. Where Redis does not take a charge back
+// in time it stays, and the limiter's log says so.
 func CountOnly(counts func(status int) bool) Option {
 	return func(m *Middleware) { m.gate.CountOnly = counts }
 }
 
 // DryRun lets every request pass and denies none, to see what limits would do: in the metrics, in Decision.DryRun and, unless
-// NoFields leaves them out, in the RateLimit fields. What would have been answered with an error passes too, and the error is
-// told to Echo's logger.
+// NoFields leaves them out, in the RateLimit fields. What would have been answered with an error passes too, and the error
+// goes to the limiter's log.
 func DryRun() Option { return func(m *Middleware) { m.gate.DryRun() } }
 
 // New makes a Middleware that counts by key. It panics if limiter or key is nil.
@@ -79,7 +80,11 @@ func (m *Middleware) Limit(limits ...core.Limit) echo.MiddlewareFunc {
 }
 
 // LimitFunc is Limit with limits chosen for each request. If choose fails, or returns none or limits that make no sense,
-// the request is refused with 500 and the error goes to Echo's logger.
+// the request is refused with 500 and the error goes to the limiter's log.
+//
+// Do not let choose, a key function or earlier middleware set a deadline in the request's context that the client chooses,
+// as from a header: where the deadline passes before Redis has answered, core.FailLocal lets this instance decide, and each
+// instance has a budget of its own. Nothing that a client sends shortens the context otherwise.
 func (m *Middleware) LimitFunc(choose func(echo.Context) ([]core.Limit, error)) echo.MiddlewareFunc {
 	return m.middleware(httplimit.Chosen(choose))
 }
@@ -93,9 +98,6 @@ func (m *Middleware) middleware(policy func(echo.Context) (*httplimit.Policy, er
 // limit lets a request pass, or answers it.
 func (m *Middleware) limit(c echo.Context, next echo.HandlerFunc, policy func(echo.Context) (*httplimit.Policy, error)) error {
 	d, refusal := m.gate.Check(c, c.Request(), c.Response().Header(), policy)
-	if refusal != nil && refusal.Err != nil {
-		c.Logger().Error(refusal.Err)
-	}
 	if refusal == nil || refusal.Waived {
 		if m.gate.CountOnly != nil {
 			return m.count(c, next, d)
@@ -126,24 +128,22 @@ func (m *Middleware) pass(c echo.Context, next echo.HandlerFunc) error {
 	if !routed && c.Path() != "" {
 		m.inPre.Do(func() {
 			m.gate.Logger().Warn("exactlimit: a limit runs in Echo.Pre, before there is a route: Route counts all requests together there," +
-				" PathParam refuses them, and LimitRoutes limits none. Write Echo.Use instead")
+				" PathParam refuses them, and LimitRoutes finds no route. Write Echo.Use instead")
 		})
 	}
 	return err
 }
 
-// count runs what is behind, and then sees whether the request counts.
+// count runs the handler behind, and then gives the charge back if the request does not count. A panic leaves the charge.
 func (m *Middleware) count(c echo.Context, next echo.HandlerFunc, d core.Decision) error {
-	status := http.StatusInternalServerError // what a panic comes to
-	defer func() {
-		if err := m.gate.Settle(c.Request().Context(), d, status); err != nil {
-			c.Logger().Error(err)
-		}
-	}()
+	ctx := c.Request().Context()
 	err := m.pass(c, next)
-	if err != nil {
-		c.Error(err) // what the client is told is for Echo's error handler to say, and has to be known now
+	response := c.Response()
+	if err != nil && !response.Committed {
+		// What the status will be is for middleware further out to say, or for Echo's error handler.
+		response.Before(func() { m.gate.Settle(ctx, d, response.Status) })
+		return err
 	}
-	status = c.Response().Status
+	m.gate.Settle(ctx, d, response.Status)
 	return err
 }

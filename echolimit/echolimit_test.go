@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/echo/v4/middleware"
@@ -43,9 +46,24 @@ func app(limiter *core.Limiter) http.Handler {
 	byProxied := by(echolimit.ClientIP(echolimit.TrustedProxies("10.0.0.0/8", "unix")))
 	byFramework := by(echolimit.FrameworkClientIP())
 
+	// render answers errors after the handlers have run, whether or not they have answered.
+	render := func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			if err := next(c); err != nil {
+				adaptertest.Render(c.Response(), err)
+			}
+			return nil
+		}
+	}
+
 	e := echo.New()
 	e.Logger.SetOutput(new(bytes.Buffer))
-	e.Use(byIP.LimitRoutes(echolimit.Routes{"GET /table/:id": {adaptertest.One}, "GET /free": nil}))
+	e.Use(render)
+	e.Use(byIP.LimitRoutes(echolimit.Routes{
+		"GET /table/:id": {adaptertest.One},
+		"GET /free":      nil,
+		"RouteNotFound":  {adaptertest.Unknown},
+	}))
 	e.Group("/table", byIP.Limit(adaptertest.Outer)).GET("/:id", ok, byIP.Limit(adaptertest.Inner))
 	e.GET("/free", ok)
 	e.GET("/one", ok, byIP.Limit(adaptertest.One))
@@ -115,8 +133,22 @@ func app(limiter *core.Limiter) http.Handler {
 	e.GET("/dry", ok, by(echolimit.Header("X-API-Key"), echolimit.DryRun(), echolimit.Cost(number("cost"))).Limit(adaptertest.One))
 	e.GET("/answered", ok, byIP.LimitFunc(func(c echo.Context) ([]core.Limit, error) {
 		adaptertest.Refuse(c.Response())
-		return nil, errors.New("no plan")
+		return nil, errors.New("the plan is unknown")
 	}))
+	e.RouteNotFound("/*", func(c echo.Context) error {
+		adaptertest.NotFound(c.Response())
+		return nil
+	})
+	handle := func(c echo.Context) error {
+		adaptertest.Handle(c.Response(), c.Request())
+		return nil
+	}
+	failed := by(echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Failed))
+	e.GET("/given", handle, failed.Limit(adaptertest.Inner))
+	e.GET("/actions", handle, by(echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Succeeded)).Limit(adaptertest.Inner))
+	fail := func(c echo.Context) error { return adaptertest.Status(number("status")(c)) }
+	e.GET("/mapped", fail, failed.Limit(adaptertest.One))
+	e.GET("/mapping", fail, failed.Limit(adaptertest.One), render)
 	return e
 }
 
@@ -147,23 +179,6 @@ func TestMistakesPanicWhereTheyAreWritten(t *testing.T) {
 		assert.Panics(t, mistake, name)
 	}
 	assert.PanicsWithError(t, `core: invalid: limit "login": Max is 0, it must be at least 1`, func() { byIP.Limit(core.PerMinute("login", 0)) })
-}
-
-// What went wrong in the service is in Echo's log; what the client did is not. Echo's error handler sees neither.
-func TestErrors(t *testing.T) {
-	limiter, err := core.NewInProcess()
-	require.NoError(t, err)
-	limiter.Close()
-	e := echo.New()
-	log := new(bytes.Buffer)
-	e.Logger.SetOutput(log)
-	e.HTTPErrorHandler = func(err error, c echo.Context) { t.Error(err) }
-	e.GET("/closed", ok, echolimit.New(limiter, echolimit.ClientIP()).Limit(adaptertest.One))
-	e.GET("/missing", ok, echolimit.New(limiter, echolimit.Header("X-API-Key")).Limit(adaptertest.One))
-	adaptertest.Get(e, "/missing")
-	assert.Empty(t, log.String())
-	adaptertest.Get(e, "/closed")
-	assert.Contains(t, log.String(), "core: unavailable: the limiter is closed")
 }
 
 // Echo's own resolution counts once it has been told whom to trust, with a list or with none.
@@ -297,7 +312,8 @@ func TestRoutesThatDoNotFit(t *testing.T) {
 	e.GET("/search", ok)
 	e.Group("/users", func(next echo.HandlerFunc) echo.HandlerFunc { return next }).POST("/:id", ok)
 	e.Host("api.example.com").GET("/search", ok)
-	fits := echolimit.Routes{"GET /search": {adaptertest.One}, "POST /users/:id": nil}
+	e.RouteNotFound("/*", ok)
+	fits := echolimit.Routes{"GET /search": {adaptertest.One}, "POST /users/:id": nil, "RouteNotFound": {adaptertest.One}}
 	assert.NoError(t, fits.Check(e))
 	assert.NoError(t, fits.CheckAll(e))
 	misses := echolimit.Routes{"GET /search": {adaptertest.One}, "POST /users/:user": {adaptertest.One}}
@@ -305,7 +321,78 @@ func TestRoutesThatDoNotFit(t *testing.T) {
 		"\tPOST /users/:user: there are limits for it, and no such route")
 	assert.EqualError(t, misses.CheckAll(e), "exactlimit: the table of limits does not fit the routes:\n"+
 		"\tPOST /users/:id: there is no entry for it: write its limits, or nil if it needs none\n"+
-		"\tPOST /users/:user: there are limits for it, and no such route")
+		"\tPOST /users/:user: there are limits for it, and no such route\n"+
+		"\tRouteNotFound: there is no entry for requests that match no route: write their limits, or nil if they need none")
+}
+
+// RouteNotFound stands for all requests that match no route, and for no others.
+func TestLimitsOfRequestsWithoutRoute(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	byIP := echolimit.New(limiter, echolimit.ClientIP())
+	limits := byIP.LimitRoutes(echolimit.Routes{"GET /search": {adaptertest.Outer}, "RouteNotFound": {adaptertest.Inner}})
+	for i := range 2 { // one middleware may be on many
+		e := echo.New()
+		e.Use(limits)
+		e.GET(fmt.Sprint("/only/", i), ok)
+		e.GET("/search", ok)
+		e.Group("/api", func(next echo.HandlerFunc) echo.HandlerFunc { return next }).GET("/users/:id", ok)
+		e.RouteNotFound("/files/*", ok)
+		e.GET("/files/*", ok)
+		for _, row := range []struct {
+			method, target string
+			limited        bool
+		}{
+			{"GET", "/search", true},
+			{"GET", "/api/users/1", false},
+			{"GET", "/files/1", false},
+			{"GET", fmt.Sprint("/only/", i), false},
+			{"GET", fmt.Sprint("/only/", 1-i), true},
+			{"GET", "/nowhere", true},
+			{"BREW", "/search", true},
+			{"OPTIONS", "/search", true},
+			{"POST", "/api/users/1", true},
+			{"GET", "/api", true},
+			{"GET", "/api/nowhere", true},
+			{"POST", "/files/1", true},
+		} {
+			w := httptest.NewRecorder()
+			e.ServeHTTP(w, httptest.NewRequest(row.method, "http://example.com"+row.target, nil))
+			assert.Equal(t, row.limited, w.Header().Get("Ratelimit") != "", row)
+		}
+	}
+}
+
+// The status of a relayed answer hides behind an interim one with Echo's own proxy, too.
+func TestCountOnlyBehindEchosProxy(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	defer backend.Close()
+	target, err := url.Parse(backend.URL)
+	require.NoError(t, err)
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	e := echo.New()
+	e.Logger.SetOutput(io.Discard)
+	failed := echolimit.New(limiter, echolimit.Global(), echolimit.CountOnly(func(status int) bool { return status == 401 }))
+	e.Use(failed.Limit(adaptertest.Inner))
+	e.Use(middleware.Proxy(middleware.NewRoundRobinBalancer([]*middleware.ProxyTarget{{URL: target}})))
+	server := httptest.NewServer(e)
+	defer server.Close()
+	client := &http.Client{Transport: &http.Transport{ExpectContinueTimeout: time.Minute, DisableKeepAlives: true}}
+	for i := range adaptertest.Inner.Max + 1 {
+		r, err := http.NewRequest("POST", server.URL, strings.NewReader("password=hunter2"))
+		require.NoError(t, err)
+		r.Header.Set("Expect", "100-continue")
+		response, err := client.Do(r)
+		require.NoError(t, err)
+		response.Body.Close()
+		assert.Equal(t, i == adaptertest.Inner.Max, response.StatusCode == http.StatusTooManyRequests, i)
+	}
 }
 
 // What counts is decided by the status that the client sees: also of an error that Echo's error handler answers, and of a

@@ -231,7 +231,8 @@ func ExampleRoutes_CheckAll() {
 	e := echo.New()
 	e.GET("/table", answer)
 	e.GET("/free", answer)
-	fmt.Println(echolimit.Routes{"GET /table": {core.PerMinute("table", 1)}, "GET /free": nil}.CheckAll(e))
+	routes := echolimit.Routes{"GET /table": {core.PerMinute("table", 1)}, "GET /free": nil, "RouteNotFound": nil}
+	fmt.Println(routes.CheckAll(e))
 	// Output: <nil>
 }
 

@@ -135,9 +135,10 @@ func ExampleTrustedProxies() {
 func ExampleRoutes() {
 	e := echo.New()
 	routes := echolimit.Routes{
-		"GET /search":  {core.PerSecond("search", 5), core.PerHour("search-hourly", 500)},
-		"POST /login":  {core.PerMinute("login", 5)},
-		"GET /healthz": nil, // without limits, on purpose
+		"GET /search":   {core.PerSecond("search", 5), core.PerHour("search-hourly", 500)},
+		"POST /login":   {core.PerMinute("login", 5)},
+		"GET /healthz":  nil,                             // without limits, on purpose
+		"RouteNotFound": {core.PerMinute("unknown", 30)}, // requests that match no route
 	}
 	e.Use(byIP.LimitRoutes(routes))
 	e.GET("/search", answer)

@@ -1,6 +1,8 @@
 package echolimit
 
 import (
+	"sync"
+
 	"github.com/labstack/echo/v4"
 
 	"github.com/exactlimit/exactlimit/core"
@@ -14,6 +16,7 @@ import (
 //		"GET /search":  {core.PerSecond("search", 5)},
 //		"POST /login":  {core.PerMinute("login", 5)},
 //		"GET /healthz": nil, // without limits, on purpose
+//		"RouteNotFound": {core.PerMinute("unknown", 30)},
 //	}
 //	e.Use(byIP.LimitRoutes(routes))
 //	...
@@ -21,17 +24,30 @@ import (
 //		log.Fatal(err)
 //	}
 //
+// RouteNotFound stands for the requests that match no route, whether handlers of Echo.RouteNotFound answer them or Echo, with
+// 404, 405 or, to OPTIONS, 204.
+//
 // A route that is not in it has no limits, and a typing error is a route that is not in it, so check it at start. Do not
 // change it once it is in use.
 type Routes map[string][]core.Limit
 
+// routeNotFound is what Routes calls the requests that match no route.
+const routeNotFound = "RouteNotFound"
+
 // LimitRoutes makes a middleware function that admits the requests of each route under its limits. It is for a whole Echo,
-// by Echo.Use. It panics if a route is not written as "METHOD /template", or its limits make no sense.
+// by Echo.Use, and all routes have to be registered before the first request. It panics if an entry is neither "METHOD /template" nor
+// RouteNotFound, or its limits make no sense.
 func (m *Middleware) LimitRoutes(routes Routes) echo.MiddlewareFunc {
-	find := httplimit.Table[echo.Context](routes)
+	find := httplimit.Table[echo.Context](routes, routeNotFound)
+	unmatched := find(routeNotFound, "")
+	var known sync.Map
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
-			if policy := find(c.Request().Method, c.Path()); policy != nil {
+			policy := find(c.Request().Method, c.Path())
+			if policy == nil && unmatched != nil && !matched(c, &known) {
+				policy = unmatched
+			}
+			if policy != nil {
 				return m.limit(c, next, policy)
 			}
 			return m.pass(c, next)
@@ -39,14 +55,32 @@ func (m *Middleware) LimitRoutes(routes Routes) echo.MiddlewareFunc {
 	}
 }
 
-// Check compares the table with the routes that are registered. Its error lists the entries that are no routes.
-func (routes Routes) Check(e *echo.Echo) error {
-	return httplimit.CheckTable(routes, registered(e), false)
+// matched reports whether a request matched a route. A handler of RouteNotFound has a template as a route has, and Echo does
+// not say which of the two it has found. known keeps the routes of each Echo, as they are when its first request comes.
+func matched(c echo.Context, known *sync.Map) bool {
+	if template(c) == "" {
+		return false
+	}
+	routes, found := known.Load(c.Echo())
+	if !found {
+		all := map[string]bool{}
+		for _, route := range registered(c.Echo()) {
+			all[route] = true
+		}
+		routes, _ = known.LoadOrStore(c.Echo(), all)
+	}
+	return routes.(map[string]bool)[c.Request().Method+" "+c.Path()]
 }
 
-// CheckAll is Check for services whose routes all have an entry, be it nil. Its error lists those that have none, too.
+// Check compares the table with the routes that are registered. Its error lists the entries that are no routes.
+func (routes Routes) Check(e *echo.Echo) error {
+	return httplimit.CheckTable(routes, registered(e), routeNotFound, false)
+}
+
+// CheckAll is Check for services in which every request has an entry, be it nil. Its error also lists the routes that have
+// none, and RouteNotFound if it has none.
 func (routes Routes) CheckAll(e *echo.Echo) error {
-	return httplimit.CheckTable(routes, registered(e), true)
+	return httplimit.CheckTable(routes, registered(e), routeNotFound, true)
 }
 
 func registered(e *echo.Echo) (routes []string) {
@@ -55,7 +89,7 @@ func registered(e *echo.Echo) (routes []string) {
 		all = append(all, host.Routes()...)
 	}
 	for _, route := range all {
-		if route.Method != echo.RouteNotFound { // as a group with middleware registers it for what has no route
+		if route.Method != echo.RouteNotFound {
 			routes = append(routes, route.Method+" "+route.Path)
 		}
 	}

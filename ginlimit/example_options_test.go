@@ -229,7 +229,8 @@ func ExampleRoutes_CheckAll() {
 	r := gin.New()
 	r.GET("/table", answer)
 	r.GET("/free", answer)
-	fmt.Println(ginlimit.Routes{"GET /table": {core.PerMinute("table", 1)}, "GET /free": nil}.CheckAll(r))
+	routes := ginlimit.Routes{"GET /table": {core.PerMinute("table", 1)}, "GET /free": nil, "NoRoute": nil}
+	fmt.Println(routes.CheckAll(r))
 	// Output: <nil>
 }
 

@@ -142,7 +142,8 @@ func ExampleRoutes() {
 	routes := ginlimit.Routes{
 		"GET /search":  {core.PerSecond("search", 5), core.PerHour("search-hourly", 500)},
 		"POST /login":  {core.PerMinute("login", 5)},
-		"GET /healthz": nil, // without limits, on purpose
+		"GET /healthz": nil,                             // without limits, on purpose
+		"NoRoute":      {core.PerMinute("unknown", 30)}, // requests that match no route
 	}
 	ginlimit.Use(r, byIP.LimitRoutes(routes)) // before the routes
 	r.GET("/search", search)

@@ -35,8 +35,22 @@ func app(limiter *core.Limiter) http.Handler {
 	byProxied := by(ginlimit.ClientIP(ginlimit.TrustedProxies("10.0.0.0/8", "unix")))
 	byFramework := by(ginlimit.FrameworkClientIP())
 
+	// render answers errors after the handlers have run, whether or not they have answered, as gotify's middleware does.
+	render := func(c *gin.Context) {
+		c.Next()
+		for _, err := range c.Errors {
+			adaptertest.Render(c.Writer, err.Err)
+		}
+		c.Errors = nil
+	}
+
 	r := gin.New()
-	ginlimit.Use(r, byIP.LimitRoutes(ginlimit.Routes{"GET /table/:id": {adaptertest.One}, "GET /free": nil}))
+	r.Use(render)
+	ginlimit.Use(r, byIP.LimitRoutes(ginlimit.Routes{
+		"GET /table/:id": {adaptertest.One},
+		"GET /free":      nil,
+		"NoRoute":        {adaptertest.Unknown},
+	}))
 	r.Group("/table", byIP.Limit(adaptertest.Outer)).GET("/:id", byIP.Limit(adaptertest.Inner), ok)
 	r.GET("/free", ok)
 	r.GET("/one", byIP.Limit(adaptertest.One), ok)
@@ -90,8 +104,16 @@ func app(limiter *core.Limiter) http.Handler {
 	r.GET("/dry", by(ginlimit.Header("X-API-Key"), ginlimit.DryRun(), ginlimit.Cost(number("cost"))).Limit(adaptertest.One), ok)
 	r.GET("/answered", byIP.LimitFunc(func(c *gin.Context) ([]core.Limit, error) {
 		adaptertest.Refuse(c.Writer)
-		return nil, errors.New("no plan")
+		return nil, errors.New("the plan is unknown")
 	}), ok)
+	r.NoRoute(func(c *gin.Context) { adaptertest.NotFound(c.Writer) })
+	handle := func(c *gin.Context) { adaptertest.Handle(c.Writer, c.Request) }
+	failed := by(ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Failed))
+	r.GET("/given", failed.Limit(adaptertest.Inner), handle)
+	r.GET("/actions", by(ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Succeeded)).Limit(adaptertest.Inner), handle)
+	fail := func(c *gin.Context) { _ = c.Error(adaptertest.Status(number("status")(c))) }
+	r.GET("/mapped", failed.Limit(adaptertest.One), fail)
+	r.GET("/mapping", failed.Limit(adaptertest.One), render, fail)
 	return r
 }
 
@@ -122,28 +144,6 @@ func TestMistakesPanicWhereTheyAreWritten(t *testing.T) {
 		assert.Panics(t, mistake, name)
 	}
 	assert.PanicsWithError(t, `core: invalid: limit "login": Max is 0, it must be at least 1`, func() { byIP.Limit(core.PerMinute("login", 0)) })
-}
-
-// What went wrong in the service is in c.Errors for the service's log; what the client did is not.
-func TestErrors(t *testing.T) {
-	limiter, err := core.NewInProcess()
-	require.NoError(t, err)
-	limiter.Close()
-	var seen []error
-	r := gin.New()
-	r.Use(func(c *gin.Context) {
-		c.Next()
-		for _, err := range c.Errors {
-			seen = append(seen, err.Err)
-		}
-	})
-	r.GET("/closed", ginlimit.New(limiter, ginlimit.ClientIP()).Limit(adaptertest.One), ok)
-	r.GET("/missing", ginlimit.New(limiter, ginlimit.Header("X-API-Key")).Limit(adaptertest.One), ok)
-	adaptertest.Get(r, "/missing")
-	assert.Empty(t, seen)
-	adaptertest.Get(r, "/closed")
-	require.Len(t, seen, 1)
-	assert.ErrorIs(t, seen[0], core.ErrUnavailable)
 }
 
 // Gin's own resolution counts once it has been told whom to trust, with a list or with none.
@@ -245,18 +245,50 @@ func TestUseAfterRoutes(t *testing.T) {
 		func() { ginlimit.Use(r, limit) })
 }
 
-// A table of limits that does not fit the routes is told at start.
+// A table of limits that does not fit the routes is told at start, and so is one that says nothing of the other requests.
 func TestRoutesThatDoNotFit(t *testing.T) {
 	r := gin.New()
 	r.GET("/search", ok)
 	r.Group("/users").POST("/:id", ok)
-	fits := ginlimit.Routes{"GET /search": {adaptertest.One}, "POST /users/:id": nil}
+	r.NoRoute(ok)
+	fits := ginlimit.Routes{"GET /search": {adaptertest.One}, "POST /users/:id": nil, "NoRoute": {adaptertest.One}}
 	assert.NoError(t, fits.Check(r))
 	assert.NoError(t, fits.CheckAll(r))
 	misses := ginlimit.Routes{"GET /search": {adaptertest.One}, "POST /users/:user": {adaptertest.One}}
 	assert.EqualError(t, misses.Check(r), "exactlimit: the table of limits does not fit the routes:\n"+
 		"\tPOST /users/:user: there are limits for it, and no such route")
 	assert.EqualError(t, misses.CheckAll(r), "exactlimit: the table of limits does not fit the routes:\n"+
+		"\tNoRoute: there is no entry for requests that match no route: write their limits, or nil if they need none\n"+
 		"\tPOST /users/:id: there is no entry for it: write its limits, or nil if it needs none\n"+
 		"\tPOST /users/:user: there are limits for it, and no such route")
+}
+
+// NoRoute stands for all requests that match no route, and for no others.
+func TestLimitsOfRequestsWithoutRoute(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	r := gin.New()
+	r.HandleMethodNotAllowed = true
+	byIP := ginlimit.New(limiter, ginlimit.ClientIP())
+	ginlimit.Use(r, byIP.LimitRoutes(ginlimit.Routes{"GET /search": {adaptertest.Outer}, "NoRoute": {adaptertest.Inner}}))
+	r.GET("/search", ok)
+	r.Group("/api", func(*gin.Context) {}).GET("/users/:id", ok)
+	r.NoRoute(func(c *gin.Context) { c.Status(http.StatusNotFound) })
+	for _, row := range []struct {
+		method, target string
+		limited        bool
+	}{
+		{"GET", "/search", true},
+		{"GET", "/api/users/1", false},
+		{"GET", "/nowhere", true},
+		{"BREW", "/search", true},
+		{"POST", "/api/users/1", true},
+		{"GET", "/api", true},
+		{"GET", "/api/nowhere", true},
+	} {
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, httptest.NewRequest(row.method, "http://example.com"+row.target, nil))
+		assert.Equal(t, row.limited, w.Header().Get("Ratelimit") != "", row)
+	}
 }

@@ -11,7 +11,7 @@ import (
 // KeyFunc says who a request is from. Different strings are different clients. An empty string says that the request does
 // not tell, and an error that it could not be found out. Either way the request is refused, with 401 unless the keys below
 // say otherwise: it neither passes uncounted nor shares a budget with others like it. The client is not shown the text of
-// an error of your own; it is added to c.Errors.
+// an error of your own; it goes to the logger of the limiter.
 //
 // Begin a key of your own with what it is, as in "user:" + id, so that no id can pass for a key of another kind. Keys are
 // part of the names of logs, so hash what is secret. It is called for many requests at once.

@@ -16,6 +16,7 @@ import (
 //		"GET /search":  {core.PerSecond("search", 5)},
 //		"POST /login":  {core.PerMinute("login", 5)},
 //		"GET /healthz": nil, // without limits, on purpose
+//		"NoRoute":      {core.PerMinute("unknown", 30)},
 //	}
 //	ginlimit.Use(r, byIP.LimitRoutes(routes))
 //	...
@@ -23,16 +24,26 @@ import (
 //		log.Fatal(err)
 //	}
 //
+// NoRoute stands for the requests that match no route, whether Engine.NoRoute's handlers answer them, Engine.NoMethod's, or
+// Gin.
+//
 // A route that is not in it has no limits, and a typing error is a route that is not in it, so check it at start. Do not
 // change it once it is in use.
 type Routes map[string][]core.Limit
 
+// noRoute is what Routes calls the requests that match no route.
+const noRoute = "NoRoute"
+
 // LimitRoutes makes a handler that admits the requests of each route under its limits. It is for a whole engine, before its
-// routes are registered. It panics if a route is not written as "METHOD /template", or its limits make no sense.
+// routes are registered. It panics if an entry is neither "METHOD /template" nor NoRoute, or its limits make no sense.
 func (m *Middleware) LimitRoutes(routes Routes) gin.HandlerFunc {
-	find := httplimit.Table[*gin.Context](routes)
+	find := httplimit.Table[*gin.Context](routes, noRoute)
 	return func(c *gin.Context) {
-		if policy := find(c.Request.Method, c.FullPath()); policy != nil {
+		method, template := c.Request.Method, c.FullPath()
+		if template == "" {
+			method = noRoute
+		}
+		if policy := find(method, template); policy != nil {
 			m.limit(c, policy)
 		}
 	}
@@ -40,12 +51,13 @@ func (m *Middleware) LimitRoutes(routes Routes) gin.HandlerFunc {
 
 // Check compares the table with the routes that are registered. Its error lists the entries that are no routes.
 func (routes Routes) Check(r *gin.Engine) error {
-	return httplimit.CheckTable(routes, registered(r), false)
+	return httplimit.CheckTable(routes, registered(r), noRoute, false)
 }
 
-// CheckAll is Check for services whose routes all have an entry, be it nil. Its error lists those that have none, too.
+// CheckAll is Check for services in which every request has an entry, be it nil. Its error also lists the routes that have
+// none, and NoRoute if it has none.
 func (routes Routes) CheckAll(r *gin.Engine) error {
-	return httplimit.CheckTable(routes, registered(r), true)
+	return httplimit.CheckTable(routes, registered(r), noRoute, true)
 }
 
 func registered(r *gin.Engine) (routes []string) {

@@ -12,6 +12,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -71,6 +72,13 @@ var update = flag.Bool("update", false, "write the golden files anew")
 //	/logins    ClientIP, CountOnly with Failed, Logins; the handler calls Attempt with Number of the query's "status"
 //	/dry       Header("X-API-Key"), DryRun, Cost as Number of the query's "cost", One
 //	/answered  ClientIP, LimitFunc with one that calls Refuse and fails
+//	/given     ClientIP, CountOnly with Failed, Inner; the handler calls Handle
+//	/actions   ClientIP, CountOnly with Succeeded, Inner; the handler calls Handle
+//	/mapped    ClientIP, CountOnly with Failed, One; the handler fails with Status of the query's "status"
+//	/mapping   the same, with middleware behind the limiter that answers errors with Render
+//
+// Requests that match no route are under Unknown by the same LimitRoutes, and answered by NotFound. Middleware in front of everything answers the
+// errors of a request with Render after its handlers have run, as the error middleware of many services does.
 type App func(limiter *core.Limiter) http.Handler
 
 // The limits of the table.
@@ -80,6 +88,7 @@ var (
 	Sustained = core.PerMinute("sustained", 3)
 	Outer     = core.PerMinute("outer", 3)
 	Inner     = core.PerHour("inner", 2)
+	Unknown   = core.Limit{Name: "unknown", Max: 2, Window: 10 * time.Second}
 	Quoted    = core.Limit{Name: `a "quoted" \ name`, Max: 1, Window: 1500 * time.Millisecond}
 )
 
@@ -118,11 +127,31 @@ func Number(text string) int {
 // Failed says whether an answer is one of failure.
 func Failed(status int) bool { return status >= 400 }
 
+// Succeeded reports whether an answer is one of success.
+func Succeeded(status int) bool { return status < 300 }
+
+// Status is an error that middleware answers with a status.
+type Status int
+
+func (s Status) Error() string { return "status " + strconv.Itoa(int(s)) }
+
+// Render answers an error, and shows all of it, as middleware of a service might.
+func Render(w http.ResponseWriter, err error) {
+	status := Status(http.StatusBadRequest)
+	errors.As(err, &status)
+	w.Header().Set("Content-Type", "text/plain")
+	w.WriteHeader(int(status))
+	io.WriteString(w, "rendered: "+err.Error())
+}
+
 // OK is the handler behind every limit.
 func OK(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "text/plain")
 	io.WriteString(w, "ok")
 }
+
+// NotFound answers requests that match no route.
+func NotFound(w http.ResponseWriter) { http.Error(w, "not here", http.StatusNotFound) }
 
 // Begin begins an answer before the limiter is asked.
 func Begin(w http.ResponseWriter) {
@@ -184,13 +213,20 @@ func Run(t *testing.T, app App) {
 	})
 	t.Run("outage", func(t *testing.T) { outage(t, app) })
 	t.Run("logins", func(t *testing.T) { logins(t, app) })
+	t.Run("interim", func(t *testing.T) { interim(t, app) })
+	t.Run("disconnects", func(t *testing.T) { disconnects(t, app) })
+	t.Run("contexts of handlers", func(t *testing.T) { contextsOfHandlers(t, app) })
+	t.Run("panics", func(t *testing.T) { panics(t, app) })
+	t.Run("refunds", func(t *testing.T) { refunds(t, app) })
+	t.Run("errors", func(t *testing.T) { serviceErrors(t, app) })
+	t.Run("deadlines", func(t *testing.T) { deadlines(t, app) })
 }
 
 // transcript sends requests at their moments, on a clock that stands still in between.
 func transcript(t *testing.T, app App, protocol string, requests []request, down bool) []byte {
 	var out bytes.Buffer
 	synctest.Test(t, func(t *testing.T) {
-		limiter, err := core.NewInProcess()
+		limiter, err := core.NewInProcess(core.WithLogger(slog.New(slog.DiscardHandler)))
 		require.NoError(t, err)
 		defer limiter.Close()
 		if down {

@@ -98,6 +98,25 @@ var table = []struct {
 		{target: "/failures?status=200"}, // denied, though it would succeed
 		{at: 10000 * ms, target: "/failures?status=200"},
 	}},
+	{"mapped", []request{ // the status is written after the limiter has returned
+		{target: "/mapped?status=401"},
+		{target: "/mapped?status=401"},
+		{target: "/mapped?status=401"}, // denied
+	}},
+	{"mapping", []request{ // the status is written before
+		{target: "/mapping?status=200"},
+		{target: "/mapping?status=401"},
+		{target: "/mapping?status=204"},
+		{target: "/mapping?status=403"},
+		{target: "/mapping?status=200"}, // denied
+	}},
+	{"unknown", []request{
+		{target: "/nowhere"},
+		{target: "/nowhere", method: "BREW"},
+		{target: "/elsewhere"}, // denied
+		{target: "/free"},
+		{target: "/one"},
+	}},
 	{"dry", []request{
 		{target: "/dry?cost=1", header: "X-API-Key: ann"},
 		{target: "/dry?cost=1", header: "X-API-Key: ann"},

@@ -49,10 +49,27 @@ func (g *Gate[C]) Logger() *slog.Logger { return g.warnings.log }
 // DryRun has the gate let all requests pass.
 func (g *Gate[C]) DryRun() { g.dryRun, g.limiter = true, g.limiter.DryRun() }
 
-// Check decides the request r of c and sets the fields of its response in h. It returns no refusal when the request goes on
-// to its handler; its decision is due for Settle then. The key comes first: who does not say who they are learns nothing of
-// the limits.
-func (g *Gate[C]) Check(c C, r *http.Request, h http.Header, policy func(C) (*Policy, error)) (d core.Decision, _ *Refusal) {
+// Check decides the request r of c and sets the fields of its response in h. It returns no refusal if the request goes on
+// to its handler, after which its decision is due for Settle.
+//
+// An error of the service goes to the log and nowhere else. Frameworks collect errors for middleware that shows them to
+// clients, often without looking whether the request has been answered already, so an error there would become a second
+// answer that tells what no client should know.
+func (g *Gate[C]) Check(c C, r *http.Request, h http.Header, policy func(C) (*Policy, error)) (core.Decision, *Refusal) {
+	d, refusal := g.decide(c, r, h, policy)
+	// What fails after the client has left fails because of that, and is no one's fault.
+	if refusal != nil && refusal.err != nil && !errors.Is(r.Context().Err(), context.Canceled) {
+		message := "exactlimit: the service failed to limit a request, which was refused"
+		if refusal.Waived {
+			message = "exactlimit: the service failed to limit a request, which passed because this is a dry run"
+		}
+		g.warnings.failed(message, refusal.err)
+	}
+	return d, refusal
+}
+
+// decide is Check without the log. The key comes first: a client that does not say who it is learns nothing of the limits.
+func (g *Gate[C]) decide(c C, r *http.Request, h http.Header, policy func(C) (*Policy, error)) (d core.Decision, _ *Refusal) {
 	key, err := g.key(c)
 	if err != nil || key == "" {
 		return d, g.unidentified(h, err)
@@ -70,9 +87,6 @@ func (g *Gate[C]) Check(c C, r *http.Request, h http.Header, policy func(C) (*Po
 	switch {
 	case err == nil:
 	case errors.Is(err, core.ErrUnavailable):
-		if errors.Is(r.Context().Err(), context.Canceled) {
-			err = nil // the client has left, which is nobody's fault
-		}
 		refusal := g.refuse(h, p.unavailable(), err)
 		if !refusal.Waived {
 			setRetryAfter(h, 1)
@@ -101,22 +115,28 @@ func (g *Gate[C]) Check(c C, r *http.Request, h http.Header, policy func(C) (*Po
 	return d, g.refuse(h, exceeded(d), nil)
 }
 
-// Settle gives back what a request was charged whose answer says that it does not count. It is called when the answer has been
-// made, also for a client that has left.
-func (g *Gate[C]) Settle(ctx context.Context, d core.Decision, status int) error {
-	if g.CountOnly == nil || g.CountOnly(status) {
-		return nil
+// Settle gives back what a request was charged if the status of its answer does not count. The charge stays if the client
+// has left, because leaving makes handlers fail and so is a way to choose the status, and if status is not that of a final
+// answer. An error goes to the log, and then the charge may stay too.
+//
+// ctx is the context that the request came with: what handlers derive from it may end with them. Once the charge is being
+// given back the client may leave.
+func (g *Gate[C]) Settle(ctx context.Context, d core.Decision, status int) {
+	final := status >= http.StatusOK || status == http.StatusSwitchingProtocols
+	if !final || ctx.Err() != nil || g.CountOnly(status) {
+		return
 	}
-	return g.limiter.Refund(context.WithoutCancel(ctx), d)
+	if err := g.limiter.Refund(context.WithoutCancel(ctx), d); err != nil {
+		g.warnings.failed("exactlimit: a charge was not given back, so a request counts that should not", err)
+	}
 }
 
 // Refusal is a request that does not go on. The adapter must not run its handler, unless the refusal is waived.
 type Refusal struct {
 	// Waived says that the request goes on all the same, as this is a dry run.
 	Waived bool
-	// Err is what went wrong in the service rather than with the client: its owner wants to know.
-	Err error
 
+	err       error // what went wrong in the service rather than with the client
 	problem   problem
 	plainText bool
 }
@@ -140,5 +160,5 @@ func (g *Gate[C]) refuse(h http.Header, problem problem, err error) *Refusal {
 	if g.NoFields {
 		problem.Violated = nil
 	}
-	return &Refusal{Waived: g.dryRun, problem: problem, plainText: g.PlainText, Err: err}
+	return &Refusal{Waived: g.dryRun, problem: problem, plainText: g.PlainText, err: err}
 }

@@ -13,12 +13,12 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/exactlimit/exactlimit/core"
+	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { redistest.Main(m) }
 
 func TestFields(t *testing.T) {
 	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
@@ -75,9 +75,6 @@ func TestFixedKeepsItsLimits(t *testing.T) {
 
 // A key that fails is told to the service, unless it is the client who left it out.
 func TestKeyErrors(t *testing.T) {
-	limiter, err := core.NewInProcess()
-	require.NoError(t, err)
-	defer limiter.Close()
 	secret := errors.New("postgres://admin:hunter2@db is down")
 	for _, row := range []struct {
 		err    error
@@ -89,12 +86,16 @@ func TestKeyErrors(t *testing.T) {
 		{secret, 401, true},
 		{Mistake("no address"), 500, true},
 	} {
+		said := captureLog(t)
+		limiter, err := core.NewInProcess()
+		require.NoError(t, err)
+		defer limiter.Close()
 		gate := NewGate(limiter, func(int) (string, error) { return "", row.err }, nil)
 		w := httptest.NewRecorder()
 		_, v := gate.Check(0, &http.Request{}, w.Header(), Fixed[int]([]core.Limit{core.PerMinute("a", 1)}))
 		v.Write(w)
 		assert.Equal(t, row.status, w.Code)
-		assert.Equal(t, row.fault, v.Err != nil)
+		assert.Equal(t, row.fault, said.Len() > 0)
 		assert.NotContains(t, w.Body.String(), "hunter2")
 	}
 }
@@ -125,10 +126,6 @@ func TestNoFieldsNamesNoLimits(t *testing.T) {
 }
 
 func TestWhoseFault(t *testing.T) {
-	limiter, err := core.NewInProcess()
-	require.NoError(t, err)
-	limiter.Close()
-	gate := NewGate(limiter, func(int) (string, error) { return "ann", nil }, nil)
 	policy := Fixed[int]([]core.Limit{core.PerMinute("a", 1)})
 
 	gone, cancel := context.WithCancel(context.Background())
@@ -144,14 +141,63 @@ func TestWhoseFault(t *testing.T) {
 		{"a deadline of its own, too", late, true},
 		{"a client that left is nobody's", gone, false},
 	} {
+		said := captureLog(t)
+		limiter, err := core.NewInProcess()
+		require.NoError(t, err)
+		limiter.Close()
+		gate := NewGate(limiter, func(int) (string, error) { return "ann", nil }, nil)
 		w := httptest.NewRecorder()
 		_, v := gate.Check(0, new(http.Request).WithContext(row.ctx), w.Header(), policy)
 		require.NotNil(t, v)
 		assert.False(t, v.Denied())
-		assert.Equal(t, row.fault, v.Err != nil, row.name)
+		assert.Equal(t, row.fault, said.Len() > 0, row.name)
 		v.Write(w)
 		assert.Equal(t, 503, w.Code)
 		assert.Equal(t, "1", w.Header().Get("Retry-After"))
+	}
+}
+
+// A charge is given back if the status is known and does not count, and the client was there until then.
+func TestSettle(t *testing.T) {
+	limiter, err := core.Connect(redistest.Shared(t).URL(), core.WithPrefix(redistest.Prefix()), core.WithTimeout(time.Minute))
+	require.NoError(t, err)
+	defer limiter.Close()
+	limit := core.PerMinute("a", 9)
+	policy := Fixed[int]([]core.Limit{limit})
+	for _, row := range []struct {
+		name   string
+		status int
+		leaves string // when the client does
+		kept   bool
+	}{
+		{"it counts", 401, "", true},
+		{"it does not", 200, "", false},
+		{"another protocol", 101, "", false},
+		{"an interim answer", 100, "", true},
+		{"early hints", 103, "", true},
+		{"no status", 0, "", true},
+		{"the client has left", 200, "before", true},
+		{"the client leaves meanwhile", 200, "during", false},
+	} {
+		gate := NewGate(limiter, func(int) (string, error) { return "ann", nil }, func(int) string { return "" })
+		ctx, leave := context.WithCancel(t.Context())
+		gate.CountOnly = func(status int) bool {
+			if row.leaves == "during" {
+				leave()
+			}
+			return status == 401
+		}
+		d, v := gate.Check(0, new(http.Request).WithContext(ctx), http.Header{}, policy)
+		require.Nil(t, v)
+		if row.leaves == "before" {
+			leave()
+		}
+		gate.Settle(ctx, d, row.status)
+		leave()
+		left, err := limiter.Peek(t.Context(), "ann", limit)
+		require.NoError(t, err)
+		assert.Equal(t, row.kept, left.Remaining < limit.Max, row.name)
+		require.NoError(t, limiter.Reset(t.Context(), "ann", limit))
 	}
 }
 

@@ -57,20 +57,31 @@ func FuzzParseRoute(f *testing.F) {
 
 func TestTable(t *testing.T) {
 	login := core.PerMinute("login", 5)
-	find := Table[int](map[string][]core.Limit{"POST /login": {login}, "GET /healthz": nil})
+	unknown := core.PerMinute("unknown", 5)
+	table := map[string][]core.Limit{"POST /login": {login}, "GET /healthz": nil, "NoRoute": {unknown}}
+	find := Table[int](table, "NoRoute")
 	policy, err := find("POST", "/login")(0)
 	require.NoError(t, err)
 	assert.Equal(t, []core.Limit{login}, policy.limits)
-	for _, none := range []route{{"GET", "/login"}, {"GET", "/healthz"}, {"POST", "/login/"}, {"", ""}} {
+	policy, err = find("NoRoute", "")(0)
+	require.NoError(t, err)
+	assert.Equal(t, []core.Limit{unknown}, policy.limits)
+	for _, none := range []route{{"GET", "/login"}, {"GET", "/healthz"}, {"POST", "/login/"}, {"", ""}, {"GET", ""}} {
 		assert.Nil(t, find(none.method, none.template), none)
 	}
 	for _, mistake := range []map[string][]core.Limit{
 		{"login": {login}},
 		{"POST /login": {core.PerMinute("login", 0)}},
 		{"POST /login": {login, login}},
+		{"NoRoute": {core.PerMinute("login", 0)}},
+		{"NoRoute /login": {login}},
+		{"RouteNotFound": {login}},
 	} {
-		assert.Panics(t, func() { Table[int](mistake) }, mistake)
+		assert.Panics(t, func() { Table[int](mistake, "NoRoute") }, mistake)
 	}
+	assert.PanicsWithError(t, `exactlimit: "login" is not a route: write its method and template as they are registered,`+
+		` such as "GET /users/:id", or "NoRoute" for requests that match no route`,
+		func() { Table[int](map[string][]core.Limit{"login": {login}}, "NoRoute") })
 }
 
 func TestCheckTable(t *testing.T) {
@@ -91,10 +102,14 @@ func TestCheckTable(t *testing.T) {
 			"GET /login: there are limits for it, and no such route",
 			"GET /search: there is no entry for it: write its limits, or nil if it needs none",
 			"GET /serach: there are limits for it, and no such route",
+			"NoRoute: there is no entry for requests that match no route: write their limits, or nil if they need none",
 		}},
 	} {
-		assert.EqualError(t, CheckTable(table, routes, row.all), strings.Join(row.want, "\n\t"))
+		assert.EqualError(t, CheckTable(table, routes, "NoRoute", row.all), strings.Join(row.want, "\n\t"))
 	}
-	assert.NoError(t, CheckTable(table, []string{"POST /login", "GET /serach", "GET /login", "GET /healthz"}, true))
-	assert.NoError(t, CheckTable(nil, nil, true))
+	for _, unmatched := range [][]core.Limit{limits, nil} {
+		table["NoRoute"] = unmatched
+		assert.NoError(t, CheckTable(table, []string{"POST /login", "GET /serach", "GET /login", "GET /healthz"}, "NoRoute", true))
+	}
+	assert.NoError(t, CheckTable(nil, nil, "NoRoute", false))
 }

@@ -4,16 +4,49 @@ import (
 	"log/slog"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
 )
 
-// warnings says what is wrong in the program around a middleware, where that shows first in a request: each thing once, in
-// the limiter's log, with what to write instead. A request's key is never in it.
+// warnings tells the limiter's log what is wrong in the program around a middleware and shows in a request: a mistake once,
+// with what to write instead, and errors at most every quietFor. A request's key is never in it.
 type warnings struct {
 	log       *slog.Logger
+	errors    throttle
 	saidTwice atomic.Bool
 	saidPath  atomic.Bool
 	firstPath atomic.Pointer[string]
+}
+
+// quietFor is the pause between two errors in the log.
+const quietFor = 10 * time.Second
+
+// throttle lets one event pass every quietFor, and counts the others. The zero throttle is ready to use.
+type throttle struct {
+	mu      sync.Mutex
+	passed  time.Time // when the last event did
+	stopped int       // since then
+}
+
+// pass reports whether an event passes, and how many did not since the last that did.
+func (t *throttle) pass() (stopped int, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now := time.Now(); t.passed.IsZero() || now.Sub(t.passed) >= quietFor {
+		stopped, t.passed, t.stopped = t.stopped, now, 0
+		return stopped, true
+	}
+	t.stopped++
+	return 0, false
+}
+
+// failed tells of an error of the service. Every request may fail for the same reason, so one in a while stands for the
+// others, which are counted.
+func (w *warnings) failed(message string, err error) {
+	if unreported, ok := w.errors.pass(); ok {
+		w.log.Error(message, slog.Any("error", err), slog.Int("unreported", unreported))
+	}
 }
 
 // twice warns that a request was charged under one name more than once.
