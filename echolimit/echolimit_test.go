@@ -410,6 +410,7 @@ func TestCountOnlySeesTheAnswersStatus(t *testing.T) {
 		"/forbidden": func(echo.Context) error { return echo.ErrForbidden },
 		"/wrapped":   func(echo.Context) error { return fmt.Errorf("login: %w", echo.ErrUnauthorized) },
 		"/inner":     func(echo.Context) error { return echo.NewHTTPError(403).SetInternal(echo.ErrUnauthorized) },
+		"/begun":     func(c echo.Context) error { return errors.Join(c.NoContent(http.StatusOK), errors.New("no database")) },
 		"/error":     func(echo.Context) error { return errors.New("no database") },
 		"/panic":     func(echo.Context) error { panic("no database") },
 	}
@@ -426,7 +427,7 @@ func TestCountOnlySeesTheAnswersStatus(t *testing.T) {
 		status  int
 		counted bool
 	}{
-		{"/fine", 200, false}, {"/forbidden", 403, false}, {"/inner", 401, true}, {"/error", 500, true}, {"/wrapped", 500, true}, {"/panic", 500, true},
+		{"/fine", 200, false}, {"/begun", 200, false}, {"/forbidden", 403, false}, {"/inner", 401, true}, {"/error", 500, true}, {"/wrapped", 500, true}, {"/panic", 500, true},
 	} {
 		before := charged()
 		status := adaptertest.Get(e, row.path).StatusCode

@@ -41,6 +41,9 @@ func app(limiter *core.Limiter) http.Handler {
 		for _, err := range c.Errors {
 			adaptertest.Render(c.Writer, err.Err)
 		}
+	}
+	forget := func(c *gin.Context) {
+		c.Next()
 		c.Errors = nil
 	}
 
@@ -113,7 +116,7 @@ func app(limiter *core.Limiter) http.Handler {
 	r.GET("/actions", by(ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Succeeded)).Limit(adaptertest.Inner), handle)
 	fail := func(c *gin.Context) { _ = c.Error(adaptertest.Status(number("status")(c))) }
 	r.GET("/mapped", failed.Limit(adaptertest.One), fail)
-	r.GET("/mapping", failed.Limit(adaptertest.One), render, fail)
+	r.GET("/mapping", forget, failed.Limit(adaptertest.One), render, fail)
 	return r
 }
 
