@@ -10,9 +10,10 @@ import (
 type FailurePolicy uint8
 
 const (
-	// FailLocal decides by the same limits on logs in this process's memory. They begin empty and hold what was admitted
-	// from them, so while Redis is away each instance admits at most Max in any window: of n instances, n×Max, beside what
-	// Redis has admitted before.
+	// FailLocal decides by the same limits on logs in this process's memory. They begin empty and hold what was
+	// admitted from them, so while Redis is away each instance admits at most Max in any window: of n instances,
+	// n×Max, beside what Redis has admitted before. The same holds of calls whose context reaches its deadline before
+	// Redis answers, so deadlines should not be for clients to choose.
 	FailLocal FailurePolicy = iota
 	// FailOpen admits. Nothing is counted.
 	FailOpen

@@ -109,6 +109,10 @@ func NewInProcess(opts ...Option) (*Limiter, error) {
 //
 // A call that is on its way to Redis when its context is cancelled returns when Redis answers or the timeout is over.
 //
+// A deadline of the context before Redis has answered is a case for the failure policy, as the timeout is. So do not
+// let a client choose it: under FailLocal each request with too short a deadline is decided in this process, whose
+// budget comes on top of the one in Redis.
+//
 // The key says who is counted. It may be any non-empty string; different strings are different clients.
 func (l *Limiter) Allow(ctx context.Context, key string, limits ...Limit) (Decision, error) {
 	return l.AllowN(ctx, key, 1, limits...)

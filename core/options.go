@@ -82,8 +82,10 @@ func WithTimeout(timeout time.Duration) Option {
 	}
 }
 
-// WithLogger sets where to say that Redis no longer answers, or does again, or is set up in a way that loses what is counted,
-// and where the adapters say that a program misuses them; instead of slog.Default. Nothing is said of single requests. To hear nothing use slog.New(slog.DiscardHandler).
+// WithLogger sets where to say that Redis no longer answers, or does again, or is set up in a way that loses what is
+// counted, and where the adapters say that a program misuses them or that its errors keep them from limiting
+// requests; instead of slog.Default. No error is logged more often than about every ten seconds, and no key is. To
+// hear nothing use slog.New(slog.DiscardHandler).
 func WithLogger(log *slog.Logger) Option {
 	return func(c *config) error {
 		if log == nil {

@@ -50,18 +50,18 @@ func Cost(cost func(echo.Context) int) Option { return func(m *Middleware) { m.g
 //
 //	echolimit.CountOnly(func(status int) bool { return status == http.StatusUnauthorized })
 //
-// Each request is charged before its handler runs and given back after it, so of many at once no more are under way than the
-// limit allows. Where the handler returns an error, that is when middleware further out, or Echo's error handler, begins the
-// answer. The charge stays where the answer is not known: if the client has left, if a handler has panicked, and if the first
-// status that Echo was given is an interim one, such as 100, which hides the others. Where Redis does not take a charge back
-// in time it stays, and the limiter's log says so.
+// Each request is charged before its handler runs and given back after it, so of many at once no more are under way
+// than the limit allows. Where the handler returns an error, that is when middleware further out, or Echo's error
+// handler, begins the answer. The charge stays where the answer is not known: if the client has left, if a handler
+// has panicked, and if the first status that Echo was given is an interim one, such as 100, which hides the others.
+// Where Redis does not take a charge back in time it stays, and the limiter's log says so.
 func CountOnly(counts func(status int) bool) Option {
 	return func(m *Middleware) { m.gate.CountOnly = counts }
 }
 
-// DryRun lets every request pass and denies none, to see what limits would do: in the metrics, in Decision.DryRun and, unless
-// NoFields leaves them out, in the RateLimit fields. What would have been answered with an error passes too, and the error
-// goes to the limiter's log.
+// DryRun lets every request pass and denies none, to see what limits would do: in the metrics, in Decision.DryRun
+// and, unless NoFields leaves them out, in the RateLimit fields. What would have been answered with an error passes
+// too, and the error goes to the limiter's log.
 func DryRun() Option { return func(m *Middleware) { m.gate.DryRun() } }
 
 // New makes a Middleware that counts by key. It panics if limiter or key is nil.
@@ -82,9 +82,9 @@ func (m *Middleware) Limit(limits ...core.Limit) echo.MiddlewareFunc {
 // LimitFunc is Limit with limits chosen for each request. If choose fails, or returns none or limits that make no sense,
 // the request is refused with 500 and the error goes to the limiter's log.
 //
-// Do not let choose, a key function or earlier middleware set a deadline in the request's context that the client chooses,
-// as from a header: where the deadline passes before Redis has answered, core.FailLocal lets this instance decide, and each
-// instance has a budget of its own. Nothing that a client sends shortens the context otherwise.
+// Do not let choose, a key function or earlier middleware set a deadline in the request's context that the client
+// chooses, as from a header: where the deadline passes before Redis has answered, core.FailLocal lets this instance
+// decide, and each instance has a budget of its own. Nothing that a client sends shortens the context otherwise.
 func (m *Middleware) LimitFunc(choose func(echo.Context) ([]core.Limit, error)) echo.MiddlewareFunc {
 	return m.middleware(httplimit.Chosen(choose))
 }
@@ -134,7 +134,8 @@ func (m *Middleware) pass(c echo.Context, next echo.HandlerFunc) error {
 	return err
 }
 
-// count runs the handler behind, and then gives the charge back if the request does not count. A panic leaves the charge.
+// count runs the handler behind, and then gives the charge back if the request does not count. A panic leaves the
+// charge.
 func (m *Middleware) count(c echo.Context, next echo.HandlerFunc, d core.Decision) error {
 	ctx := c.Request().Context()
 	err := m.pass(c, next)

@@ -145,7 +145,8 @@ func app(limiter *core.Limiter) http.Handler {
 	}
 	failed := by(echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Failed))
 	e.GET("/given", handle, failed.Limit(adaptertest.Inner))
-	e.GET("/actions", handle, by(echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Succeeded)).Limit(adaptertest.Inner))
+	succeeded := by(echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Succeeded))
+	e.GET("/actions", handle, succeeded.Limit(adaptertest.Inner))
 	fail := func(c echo.Context) error { return adaptertest.Status(number("status")(c)) }
 	e.GET("/mapped", fail, failed.Limit(adaptertest.One))
 	e.GET("/mapping", fail, failed.Limit(adaptertest.One), render)
@@ -313,7 +314,8 @@ func TestRoutesThatDoNotFit(t *testing.T) {
 	e.Group("/users", func(next echo.HandlerFunc) echo.HandlerFunc { return next }).POST("/:id", ok)
 	e.Host("api.example.com").GET("/search", ok)
 	e.RouteNotFound("/*", ok)
-	fits := echolimit.Routes{"GET /search": {adaptertest.One}, "POST /users/:id": nil, "RouteNotFound": {adaptertest.One}}
+	one := []core.Limit{adaptertest.One}
+	fits := echolimit.Routes{"GET /search": one, "POST /users/:id": nil, "RouteNotFound": one}
 	assert.NoError(t, fits.Check(e))
 	assert.NoError(t, fits.CheckAll(e))
 	misses := echolimit.Routes{"GET /search": {adaptertest.One}, "POST /users/:user": {adaptertest.One}}
@@ -322,7 +324,8 @@ func TestRoutesThatDoNotFit(t *testing.T) {
 	assert.EqualError(t, misses.CheckAll(e), "exactlimit: the table of limits does not fit the routes:\n"+
 		"\tPOST /users/:id: there is no entry for it: write its limits, or nil if it needs none\n"+
 		"\tPOST /users/:user: there are limits for it, and no such route\n"+
-		"\tRouteNotFound: there is no entry for requests that match no route: write their limits, or nil if they need none")
+		"\tRouteNotFound: there is no entry for requests that match no route:"+
+		" write their limits, or nil if they need none")
 }
 
 // RouteNotFound stands for all requests that match no route, and for no others.
@@ -331,7 +334,10 @@ func TestLimitsOfRequestsWithoutRoute(t *testing.T) {
 	require.NoError(t, err)
 	defer limiter.Close()
 	byIP := echolimit.New(limiter, echolimit.ClientIP())
-	limits := byIP.LimitRoutes(echolimit.Routes{"GET /search": {adaptertest.Outer}, "RouteNotFound": {adaptertest.Inner}})
+	limits := byIP.LimitRoutes(echolimit.Routes{
+		"GET /search":   {adaptertest.Outer},
+		"RouteNotFound": {adaptertest.Inner},
+	})
 	for i := range 2 { // one middleware may be on many
 		e := echo.New()
 		e.Use(limits)
@@ -378,7 +384,7 @@ func TestCountOnlyBehindEchosProxy(t *testing.T) {
 	defer limiter.Close()
 	e := echo.New()
 	e.Logger.SetOutput(io.Discard)
-	failed := echolimit.New(limiter, echolimit.Global(), echolimit.CountOnly(func(status int) bool { return status == 401 }))
+	failed := echolimit.New(limiter, echolimit.Global(), echolimit.CountOnly(adaptertest.Failed))
 	e.Use(failed.Limit(adaptertest.Inner))
 	e.Use(middleware.Proxy(middleware.NewRoundRobinBalancer([]*middleware.ProxyTarget{{URL: target}})))
 	server := httptest.NewServer(e)
@@ -410,9 +416,11 @@ func TestCountOnlySeesTheAnswersStatus(t *testing.T) {
 		"/forbidden": func(echo.Context) error { return echo.ErrForbidden },
 		"/wrapped":   func(echo.Context) error { return fmt.Errorf("login: %w", echo.ErrUnauthorized) },
 		"/inner":     func(echo.Context) error { return echo.NewHTTPError(403).SetInternal(echo.ErrUnauthorized) },
-		"/begun":     func(c echo.Context) error { return errors.Join(c.NoContent(http.StatusOK), errors.New("no database")) },
-		"/error":     func(echo.Context) error { return errors.New("no database") },
-		"/panic":     func(echo.Context) error { panic("no database") },
+		"/begun": func(c echo.Context) error {
+			return errors.Join(c.NoContent(http.StatusOK), errors.New("no database"))
+		},
+		"/error": func(echo.Context) error { return errors.New("no database") },
+		"/panic": func(echo.Context) error { panic("no database") },
 	}
 	for path, answer := range answers {
 		e.GET(path, answer, failed.Limit(limit))
@@ -427,7 +435,9 @@ func TestCountOnlySeesTheAnswersStatus(t *testing.T) {
 		status  int
 		counted bool
 	}{
-		{"/fine", 200, false}, {"/begun", 200, false}, {"/forbidden", 403, false}, {"/inner", 401, true}, {"/error", 500, true}, {"/wrapped", 500, true}, {"/panic", 500, true},
+		{"/fine", 200, false}, {"/begun", 200, false},
+		{"/forbidden", 403, false}, {"/inner", 401, true},
+		{"/error", 500, true}, {"/wrapped", 500, true}, {"/panic", 500, true},
 	} {
 		before := charged()
 		status := adaptertest.Get(e, row.path).StatusCode

@@ -13,9 +13,9 @@ import (
 // registered.
 //
 //	routes := echolimit.Routes{
-//		"GET /search":  {core.PerSecond("search", 5)},
-//		"POST /login":  {core.PerMinute("login", 5)},
-//		"GET /healthz": nil, // without limits, on purpose
+//		"GET /search":   {core.PerSecond("search", 5)},
+//		"POST /login":   {core.PerMinute("login", 5)},
+//		"GET /healthz":  nil, // without limits, on purpose
 //		"RouteNotFound": {core.PerMinute("unknown", 30)},
 //	}
 //	e.Use(byIP.LimitRoutes(routes))
@@ -24,8 +24,8 @@ import (
 //		log.Fatal(err)
 //	}
 //
-// RouteNotFound stands for the requests that match no route, whether handlers of Echo.RouteNotFound answer them or Echo, with
-// 404, 405 or, to OPTIONS, 204.
+// RouteNotFound stands for all requests that match no route, whether handlers of Echo.RouteNotFound answer them or
+// Echo itself does: with 404, with 405 or, to OPTIONS, with 204.
 //
 // A route that is not in it has no limits, and a typing error is a route that is not in it, so check it at start. Do not
 // change it once it is in use.
@@ -34,9 +34,9 @@ type Routes map[string][]core.Limit
 // routeNotFound is what Routes calls the requests that match no route.
 const routeNotFound = "RouteNotFound"
 
-// LimitRoutes makes a middleware function that admits the requests of each route under its limits. It is for a whole Echo,
-// by Echo.Use, and all routes have to be registered before the first request. It panics if an entry is neither "METHOD /template" nor
-// RouteNotFound, or its limits make no sense.
+// LimitRoutes makes a middleware function that admits the requests of each route under its limits. It is for a whole
+// Echo, by Echo.Use. Routes that are registered after the first request may pass for RouteNotFound. It panics if an
+// entry is neither "METHOD /template" nor RouteNotFound, or its limits make no sense.
 func (m *Middleware) LimitRoutes(routes Routes) echo.MiddlewareFunc {
 	find := httplimit.Table[echo.Context](routes, routeNotFound)
 	unmatched := find(routeNotFound, "")
@@ -55,8 +55,9 @@ func (m *Middleware) LimitRoutes(routes Routes) echo.MiddlewareFunc {
 	}
 }
 
-// matched reports whether a request matched a route. A handler of RouteNotFound has a template as a route has, and Echo does
-// not say which of the two it has found. known keeps the routes of each Echo, as they are when its first request comes.
+// matched reports whether a request matched a route. A handler of RouteNotFound has a template as a route has, and
+// Echo does not say which of the two it has found. known keeps the routes of each Echo, as they are when its first
+// request comes.
 func matched(c echo.Context, known *sync.Map) bool {
 	if template(c) == "" {
 		return false
@@ -77,8 +78,8 @@ func (routes Routes) Check(e *echo.Echo) error {
 	return httplimit.CheckTable(routes, registered(e), routeNotFound, false)
 }
 
-// CheckAll is Check for services in which every request has an entry, be it nil. Its error also lists the routes that have
-// none, and RouteNotFound if it has none.
+// CheckAll is Check for services in which every request has an entry, be it nil. Its error also lists the routes that
+// have none, and RouteNotFound if it has none.
 func (routes Routes) CheckAll(e *echo.Echo) error {
 	return httplimit.CheckTable(routes, registered(e), routeNotFound, true)
 }

@@ -47,17 +47,18 @@ func Cost(cost func(*gin.Context) int) Option { return func(m *Middleware) { m.g
 //
 //	ginlimit.CountOnly(func(status int) bool { return status == http.StatusUnauthorized })
 //
-// Each request is charged before its handler runs and given back after it, so of many at once no more are under way than the
-// limit allows. The charge stays where the answer is not known: if the client has left, if a handler has panicked, and if
-// there are errors in c.Errors and no answer has been written. So register the limiter before middleware that answers such
-// errors. Where Redis does not take a charge back in time it stays, and the limiter's log says so.
+// Each request is charged before its handler runs and given back after it, so of many at once no more are under way
+// than the limit allows. The charge stays where the answer is not known: if the client has left, if a handler has
+// panicked, and if there are errors in c.Errors and no answer has been written. So register the limiter before
+// middleware that answers such errors. Where Redis does not take a charge back in time it stays, and the limiter's
+// log says so.
 func CountOnly(counts func(status int) bool) Option {
 	return func(m *Middleware) { m.gate.CountOnly = counts }
 }
 
-// DryRun lets every request pass and denies none, to see what limits would do: in the metrics, in Decision.DryRun and, unless
-// NoFields leaves them out, in the RateLimit fields. What would have been answered with an error passes too, and the error
-// goes to the limiter's log.
+// DryRun lets every request pass and denies none, to see what limits would do: in the metrics, in Decision.DryRun
+// and, unless NoFields leaves them out, in the RateLimit fields. What would have been answered with an error passes
+// too, and the error goes to the limiter's log.
 func DryRun() Option { return func(m *Middleware) { m.gate.DryRun() } }
 
 // New makes a Middleware that counts by key. It panics if limiter or key is nil.
@@ -78,9 +79,9 @@ func (m *Middleware) Limit(limits ...core.Limit) gin.HandlerFunc {
 // LimitFunc is Limit with limits chosen for each request. If choose fails, or returns none or limits that make no sense,
 // the request is refused with 500 and the error goes to the limiter's log.
 //
-// Do not let choose, a key function or earlier middleware set a deadline in the request's context that the client chooses,
-// as from a header: where the deadline passes before Redis has answered, core.FailLocal lets this instance decide, and each
-// instance has a budget of its own. Nothing that a client sends shortens the context otherwise.
+// Do not let choose, a key function or earlier middleware set a deadline in the request's context that the client
+// chooses, as from a header: where the deadline passes before Redis has answered, core.FailLocal lets this instance
+// decide, and each instance has a budget of its own. Nothing that a client sends shortens the context otherwise.
 func (m *Middleware) LimitFunc(choose func(*gin.Context) ([]core.Limit, error)) gin.HandlerFunc {
 	return m.handler(httplimit.Chosen(choose))
 }
@@ -109,7 +110,8 @@ func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit
 	}
 }
 
-// count runs the handlers behind, and then gives the charge back if the request does not count. A panic leaves the charge.
+// count runs the handlers behind, and then gives the charge back if the request does not count. A panic leaves the
+// charge.
 func (m *Middleware) count(c *gin.Context, d core.Decision) {
 	ctx := c.Request.Context()
 	c.Next()

@@ -35,7 +35,8 @@ func app(limiter *core.Limiter) http.Handler {
 	byProxied := by(ginlimit.ClientIP(ginlimit.TrustedProxies("10.0.0.0/8", "unix")))
 	byFramework := by(ginlimit.FrameworkClientIP())
 
-	// render answers errors after the handlers have run, whether or not they have answered, as gotify's middleware does.
+	// render answers errors after the handlers have run, whether or not they have answered, as gotify's middleware
+	// does.
 	render := func(c *gin.Context) {
 		c.Next()
 		for _, err := range c.Errors {
@@ -113,7 +114,8 @@ func app(limiter *core.Limiter) http.Handler {
 	handle := func(c *gin.Context) { adaptertest.Handle(c.Writer, c.Request) }
 	failed := by(ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Failed))
 	r.GET("/given", failed.Limit(adaptertest.Inner), handle)
-	r.GET("/actions", by(ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Succeeded)).Limit(adaptertest.Inner), handle)
+	succeeded := by(ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Succeeded))
+	r.GET("/actions", succeeded.Limit(adaptertest.Inner), handle)
 	fail := func(c *gin.Context) { _ = c.Error(adaptertest.Status(number("status")(c))) }
 	r.GET("/mapped", failed.Limit(adaptertest.One), fail)
 	r.GET("/mapping", forget, failed.Limit(adaptertest.One), render, fail)
@@ -248,7 +250,8 @@ func TestUseAfterRoutes(t *testing.T) {
 		func() { ginlimit.Use(r, limit) })
 }
 
-// A table of limits that does not fit the routes is told at start, and so is one that says nothing of the other requests.
+// A table of limits that does not fit the routes is told at start, and so is one that says nothing of the other
+// requests.
 func TestRoutesThatDoNotFit(t *testing.T) {
 	r := gin.New()
 	r.GET("/search", ok)
@@ -274,7 +277,10 @@ func TestLimitsOfRequestsWithoutRoute(t *testing.T) {
 	r := gin.New()
 	r.HandleMethodNotAllowed = true
 	byIP := ginlimit.New(limiter, ginlimit.ClientIP())
-	ginlimit.Use(r, byIP.LimitRoutes(ginlimit.Routes{"GET /search": {adaptertest.Outer}, "NoRoute": {adaptertest.Inner}}))
+	ginlimit.Use(r, byIP.LimitRoutes(ginlimit.Routes{
+		"GET /search": {adaptertest.Outer},
+		"NoRoute":     {adaptertest.Inner},
+	}))
 	r.GET("/search", ok)
 	r.Group("/api", func(*gin.Context) {}).GET("/users/:id", ok)
 	r.NoRoute(func(c *gin.Context) { c.Status(http.StatusNotFound) })

@@ -24,8 +24,8 @@ import (
 //		log.Fatal(err)
 //	}
 //
-// NoRoute stands for the requests that match no route, whether Engine.NoRoute's handlers answer them, Engine.NoMethod's, or
-// Gin.
+// NoRoute stands for all requests that match no route, whether handlers of Engine.NoRoute or Engine.NoMethod answer
+// them or Gin itself does.
 //
 // A route that is not in it has no limits, and a typing error is a route that is not in it, so check it at start. Do not
 // change it once it is in use.
@@ -54,8 +54,8 @@ func (routes Routes) Check(r *gin.Engine) error {
 	return httplimit.CheckTable(routes, registered(r), noRoute, false)
 }
 
-// CheckAll is Check for services in which every request has an entry, be it nil. Its error also lists the routes that have
-// none, and NoRoute if it has none.
+// CheckAll is Check for services in which every request has an entry, be it nil. Its error also lists the routes that
+// have none, and NoRoute if it has none.
 func (routes Routes) CheckAll(r *gin.Engine) error {
 	return httplimit.CheckTable(routes, registered(r), noRoute, true)
 }

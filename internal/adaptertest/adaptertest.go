@@ -77,8 +77,9 @@ var update = flag.Bool("update", false, "write the golden files anew")
 //	/mapped    ClientIP, CountOnly with Failed, One; the handler fails with Status of the query's "status"
 //	/mapping   the same, with middleware behind the limiter that answers errors with Render
 //
-// Requests that match no route are under Unknown by the same LimitRoutes, and answered by NotFound. Middleware in front of everything answers the
-// errors of a request with Render after its handlers have run, as the error middleware of many services does.
+// Requests that match no route are under Unknown by the same LimitRoutes, and answered by NotFound. Middleware in
+// front of everything answers the errors of a request with Render after its handlers have run, as the error
+// middleware of many services does.
 type App func(limiter *core.Limiter) http.Handler
 
 // The limits of the table.

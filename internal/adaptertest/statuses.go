@@ -126,8 +126,8 @@ func disconnects(t *testing.T, app App) {
 	}
 }
 
-// contextsOfHandlers has the context of a request end while its client waits, with what a handler has made of it: that does
-// not count as leaving.
+// contextsOfHandlers has the context of a request end while its client waits, with what a handler has made of it:
+// that does not count as leaving.
 func contextsOfHandlers(t *testing.T, app App) {
 	limiter := inProcess(t)
 	r := httptest.NewRequest("GET", "/given", nil)
@@ -141,8 +141,8 @@ func contextsOfHandlers(t *testing.T, app App) {
 	assert.Zero(t, charged(t, limiter, "192.0.2.1"))
 }
 
-// panics has handlers panic, before and after they have begun an answer: middleware further out, or none, will answer, so
-// the request counts.
+// panics has handlers panic, before and after they have begun an answer: middleware further out, or none, will
+// answer, so the request counts.
 func panics(t *testing.T, app App) {
 	for i, handler := range []http.HandlerFunc{
 		func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
@@ -163,8 +163,8 @@ func panics(t *testing.T, app App) {
 	}
 }
 
-// refunds has charges given back to a Redis that is slow or gone. The client sees its answer and nothing else, and the log
-// says so in one line.
+// refunds has charges given back to a Redis that is slow or gone. The client sees its answer and nothing else, and
+// the log says so in one line.
 func refunds(t *testing.T, app App) {
 	for _, row := range []struct {
 		name    string
@@ -265,13 +265,14 @@ func serviceErrors(t *testing.T, app App) {
 	}
 }
 
-// deadlines has clients ask for deadlines in every way there is, of a Redis that is slow. Redis decides all the same: where a
-// context was shortened, this process would decide, and admit more than Max.
+// deadlines has clients ask for deadlines in every way there is, of a Redis that is slow. Redis decides all the same:
+// where a context was shortened, this process would decide, and admit more than Max.
 func deadlines(t *testing.T, app App) {
 	headers := []string{
-		"Grpc-Timeout: 1n", "Timeout: 0", "Request-Timeout: 0", "X-Request-Timeout: 1us", "X-Timeout: 1ns", "X-Deadline: 0",
-		"X-Request-Deadline: 1970-01-01T00:00:00Z", "X-Envoy-Upstream-Rq-Timeout-Ms: 0", "X-Envoy-Expected-Rq-Timeout-Ms: 0",
-		"Connect-Timeout-Ms: 0", "Keep-Alive: timeout=0, max=0", "Prefer: wait=0", "Expires: 0", "Max-Forwards: 0", "Te: trailers",
+		"Grpc-Timeout: 1n", "Timeout: 0", "Request-Timeout: 0", "X-Request-Timeout: 1us", "X-Timeout: 1ns",
+		"X-Deadline: 0", "X-Request-Deadline: 1970-01-01T00:00:00Z", "X-Envoy-Upstream-Rq-Timeout-Ms: 0",
+		"X-Envoy-Expected-Rq-Timeout-Ms: 0", "Connect-Timeout-Ms: 0", "Keep-Alive: timeout=0, max=0",
+		"Prefer: wait=0", "Expires: 0", "Max-Forwards: 0",
 	}
 	for protocol := range protocols {
 		t.Run(protocol, func(t *testing.T) {

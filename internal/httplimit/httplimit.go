@@ -49,13 +49,15 @@ func (g *Gate[C]) Logger() *slog.Logger { return g.warnings.log }
 // DryRun has the gate let all requests pass.
 func (g *Gate[C]) DryRun() { g.dryRun, g.limiter = true, g.limiter.DryRun() }
 
-// Check decides the request r of c and sets the fields of its response in h. It returns no refusal if the request goes on
-// to its handler, after which its decision is due for Settle.
+// Check decides the request r of c and sets the fields of its response in h. It returns no refusal if the request
+// goes on to its handler, after which its decision is due for Settle.
 //
 // An error of the service goes to the log and nowhere else. Frameworks collect errors for middleware that shows them to
 // clients, often without looking whether the request has been answered already, so an error there would become a second
 // answer that tells what no client should know.
-func (g *Gate[C]) Check(c C, r *http.Request, h http.Header, policy func(C) (*Policy, error)) (core.Decision, *Refusal) {
+func (g *Gate[C]) Check(
+	c C, r *http.Request, h http.Header, policy func(C) (*Policy, error),
+) (core.Decision, *Refusal) {
 	d, refusal := g.decide(c, r, h, policy)
 	// What fails after the client has left fails because of that, and is no one's fault.
 	if refusal != nil && refusal.err != nil && !errors.Is(r.Context().Err(), context.Canceled) {
@@ -68,8 +70,11 @@ func (g *Gate[C]) Check(c C, r *http.Request, h http.Header, policy func(C) (*Po
 	return d, refusal
 }
 
-// decide is Check without the log. The key comes first: a client that does not say who it is learns nothing of the limits.
-func (g *Gate[C]) decide(c C, r *http.Request, h http.Header, policy func(C) (*Policy, error)) (d core.Decision, _ *Refusal) {
+// decide is Check without the log. The key comes first: a client that does not say who it is learns nothing of the
+// limits.
+func (g *Gate[C]) decide(
+	c C, r *http.Request, h http.Header, policy func(C) (*Policy, error),
+) (d core.Decision, _ *Refusal) {
 	key, err := g.key(c)
 	if err != nil || key == "" {
 		return d, g.unidentified(h, err)
@@ -115,12 +120,12 @@ func (g *Gate[C]) decide(c C, r *http.Request, h http.Header, policy func(C) (*P
 	return d, g.refuse(h, exceeded(d), nil)
 }
 
-// Settle gives back what a request was charged if the status of its answer does not count. The charge stays if the client
-// has left, because leaving makes handlers fail and so is a way to choose the status, and if status is not that of a final
-// answer. An error goes to the log, and then the charge may stay too.
+// Settle gives back what a request was charged if the status of its answer does not count. The charge stays if the
+// client has left, because leaving makes handlers fail and so is a way to choose the status, and if status is not
+// that of a final answer. An error goes to the log, and then the charge may stay too.
 //
-// ctx is the context that the request came with: what handlers derive from it may end with them. Once the charge is being
-// given back the client may leave.
+// ctx is the context that the request came with: what handlers derive from it may end with them. Once the charge is
+// being given back the client may leave.
 func (g *Gate[C]) Settle(ctx context.Context, d core.Decision, status int) {
 	final := status >= http.StatusOK || status == http.StatusSwitchingProtocols
 	if !final || ctx.Err() != nil || g.CountOnly(status) {

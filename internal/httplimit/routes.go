@@ -24,10 +24,12 @@ func parseRoute(s string) (route, error) {
 	return route{method, template}, nil
 }
 
-// Table prepares the limits of a whole service. What it returns finds the policy of a route, or nil if the route has none;
-// the route with method unmatched and no template stands for the requests that match none. It panics if a route is written
-// neither as "METHOD /template" nor as unmatched, or its limits make no sense.
-func Table[C any](limits map[string][]core.Limit, unmatched string) func(method, template string) func(C) (*Policy, error) {
+// Table prepares the limits of a whole service. What it returns finds the policy of a route, or nil if the route has
+// none; the route with method unmatched and no template stands for the requests that match none. It panics if a route
+// is written neither as "METHOD /template" nor as unmatched, or its limits make no sense.
+func Table[C any](
+	limits map[string][]core.Limit, unmatched string,
+) func(method, template string) func(C) (*Policy, error) {
 	policies := make(map[route]func(C) (*Policy, error), len(limits))
 	for _, written := range slices.Sorted(maps.Keys(limits)) {
 		r, err := parseRoute(written)

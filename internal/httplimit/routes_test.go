@@ -79,8 +79,9 @@ func TestTable(t *testing.T) {
 	} {
 		assert.Panics(t, func() { Table[int](mistake, "NoRoute") }, mistake)
 	}
-	assert.PanicsWithError(t, `exactlimit: "login" is not a route: write its method and template as they are registered,`+
-		` such as "GET /users/:id", or "NoRoute" for requests that match no route`,
+	assert.PanicsWithError(t, `exactlimit: "login" is not a route:`+
+		` write its method and template as they are registered, such as "GET /users/:id",`+
+		` or "NoRoute" for requests that match no route`,
 		func() { Table[int](map[string][]core.Limit{"login": {login}}, "NoRoute") })
 }
 
@@ -109,7 +110,8 @@ func TestCheckTable(t *testing.T) {
 	}
 	for _, unmatched := range [][]core.Limit{limits, nil} {
 		table["NoRoute"] = unmatched
-		assert.NoError(t, CheckTable(table, []string{"POST /login", "GET /serach", "GET /login", "GET /healthz"}, "NoRoute", true))
+		routes := []string{"POST /login", "GET /serach", "GET /login", "GET /healthz"}
+		assert.NoError(t, CheckTable(table, routes, "NoRoute", true))
 	}
 	assert.NoError(t, CheckTable(nil, nil, "NoRoute", false))
 }

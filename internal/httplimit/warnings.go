@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// warnings tells the limiter's log what is wrong in the program around a middleware and shows in a request: a mistake once,
-// with what to write instead, and errors at most every quietFor. A request's key is never in it.
+// warnings tells the limiter's log what is wrong in the program around a middleware and shows in a request: a mistake
+// once, with what to write instead, and errors at most every quietFor. A request's key is never in it.
 type warnings struct {
 	log       *slog.Logger
 	errors    throttle
