@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/puzpuzpuz/xsync/v4"
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
@@ -21,6 +20,7 @@ type clocked interface {
 	allow(t require.TestingT, now int64, key string, cost int, limits ...Limit) Decision
 	peek(t require.TestingT, now int64, key string, limits ...Limit) Decision
 	reset(t require.TestingT, key string, limits ...Limit)
+	refund(t require.TestingT, d Decision)
 }
 
 // clockedStores returns all stores, each empty.
@@ -33,29 +33,40 @@ func clockedStores(t testing.TB) map[string]clocked {
 }
 
 // clockedInProcess is the store without the sweeper and the clock that come with real time.
-type clockedInProcess struct{ inProcess }
+type clockedInProcess struct{ *inProcess }
 
-func newClockedInProcess() *clockedInProcess {
-	return &clockedInProcess{inProcess{clients: xsync.NewMap[string, *client]()}}
+func newClockedInProcess() clockedInProcess { return clockedInProcess{newLogs()} }
+
+// logs returns the logs of a client, which exists.
+func (c clockedInProcess) logs(key string) []log {
+	client := c.locked(key, false)
+	defer client.mu.Unlock()
+	return client.logs
 }
 
-func (c *clockedInProcess) allow(_ require.TestingT, now int64, key string, cost int, limits ...Limit) (d Decision) {
+func (c clockedInProcess) allow(_ require.TestingT, now int64, key string, cost int, limits ...Limit) (d Decision) {
 	client := c.locked(key, true)
 	defer client.mu.Unlock()
 	client.decide(&d, now, cost, limits)
-	d.receipt = receipt{} // what was decided, and not where
+	if d.Allowed {
+		d.receipt.key = key
+	}
 	return d
 }
 
-func (c *clockedInProcess) peek(_ require.TestingT, now int64, key string, limits ...Limit) (d Decision) {
+func (c clockedInProcess) peek(_ require.TestingT, now int64, key string, limits ...Limit) (d Decision) {
 	client := c.locked(key, true)
 	defer client.mu.Unlock()
 	client.peek(&d, now, limits)
 	return d
 }
 
-func (c *clockedInProcess) reset(_ require.TestingT, key string, limits ...Limit) {
+func (c clockedInProcess) reset(_ require.TestingT, key string, limits ...Limit) {
 	c.inProcess.reset(key, limits)
+}
+
+func (c clockedInProcess) refund(_ require.TestingT, d Decision) {
+	c.inProcess.refund(d.receipt, d.States())
 }
 
 // clockedRedis runs the real scripts on a real server. Only their TIME is another: they GET it from a key. And logs expire
@@ -104,7 +115,6 @@ func (c clockedRedis) allow(t require.TestingT, now int64, key string, cost int,
 	c.set(t, now)
 	d, err := c.decide(context.Background(), key, cost, limits)
 	require.NoError(t, err)
-	d.receipt = receipt{}
 	return d
 }
 
@@ -131,6 +141,12 @@ func (c clockedRedis) peek(t require.TestingT, now int64, key string, limits ...
 
 func (c clockedRedis) reset(t require.TestingT, key string, limits ...Limit) {
 	require.NoError(t, c.redisLogs.reset(context.Background(), key, limits))
+}
+
+func (c clockedRedis) refund(t require.TestingT, d Decision) {
+	if d.receipt.cost > 0 { // as Limiter.Refund sees to
+		require.NoError(t, c.redisLogs.refund(context.Background(), d.receipt, d.States()))
+	}
 }
 
 // entries returns the ids in a log, with their moments.

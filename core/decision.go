@@ -20,17 +20,17 @@ type Decision struct {
 	receipt receipt
 }
 
-// receipt says what an admission was charged as, so that it can be given back. It is zero of what charged nothing.
+// receipt identifies an admission, so that it can be given back. It is zero if nothing was charged.
 type receipt struct {
-	key  string // canonical
-	cost int
+	store uint64 // the identity of the store that charged it
+	key   string // canonical
+	cost  int
 
 	id    string // in Redis: of the first unit of the call
 	first int    // in Redis: of the call's units, the request's first
 
-	local  *inProcess // whose logs they are; nil of those in Redis
-	at     int64      // in-process: the moment
-	number uint32     // in-process: of the admission, among those of its key
+	at     int64  // in-process: the moment
+	number uint32 // in-process: of the admission, among those of its moment
 }
 
 // State is where one limit of one key stands after a decision.

@@ -160,11 +160,11 @@ func verify(t *testing.T, server *redistest.Server, j job, answers []answer) {
 		log := oracle.Log{}
 		for _, a := range recorded[string(appendLogKey(nil, j.Prefix, canonicalKey(key), j.Limit))] {
 			log.Admit(a.At, 1)
+			moments[key] = append(moments[key], a.At)
 			assert.False(t, ids[a.ID], "%s was charged twice", a.ID)
 			ids[a.ID] = true
 		}
 		admitted += len(log.Admitted)
-		moments[key] = log.Admitted
 		most := log.Most(window)
 		assert.LessOrEqual(t, most, j.Limit.Max, "%s: a window holds more than Max", key)
 		assert.Equal(t, j.Limit.Max, most, "%s: the load never filled the window, so this shows nothing", key)

@@ -1,7 +1,9 @@
 package core
 
 import (
-	"maps"
+	"hash/maphash"
+	"math"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"strings"
@@ -13,21 +15,23 @@ import (
 
 // inProcess keeps logs in memory and answers as the script does.
 type inProcess struct {
-	start   time.Time // of the clock: moments are microseconds since then, on Go's monotonic clock
-	clients *xsync.Map[string, *client]
-	stop    chan struct{}
-	swept   chan struct{} // closed when the sweeper has ended
+	identity uint64    // in the receipts of what it admits
+	start    time.Time // of the clock: moments are microseconds since then, on Go's monotonic clock
+	seed     maphash.Seed
+	// shards hold the clients, by the hash of their keys. A map is resized as a whole, which delays its new keys: one map of all
+	// keys by 200 ms at 1.5 million, a shard by a few milliseconds.
+	shards [64]*xsync.Map[string, *client]
+	stop   chan struct{}
+	swept  chan struct{} // closed when the sweeper has ended
 }
 
 // client is the logs of one key. They are under one lock, so that several limits are decided in one step.
 type client struct {
-	mu       sync.Mutex
-	gone     bool   // swept out of the map: who found it before that has to look again
-	admitted uint32 // calls, which numbers them
-	most     [1]log // the array of logs while there is one, as with most clients
-	logs     []log
-	refunds  *refunds
-	_        [8]byte // to whole cache lines: what each call writes, as far as most's count, is in the first one
+	mu   sync.Mutex
+	most [1]log // the array of logs while there is one, as with most clients
+	logs []log
+	gone bool    // swept out of the map: a caller that found it before has to look again
+	_    [7]byte // to whole cache lines: what each call writes, as far as most's number, is in the first one
 }
 
 // sweepEvery is the pause between two sweeps. Each takes about a tenth of a second per million keys, and holds up one key
@@ -35,20 +39,37 @@ type client struct {
 const sweepEvery = 16 * time.Second
 
 func newInProcess() *inProcess {
-	p := &inProcess{
-		start:   time.Now(),
-		clients: xsync.NewMap[string, *client](),
-		stop:    make(chan struct{}),
-		swept:   make(chan struct{}),
-	}
+	p := newLogs()
 	go p.sweepUntilClose()
 	return p
+}
+
+// newLogs returns a store without its sweeper.
+func newLogs() *inProcess {
+	p := &inProcess{
+		identity: rand.Uint64(),
+		start:    time.Now(),
+		seed:     maphash.MakeSeed(),
+		stop:     make(chan struct{}),
+		swept:    make(chan struct{}),
+	}
+	for i := range p.shards {
+		p.shards[i] = xsync.NewMap[string, *client]()
+	}
+	return p
+}
+
+// clients returns the shard of a key.
+func (p *inProcess) clients(key string) *xsync.Map[string, *client] {
+	return p.shards[maphash.String(p.seed, key)%uint64(len(p.shards))]
 }
 
 func (p *inProcess) close() {
 	close(p.stop)
 	<-p.swept
-	p.clients.Clear()
+	for _, clients := range p.shards {
+		clients.Clear()
+	}
 }
 
 func (p *inProcess) sweepUntilClose() {
@@ -65,29 +86,33 @@ func (p *inProcess) sweepUntilClose() {
 	}
 }
 
-// sweep drops idle logs, and clients that have no others.
+// sweep drops idle logs, and clients that have no others. The moment given is not in the future, so what is admitted after a
+// log was dropped is later than all that the log ever held.
 func (p *inProcess) sweep(now int64) {
-	p.clients.DeleteMatching(func(_ string, c *client) (idle, stop bool) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.logs = slices.DeleteFunc(c.logs, func(l log) bool { return l.idle(now - l.window.Microseconds()) })
-		c.gone = len(c.logs) == 0
-		return c.gone, false
-	})
+	for _, clients := range p.shards {
+		clients.DeleteMatching(func(_ string, c *client) (idle, stop bool) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.logs = slices.DeleteFunc(c.logs, func(l log) bool { return l.idle(now) })
+			c.gone = len(c.logs) == 0
+			return c.gone, false
+		})
+	}
 }
 
 func (p *inProcess) now() int64 { return time.Since(p.start).Microseconds() }
 
 // locked returns the client of a key, locked. Unless told to make one, it returns nil where there is none.
 func (p *inProcess) locked(key string, make bool) *client {
+	clients := p.clients(key)
 	for {
-		c, found := p.clients.Load(key)
+		c, found := clients.Load(key)
 		if !found {
 			if !make {
 				return nil
 			}
 			// A clone, since a key that was cut from a request would keep all of the request in memory.
-			c, _ = p.clients.LoadOrStore(strings.Clone(key), new(client))
+			c, _ = clients.LoadOrStore(strings.Clone(key), new(client))
 		}
 		c.mu.Lock()
 		if !c.gone {
@@ -103,15 +128,15 @@ func (p *inProcess) decide(d *Decision, key string, cost int, limits []Limit) {
 	c.decide(d, p.now(), cost, limits) // the clock is read under the lock, so that no log ever runs backwards
 	c.mu.Unlock()
 	if d.Allowed {
-		d.receipt.local, d.receipt.key = p, key
+		d.receipt.store, d.receipt.key = p.identity, key
 	}
 }
 
-// refund removes the units of a receipt from the logs of limits, once.
+// refund removes an admission from the logs of limits.
 func (p *inProcess) refund(paid receipt, limits []State) {
 	if c := p.locked(paid.key, false); c != nil {
 		defer c.mu.Unlock()
-		c.refund(p.now(), paid, limits)
+		c.refund(paid, limits)
 	}
 }
 
@@ -139,14 +164,17 @@ func (c *client) decide(d *Decision, now int64, cost int, limits []Limit) {
 	var few [4]int
 	logs, allowed := c.count(few[:0], now, cost, limits)
 	if allowed {
+		number := uint32(0) // which no other admission of this moment has in any of the logs
 		for i := range limits {
 			if logs[i] < 0 {
 				logs[i] = c.open(&limits[i])
 			}
-			c.logs[logs[i]].add(now, cost, limits[i].Max)
+			number = max(number, c.logs[logs[i]].next(now))
 		}
-		c.admitted++
-		d.receipt.number, d.receipt.cost, d.receipt.at = c.admitted, cost, now
+		for i := range limits {
+			c.logs[logs[i]].add(now, number, cost, limits[i].Max)
+		}
+		d.receipt.cost, d.receipt.at, d.receipt.number = cost, now, number
 	}
 	c.describe(d, allowed, now, cost, limits, logs)
 }
@@ -158,7 +186,7 @@ func (c *client) peek(d *Decision, now int64, limits []Limit) {
 	c.describe(d, allowed, now, 1, limits, logs)
 }
 
-// count appends the index of each limit's log, -1 where there is none, and says whether all of them have room for cost
+// count appends the index of each limit's log, -1 where there is none, and reports whether all of them have room for cost
 // units.
 func (c *client) count(logs []int, now int64, cost int, limits []Limit) (_ []int, room bool) {
 	room = true
@@ -192,7 +220,7 @@ func (c *client) open(limit *Limit) int {
 		c.logs = slices.Grow(c.logs, 1)
 		c.most[0] = log{} // which would keep a ring for as long as the client lives
 	}
-	c.logs = append(c.logs, log{name: strings.Clone(limit.Name), window: limit.Window})
+	c.logs = append(c.logs, log{newest: math.MinInt64, name: strings.Clone(limit.Name), window: limit.Window})
 	return len(c.logs) - 1
 }
 
@@ -221,54 +249,19 @@ func (c *client) state(s *State, i int, now int64, cost int, limit *Limit) {
 	c.logs[i].state(s, now, cost)
 }
 
-// refunds is which admissions of a client have been given back lately, so that none is twice: an entry does not say whose
-// it is, and another's may be of the same moment.
-type refunds struct {
-	at   map[uint32]int64 // of each admission, by its number
-	full int              // how many there are when old ones are looked for
-}
-
-func (c *client) refund(now int64, paid receipt, limits []State) {
-	if c.refunds == nil {
-		c.refunds = &refunds{at: map[uint32]int64{}}
-	}
-	if _, again := c.refunds.at[paid.number]; again {
-		return
-	}
-	longest := int64(0)
+func (c *client) refund(paid receipt, limits []State) {
 	for i := range limits {
-		window := limits[i].Limit.Window.Microseconds()
-		longest = max(longest, window)
-		if found := c.find(&limits[i].Limit); found >= 0 && paid.at > now-window {
-			c.logs[found].remove(paid.at, paid.cost)
+		if found := c.find(&limits[i].Limit); found >= 0 {
+			c.logs[found].remove(paid.at, paid.number)
 		}
 	}
-	if paid.at > now-longest {
-		c.refunds.keep(paid, now, c.longest())
-	}
 }
 
-// longest is the longest window of the client's logs.
-func (c *client) longest() int64 {
-	longest := int64(0)
-	for i := range c.logs {
-		longest = max(longest, c.logs[i].window.Microseconds())
-	}
-	return longest
-}
-
-func (r *refunds) keep(paid receipt, now, window int64) {
-	if len(r.at) >= r.full {
-		maps.DeleteFunc(r.at, func(_ uint32, at int64) bool { return at <= now-window })
-		r.full = 2*len(r.at) + 16
-	}
-	r.at[paid.number] = paid.at
-}
-
+// reset empties the logs of limits. The sweeper drops them, once no admission can be mistaken for one that they held.
 func (c *client) reset(limits []Limit) {
-	for _, limit := range limits {
-		if i := c.find(&limit); i >= 0 {
-			c.logs = slices.Delete(c.logs, i, i+1)
+	for i := range limits {
+		if found := c.find(&limits[i]); found >= 0 {
+			c.logs[found].clear()
 		}
 	}
 }

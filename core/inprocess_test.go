@@ -67,10 +67,12 @@ func TestInProcessDropsIdleLogs(t *testing.T) {
 
 func countLogs(p *inProcess) int {
 	n := 0
-	for _, c := range p.clients.All() {
-		c.mu.Lock()
-		n += len(c.logs)
-		c.mu.Unlock()
+	for _, clients := range p.shards {
+		for _, c := range clients.All() {
+			c.mu.Lock()
+			n += len(c.logs)
+			c.mu.Unlock()
+		}
 	}
 	return n
 }
@@ -81,9 +83,8 @@ func TestInProcessLogIsBounded(t *testing.T) {
 	limit := Limit{Name: "bounded", Max: 1000, Window: time.Second}
 	var l *log
 	for now := range int64(5000) {
-		store.allow(t, now*177, "ann", 1+int(now%7), limit)
-		ann, _ := store.clients.Load("ann")
-		l = &ann.logs[0]
+		store.allow(t, now*177, "ann", 1, limit)
+		l = &store.logs("ann")[0]
 		require.LessOrEqual(t, l.count, 1000)
 		require.LessOrEqual(t, len(l.ring), 1000)
 	}
@@ -99,10 +100,15 @@ func TestInProcessKeepsNoOldRing(t *testing.T) {
 	long, short := PerDay("long", 1000), PerDay("short", 1000)
 	store.allow(t, 0, "ann", 1000, long)
 	store.allow(t, 0, "ann", 1, short)
-	ann, _ := store.clients.Load("ann")
+	ann := store.locked("ann", false)
+	ann.mu.Unlock()
 	assert.Len(t, ann.logs, 2)
 	assert.Zero(t, ann.most)
 	store.reset(t, "ann", long, short)
+	for _, log := range ann.logs {
+		assert.Nil(t, log.ring)
+	}
+	store.sweep(1)
 	assert.Empty(t, ann.logs)
 	for i := range ann.logs[:2] {
 		assert.Zero(t, ann.logs[:2][i])
@@ -118,7 +124,7 @@ func TestDenialsKeepNothingInProcess(t *testing.T) {
 		require.False(t, store.allow(t, 1, "ann", 1, roomy, full).Allowed)
 		store.peek(t, 1, "bob", roomy, full)
 	}
-	assert.Equal(t, 1, countLogs(&store.inProcess))
+	assert.Equal(t, 1, countLogs(store.inProcess))
 }
 
 // Many goroutines on few keys admit exactly Max each.

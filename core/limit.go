@@ -13,7 +13,7 @@ type Limit struct {
 	Name string
 	// Max is the most requests, or units of cost, admitted in any Window: 1 to 999,999,999,999,999.
 	Max int
-	// Window is a whole number of milliseconds, at least one. It is half open: what was admitted at t counts until just
+	// Window is a whole number of milliseconds, at least one and at most 876,000 hours, a century. It is half open: what was admitted at t counts until just
 	// before t+Window.
 	Window time.Duration
 }
@@ -33,9 +33,11 @@ func PerDay(name string, max int) Limit { return Limit{Name: name, Max: max, Win
 const (
 	maxName = 64
 	// RFC 9651, section 3.3.1: the largest integer that the RateLimit fields can carry.
-	maxMax = 999_999_999_999_999
-	// A unit is an entry in the log, and Redis answers nobody while a script adds entries: 10,000 take it about 15 ms.
-	maxCost = 10_000
+	maxMax    = 999_999_999_999_999
+	maxWindow = 100 * 365 * 24 * time.Hour
+	// maxRedisCost exists because in Redis each unit is an entry, and 10,000 take a script about 15 ms, in which Redis answers
+	// nobody.
+	maxRedisCost = 10_000
 )
 
 // Validate says whether limits can be asked for together in one call: at least one, each of them sensible, no two of
@@ -71,6 +73,8 @@ func (l Limit) validate() error {
 		return invalid("limit %q: Max is %d, it must be at most %d", l.Name, l.Max, int64(maxMax))
 	case l.Window < time.Millisecond:
 		return invalid("limit %q: Window is %v, it must be at least 1ms", l.Name, l.Window)
+	case l.Window > maxWindow:
+		return invalid("limit %q: Window is %v, it must be at most %v", l.Name, l.Window, maxWindow)
 	case l.Window%time.Millisecond != 0:
 		return invalid("limit %q: Window is %v, it must be a whole number of milliseconds", l.Name, l.Window)
 	}

@@ -20,15 +20,16 @@ type Limiter struct {
 	policy    FailurePolicy
 	dryRun    bool
 	log       *slog.Logger
-	metrics   *metrics // nil when nothing is measured
-	lines     *lines
+	metrics   *metrics      // nil when nothing is measured
+	queues    *queues       // of the callers of Wait
 	closed    *atomic.Bool  // of all that share the logs
 	gone      chan struct{} // closed with them
 }
 
 func newLimiter(redis *redisLogs, c config) (*Limiter, error) {
 	l := &Limiter{
-		redis: redis, inProcess: newInProcess(), policy: c.policy, log: c.log, lines: &lines{name: map[string]*line{}}, closed: new(atomic.Bool), gone: make(chan struct{}),
+		redis: redis, inProcess: newInProcess(), policy: c.policy, log: c.log, queues: newQueues(c),
+		closed: new(atomic.Bool), gone: make(chan struct{}),
 	}
 	if c.meter != nil {
 		m, err := newMetrics(c.meter, l)
@@ -118,14 +119,17 @@ func (l *Limiter) Allow(ctx context.Context, key string, limits ...Limit) (Decis
 	return l.AllowN(ctx, key, 1, limits...)
 }
 
-// AllowN is Allow for a request that costs n units: all of them are charged or none is. The cost is from 1 to 10,000 and at
-// most the smallest Max; each unit is an entry in the log, so count kilobytes rather than bytes.
+// AllowN is Allow for a request that costs n units, such as bytes: all of them are charged or none is. The cost is at least 1
+// and at most the smallest Max. On Redis it is at most 10,000.
 func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit) (d Decision, err error) {
 	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err
 	}
-	if n < 1 || n > maxCost {
-		return Decision{}, invalid("cost %d: it must be from 1 to %d, so count in larger units", n, maxCost)
+	if n < 1 {
+		return Decision{}, invalid("cost %d: it must be at least 1", n)
+	}
+	if l.redis != nil && n > maxRedisCost { // to be removed, with the sentence above, when an entry in Redis has a weight
+		return Decision{}, invalid("cost %d: on Redis it must be at most %d, so count in larger units", n, maxRedisCost)
 	}
 	for i := range limits {
 		if limit := &limits[i]; n > limit.Max {
@@ -149,6 +153,9 @@ func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, li
 		*d, err = l.redis.decide(ctx, key, n, limits)
 		switch {
 		case err == nil:
+			if d.Allowed {
+				d.receipt.store = l.redis.identity
+			}
 			return nil
 		case gaveUp(ctx) || l.policy == FailClosed && !l.dryRun:
 			return err
@@ -204,15 +211,15 @@ func (l *Limiter) Refund(ctx context.Context, d Decision) error {
 	case l.closed.Load():
 		return unavailable(errClosed)
 	}
-	defer l.lines.wake(d.receipt.key)
+	defer l.queues.wake(d.receipt.key)
 	switch {
-	case d.receipt.local == l.inProcess:
+	case d.receipt.store == l.inProcess.identity:
 		l.inProcess.refund(d.receipt, d.States())
 		return nil
-	case d.receipt.local != nil || l.redis == nil:
-		return invalid("the decision is another Limiter's: give it back to the one that made it")
+	case l.redis != nil && d.receipt.store == l.redis.identity:
+		return l.redis.refund(ctx, d.receipt, d.States())
 	}
-	return l.redis.refund(ctx, d.receipt, d.States())
+	return invalid("the decision is another Limiter's: give it back to the one that made it")
 }
 
 // Reset forgets what key has been charged under limits, as if it had never come. Other instances may go on denying for as
@@ -223,7 +230,7 @@ func (l *Limiter) Reset(ctx context.Context, key string, limits ...Limit) error 
 		return err
 	}
 	key = canonicalKey(key)
-	defer l.lines.wake(key)
+	defer l.queues.wake(key)
 	l.inProcess.reset(key, limits)
 	if l.redis != nil {
 		return l.redis.reset(ctx, key, limits)

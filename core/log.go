@@ -6,39 +6,70 @@ import (
 	"time"
 )
 
-// log holds the moments at which one key's units were admitted under one limit, in microseconds, oldest first. It is the
-// sorted set of the script without the ids, as a ring.
+// log holds what was admitted for one key under one limit: one entry for each admission, oldest first. It is the sorted set
+// of the script, as a ring. Moments are in microseconds.
 //
-// The ring has the low 32 bits of each moment. Within a window of up to 71 minutes no two moments share them, so the
-// newest moment tells the rest. The high bits of longer windows follow in a second half.
+// Most logs hold only entries of one unit, and need just the low 32 bits of each entry's moment. Within a window of up to 71
+// minutes no two moments share them, so the newest moment tells the rest. The high bits of longer windows follow in a second
+// half of the ring. A log that needs to know more of its entries has details.
+//
+// An admission is known by its moment and its number: two admissions of one log that share a moment have different numbers.
 type log struct {
-	ring   []uint32
-	first  int // index of the oldest
-	count  int
-	newest int64
-	name   string // of the limit, which with the window makes out the log among those of its key
-	window time.Duration
+	ring    []uint32
+	count   int    // of entries
+	newest  int64  // the moment of the last admission, even after a refund of it
+	first   int    // index of the oldest entry
+	number  uint32 // of the last admission
+	details *details
+	name    string // of the limit, which with the window identifies the log among those of its key
+	window  time.Duration
 }
 
-// trim drops what was admitted at or before the moment given, and returns how many are left.
+// details holds, beside the ring, what the moments of a log do not tell. A log has them while an entry weighs more than one
+// unit, or while a number is not the entry's place among the entries of its moment, which a refund can cause.
+type details struct {
+	ring   []detail
+	before uint64 // the sum of the entry before the oldest
+}
+
+// detail describes one entry. It holds the units of the entry and of all before it, so that the entry with which enough units
+// leave is found by a binary search. Sums may overflow, as only their differences are used.
+type detail struct {
+	sum    uint64
+	number uint32
+}
+
+// trim drops what was admitted at or before the given moment, and returns how many units are left.
 func (l *log) trim(before int64) int {
+	gone := 0
 	if l.newest <= before {
-		l.count = 0
+		gone = l.count
 	}
-	for l.count > 0 && l.at(0) <= before {
-		if l.first++; l.first == l.size() {
-			l.first = 0
-		}
-		l.count--
+	for gone < l.count && l.at(gone) <= before {
+		gone++
+	}
+	if gone > 0 {
+		l.drop(gone)
 	}
 	if l.size() > smallRing && l.count < l.size()/4 {
+		l.simplify()
 		l.resize(max(2*l.count, smallRing))
 	}
-	return l.count
+	return l.units()
 }
 
-// idle says whether nothing is left of what was admitted after the moment given.
-func (l *log) idle(before int64) bool { return l.count == 0 || l.newest <= before }
+// drop removes the n oldest entries. Once in a turn of the ring it looks whether the log still needs its details.
+func (l *log) drop(n int) {
+	if l.details != nil {
+		l.details.before = l.sum(n - 1)
+	}
+	first := l.place(n)
+	turned := first <= l.first
+	l.first, l.count = first, l.count-n
+	if turned && l.count > 0 {
+		l.simplify()
+	}
+}
 
 // smallRing is the longest ring, in entries, that is kept however empty it is.
 const smallRing = 64
@@ -78,33 +109,125 @@ func (l *log) set(place int, moment int64) {
 	}
 }
 
-// add enters n units admitted now. The caller has seen that they fit max, so the ring need not grow beyond it.
-func (l *log) add(now int64, n, max int) {
-	if need := l.count + n; need > l.size() {
-		l.resize(min(max, need*2))
+// sum returns the sum up to entry i.
+func (l *log) sum(i int) uint64 { return l.details.ring[l.place(i)].sum }
+
+// units returns how many units the log holds.
+func (l *log) units() int {
+	if l.details == nil || l.count == 0 {
+		return l.count
 	}
-	l.newest = now
-	for range n {
-		l.set(l.place(l.count), now)
-		l.count++
+	return int(l.sum(l.count-1) - l.details.before)
+}
+
+// next returns the lowest number that an admission at a moment can have.
+func (l *log) next(now int64) uint32 {
+	if now != l.newest {
+		return 0
+	}
+	return l.number + 1
+}
+
+// add enters an admission of n units. The caller has seen that they fit max, so the ring need not grow beyond it.
+func (l *log) add(now int64, number uint32, n, max int) {
+	if l.count == l.size() {
+		l.resize(min(max, 2*(l.count+1)))
+	}
+	if l.details == nil && (n != 1 || !l.implies(now, number)) {
+		l.detail()
+	}
+	if l.details != nil {
+		sum := l.details.before + uint64(l.units()+n)
+		l.details.ring[l.place(l.count)] = detail{sum, number}
+	}
+	l.newest, l.number = now, number
+	l.set(l.place(l.count), now)
+	l.count++
+}
+
+// implies reports whether the next entry's place among those of its moment is its number.
+func (l *log) implies(now int64, number uint32) bool {
+	same := int(number)
+	if same == 0 {
+		return l.count == 0 || l.at(l.count-1) != now
+	}
+	return same <= l.count && l.at(l.count-same) == now && (same == l.count || l.at(l.count-same-1) != now)
+}
+
+// detail gives a log of entries of one unit, numbered by their places, its details.
+func (l *log) detail() {
+	l.details = &details{ring: make([]detail, l.size())}
+	number := uint32(0)
+	for i := range l.count {
+		number = l.implied(i, number)
+		l.details.ring[l.place(i)] = detail{uint64(i + 1), number}
 	}
 }
 
-// remove drops up to n of the units admitted at a moment.
-func (l *log) remove(at int64, n int) {
+// simplify drops the details if the log does not need them.
+func (l *log) simplify() {
+	if l.details == nil || l.units() != l.count {
+		return
+	}
+	number := uint32(0)
+	for i := range l.count {
+		number = l.implied(i, number)
+		if number != l.numbered(i) {
+			return
+		}
+	}
+	l.details = nil
+}
+
+// implied returns the number that entry i has by its place, given that of the entry before.
+func (l *log) implied(i int, before uint32) uint32 {
+	if i == 0 || l.at(i) != l.at(i-1) {
+		return 0
+	}
+	return before + 1
+}
+
+// numbered returns the number of entry i, which details hold.
+func (l *log) numbered(i int) uint32 { return l.details.ring[l.place(i)].number }
+
+// find returns the index of an admission's entry, or -1.
+func (l *log) find(at int64, number uint32) int {
 	first := sort.Search(l.count, func(i int) bool { return l.at(i) >= at })
-	last := first
-	for last < l.count && last < first+n && l.at(last) == at {
-		last++
+	same := sort.Search(l.count-first, func(i int) bool {
+		return l.at(first+i) > at || l.details == nil && uint32(i) >= number || l.details != nil && l.numbered(first+i) >= number
+	})
+	i := first + same
+	if i == l.count || l.at(i) != at || l.details != nil && l.numbered(i) != number {
+		return -1
 	}
-	newest := l.newest
-	if last == l.count && first > 0 {
-		newest = l.at(first - 1)
+	return i
+}
+
+// remove drops an admission, if it is there.
+func (l *log) remove(at int64, number uint32) {
+	i := l.find(at, number)
+	if i < 0 {
+		return
 	}
-	for ; last < l.count; first, last = first+1, last+1 {
-		l.set(l.place(first), l.at(last))
+	if l.details == nil && i+1 < l.count && l.at(i+1) == at {
+		l.detail() // of those that it leaves, some are no longer where their numbers say
 	}
-	l.count, l.newest = first, newest
+	units := uint64(0)
+	if l.details != nil {
+		before := l.details.before
+		if i > 0 {
+			before = l.sum(i - 1)
+		}
+		units = l.sum(i) - before
+	}
+	for ; i+1 < l.count; i++ {
+		l.set(l.place(i), l.at(i+1))
+		if l.details != nil {
+			next := l.details.ring[l.place(i+1)]
+			l.details.ring[l.place(i)] = detail{next.sum - units, next.number}
+		}
+	}
+	l.count--
 }
 
 func (l *log) resize(size int) {
@@ -114,23 +237,48 @@ func (l *log) resize(size int) {
 	if l.long() {
 		resized.ring = make([]uint32, 2*size)
 	}
+	if l.details != nil {
+		resized.details = &details{make([]detail, size), l.details.before}
+	}
 	for i := range l.count {
 		resized.set(i, l.at(i))
+		if l.details != nil {
+			resized.details.ring[i] = l.details.ring[l.place(i)]
+		}
 	}
 	*l = resized
+}
+
+// clear drops all entries, and keeps what tells later admissions from earlier ones.
+func (l *log) clear() {
+	l.ring, l.count, l.first, l.details = nil, 0, 0, nil
+}
+
+// idle reports whether the log can be forgotten: it holds nothing, and no later admission can share the moment of an
+// earlier one.
+func (l *log) idle(now int64) bool {
+	return l.newest < now && (l.count == 0 || l.newest <= now-l.window.Microseconds())
 }
 
 // state completes a state whose Limit is set, for a request of the given cost. It writes the fields where they will stay: a
 // copy of what was just written would wait until the ring is written too.
 func (l *log) state(s *State, now int64, cost int) {
-	remaining := s.Limit.Max - l.count
+	remaining := s.Limit.Max - l.units()
 	s.Remaining = max(0, remaining)
 	if l.count > 0 {
-		s.ResetAfter = l.leaves(l.newest, now)
+		s.ResetAfter = l.leaves(l.at(l.count-1), now)
 	}
 	if remaining < cost {
-		s.RetryAfter = l.leaves(l.at(cost-remaining-1), now)
+		s.RetryAfter = l.leaves(l.at(l.holding(cost-remaining)), now)
 	}
+}
+
+// holding returns the index of the entry that holds the nth unit, of which 1 is the oldest.
+func (l *log) holding(n int) int {
+	if l.details == nil {
+		return n - 1
+	}
+	return sort.Search(l.count, func(i int) bool { return l.sum(i)-l.details.before >= uint64(n) })
 }
 
 // leaves returns how long it takes until what was admitted at a moment leaves the window.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"math"
+	mathrand "math/rand/v2"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,7 @@ type redisLogs struct {
 	decision  *rueidis.Lua
 	peeking   *rueidis.Lua
 	refunding *rueidis.Lua
+	identity  uint64 // in the receipts of what it admits
 	prefix    string
 	stem      string // of all ids this limiter makes
 	ids       atomic.Uint64
@@ -42,6 +44,7 @@ func newRedisLogs(connection *connection, c config) *redisLogs {
 		decision:  rueidis.NewLuaScript(lua.Decide),
 		peeking:   rueidis.NewLuaScript(lua.Peek),
 		refunding: rueidis.NewLuaScript(lua.Refund),
+		identity:  mathrand.Uint64(),
 		prefix:    c.prefix,
 		stem:      base64.RawURLEncoding.EncodeToString(random[:]),
 		now:       sender.now,

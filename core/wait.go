@@ -4,49 +4,48 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 )
 
-// Wait is Allow for who would rather come later than not at all: it returns when the request is admitted, or an error that
-// wraps ErrUnavailable when the context ends first. Where that is certain beforehand, since the context's deadline is before
-// there can be room, it fails at once, and with context.DeadlineExceeded.
+// Wait is Allow for callers that would rather be late than denied: it returns when the request is admitted, or an error that
+// wraps ErrUnavailable and the context's error when the context ends first. Give it a context that ends, since a queue can be
+// long.
 //
-// It asks when there is room and not before. Those who wait here for the same key under the same limits do so in the order
-// in which they came, one asking at a time; with those who wait in other instances they race for each unit. Give it a context
-// that ends: a line can be long.
+// Callers that wait for the same key under the same limits are admitted in the order in which they came, and only the first
+// of them asks. A Limiter made by DryRun or OnFailure has queues of its own. Callers in other queues and other instances race
+// for each unit.
+//
+// Wait asks again when RetryAfter has passed, at once after a Refund or Reset of the key by this Limiter, and on Redis after
+// the time that WithDenialCache sets, one second by default, since another instance may have given units back.
+//
+// Wait never fails before its context ends on the ground that there will be no room in time. This could only be certain if no
+// caller and no instance called Refund or Reset until then. A caller that would rather not try can call Allow first, and
+// compare RetryAfter with its deadline.
 func (l *Limiter) Wait(ctx context.Context, key string, limits ...Limit) (Decision, error) {
 	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err
 	}
-	var name []byte
+	name := queueName{policy: l.policy, dryRun: l.dryRun}
 	for _, limit := range limits {
-		name = fmt.Appendf(appendLogKey(name, "", canonicalKey(key), limit), ":%d\n", limit.Max)
+		name.limits += fmt.Sprintln(limit.Name, limit.Max, limit.Window)
 	}
-	turn, err := l.lines.join(ctx, string(name))
+	t, err := l.queues.join(ctx, canonicalKey(key), name)
 	if err != nil {
 		return Decision{}, unavailable(err)
 	}
-	defer turn.end()
+	defer t.leave()
 	for {
+		woken := t.listen() // before asking, so that no Refund after the answer is missed
 		d, err := l.Allow(ctx, key, limits...)
 		if err != nil || d.Allowed {
 			return d, err
 		}
-		nap := d.RetryAfter
-		if l.redis != nil && d.Source == SourceInProcess {
-			nap = min(nap, time.Second) // Redis may be back by then, and know of other room
-		}
-		woken, err := turn.announce(ctx, time.Now().Add(nap))
-		if err != nil {
-			return Decision{}, unavailable(err)
-		}
-		timer := time.NewTimer(nap)
+		timer := time.NewTimer(l.trusted(d))
 		select {
 		case <-timer.C:
 		case <-woken: // there may be room
-		case <-l.gone: // and the next Allow says so
+		case <-l.gone: // the next Allow returns the error
 		case <-ctx.Done():
 			timer.Stop()
 			return Decision{}, unavailable(ctx.Err())
@@ -55,97 +54,124 @@ func (l *Limiter) Wait(ctx context.Context, key string, limits ...Limit) (Decisi
 	}
 }
 
-// lines is those who wait, in a line for each question.
-type lines struct {
+// trusted returns how long a denial is taken to hold, if nothing is given back by this Limiter.
+func (l *Limiter) trusted(d Decision) time.Duration {
+	switch {
+	case l.redis == nil:
+		return d.RetryAfter // nothing else can give units back
+	case d.Source == SourceInProcess:
+		return min(d.RetryAfter, time.Second) // Redis may be back by then, and its logs may have room
+	}
+	return min(d.RetryAfter, l.queues.hold-d.age) // the denial cache may have held it for a while already
+}
+
+// queues holds the callers of Wait: for each key a queue for each set of limits and each behavior.
+type queues struct {
+	hold time.Duration // the longest that a denial by Redis is trusted
 	mu   sync.Mutex
-	name map[string]*line
+	keys map[string]map[queueName]*queue // by canonical key
 }
 
-// line is there while somebody's turn is.
-type line struct {
-	behind []chan struct{} // closed when its turn comes
-	room   time.Time       // not before then, unless woken
-	woken  chan struct{}   // closed when something was given back; nil while nobody sleeps
+// queueName tells the queues of a key apart.
+type queueName struct {
+	limits string
+	policy FailurePolicy
+	dryRun bool
 }
 
-// turn is the right to ask.
-type turn struct {
-	lines *lines
-	name  string
+// queue exists while a caller holds its ticket. Its zero value is a queue in which nobody waits behind that caller.
+type queue struct {
+	waiters []chan struct{} // closed when a waiter gets the ticket
+	woken   chan struct{}   // closed when something is given back; nil while nobody listens
 }
 
-// join waits in a line until it is one's turn.
-func (l *lines) join(ctx context.Context, name string) (turn, error) {
-	t := turn{l, name}
-	l.mu.Lock()
-	in := l.name[name]
+// ticket is the right to ask, which one caller in a queue has.
+type ticket struct {
+	queues *queues
+	key    string
+	name   queueName
+	queue  *queue
+}
+
+func newQueues(c config) *queues {
+	hold := c.denialHold
+	if c.denials == 0 {
+		hold = time.Second // what is set for a cache that is turned off means nothing
+	}
+	return &queues{hold: hold, keys: map[string]map[queueName]*queue{}}
+}
+
+// join waits in a queue until the caller gets its ticket.
+func (q *queues) join(ctx context.Context, key string, name queueName) (ticket, error) {
+	q.mu.Lock()
+	of := q.keys[key]
+	if of == nil {
+		of = map[queueName]*queue{}
+		q.keys[key] = of
+	}
+	in := of[name]
 	if in == nil {
-		l.name[name] = &line{}
-		l.mu.Unlock()
-		return t, nil
+		in = &queue{}
+		of[name] = in
+		q.mu.Unlock()
+		return ticket{q, key, name, in}, nil
 	}
-	if err := early(ctx, in.room); err != nil {
-		l.mu.Unlock()
-		return t, err
-	}
-	comes := make(chan struct{})
-	in.behind = append(in.behind, comes)
-	l.mu.Unlock()
+	turn := make(chan struct{})
+	in.waiters = append(in.waiters, turn)
+	q.mu.Unlock()
+
+	t := ticket{q, key, name, in}
 	select {
-	case <-comes:
+	case <-turn:
 		return t, nil
 	case <-ctx.Done():
 	}
-	l.mu.Lock()
-	i := slices.Index(in.behind, comes)
+	q.mu.Lock()
+	i := slices.Index(in.waiters, turn)
 	if i >= 0 {
-		in.behind = slices.Delete(in.behind, i, i+1)
+		in.waiters = slices.Delete(in.waiters, i, i+1)
 	}
-	l.mu.Unlock()
-	if i < 0 { // the turn has just come, and is somebody else's then
-		t.end()
+	q.mu.Unlock()
+	if i < 0 { // it got the ticket just now, and passes it on
+		t.leave()
 	}
-	return t, ctx.Err()
+	return ticket{}, ctx.Err()
 }
 
-// announce says to those in the line until when there is no room. What it returns is closed when there may be some earlier.
-func (t turn) announce(ctx context.Context, room time.Time) (woken <-chan struct{}, err error) {
-	t.lines.mu.Lock()
-	defer t.lines.mu.Unlock()
-	in := t.lines.name[t.name]
-	in.room, in.woken = room, make(chan struct{})
-	return in.woken, early(ctx, room)
+// listen returns a channel that is closed when something of the key is given back after this call.
+func (t ticket) listen() <-chan struct{} {
+	t.queues.mu.Lock()
+	defer t.queues.mu.Unlock()
+	if t.queue.woken == nil {
+		t.queue.woken = make(chan struct{})
+	}
+	return t.queue.woken
 }
 
-// wake has those ask who wait for a key.
-func (l *lines) wake(canonical string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for name, in := range l.name {
-		if in.woken != nil && strings.HasPrefix(name, ":{"+canonical+"}:") {
+// wake lets the first caller in each queue of a key ask again.
+func (q *queues) wake(key string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, in := range q.keys[key] {
+		if in.woken != nil {
 			close(in.woken)
-			in.woken, in.room = nil, time.Time{}
+			in.woken = nil
 		}
 	}
 }
 
-// end gives the turn to who is next.
-func (t turn) end() {
-	t.lines.mu.Lock()
-	defer t.lines.mu.Unlock()
-	in := t.lines.name[t.name]
-	if len(in.behind) == 0 {
-		delete(t.lines.name, t.name)
+// leave passes the ticket to the next waiter.
+func (t ticket) leave() {
+	t.queues.mu.Lock()
+	defer t.queues.mu.Unlock()
+	if len(t.queue.waiters) > 0 {
+		close(t.queue.waiters[0])
+		t.queue.waiters = slices.Delete(t.queue.waiters, 0, 1)
 		return
 	}
-	close(in.behind[0])
-	in.behind = slices.Delete(in.behind, 0, 1)
-}
-
-// early is the error of a context that ends before there is room.
-func early(ctx context.Context, room time.Time) error {
-	if deadline, dated := ctx.Deadline(); dated && deadline.Before(room) {
-		return fmt.Errorf("there is room in %v, after the deadline: %w", time.Until(room).Round(time.Microsecond), context.DeadlineExceeded)
+	of := t.queues.keys[t.key]
+	delete(of, t.name)
+	if len(of) == 0 {
+		delete(t.queues.keys, t.key)
 	}
-	return nil
 }

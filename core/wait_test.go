@@ -1,14 +1,17 @@
 package core
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -42,12 +45,11 @@ func TestWaitTimeline(t *testing.T) {
 		}
 		all.Wait()
 		assert.Equal(t, []string{"0 at 100", "1 at 200", "2 at 1100", "3 at 1200", "4 at 2100", "5 at 2200"}, admitted)
-		assert.Empty(t, limiter.lines.name, "nothing is kept of a line in which nobody waits")
+		assert.Empty(t, limiter.queues.keys, "nothing is kept of a queue in which nobody waits")
 	})
 }
 
-// Who cannot be admitted before the deadline is told at once, at the head of the line and behind it. Who leaves the line, from
-// wherever in it, holds nobody up.
+// A waiter whose context ends leaves the queue then, from wherever in it, and holds nobody up.
 func TestWaitEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limiter, err := NewInProcess()
@@ -57,47 +59,206 @@ func TestWaitEnds(t *testing.T) {
 		_, err = limiter.Allow(t.Context(), "ann", limit)
 		require.NoError(t, err)
 		start := time.Now()
-		wait := func(within time.Duration) error {
-			ctx, cancel := context.WithTimeout(t.Context(), within)
-			defer cancel()
-			_, err := limiter.Wait(ctx, "ann", limit)
-			return err
-		}
-		err = wait(59 * time.Second)
-		assert.ErrorIs(t, err, ErrUnavailable)
-		assert.ErrorIs(t, err, context.DeadlineExceeded)
-		assert.ErrorContains(t, err, "room in 1m0s")
-		assert.Zero(t, time.Since(start))
-
-		ctx, cancel := context.WithCancel(t.Context())
+		canceled, cancel := context.WithCancel(t.Context())
 		var all sync.WaitGroup
-		leaves := func() {
-			_, err := limiter.Wait(ctx, "ann", limit)
-			assert.ErrorIs(t, err, context.Canceled)
+		for _, row := range []struct {
+			within time.Duration // 0: until the context is cancelled
+			err    error
+			at     time.Duration
+		}{
+			{0, context.Canceled, 10 * time.Second}, // the first in the queue
+			{5 * time.Second, context.DeadlineExceeded, 5 * time.Second},
+			{59 * time.Second, context.DeadlineExceeded, 59 * time.Second},
+			{0, context.Canceled, 10 * time.Second},
+			{60*time.Second + 1, nil, 60 * time.Second},
+			{119 * time.Second, context.DeadlineExceeded, 119 * time.Second},
+			{0, context.Canceled, 10 * time.Second}, // the last
+		} {
+			all.Go(func() {
+				ctx := canceled
+				if row.within > 0 {
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithTimeout(t.Context(), row.within)
+					defer cancel()
+				}
+				_, err := limiter.Wait(ctx, "ann", limit)
+				assert.ErrorIs(t, err, row.err)
+				if row.err != nil {
+					assert.ErrorIs(t, err, ErrUnavailable)
+				}
+				assert.Equal(t, row.at, time.Since(start))
+			})
+			synctest.Wait()
 		}
-		all.Go(leaves) // the head
-		synctest.Wait()
-		assert.ErrorIs(t, wait(59*time.Second), context.DeadlineExceeded, "behind it")
-		assert.Zero(t, time.Since(start))
-		all.Go(leaves)
-		synctest.Wait()
-		var admitted time.Duration
-		all.Go(func() {
-			assert.NoError(t, wait(2*time.Minute))
-			admitted = time.Since(start)
-		})
-		synctest.Wait()
-		all.Go(leaves)
-		synctest.Wait()
+		time.Sleep(10 * time.Second)
 		cancel()
 		all.Wait()
-		assert.Equal(t, time.Minute, admitted)
+		assert.Empty(t, limiter.queues.keys)
 
 		_, err = limiter.Wait(t.Context(), "", limit)
 		assert.ErrorIs(t, err, ErrInvalid)
-		assert.NoError(t, wait(time.Minute+time.Microsecond), "the deadline is just behind the moment")
-		assert.Empty(t, limiter.lines.name)
 	})
+}
+
+// A deadline before the log has room by itself is no reason to give up: units may be given back before it.
+func TestWaitUsesItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limiter, err := NewInProcess()
+		require.NoError(t, err)
+		defer limiter.Close()
+		limit := PerHour("a", 1)
+		held, err := limiter.Allow(t.Context(), "ann", limit)
+		require.NoError(t, err)
+		start := time.Now()
+		time.AfterFunc(10*time.Second, func() { assert.NoError(t, limiter.Refund(t.Context(), held)) })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err = limiter.Wait(ctx, "ann", limit)
+		assert.NoError(t, err)
+		assert.Equal(t, 10*time.Second, time.Since(start))
+	})
+}
+
+// What another instance gives back is seen within the hold of the denial cache, although nothing wakes the waiter.
+func TestWaitSeesOtherInstances(t *testing.T) {
+	server := redistest.Start(t)
+	connect := func() *Limiter {
+		limiter, err := Connect(server.URL(), patient, WithDenialCache(1000, 10*time.Millisecond), OnFailure(FailClosed))
+		require.NoError(t, err)
+		t.Cleanup(func() { limiter.Close() })
+		return limiter
+	}
+	here, there, limit := connect(), connect(), PerHour("a", 1)
+	held, err := there.Allow(t.Context(), "ann", limit)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	admitted := make(chan error, 1)
+	go func() {
+		_, err := here.Wait(ctx, "ann", limit)
+		admitted <- err
+	}()
+	time.Sleep(50 * time.Millisecond)
+	require.NoError(t, there.Refund(t.Context(), held))
+	assert.NoError(t, <-admitted)
+}
+
+// answering is a client that does something, once, between an answer of Redis and its arrival.
+type answering struct {
+	rueidis.Client
+	then atomic.Pointer[func()]
+}
+
+func (a *answering) answered() {
+	if then := a.then.Swap(nil); then != nil {
+		(*then)()
+	}
+}
+
+func (a *answering) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	defer a.answered()
+	return a.Client.Do(ctx, cmd)
+}
+
+func (a *answering) DoMulti(ctx context.Context, cmds ...rueidis.Completed) []rueidis.RedisResult {
+	defer a.answered()
+	return a.Client.DoMulti(ctx, cmds...)
+}
+
+// What is given back after Redis has denied, and before the waiter knows, wakes the waiter. The denial would hold for an hour.
+func TestWaitMissesNothing(t *testing.T) {
+	limit := PerHour("a", 2)
+	for name, giveBack := range map[string]func(*Limiter, Decision) error{
+		"refund": func(l *Limiter, d Decision) error { return l.Refund(context.Background(), d) },
+		"reset":  func(l *Limiter, _ Decision) error { return l.Reset(context.Background(), "ann", limit) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := &answering{Client: redistest.Shared(t).Client(t)}
+			limiter, err := New(client, WithPrefix(redistest.Prefix()), patient, OnFailure(FailClosed), WithDenialCache(1000, time.Hour))
+			require.NoError(t, err)
+			defer limiter.Close()
+			held, err := limiter.AllowN(t.Context(), "ann", 2, limit) // of which the denial cache learns nothing for a cost of 1
+			require.NoError(t, err)
+			then := func() { assert.NoError(t, giveBack(limiter, held)) }
+			client.then.Store(&then)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			_, err = limiter.Wait(ctx, "ann", limit)
+			assert.NoError(t, err)
+			assert.Nil(t, client.then.Load(), "Redis was asked")
+		})
+	}
+}
+
+// A dry run does not wait behind a waiter that is to be denied, nor does a waiter of another policy.
+func TestWaitersOfOneBehavior(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limiter, err := NewInProcess()
+		require.NoError(t, err)
+		defer limiter.Close()
+		limit := PerHour("a", 1)
+		_, err = limiter.Allow(t.Context(), "ann", limit)
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		for _, l := range []*Limiter{limiter, limiter.OnFailure(FailOpen), limiter.OnFailure(FailLocal)} {
+			all.Go(func() { l.Wait(ctx, "ann", limit) })
+		}
+		synctest.Wait()
+		start := time.Now()
+		d, err := limiter.DryRun().Wait(t.Context(), "ann", limit)
+		assert.NoError(t, err)
+		assert.True(t, d.DryRun)
+		assert.Zero(t, time.Since(start))
+		assert.Len(t, limiter.queues.keys["ann"], 2)
+		cancel()
+		all.Wait()
+	})
+}
+
+// While Redis is away, a waiter that may pass uncounted does not wait behind one that is counted.
+func TestWaitersOfOnePolicy(t *testing.T) {
+	limiter, err := Connect("redis://127.0.0.1:1")
+	require.NoError(t, err)
+	defer limiter.Close()
+	limit := PerHour("a", 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	_, err = limiter.Allow(ctx, "ann", limit)
+	require.NoError(t, err)
+	behind := make(chan error)
+	go func() {
+		_, err := limiter.Wait(ctx, "ann", limit)
+		behind <- err
+	}()
+	time.Sleep(50 * time.Millisecond)
+	d, err := limiter.OnFailure(FailOpen).Wait(ctx, "ann", limit)
+	require.NoError(t, err)
+	assert.Equal(t, SourceFailOpen, d.Source)
+	cancel()
+	assert.ErrorIs(t, <-behind, context.Canceled)
+}
+
+// Only waiters of the key are woken, in all of its queues.
+func TestWake(t *testing.T) {
+	q := newQueues(config{})
+	listen := func(key, limits string) <-chan struct{} {
+		ticket, err := q.join(t.Context(), key, queueName{limits: limits})
+		require.NoError(t, err)
+		return ticket.listen()
+	}
+	woken := func(c <-chan struct{}) bool {
+		select {
+		case <-c:
+			return true
+		default:
+			return false
+		}
+	}
+	a, b, other := listen("ann", "a"), listen("ann", "b"), listen("ann}:", "a")
+	q.wake("ann")
+	assert.Equal(t, []bool{true, true, false}, []bool{woken(a), woken(b), woken(other)})
+	q.wake("nobody")
 }
 
 // What is given back is room for who waits, at once; and a limiter that is closed has nobody wait.
@@ -168,7 +329,8 @@ func TestWaitOnRedis(t *testing.T) {
 	}
 	require.Len(t, log.Admitted, 100)
 	assert.Equal(t, 10, log.Most(limit.Window.Microseconds()))
-	took := time.Duration(slices.Max(log.Admitted)-slices.Min(log.Admitted)) * time.Microsecond
+	at := func(a, b oracle.Admission) int { return cmp.Compare(a.At, b.At) }
+	took := time.Duration(slices.MaxFunc(log.Admitted, at).At-slices.MinFunc(log.Admitted, at).At) * time.Microsecond
 	assert.GreaterOrEqual(t, took, 9*limit.Window)
 	info, err := redistest.Do(t, server.Client(t), "INFO", "commandstats").ToString()
 	require.NoError(t, err)

@@ -2,33 +2,44 @@
 // code with them, keeps everything, and looks through all of it each time.
 package oracle
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
-// Log is every unit ever admitted, as its moment in microseconds.
-type Log struct{ Admitted []int64 }
+// Log is every admission ever made.
+type Log struct{ Admitted []Admission }
 
-// Count returns how many were admitted in (now-window, now].
+// Admission is some units, and the moment in microseconds at which they were admitted.
+type Admission struct {
+	At    int64
+	Units int
+}
+
+// Count returns how many units were admitted in (now-window, now].
 func (l *Log) Count(now, window int64) int {
 	n := 0
-	for _, at := range l.Admitted {
-		if at > now-window && at <= now {
-			n++
+	for _, a := range l.Admitted {
+		if a.At > now-window && a.At <= now {
+			n += a.Units
 		}
 	}
 	return n
 }
 
-// Fits says whether cost more units may be admitted now.
+// Fits reports whether cost more units may be admitted now.
 func (l *Log) Fits(now, window int64, cost, max int) bool {
 	return l.Count(now, window)+cost <= max
 }
 
-// Admit enters cost units.
-func (l *Log) Admit(now int64, cost int) {
-	for range cost {
-		l.Admitted = append(l.Admitted, now)
-	}
+// Admit enters cost units and returns the index of their admission.
+func (l *Log) Admit(now int64, cost int) int {
+	l.Admitted = append(l.Admitted, Admission{now, cost})
+	return len(l.Admitted) - 1
 }
+
+// Refund takes the units of an admission away.
+func (l *Log) Refund(admission int) { l.Admitted[admission].Units = 0 }
 
 // Retry returns how long it takes until cost units fit, looking at each moment at which something leaves.
 func (l *Log) Retry(now, window int64, cost, max int) int64 {
@@ -36,8 +47,8 @@ func (l *Log) Retry(now, window int64, cost, max int) int64 {
 		return 0
 	}
 	first := int64(-1)
-	for _, at := range l.Admitted {
-		leaves := at + window
+	for _, a := range l.Admitted {
+		leaves := a.At + window
 		if leaves > now && l.Fits(leaves, window, cost, max) && (first < 0 || leaves-now < first) {
 			first = leaves - now
 		}
@@ -48,21 +59,25 @@ func (l *Log) Retry(now, window int64, cost, max int) int64 {
 // Reset returns how long it takes until nothing is left.
 func (l *Log) Reset(now, window int64) int64 {
 	last := int64(0)
-	for _, at := range l.Admitted {
-		last = max(last, at+window-now)
+	for _, a := range l.Admitted {
+		if a.Units > 0 {
+			last = max(last, a.At+window-now)
+		}
 	}
 	return last
 }
 
-// Most returns the most that any window holds. The fullest can be slid until it ends at an admission.
+// Most returns the most units that any window holds. The fullest can be slid until it ends at an admission.
 func (l *Log) Most(window int64) int {
-	admitted := slices.Sorted(slices.Values(l.Admitted))
-	most, first := 0, 0
-	for i, at := range admitted {
-		for admitted[first] <= at-window {
+	admitted := slices.SortedFunc(slices.Values(l.Admitted), func(a, b Admission) int { return cmp.Compare(a.At, b.At) })
+	most, held, first := 0, 0, 0
+	for _, a := range admitted {
+		held += a.Units
+		for admitted[first].At <= a.At-window {
+			held -= admitted[first].Units
 			first++
 		}
-		most = max(most, i-first+1)
+		most = max(most, held)
 	}
 	return most
 }
