@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"fmt"
+	"math"
 	"runtime"
 	"sync"
 	"testing"
@@ -92,6 +93,84 @@ func TestInProcessLogIsBounded(t *testing.T) {
 	limit.Max = 10
 	store.allow(t, minute, "ann", 1, limit)
 	assert.LessOrEqual(t, len(l.ring), smallRing)
+}
+
+// An admission is one entry, whatever it costs, up to the largest Max.
+func TestInProcessCost(t *testing.T) {
+	limiter, err := NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	ctx, bytes := context.Background(), PerDay("bytes", min(maxMax, math.MaxInt))
+	all, err := limiter.AllowN(ctx, "ann", bytes.Max, bytes)
+	require.NoError(t, err)
+	require.True(t, all.Allowed)
+	assert.Zero(t, all.Remaining)
+	d, err := limiter.Allow(ctx, "ann", bytes)
+	require.NoError(t, err)
+	require.False(t, d.Allowed)
+	require.NoError(t, limiter.Refund(ctx, all))
+	for i := range 10 {
+		d, err = limiter.AllowN(ctx, "ann", bytes.Max/10, bytes)
+		require.NoError(t, err)
+		require.True(t, d.Allowed)
+		assert.Equal(t, bytes.Max-(i+1)*(bytes.Max/10), d.Remaining)
+	}
+	ann := limiter.inProcess.locked("ann", false)
+	defer ann.mu.Unlock()
+	assert.Equal(t, 10, ann.logs[0].count)
+	assert.LessOrEqual(t, ann.logs[0].size(), 32)
+}
+
+// Only logs that need details have them.
+func TestInProcessDetails(t *testing.T) {
+	store, limit := newClockedInProcess(), Limit{Name: "a", Max: 1000, Window: time.Second}
+	detailed := func() bool { return store.logs("ann")[0].details != nil }
+	allow := func(now int64, cost int) Decision {
+		d := store.allow(t, now, "ann", cost, limit)
+		require.True(t, d.Allowed)
+		return d
+	}
+	var together []Decision
+	for range 3 {
+		together = append(together, allow(0, 1))
+	}
+	store.refund(t, together[2])
+	assert.False(t, detailed(), "the last of its moment")
+	store.refund(t, together[0])
+	assert.True(t, detailed(), "the numbers of the others tell them apart")
+	store.refund(t, together[0])
+	assert.Equal(t, 1, store.logs("ann")[0].units())
+	store.refund(t, together[1])
+	assert.Zero(t, store.logs("ann")[0].units())
+
+	for now := range int64(3000) {
+		store.refund(t, allow(second+now*5000, 1)) // alone at its moment
+		allow(second+now*5000+1, 1)
+	}
+	assert.False(t, detailed())
+	big := allow(17*second, 5)
+	assert.True(t, detailed())
+	store.refund(t, big)
+	for now := range int64(2000) {
+		allow(17*second+now*5000, 1)
+	}
+	assert.False(t, detailed(), "no longer needed once the ring has turned")
+}
+
+// When the ring has turned, a log keeps details that are needed to tell an admission from one that shared its moment.
+func TestInProcessKeepsDetails(t *testing.T) {
+	store, limit := newClockedInProcess(), Limit{Name: "a", Max: 4, Window: time.Second}
+	var given, kept Decision
+	for _, now := range []int64{0, 1, second / 2, second/2 + 1, second + 1, second + 1} { // the last two begin the next turn
+		given, kept = kept, store.allow(t, now, "ann", 1, limit)
+		require.True(t, kept.Allowed)
+	}
+	store.refund(t, given)
+	require.Equal(t, 3, store.peek(t, 2*second, "ann", limit).Remaining)
+	store.refund(t, given)
+	assert.Equal(t, 3, store.peek(t, 2*second, "ann", limit).Remaining)
+	store.refund(t, kept)
+	assert.Equal(t, 4, store.peek(t, 2*second, "ann", limit).Remaining)
 }
 
 // A log that a client no longer has is not kept, nor is its ring.

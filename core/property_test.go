@@ -16,8 +16,12 @@ import (
 	"github.com/exactlimit/exactlimit/lua"
 )
 
-// Any arrivals, of any cost, under any limits that change as they go, are answered alike by Redis, in-process and the
-// oracle, to the microsecond. The denial cache admits and denies as they do.
+// mostRedisUnits is the largest Max, and so the largest cost, that Redis is asked about here. Larger ones take it long for as
+// long as each unit is an entry, and costs over maxRedisCost are refused.
+const mostRedisUnits = 60
+
+// Any arrivals and refunds, of any cost, under any limits that change as they go, are answered alike by Redis, in-process and
+// the oracle, to the microsecond. The denial cache admits and denies as they do.
 func TestStoresAgreeWithOracle(t *testing.T) {
 	stores := clockedStores(t)
 	run, cached := 0, 0
@@ -29,7 +33,8 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 		// Where all ask the same at a cost of one, nothing can change while a log is full, so that what the denial cache
 		// says is the whole truth. Otherwise its denials are right, and do not know what others have taken since.
 		same := rapid.Bool().Draw(t, "same")
-		least, most, several := 1, 6, 3
+		least, most, several := 1, rapid.SampledFrom([]int{6, mostRedisUnits}).Draw(t, "largest max"), 3
+		var admitted []admission
 		if same {
 			least = rapid.IntRange(1, 4).Draw(t, "the max")
 			most, several = least, 1
@@ -52,7 +57,7 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 			for _, limit := range limits {
 				cost = min(cost, limit.Max)
 			}
-			do := rapid.SampledFrom([]string{"allow", "allow", "allow", "allow", "allow", "allow", "peek", "reset"}).Draw(t, "do")
+			do := rapid.SampledFrom([]string{"allow", "allow", "allow", "allow", "allow", "allow", "refund", "refund", "peek", "reset"}).Draw(t, "do")
 			if same || do == "peek" {
 				cost = 1
 			}
@@ -60,7 +65,17 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 				for _, store := range stores {
 					store.reset(t, key, limits[0])
 				}
-				at(logs, key, limits[0]).Admitted = nil
+				log := at(logs, key, limits[0])
+				for i := range log.Admitted {
+					log.Refund(i)
+				}
+				continue
+			}
+
+			if do == "refund" {
+				if len(admitted) > 0 { // perhaps again, and perhaps of what has left
+					rapid.SampledFrom(admitted).Draw(t, "of").refund(t, stores)
+				}
 				continue
 			}
 
@@ -69,11 +84,12 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 				log := at(logs, key, limit)
 				allowed = allowed && log.Fits(now, limit.Window.Microseconds(), cost, limit.Max)
 			}
+			charged := admission{stores: map[string]Decision{}, oracle: map[*oracle.Log]int{}}
 			var want []State
 			for _, limit := range limits {
 				log, window := at(logs, key, limit), limit.Window.Microseconds()
 				if allowed && do == "allow" {
-					log.Admit(now, cost)
+					charged.oracle[log] = log.Admit(now, cost)
 				}
 				want = append(want, State{
 					Limit:      limit,
@@ -91,6 +107,7 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 					got = store.allow(t, now, key, cost, limits...)
 				}
 				require.Equal(t, allowed, got.Allowed, name)
+				charged.stores[name] = got
 				if got.Source == SourceDenialCache {
 					cached++
 				}
@@ -104,40 +121,110 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 					require.LessOrEqual(t, state.ResetAfter, want[i].ResetAfter, "later than the truth")
 				}
 			}
+			if allowed && do == "allow" {
+				admitted = append(admitted, charged)
+			}
 		}
 	})
 	require.Positive(t, cached)
 	t.Log(cached, "denials by the cache")
 }
 
-// A log in this process agrees with the oracle also when it is full of hundreds, which its ring has to grow and shrink for,
-// and however long its window is.
+// admission is one admission, as each store and each log of the oracle knows it.
+type admission struct {
+	stores map[string]Decision
+	oracle map[*oracle.Log]int
+}
+
+func (a admission) refund(t require.TestingT, stores map[string]clocked) {
+	for name, store := range stores {
+		store.refund(t, a.stores[name])
+	}
+	for log, i := range a.oracle {
+		log.Refund(i)
+	}
+}
+
+// A log in this process agrees with the oracle also when it is full of hundreds of entries, for which its ring has to grow and
+// shrink, however long its window is, whatever requests cost, and whatever is given back, be it of one moment or twice.
 func TestLogAgreesWithOracle(t *testing.T) {
 	const short = math.MaxUint32 * int64(time.Microsecond) / int64(time.Millisecond) * 1000 // the longest of one word
 	rapid.Check(t, func(t *rapid.T) {
-		store, log := newClockedInProcess(), oracle.Log{}
+		store, logs := newClockedInProcess(), map[string]*oracle.Log{}
+		stores := map[string]clocked{"in-process": store}
 		window := rapid.SampledFrom([]int64{1000, second, short, short + 1000, 86400 * second}).Draw(t, "window")
-		limit := Limit{Name: "long", Max: rapid.IntRange(1, 300).Draw(t, "max"), Window: time.Duration(window) * time.Microsecond}
+		most := rapid.SampledFrom([]int{10, 300, 100_000, min(maxMax, math.MaxInt)}).Draw(t, "largest max")
+		limits := []Limit{
+			{Name: "a", Max: rapid.IntRange(1, most).Draw(t, "max"), Window: time.Duration(window) * time.Microsecond},
+			{Name: "b", Max: rapid.IntRange(1, most).Draw(t, "other max"), Window: time.Second},
+		}
+		steps := []int64{0, 1, window / 7, window / 2, window - 1, window, window + 1, 3 * window}
+		if rapid.Bool().Draw(t, "crowded") {
+			steps = []int64{0, 0, 0, 0, 1, window / 100, window / 7}
+		}
+		costs := rapid.SampledFrom([]string{"one", "small", "any"}).Draw(t, "costs")
 		now := rapid.Int64Range(0, 1<<40).Draw(t, "start")
-		for range rapid.IntRange(1, 60).Draw(t, "requests") {
-			now += rapid.SampledFrom([]int64{0, 1, window / 7, window / 2, window - 1, window, window + 1, 3 * window}).Draw(t, "step")
-			cost := rapid.IntRange(1, limit.Max).Draw(t, "cost")
-			if rapid.Bool().Draw(t, "small") {
-				cost = 1 + cost/20
+		var admitted []admission
+		for range rapid.IntRange(1, 200).Draw(t, "requests") {
+			now += rapid.SampledFrom(steps).Draw(t, "step")
+			switch do := rapid.IntRange(0, 99).Draw(t, "do"); {
+			case do < 30:
+				if len(admitted) > 0 {
+					rapid.SampledFrom(admitted).Draw(t, "of").refund(t, stores)
+				}
+				continue
+			case do < 32:
+				store.sweep(now)
+				continue
+			case do < 33:
+				store.reset(t, "ann", limits[0])
+				log := at(logs, "ann", limits[0])
+				for i := range log.Admitted {
+					log.Refund(i)
+				}
+				continue
 			}
-			cost = min(cost, limit.Max)
-			allowed := log.Fits(now, window, cost, limit.Max)
-			if allowed {
-				log.Admit(now, cost)
+			from := rapid.IntRange(0, 1).Draw(t, "from")
+			asked := limits[from:rapid.IntRange(from+1, 2).Draw(t, "to")]
+			cost := 1
+			if costs != "one" {
+				cost = rapid.IntRange(1, asked[0].Max).Draw(t, "cost")
 			}
-			got := store.allow(t, now, "ann", cost, limit)
+			if costs == "small" {
+				cost = 1 + cost%3
+			}
+			for _, limit := range asked {
+				cost = min(cost, limit.Max)
+			}
+			allowed := true
+			for _, limit := range asked {
+				allowed = allowed && at(logs, "ann", limit).Fits(now, limit.Window.Microseconds(), cost, limit.Max)
+			}
+			charged := admission{oracle: map[*oracle.Log]int{}}
+			var want []State
+			for _, limit := range asked {
+				log, window := at(logs, "ann", limit), limit.Window.Microseconds()
+				if allowed {
+					charged.oracle[log] = log.Admit(now, cost)
+				}
+				want = append(want, State{
+					Limit:      limit,
+					Remaining:  limit.Max - log.Count(now, window),
+					RetryAfter: time.Duration(log.Retry(now, window, cost, limit.Max)) * time.Microsecond,
+					ResetAfter: time.Duration(log.Reset(now, window)) * time.Microsecond,
+				})
+			}
+			got := store.allow(t, now, "ann", cost, asked...)
 			require.Equal(t, allowed, got.Allowed)
-			require.Equal(t, State{
-				Limit:      limit,
-				Remaining:  limit.Max - log.Count(now, window),
-				RetryAfter: time.Duration(log.Retry(now, window, cost, limit.Max)) * time.Microsecond,
-				ResetAfter: time.Duration(log.Reset(now, window)) * time.Microsecond,
-			}, got.State)
+			require.Equal(t, want, got.States())
+			if allowed {
+				charged.stores = map[string]Decision{"in-process": got}
+				admitted = append(admitted, charged)
+			}
+			for _, log := range store.logs("ann") {
+				require.LessOrEqual(t, log.count, most)
+				require.LessOrEqual(t, log.count, log.units())
+			}
 		}
 	})
 }

@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -153,6 +154,80 @@ func TestRefundOfOneMoment(t *testing.T) {
 	})
 }
 
+// Refunds leave nothing behind: what a client holds in memory is bounded by Max, however many requests it makes.
+func TestRefundsTakeNoMemory(t *testing.T) {
+	limiter, err := NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	ctx, limit := context.Background(), PerDay("a", 10)
+	_, err = limiter.Allow(ctx, "ann", limit)
+	require.NoError(t, err)
+	held := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := held()
+	for range 200_000 {
+		d, err := limiter.Allow(ctx, "ann", limit)
+		require.NoError(t, err)
+		require.True(t, d.Allowed)
+		require.NoError(t, limiter.Refund(ctx, d))
+	}
+	assert.Less(t, held(), before+1<<20)
+	d, err := limiter.Peek(ctx, "ann", limit)
+	require.NoError(t, err)
+	assert.Equal(t, 9, d.Remaining)
+}
+
+// A refund that is repeated after the log of its admission was dropped, by the sweeper or by a Reset, takes nothing of a later
+// admission, whatever their moments.
+func TestRefundAfterTheLog(t *testing.T) {
+	for name, dropped := range map[string]func(*Limiter, Limit){
+		"sweep":         func(*Limiter, Limit) { time.Sleep(sweepEvery + time.Second) },
+		"sweep at once": func(l *Limiter, _ Limit) { l.inProcess.sweep(l.inProcess.now()) },
+		"reset":         func(l *Limiter, limit Limit) { l.Reset(context.Background(), "ann", limit) },
+		"both": func(l *Limiter, limit Limit) {
+			l.Reset(context.Background(), "ann", limit)
+			l.inProcess.sweep(l.inProcess.now())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				limiter, err := NewInProcess()
+				require.NoError(t, err)
+				defer limiter.Close()
+				ctx, limit := context.Background(), PerSecond("a", 5)
+				allow := func() Decision {
+					d, err := limiter.Allow(ctx, "ann", limit)
+					require.NoError(t, err)
+					require.True(t, d.Allowed)
+					return d
+				}
+				remain := func() int {
+					d, err := limiter.Peek(ctx, "ann", limit)
+					require.NoError(t, err)
+					return d.Remaining
+				}
+				for range 3 {
+					first := allow()
+					if name != "reset" && name != "both" {
+						require.NoError(t, limiter.Refund(ctx, first))
+					}
+					dropped(limiter, limit)
+					second := allow()
+					require.Equal(t, 4, remain())
+					require.NoError(t, limiter.Refund(ctx, first))
+					require.Equal(t, 4, remain())
+					require.NoError(t, limiter.Refund(ctx, second))
+					require.Equal(t, 5, remain())
+				}
+			})
+		})
+	}
+}
+
 // While Redis is away, decisions are refunded where they were made, and no other limiter's are taken.
 func TestRefundWhereItWasMade(t *testing.T) {
 	server := redistest.Start(t)
@@ -181,6 +256,11 @@ func TestRefundWhereItWasMade(t *testing.T) {
 
 	assert.ErrorIs(t, other.Refund(ctx, inRedis), ErrInvalid)
 	assert.ErrorIs(t, other.Refund(ctx, local), ErrInvalid)
+	again, err := Connect(server.URL())
+	require.NoError(t, err)
+	defer again.Close()
+	assert.ErrorIs(t, again.Refund(ctx, inRedis), ErrInvalid, "of another limiter on the same Redis")
+	assert.ErrorIs(t, again.Refund(ctx, local), ErrInvalid)
 	require.NoError(t, other.Close())
 	theirs, err := other.Allow(ctx, "ann", limit)
 	assert.ErrorIs(t, err, ErrUnavailable)
