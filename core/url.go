@@ -1,10 +1,6 @@
 package core
 
 import (
-	"context"
-	"crypto/tls"
-	"errors"
-	"net"
 	"net/url"
 	"slices"
 	"strconv"
@@ -75,7 +71,6 @@ func parseURL(text string) (rueidis.ClientOption, error) {
 			"timeouts are written like 500ms, db is a number, skip_verify is true or false")
 	}
 	harden(&option)
-	dialNoRequest(&option)
 	return option, nil
 }
 
@@ -84,25 +79,6 @@ var urlParameters = []string{
 	"addr", "client_name", "db", "dial_timeout", "master_set", "protocol", "skip_verify", "write_timeout",
 	"client_cache", "max_retries",
 }
-
-// dialNoRequest makes connections, but none in the name of a request: it would wait for it, and its context might end what
-// others wait for. A probe makes it, see link.
-func dialNoRequest(option *rueidis.ClientOption) {
-	dial := option.DialCtxFn
-	option.DialCtxFn = func(ctx context.Context, address string, dialer *net.Dialer, secure *tls.Config) (net.Conn, error) {
-		switch {
-		case isRequestContext(ctx):
-			return nil, errNoConnection
-		case dial != nil:
-			return dial(ctx, address, dialer, secure)
-		case secure != nil:
-			return (&tls.Dialer{NetDialer: dialer, Config: secure}).DialContext(ctx, "tcp", address)
-		}
-		return dialer.DialContext(ctx, "tcp", address)
-	}
-}
-
-var errNoConnection = errors.New("not connected")
 
 // harden sets what keeps a limiter exact and its callers apart.
 func harden(option *rueidis.ClientOption) {

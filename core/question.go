@@ -1,0 +1,80 @@
+package core
+
+import (
+	"sync"
+
+	"github.com/exactlimit/exactlimit/internal/dispatch"
+)
+
+// verb is what a question asks the script to do.
+type verb uint8
+
+const (
+	admit verb = iota
+	peek
+	refund
+	reset
+)
+
+// question is what one caller asks the script: something about the logs that limits keep of a key.
+type question struct {
+	dispatch.Ticket
+	verb verb
+	key  string // canonical
+	hash uint64 // of key
+	cost int
+	asking
+	limits []Limit
+	text   string   // the names of the logs, from which logs are cut
+	logs   []string // the script's KEYS
+	paid   receipt  // of a refund: what is given back
+
+	asked  int32 // see batch
+	place  int32 // of the request, among those that ask the same in one call
+	answer answer
+}
+
+// asking is how a question is asked.
+type asking struct {
+	provisional bool // what it is charged may be given back
+	refundLate  bool // give back a grant that comes after the caller has left, whatever the reason
+}
+
+// decision returns the answer to the request.
+func (q *question) decision() Decision { return q.answer.decision(int(q.place), q.cost, q.limits) }
+
+// Key returns the name of the first log.
+func (q *question) Key() string { return q.logs[0] }
+
+// Size returns how many logs the question is about.
+func (q *question) Size() int { return len(q.logs) }
+
+// questions keeps questions for reuse. A question whose caller has left before the answer came is not reused.
+var questions = sync.Pool{New: func() any { return new(question) }}
+
+// newQuestion returns a question about the logs that limits keep of a canonical key.
+func (r *redisLogs) newQuestion(verb verb, key string, hash uint64, cost int, limits []Limit) *question {
+	q := questions.Get().(*question)
+	q.verb, q.key, q.hash, q.cost, q.asking = verb, key, hash, cost, asking{}
+	q.limits = append(q.limits[:0], limits...) // a copy, since the caller may leave before the question is asked
+	var space [256]byte
+	var ends [8]int
+	text, cuts := space[:0], ends[:0]
+	for i := range limits {
+		text = appendLogKey(text, r.prefix, key, limits[i])
+		cuts = append(cuts, len(text))
+	}
+	q.text, q.logs = string(text), q.logs[:0]
+	start := 0
+	for _, end := range cuts {
+		q.logs = append(q.logs, q.text[start:end])
+		start = end
+	}
+	return q
+}
+
+// free lets a question be reused.
+func (q *question) free() {
+	q.answer, q.paid, q.text, q.key = answer{}, receipt{}, "", ""
+	questions.Put(q)
+}

@@ -1,0 +1,168 @@
+package dispatch
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// link is the queue of the questions that go to one server, or to one range of slots, and the workers that ask them.
+type link[Q Question] struct {
+	d       *Dispatcher[Q]
+	breaker breaker
+	most    int // workers
+
+	mu      sync.Mutex
+	wake    sync.Cond
+	queue   []Q // from head on
+	head    int
+	idle    int // workers that wait for questions
+	started int // workers
+	closed  bool
+	workers sync.WaitGroup
+}
+
+const (
+	// maxInFlight is how many calls may be in flight to a server: enough to keep it busy, and few enough that questions
+	// gather while it is.
+	maxInFlight, maxInFlightOfRange = 8, 2
+	// maxKeys and maxQuestions are the most in one call: what Redis answers in half a millisecond. Equal questions in a row
+	// count as one, which is what a batch makes of them.
+	maxKeys, maxQuestions = 128, 512
+	// maxQueue is the most questions that wait. A service with more waiting callers has other troubles.
+	maxQueue = 1 << 16
+)
+
+func newLink[Q Question](d *Dispatcher[Q], most int) *link[Q] {
+	l := &link[Q]{d: d, most: most}
+	l.wake.L = &l.mu
+	l.breaker = breaker{
+		deadlines: &d.deadlines, now: d.Now, closing: d.closing,
+		probe: d.probe,
+		changed: func(from, to State, since time.Duration, cause error) {
+			if to == Open && from != Open {
+				l.drain(cause)
+			}
+			if d.Changed != nil {
+				d.Changed(from, to, since, cause)
+			}
+		},
+	}
+	return l
+}
+
+// push puts a question into the queue.
+func (l *link[Q]) push(q Q) error {
+	if err := l.breaker.open(); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.closed:
+		return ErrClosed
+	case len(l.queue)-l.head >= maxQueue:
+		return ErrQueueFull
+	}
+	if l.head > 0 && len(l.queue) == cap(l.queue) { // rather than to grow
+		n := copy(l.queue, l.queue[l.head:])
+		clear(l.queue[n:])
+		l.queue, l.head = l.queue[:n], 0
+	}
+	l.queue = append(l.queue, q)
+	l.wakeWorker()
+	return nil
+}
+
+// wakeWorker sees to it that a worker looks at the queue. The link is locked.
+func (l *link[Q]) wakeWorker() {
+	switch {
+	case l.idle > 0:
+		l.wake.Signal()
+	case l.started < l.most:
+		l.started++
+		l.workers.Go(l.work)
+	}
+}
+
+// again puts questions that were sent at the front of the queue.
+func (l *link[Q]) again(questions []Q) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, q := range questions {
+		switch t := q.ticket(); {
+		case l.closed:
+			t.answer(ErrClosed)
+		case t.state.CompareAndSwap(sent, waiting):
+			l.queue = append(l.queue, q)
+			copy(l.queue[l.head+1:], l.queue[l.head:])
+			l.queue[l.head] = q
+		}
+	}
+	l.wakeWorker()
+}
+
+// take moves questions from the queue to the end of a list, once there are any: as many as go together. It returns false
+// when the link is closed.
+func (l *link[Q]) take(questions []Q) (_ []Q, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.queue) == l.head && !l.closed {
+		l.idle++
+		l.wake.Wait()
+		l.idle--
+	}
+	size, last := 0, ""
+	for ; l.head < len(l.queue) && len(questions) < maxQuestions; l.head++ {
+		q := l.queue[l.head]
+		if q.Key() != last {
+			size += q.Size()
+		}
+		if last = q.Key(); size > maxKeys && len(questions) > 0 {
+			break
+		}
+		questions = append(questions, q)
+		clear(l.queue[l.head : l.head+1])
+	}
+	if l.head == len(l.queue) {
+		l.queue, l.head = l.queue[:0], 0
+	}
+	return questions, !l.closed
+}
+
+// drain answers all questions that wait with an error.
+func (l *link[Q]) drain(err error) {
+	l.mu.Lock()
+	questions := l.queue[l.head:]
+	l.queue, l.head = nil, 0
+	l.mu.Unlock()
+	for _, q := range questions {
+		if t := q.ticket(); t.send() {
+			t.answer(err)
+		}
+	}
+}
+
+func (l *link[Q]) close() {
+	l.mu.Lock()
+	l.closed = true
+	l.wake.Broadcast()
+	l.mu.Unlock()
+	l.drain(ErrClosed)
+}
+
+// probe asks Redis in a way that tests all that calls need: the connection, the rights, the script, and that it may write.
+func (d *Dispatcher[Q]) probe(ctx context.Context, key string) error {
+	client, err := d.Client()
+	if err != nil {
+		return err
+	}
+	keys, args := d.Probe(key)
+	_, err = d.call(ctx, client, keys, args).ToArray()
+	if readOnly(err) {
+		// This is a replica that was the master when the connection was made. It ends the connection on this command; the
+		// next one finds the master if there is one behind the address.
+		client.Do(ctx, client.B().Quit().Build())
+	}
+	return err
+}
