@@ -27,7 +27,8 @@ type batch struct {
 	groups  []group
 	order   []int32 // indexes in asked, in the order of the call
 	keys    []string
-	args    []string // with room in front of them for one more
+	args    []string         // with room in front of them for one more
+	texts   map[int64]string // of numbers that were sent lately
 	callID  string
 	longest time.Duration // how long the call may be sent again
 	again   []*question
@@ -156,17 +157,30 @@ func (b *batch) appendGroup(index int32) {
 	}
 	for i := range g.limits {
 		if g.verb != refund {
-			b.args = append(b.args, strconv.Itoa(g.limits[i].Max))
+			b.args = append(b.args, b.text(int64(g.limits[i].Max)))
 		}
-		b.args = append(b.args, strconv.FormatInt(g.limits[i].Window.Microseconds(), 10))
+		b.args = append(b.args, b.text(g.limits[i].Window.Microseconds()))
 	}
+}
+
+// text returns the digits of a number. Most numbers are the same in each call, so their texts are kept.
+func (b *batch) text(n int64) string {
+	text, found := b.texts[n]
+	if !found {
+		if len(b.texts) >= 1000 {
+			clear(b.texts)
+		}
+		text = strconv.FormatInt(n, 10)
+		b.texts[n] = text
+	}
+	return text
 }
 
 // append appends a word and numbers to the arguments.
 func (b *batch) append(word string, numbers ...int) {
 	b.args = append(b.args, word)
 	for _, n := range numbers {
-		b.args = append(b.args, strconv.Itoa(n))
+		b.args = append(b.args, b.text(int64(n)))
 	}
 }
 

@@ -82,12 +82,8 @@ var urlParameters = []string{
 
 // harden sets what keeps a limiter exact and its callers apart.
 func harden(option *rueidis.ClientOption) {
-	// One connection a node, on which calls keep their order, and on which those that come within 6 microseconds of each
-	// other while others are under way go in one write. Where hundreds are under way this saves a fifth of the work, most
-	// of it Redis's, for 10 microseconds of a call beside a few others, and none of a call that is alone. Twice the delay
-	// saves no more and costs those beside a few others as much again.
+	// One connection for each node. A few large calls are in flight at a time, so more connections save nothing.
 	option.PipelineMultiplex = -1
-	option.MaxFlushDelay = 6 * time.Microsecond
 	// Nothing is cached, and CLIENT TRACKING needs rights that a limiter does not.
 	option.DisableCache = true
 	if option.Dialer.Timeout == 0 {

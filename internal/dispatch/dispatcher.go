@@ -88,9 +88,9 @@ func New[Q Question](config Config[Q]) *Dispatcher[Q] {
 		deadlines: deadlines{timeout: config.Timeout},
 	}
 	d.closing, d.close = context.WithCancel(context.Background())
-	d.single = newLink(d, maxInFlight)
+	d.single = newLink(d)
 	for i := range d.ranges {
-		d.ranges[i] = newLink(d, maxInFlightOfRange)
+		d.ranges[i] = newLink(d)
 	}
 	return d
 }

@@ -10,7 +10,6 @@ import (
 type link[Q Question] struct {
 	d       *Dispatcher[Q]
 	breaker breaker
-	most    int // workers
 
 	mu      sync.Mutex
 	wake    sync.Cond
@@ -23,9 +22,9 @@ type link[Q Question] struct {
 }
 
 const (
-	// maxInFlight is how many calls may be in flight to a server: enough to keep it busy, and few enough that questions
-	// gather while it is.
-	maxInFlight, maxInFlightOfRange = 8, 2
+	// maxInFlight is how many calls may be in flight to a server: while it works on one, the next is on its way. More would be
+	// smaller and cost the server more work for each question.
+	maxInFlight = 2
 	// maxKeys and maxQuestions are the most in one call: what Redis answers in half a millisecond. Equal questions in a row
 	// count as one, which is what a batch makes of them.
 	maxKeys, maxQuestions = 128, 512
@@ -33,8 +32,8 @@ const (
 	maxQueue = 1 << 16
 )
 
-func newLink[Q Question](d *Dispatcher[Q], most int) *link[Q] {
-	l := &link[Q]{d: d, most: most}
+func newLink[Q Question](d *Dispatcher[Q]) *link[Q] {
+	l := &link[Q]{d: d}
 	l.wake.L = &l.mu
 	l.breaker = breaker{
 		deadlines: &d.deadlines, now: d.Now, closing: d.closing,
@@ -79,7 +78,7 @@ func (l *link[Q]) wakeWorker() {
 	switch {
 	case l.idle > 0:
 		l.wake.Signal()
-	case l.started < l.most:
+	case l.started < maxInFlight:
 		l.started++
 		l.workers.Go(l.work)
 	}
