@@ -33,6 +33,10 @@ type batch struct {
 	again   []*question
 }
 
+func newBatch(id func() string, denials *denials, now func() time.Duration) *batch {
+	return &batch{id: id, denials: denials, now: now, byText: map[string]int32{}, texts: map[int64]string{}}
+}
+
 // asked is one question to the script.
 type asked struct {
 	*question        // the first of the requests

@@ -40,8 +40,8 @@ func dial(option rueidis.ClientOption, log *slog.Logger) *connection {
 }
 
 func (c *connection) use(client rueidis.Client) {
-	prepare(client, c.log)
 	c.client.Store(&client)
+	c.dialing.Go(func() { prepare(client, c.log) }) // which may take a while if Redis does not answer
 }
 
 func (c *connection) try(option rueidis.ClientOption) bool {
@@ -78,11 +78,13 @@ func (c *connection) get() (rueidis.Client, error) {
 }
 
 func (c *connection) close() {
+	if c.stop != nil {
+		c.stop()
+	}
+	c.dialing.Wait()
 	if c.stop == nil {
 		return
 	}
-	c.stop()
-	c.dialing.Wait()
 	if client := c.client.Load(); client != nil {
 		(*client).Close()
 	}

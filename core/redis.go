@@ -48,7 +48,7 @@ func newRedisLogs(connection *connection, c config, m *metrics) *redisLogs {
 		Timeout: c.timeout,
 		Script:  lua.Decide,
 		NewBatch: func() dispatch.Batch[*question] {
-			return &batch{id: r.newID, denials: r.denials, now: r.now, byText: map[string]int32{}, texts: map[int64]string{}}
+			return newBatch(r.newID, r.denials, r.now)
 		},
 		Probe: func(key string) (keys, args []string) {
 			return []string{key, key + ":probe"}, []string{"probe", "probe"} // the second is never a log

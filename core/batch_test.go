@@ -1,0 +1,260 @@
+package core
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/redistest"
+)
+
+// gate is a client on whose way to Redis each call stops until the test lets it pass.
+type gate struct {
+	rueidis.Client
+	came chan *gatedCall
+}
+
+// gatedCall is a call at the gate.
+type gatedCall struct {
+	words []string
+	pass  chan error // lets it pass, or makes it fail
+}
+
+func (g *gate) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	c := &gatedCall{slices.Clone(cmd.Commands()), make(chan error)}
+	if c.words[0] != "EVALSHA" || c.words[len(c.words)-1] == "probe" {
+		return g.Client.Do(ctx, cmd)
+	}
+	g.came <- c
+	if err := <-c.pass; err != nil {
+		return rueidis.NewErrorResult(err)
+	}
+	return g.Client.Do(ctx, cmd)
+}
+
+// gated is a limiter behind a gate, on an empty keyspace of its own.
+type gated struct {
+	*testing.T
+	*gate
+	limiter *Limiter
+	limit   Limit
+}
+
+func newGated(t *testing.T, max int, opts ...Option) gated {
+	g := &gate{Client: redistest.Shared(t).Client(t), came: make(chan *gatedCall)}
+	limiter, err := New(g, append([]Option{WithPrefix(redistest.Prefix()), patient, OnFailure(FailClosed)}, opts...)...)
+	require.NoError(t, err)
+	t.Cleanup(func() { limiter.Close() })
+	return gated{t, g, limiter, PerHour("hot", max)}
+}
+
+// outcome is what an Allow came to. It is read after done.
+type outcome struct {
+	Decision
+	err  error
+	done chan struct{}
+}
+
+// allow asks in a goroutine of its own.
+func (g gated) allow(ctx context.Context, key string, cost int, limits ...Limit) *outcome {
+	o := &outcome{done: make(chan struct{})}
+	go func() {
+		defer close(o.done)
+		o.Decision, o.err = g.limiter.AllowN(ctx, key, cost, limits...)
+	}()
+	return o
+}
+
+// lead has two calls come to the gate, so that questions that come now wait.
+func (g gated) lead() (outcomes []*outcome, calls []*gatedCall) {
+	for range 2 {
+		outcomes = append(outcomes, g.allow(context.Background(), "lead", 1, g.limit))
+		calls = append(calls, <-g.came)
+	}
+	return outcomes, calls
+}
+
+func (o *outcome) wait(t *testing.T) *outcome {
+	t.Helper()
+	select {
+	case <-o.done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("no outcome")
+	}
+	return o
+}
+
+// charged is how many units a log holds.
+func (g gated) charged(key string) int {
+	d, err := g.limiter.Peek(context.Background(), key, g.limit)
+	require.NoError(g, err)
+	return g.limit.Max - d.Remaining
+}
+
+// While two calls are in flight, questions gather, and go in one call: equal ones as one question, others beside them.
+func TestQuestionsShareCalls(t *testing.T) {
+	g := newGated(t, 5)
+	lead, calls := g.lead()
+	var ann, others []*outcome
+	for range 7 {
+		ann = append(ann, g.allow(context.Background(), "ann", 1, g.limit))
+	}
+	others = append(others,
+		g.allow(context.Background(), "bob", 1, g.limit), g.allow(context.Background(), "ann", 1, PerDay("day", 2)),
+		g.allow(context.Background(), "bob", 2, g.limit, PerDay("day", 2)))
+	time.Sleep(50 * time.Millisecond) // until all are in the queue; if some are not, they go in a call of their own
+	calls[0].pass <- nil
+	go func() {
+		for call := range g.came {
+			call.pass <- nil
+		}
+	}()
+	admitted, remaining := 0, map[int]bool{}
+	for _, o := range ann {
+		require.NoError(t, o.wait(t).err)
+		if o.Allowed {
+			admitted++
+			assert.False(t, remaining[o.Remaining], "each has its own place")
+			remaining[o.Remaining] = true
+		} else {
+			assert.Positive(t, o.RetryAfter)
+		}
+	}
+	assert.Equal(t, 5, admitted)
+	calls[1].pass <- nil
+	for _, o := range slices.Concat(others, lead) {
+		require.NoError(t, o.wait(t).err)
+		assert.True(t, o.Allowed)
+	}
+	assert.Equal(t, 3, g.charged("bob"))
+}
+
+// Row 5 of "What got through": clients that abort cannot fill a limit. A caller that is cancelled leaves at once, and what it
+// was granted after that is given back; a question that was not sent yet is not charged.
+func TestCancelledCallersAreNotCharged(t *testing.T) {
+	g := newGated(t, 5)
+	ctx, cancel := context.WithCancel(context.Background())
+	sent := []*outcome{g.allow(ctx, "ann", 1, g.limit)}
+	first := <-g.came
+	sent = append(sent, g.allow(ctx, "ann", 2, g.limit))
+	second := <-g.came
+	queued := g.allow(ctx, "ann", 1, g.limit)
+	time.Sleep(20 * time.Millisecond)
+	cancel()
+	for _, o := range append(sent, queued) {
+		assert.ErrorIs(t, o.wait(t).err, context.Canceled)
+		assert.ErrorIs(t, o.err, ErrUnavailable)
+	}
+	go func() {
+		for call := range g.came {
+			call.pass <- nil
+		}
+	}()
+	first.pass <- nil
+	second.pass <- nil
+	require.Eventually(t, func() bool { return g.charged("ann") == 0 }, 10*time.Second, time.Millisecond)
+	d := g.allow(context.Background(), "ann", 5, g.limit).wait(t)
+	require.NoError(t, d.err)
+	assert.True(t, d.Allowed, "an honest client finds the limit as if they had never come")
+}
+
+// panicky is a client of the user's own with a mistake in it.
+type panicky struct {
+	rueidis.Client
+	panics atomic.Bool
+}
+
+func (p *panicky) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	if p.panics.Load() {
+		panic("in a hook")
+	}
+	return p.Client.Do(ctx, cmd)
+}
+
+// A panic in the user's client is an error, and leaves nothing waiting.
+func TestPanicInAClient(t *testing.T) {
+	client := &panicky{Client: redistest.Shared(t).Client(t)}
+	limiter, err := New(client, WithPrefix(redistest.Prefix()), OnFailure(FailClosed))
+	require.NoError(t, err)
+	defer limiter.Close()
+	limit := PerHour("a", 1000)
+	client.panics.Store(true)
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			_, err := limiter.Allow(context.Background(), "ann", limit)
+			assert.ErrorIs(t, err, ErrUnavailable)
+		})
+	}
+	all.Wait()
+	client.panics.Store(false)
+	require.Eventually(t, func() bool {
+		d, err := limiter.Allow(context.Background(), "ann", limit)
+		return err == nil && d.Remaining == 999
+	}, 10*time.Second, time.Millisecond)
+}
+
+// Row 17 of "What got through": concurrent large costs admit what fits, and a queue that we make is no outage.
+func TestConcurrentLargeCosts(t *testing.T) {
+	limiter, err := Connect(redistest.Start(t).URL())
+	require.NoError(t, err)
+	defer limiter.Close()
+	limit := PerHour("bytes", 100_000)
+	var admitted, elsewhere atomic.Int64
+	var all sync.WaitGroup
+	for range 400 {
+		all.Go(func() {
+			d, err := limiter.AllowN(context.Background(), "ann", 1000, limit)
+			assert.NoError(t, err)
+			if d.Source == SourceInProcess {
+				elsewhere.Add(1)
+			} else if d.Allowed {
+				admitted.Add(1000)
+			}
+		})
+	}
+	all.Wait()
+	assert.Zero(t, elsewhere.Load(), "a healthy Redis decides all")
+	assert.EqualValues(t, 100_000, admitted.Load())
+}
+
+// Row 27 of "What got through": where units are given back, no instance denies while there is room.
+func TestProvisionalDenialsAreNotCached(t *testing.T) {
+	url, prefix := redistest.Shared(t).URL(), redistest.Prefix()
+	var limiters [2]*Limiter
+	for i := range limiters {
+		limiter, err := Connect(url, WithPrefix(prefix), patient, OnFailure(FailClosed))
+		require.NoError(t, err)
+		defer limiter.Close()
+		limiters[i] = limiter
+	}
+	a, b := limiters[0], limiters[1]
+	ctx, limit := context.Background(), PerHour("login", 1)
+	for range 3 {
+		d, err := a.Provisional().Allow(ctx, "ann", limit)
+		require.NoError(t, err)
+		require.True(t, d.Allowed)
+		for range 2 {
+			denied, err := b.Allow(ctx, "ann", limit)
+			require.NoError(t, err)
+			require.False(t, denied.Allowed)
+			assert.Positive(t, denied.RetryAfter)
+			assert.Equal(t, SourceRedis, denied.Source)
+		}
+		require.NoError(t, a.Refund(ctx, d))
+		admitted, err := b.Provisional().Allow(ctx, "ann", limit)
+		require.NoError(t, err)
+		require.True(t, admitted.Allowed, "there is room again")
+		require.NoError(t, b.Refund(ctx, admitted))
+	}
+	other, err := b.Allow(ctx, "ann", limit)
+	require.NoError(t, err)
+	assert.ErrorIs(t, a.Refund(ctx, other), ErrInvalid, "the decision is another limiter's")
+}
