@@ -17,9 +17,10 @@ import (
 type log struct {
 	ring    []uint32
 	count   int    // of entries
-	newest  int64  // the moment of the last admission, even after a refund of it
+	newest  int64  // the moment of the last admission
 	first   int    // index of the oldest entry
 	number  uint32 // of the last admission
+	undone  bool   // the last admission was given back, and the last entry is an earlier one
 	details *details
 	name    string // of the limit, which with the window identifies the log among those of its key
 	window  time.Duration
@@ -140,18 +141,18 @@ func (l *log) add(now int64, number uint32, n, max int) {
 		sum := l.details.before + uint64(l.units()+n)
 		l.details.ring[l.place(l.count)] = detail{sum, number}
 	}
-	l.newest, l.number = now, number
+	l.newest, l.number, l.undone = now, number, false
 	l.set(l.place(l.count), now)
 	l.count++
 }
 
-// implies reports whether the next entry's place among those of its moment is its number.
+// implies reports whether the place that the next entry will have among those of its moment is its number, in a log without
+// details.
 func (l *log) implies(now int64, number uint32) bool {
-	same := int(number)
-	if same == 0 {
-		return l.count == 0 || l.at(l.count-1) != now
+	if now != l.newest {
+		return number == 0
 	}
-	return same <= l.count && l.at(l.count-same) == now && (same == l.count || l.at(l.count-same-1) != now)
+	return number == l.number+1 && !l.undone
 }
 
 // detail gives a log of entries of one unit, numbered by their places, its details.
@@ -212,6 +213,7 @@ func (l *log) remove(at int64, number uint32) {
 	if l.details == nil && i+1 < l.count && l.at(i+1) == at {
 		l.detail() // of those that it leaves, some are no longer where their numbers say
 	}
+	l.undone = l.undone || i == l.count-1
 	units := uint64(0)
 	if l.details != nil {
 		before := l.details.before
@@ -251,7 +253,7 @@ func (l *log) resize(size int) {
 
 // clear drops all entries, and keeps what tells later admissions from earlier ones.
 func (l *log) clear() {
-	l.ring, l.count, l.first, l.details = nil, 0, 0, nil
+	l.ring, l.count, l.first, l.details, l.undone = nil, 0, 0, nil, true
 }
 
 // idle reports whether the log can be forgotten: it holds nothing, and no later admission can share the moment of an
@@ -266,7 +268,11 @@ func (l *log) state(s *State, now int64, cost int) {
 	remaining := s.Limit.Max - l.units()
 	s.Remaining = max(0, remaining)
 	if l.count > 0 {
-		s.ResetAfter = l.leaves(l.at(l.count-1), now)
+		newest := l.newest // which costs no look into the ring
+		if l.undone {
+			newest = l.at(l.count - 1)
+		}
+		s.ResetAfter = l.leaves(newest, now)
 	}
 	if remaining < cost {
 		s.RetryAfter = l.leaves(l.at(l.holding(cost-remaining)), now)

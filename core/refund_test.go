@@ -198,7 +198,7 @@ func TestRefundAfterTheLog(t *testing.T) {
 				limiter, err := NewInProcess()
 				require.NoError(t, err)
 				defer limiter.Close()
-				ctx, limit := context.Background(), PerSecond("a", 5)
+				ctx, limit := context.Background(), PerHour("a", 5)
 				allow := func() Decision {
 					d, err := limiter.Allow(ctx, "ann", limit)
 					require.NoError(t, err)

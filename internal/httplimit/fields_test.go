@@ -67,12 +67,13 @@ func TestStack(t *testing.T) {
 // in one order, with the numbers that went in.
 func FuzzFields(f *testing.F) {
 	for _, name := range []string{"a", "login", `a "quoted" \ name`, `"`, `\`, `\"`, ", ", ";r=0", `";r=0`, "a;q=1", " ", "~"} {
-		f.Add(name, "b", 9, 8, int64(60_000), int64(0))
-		f.Add(name, "b", 1, 0, int64(1), int64(1))
-		f.Add("b", name, 1, 0, int64(1001), int64(1001))
-		f.Add(name, name, 999_999_999_999_999, 0, int64(1)<<40, int64(1)<<40)
+		f.Add(name, "b", int64(9), int64(8), int64(60_000), int64(0))
+		f.Add(name, "b", int64(1), int64(0), int64(1), int64(1))
+		f.Add("b", name, int64(1), int64(0), int64(1001), int64(1001))
+		f.Add(name, name, int64(999_999_999_999_999), int64(0), int64(1)<<40, int64(1)<<40)
 	}
-	f.Fuzz(func(t *testing.T, one, two string, most, remaining int, window, retry int64) {
+	f.Fuzz(func(t *testing.T, one, two string, largest, left, window, retry int64) {
+		most, remaining := int(largest), int(left)
 		h, wait := http.Header{}, int64(0)
 		var want []string
 		for i, name := range []string{one, two, one} {

@@ -22,7 +22,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -202,13 +201,6 @@ func (s *Server) ready() bool {
 	ours := strings.Contains(string(answer), fmt.Sprintf("process_id:%d\r\n", s.cmd.Process.Pid))
 	return ours && !strings.Contains(string(answer), "loading:1") || strings.HasPrefix(string(answer), "-NOAUTH")
 }
-
-// Pause stops the server as a machine does that hangs: its connections stay open, the kernel still accepts new ones and
-// takes what is sent, and nobody answers until Resume. Kill ends a paused server too.
-func (s *Server) Pause() error { return s.cmd.Process.Signal(syscall.SIGSTOP) }
-
-// Resume lets a paused server go on where it stopped.
-func (s *Server) Resume() error { return s.cmd.Process.Signal(syscall.SIGCONT) }
 
 // Kill ends the server at once, as a crash would. Its files stay for the next Start.
 func (s *Server) Kill() {
