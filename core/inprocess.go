@@ -18,8 +18,8 @@ type inProcess struct {
 	identity uint64    // in the receipts of what it admits
 	start    time.Time // of the clock: moments are microseconds since then, on Go's monotonic clock
 	seed     maphash.Seed
-	// shards hold the clients, by the hash of their keys. A map delays its new keys while it is resized: one map of all keys by
-	// 200 ms at 1.5 million keys and by more than a second at 4 million, a shard by a 64th of that.
+	// shards hold the clients, by the hash of their keys. A map delays its new keys while it is resized: one map of all
+	// keys by 200 ms at 1.5 million keys and by more than a second at 4 million, a shard by a 64th of that.
 	shards [64]*xsync.Map[string, *client]
 	stop   chan struct{}
 	swept  chan struct{} // closed when the sweeper has ended
@@ -34,8 +34,8 @@ type client struct {
 	_    [7]byte // to whole cache lines: what each call writes, as far as most's number, is in the first one
 }
 
-// sweepEvery is the pause between two sweeps. Each takes about a tenth of a second per million keys, and holds up one key
-// at a time.
+// sweepEvery is the pause between two sweeps. Each takes about a tenth of a second per million keys, and holds up one
+// key at a time.
 const sweepEvery = 16 * time.Second
 
 func newInProcess() *inProcess {
@@ -86,8 +86,8 @@ func (p *inProcess) sweepUntilClose() {
 	}
 }
 
-// sweep drops idle logs, and clients that have no others. The moment given is not in the future, so what is admitted after a
-// log was dropped is later than all that the log ever held.
+// sweep drops idle logs, and clients that have no others. The moment given is not in the future, so what is admitted
+// after a log was dropped is later than all that the log ever held.
 func (p *inProcess) sweep(now int64) {
 	for _, clients := range p.shards {
 		clients.DeleteMatching(func(_ string, c *client) (idle, stop bool) {
@@ -186,8 +186,8 @@ func (c *client) peek(d *Decision, now int64, limits []Limit) {
 	c.describe(d, allowed, now, 1, limits, logs)
 }
 
-// count appends the index of each limit's log, -1 where there is none, and reports whether all of them have room for cost
-// units.
+// count appends the index of each limit's log, -1 where there is none, and reports whether all of them have room for
+// cost units.
 func (c *client) count(logs []int, now int64, cost int, limits []Limit) (_ []int, room bool) {
 	room = true
 	for i := range limits {

@@ -13,8 +13,8 @@ type Limit struct {
 	Name string
 	// Max is the most requests, or units of cost, admitted in any Window: 1 to 999,999,999,999,999.
 	Max int
-	// Window is a whole number of milliseconds, at least one and at most 876,000 hours, a century. It is half open: what was admitted at t counts until just
-	// before t+Window.
+	// Window is a whole number of milliseconds, at least one and at most 876,000 hours, a century. It is half open: what
+	// was admitted at t counts until just before t+Window.
 	Window time.Duration
 }
 

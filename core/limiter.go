@@ -99,9 +99,12 @@ func Connect(url string, opts ...Option) (*Limiter, error) {
 }
 
 // NewInProcess makes a Limiter that keeps the same exact logs in this process's memory: for one instance, for
-// development and for tests. An admitted request takes 4 to 16 bytes until it leaves the window, twice that where the window
-// is longer than 71 minutes, and a key about 200 bytes while it has any. An error wraps ErrInvalid, or is the meter
-// provider's.
+// development and for tests. An error wraps ErrInvalid, or is the meter provider's.
+//
+// An admitted request takes 4 to 16 bytes until it leaves the window, twice that if the window is longer than 71
+// minutes. In a log with requests that cost more than one unit, or of whose requests in one microsecond some were given
+// back, each takes 16 to 64 bytes more. A request takes the same whatever it costs, and a refunded one takes nothing. A
+// key takes about 200 bytes while it has any.
 func NewInProcess(opts ...Option) (*Limiter, error) {
 	c, err := configure(opts)
 	if err != nil {

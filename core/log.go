@@ -6,14 +6,15 @@ import (
 	"time"
 )
 
-// log holds what was admitted for one key under one limit: one entry for each admission, oldest first. It is the sorted set
-// of the script, as a ring. Moments are in microseconds.
+// log holds what was admitted for one key under one limit: one entry for each admission, oldest first. It is the sorted
+// set of the script, as a ring. Moments are in microseconds.
 //
-// Most logs hold only entries of one unit, and need just the low 32 bits of each entry's moment. Within a window of up to 71
-// minutes no two moments share them, so the newest moment tells the rest. The high bits of longer windows follow in a second
-// half of the ring. A log that needs to know more of its entries has details.
+// Most logs hold only entries of one unit, and need just the low 32 bits of each entry's moment. Within a window of up
+// to 71 minutes no two moments share them, so the newest moment tells the rest. The high bits of longer windows follow
+// in a second half of the ring. A log that needs to know more of its entries has details.
 //
-// An admission is known by its moment and its number: two admissions of one log that share a moment have different numbers.
+// An admission is known by its moment and its number: two admissions of one log that share a moment have different
+// numbers.
 type log struct {
 	ring    []uint32
 	count   int    // of entries
@@ -26,15 +27,15 @@ type log struct {
 	window  time.Duration
 }
 
-// details holds, beside the ring, what the moments of a log do not tell. A log has them while an entry weighs more than one
-// unit, or while a number is not the entry's place among the entries of its moment, which a refund can cause.
+// details holds, beside the ring, what the moments of a log do not tell. A log has them while an entry weighs more than
+// one unit, or while a number is not the entry's place among the entries of its moment, which a refund can cause.
 type details struct {
 	ring   []detail
 	before uint64 // the sum of the entry before the oldest
 }
 
-// detail describes one entry. It holds the units of the entry and of all before it, so that the entry with which enough units
-// leave is found by a binary search. Sums may overflow, as only their differences are used.
+// detail describes one entry. It holds the units of the entry and of all before it, so that the entry with which enough
+// units leave is found by a binary search. Sums may overflow, as only their differences are used.
 type detail struct {
 	sum    uint64
 	number uint32
@@ -146,8 +147,8 @@ func (l *log) add(now int64, number uint32, n, max int) {
 	l.count++
 }
 
-// implies reports whether the place that the next entry will have among those of its moment is its number, in a log without
-// details.
+// implies reports whether the place that the next entry will have among those of its moment is its number, in a log
+// without details.
 func (l *log) implies(now int64, number uint32) bool {
 	if now != l.newest {
 		return number == 0
@@ -194,10 +195,15 @@ func (l *log) numbered(i int) uint32 { return l.details.ring[l.place(i)].number 
 // find returns the index of an admission's entry, or -1.
 func (l *log) find(at int64, number uint32) int {
 	first := sort.Search(l.count, func(i int) bool { return l.at(i) >= at })
-	same := sort.Search(l.count-first, func(i int) bool {
-		return l.at(first+i) > at || l.details == nil && uint32(i) >= number || l.details != nil && l.numbered(first+i) >= number
+	i := first + sort.Search(l.count-first, func(i int) bool {
+		if l.at(first+i) > at {
+			return true
+		}
+		if l.details == nil {
+			return uint32(i) >= number
+		}
+		return l.numbered(first+i) >= number
 	})
-	i := first + same
 	if i == l.count || l.at(i) != at || l.details != nil && l.numbered(i) != number {
 		return -1
 	}
@@ -262,8 +268,8 @@ func (l *log) idle(now int64) bool {
 	return l.newest < now && (l.count == 0 || l.newest <= now-l.window.Microseconds())
 }
 
-// state completes a state whose Limit is set, for a request of the given cost. It writes the fields where they will stay: a
-// copy of what was just written would wait until the ring is written too.
+// state completes a state whose Limit is set, for a request of the given cost. It writes the fields where they will
+// stay: a copy of what was just written would wait until the ring is written too.
 func (l *log) state(s *State, now int64, cost int) {
 	remaining := s.Limit.Max - l.units()
 	s.Remaining = max(0, remaining)

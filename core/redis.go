@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"hash/maphash"
 	mathrand "math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -48,7 +49,7 @@ func newRedisLogs(connection *connection, c config, m *metrics) *redisLogs {
 		Timeout: c.timeout,
 		Script:  lua.Decide,
 		NewBatch: func() dispatch.Batch[*question] {
-			return newBatch(r.newID, r.denials, r.now)
+			return newBatch(r.newIDs(), r.denials, r.now)
 		},
 		Probe: func(key string) (keys, args []string) {
 			return []string{key, key + ":probe"}, []string{"probe", "probe"} // the second is never a log
@@ -74,9 +75,29 @@ func newRedisLogs(connection *connection, c config, m *metrics) *redisLogs {
 // now is the time since some moment, on Go's monotonic clock.
 func (r *redisLogs) now() time.Duration { return r.dispatcher.Now() }
 
-// newID returns an id that no other call has.
-func (r *redisLogs) newID() string {
-	return string(strconv.AppendUint([]byte(r.stem), r.ids.Add(1), 36))
+// newIDs returns a function that returns an id that no other call has. It makes many at once, to allocate once for all.
+func (r *redisLogs) newIDs() func() string {
+	const many = 64
+	var ids []string
+	return func() string {
+		if len(ids) == 0 {
+			var text []byte
+			var ends [many]int
+			for i := range ends {
+				text = strconv.AppendUint(append(text, r.stem...), r.ids.Add(1), 36)
+				ends[i] = len(text)
+			}
+			all, start := string(text), 0
+			for _, end := range ends {
+				ids = append(ids, all[start:end])
+				start = end
+			}
+			slices.Reverse(ids)
+		}
+		id := ids[len(ids)-1]
+		ids = ids[:len(ids)-1]
+		return id
+	}
 }
 
 // decide answers from the denial cache or asks Redis.

@@ -8,20 +8,20 @@ import (
 	"time"
 )
 
-// Wait is Allow for callers that would rather be late than denied: it returns when the request is admitted, or an error that
-// wraps ErrUnavailable and the context's error when the context ends first. Give it a context that ends, since a queue can be
-// long.
+// Wait is Allow for callers that would rather be late than denied: it returns when the request is admitted, or an error
+// that wraps ErrUnavailable and the context's error when the context ends first. Give it a context that ends, since a
+// queue can be long.
 //
-// Callers that wait for the same key under the same limits are admitted in the order in which they came, and only the first
-// of them asks. A Limiter made by DryRun or OnFailure has queues of its own. Callers in other queues and other instances race
-// for each unit.
+// Callers that wait for the same key under the same limits are admitted in the order in which they came, and only the
+// first of them asks. A Limiter made by DryRun or OnFailure has queues of its own. Callers in other queues and other
+// instances race for each unit.
 //
-// Wait asks again when RetryAfter has passed, at once after a Refund or Reset of the key by this Limiter, and on Redis after
-// the time that WithDenialCache sets, one second by default, since another instance may have given units back.
+// Wait asks again when RetryAfter has passed, at once after a Refund or Reset of the key by this Limiter, and on Redis
+// after the time that WithDenialCache sets, one second by default, since another instance may have given units back.
 //
-// Wait never fails before its context ends on the ground that there will be no room in time. This could only be certain if no
-// caller and no instance called Refund or Reset until then. A caller that would rather not try can call Allow first, and
-// compare RetryAfter with its deadline.
+// Wait never fails before its context ends on the ground that there will be no room in time. This could only be certain
+// if no caller and no instance called Refund or Reset until then. A caller that would rather not try can call Allow
+// first, and compare RetryAfter with its deadline.
 func (l *Limiter) Wait(ctx context.Context, key string, limits ...Limit) (Decision, error) {
 	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err

@@ -1,5 +1,5 @@
-// Package oracle is the sliding window log in the most naive form there is, to check the real ones against. It shares no
-// code with them, keeps everything, and looks through all of it each time.
+// Package oracle is the sliding window log in the most naive form there is, to check the real ones against. It shares
+// no code with them, keeps everything, and looks through all of it each time.
 package oracle
 
 import (
