@@ -51,7 +51,10 @@ func newGated(t *testing.T, max int, opts ...Option) gated {
 	g := &gate{Client: redistest.Shared(t).Client(t), came: make(chan *gatedCall)}
 	limiter, err := New(g, append([]Option{WithPrefix(redistest.Prefix()), patient, OnFailure(FailClosed)}, opts...)...)
 	require.NoError(t, err)
-	t.Cleanup(func() { limiter.Close() })
+	t.Cleanup(func() {
+		limiter.Close()
+		close(g.came) // nothing comes any more
+	})
 	return gated{t, g, limiter, PerHour("hot", max)}
 }
 
