@@ -1,9 +1,6 @@
 package core
 
-import (
-	"strconv"
-	"time"
-)
+import "time"
 
 // Decision is the answer to one call. A denial is a decision like any other, not an error. It is a plain value and may
 // be kept; the zero Decision comes with an error and means nothing.
@@ -29,19 +26,12 @@ type receipt struct {
 	key   string // canonical
 	cost  int
 
-	// In Redis: the admission is one of those that one entry stands for.
-	id       string // of the call
-	question int32  // in the call
-	granted  int32  // how many requests the entry stands for
-	place    int32  // of the request among them
+	id    string // in Redis: of the first unit of the call
+	first int    // in Redis: of the call's units, the request's first
 
-	// In-process:
-	at     int64  // the time
-	number uint32 // of the admission, among those of its time
+	at     int64  // in-process: the moment
+	number uint32 // in-process: of the admission, among those of its moment
 }
-
-// entry returns the id of the entry in Redis.
-func (r receipt) entry() string { return r.id + "." + strconv.Itoa(int(r.question)) }
 
 // State is where one limit of one key stands after a decision.
 type State struct {

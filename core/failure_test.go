@@ -18,7 +18,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/exactlimit/exactlimit/internal/dispatch"
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
@@ -106,7 +105,7 @@ type flaky struct {
 
 func (f *flaky) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
 	words := cmd.Commands()
-	if words[0] != "EVALSHA" || words[len(words)-1] == "probe" {
+	if words[0] != "EVALSHA" || words[len(words)-1] == "" { // a probe
 		return f.Client.Do(ctx, cmd)
 	}
 	f.calls.Add(1)
@@ -157,16 +156,40 @@ func TestAskedAgainChargedOnce(t *testing.T) {
 	}
 }
 
-// A call is not sent again when what it charged may have expired, and so would be charged anew.
+// A call is not asked again when what it charged may have left the window, and so would be charged anew.
 func TestNotAskedAgainAfterTheWindow(t *testing.T) {
 	client := &flaky{Client: redistest.Shared(t).Client(t)}
 	limiter, err := New(client, WithPrefix(redistest.Prefix()), patient, OnFailure(FailClosed))
 	require.NoError(t, err)
 	defer limiter.Close()
+	limiter.redis.now = func() time.Duration { return 0 }
+	begun := time.Now()
+	limiter.redis.sender.now = func() time.Duration { return 10 * time.Duration(client.calls.Load()) * time.Millisecond }
 	client.fails.Store(100)
-	_, err = limiter.Allow(context.Background(), "ann", PerDay("day", 9), Limit{Name: "short", Max: 5, Window: time.Millisecond})
+	_, err = limiter.Allow(context.Background(), "ann", PerDay("day", 9), Limit{Name: "short", Max: 5, Window: 25 * time.Millisecond})
 	assert.ErrorIs(t, err, io.EOF)
-	assert.Less(t, client.calls.Load(), int32(10), "it is given up before all attempts are used")
+	assert.EqualValues(t, 3, client.calls.Load(), "at 0, 10 and 20 ms")
+	assert.Less(t, time.Since(begun), 10*time.Second)
+}
+
+// A probe proves that calls work, by a refusal of the script's own, and writes nothing.
+func TestProbe(t *testing.T) {
+	server := redistest.Start(t)
+	client := server.Client(t)
+	limiter, err := New(client)
+	require.NoError(t, err)
+	defer limiter.Close()
+	about := &trouble{log: "exactlimit:{ann}:login:60000"}
+	assert.NoError(t, limiter.redis.ping(about))
+	redistest.Do(t, client, "SCRIPT", "FLUSH")
+	assert.NoError(t, limiter.redis.ping(about), "an unknown script is sent")
+	size, err := redistest.Do(t, client, "DBSIZE").AsInt64()
+	require.NoError(t, err)
+	assert.Zero(t, size)
+	redistest.Do(t, client, "SET", about.log, "no log")
+	assert.NoError(t, limiter.redis.ping(about), "one log is not Redis")
+	redistest.Do(t, client, "ACL", "SETUSER", "default", "-evalsha")
+	assert.ErrorContains(t, limiter.redis.ping(about), "NOPERM", "calls would not work")
 }
 
 // record is a log that the test reads.
@@ -215,21 +238,26 @@ func TestHungRedis(t *testing.T) {
 	}
 	all.Wait()
 	require.Eventually(t, func() bool { // half a timeout after the first calls have ended
-		open, _ := limiter.redis.outage.measure(0)
-		return open == 1
+		trouble := limiter.redis.single.trouble.Load()
+		return trouble != nil && trouble.open.Load()
 	}, 10*time.Second, time.Millisecond)
+	places := len(limiter.redis.single.places)
 	for i := range 3000 {
 		assert.Equal(t, SourceInProcess, source(fmt.Sprint("key", i)))
 	}
+	assert.Equal(t, places, len(limiter.redis.single.places), "none of them was on its way to Redis")
+	assert.Positive(t, places, "those that Redis owes a reply keep their places")
 
 	require.NoError(t, server.Resume())
 	require.Eventually(t, func() bool { return source("ann") == SourceRedis }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(limiter.redis.single.places) == 0 }, 10*time.Second, time.Millisecond,
+		"all places are free when Redis has answered")
 	told := said.all()
 	require.Len(t, told, 2, told)
 	assert.Contains(t, told[0], "level=WARN")
 	assert.Contains(t, told[0], "Redis does not answer; requests are decided without it")
 	assert.Contains(t, told[1], "level=INFO")
-	assert.Contains(t, told[1], "Redis decides again")
+	assert.Contains(t, told[1], "Redis answers again")
 }
 
 // A deadline of the caller's that is earlier than the timeout is kept too, and is no error: the policy decides.
@@ -238,12 +266,11 @@ func TestEarlierDeadline(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
 	o := g.allow(ctx, "ann", 1, g.limit)
-	call := <-g.came
+	<-g.came
 	o.wait(t)
 	require.NoError(t, o.err)
 	assert.Equal(t, SourceInProcess, o.Source)
 	assert.ErrorIs(t, ctx.Err(), context.DeadlineExceeded)
-	call.pass <- nil
 }
 
 // A connection that is lost, with calls under way or without, is made by a probe and costs no call more than a second attempt.
@@ -289,6 +316,25 @@ func TestLostConnections(t *testing.T) {
 	assert.Greater(t, calls.Load(), int64(100))
 }
 
+// No request makes a connection, or it would wait for it.
+func TestRequestsDoNotDial(t *testing.T) {
+	_, err := ClientOption("")
+	assert.ErrorIs(t, err, ErrInvalid)
+	option, err := ClientOption("redis://127.0.0.1:1")
+	require.NoError(t, err)
+	d := deadlines{timeout: time.Second}
+	for name, ctx := range map[string]context.Context{
+		"a moment":            d.at(0),
+		"the caller's":        undated(t.Context()),
+		"with caller's words": &request{Context: t.Context(), end: d.at(0)},
+	} {
+		_, err = option.DialCtxFn(ctx, "127.0.0.1:1", &option.Dialer, nil)
+		assert.ErrorIs(t, err, errNoConnection, name)
+	}
+	_, err = option.DialCtxFn(t.Context(), "127.0.0.1:1", &option.Dialer, nil)
+	assert.ErrorContains(t, err, "refused")
+}
+
 // A node of a cluster that hangs costs its own keys alone.
 func TestHungNode(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 0, "cluster-require-full-coverage no") // or the others refuse theirs too
@@ -301,19 +347,12 @@ func TestHungNode(t *testing.T) {
 		require.NoError(t, err)
 		return d.Source == SourceRedis
 	}
-	const slots, links = 16384, 32
-	client := cluster.Masters[0].Single(t)
-	slot := func(key string) int {
-		n, err := redistest.Do(t, client, "CLUSTER", "KEYSLOT", "{"+key+"}").AsInt64()
-		require.NoError(t, err)
-		return int(n)
-	}
-	nodeOf := func(key string) int { return slot(key) * 3 / slots }
+	nodeOf := func(key string) int { return slot(string(appendLogKey(nil, "p", key, limit))) * 3 / slots }
 	var byNode [3][]string
 	for _, key := range keys(300) {
 		require.Eventually(t, func() bool { return redis(key) }, 10*time.Second, time.Millisecond)
 		// But for those whose range of slots has another node's slots in it too.
-		if first := slot(key) / (slots / links) * (slots / links); first*3/slots == (first+slots/links-1)*3/slots {
+		if first := slot(string(appendLogKey(nil, "p", key, limit))) / (slots / links) * (slots / links); first*3/slots == (first+slots/links-1)*3/slots {
 			byNode[nodeOf(key)] = append(byNode[nodeOf(key)], key)
 		}
 	}
@@ -343,6 +382,17 @@ func TestHungNode(t *testing.T) {
 	}
 }
 
+// Slots are those that Redis says.
+func TestSlot(t *testing.T) {
+	client := redistest.StartCluster(t, 1, 0).Masters[0].Single(t)
+	for _, key := range []string{"ann", "a", "{", "{{", "{a", "127.0.0.1", "ünïcode", strings.Repeat("x", 128), "\x00\xff", "%7D", "a b"} {
+		log := string(appendLogKey(nil, "exactlimit", canonicalKey(key), PerMinute("login", 5)))
+		want, err := redistest.Do(t, client, "CLUSTER", "KEYSLOT", log).AsInt64()
+		require.NoError(t, err)
+		assert.EqualValues(t, want, slot(log), "%q", log)
+	}
+}
+
 // What would lose counts is said when the limiter is made, and is no error.
 func TestWarnings(t *testing.T) {
 	server := redistest.Start(t)
@@ -364,7 +414,7 @@ func TestWarnings(t *testing.T) {
 			assert.Empty(t, said.all(), row)
 			continue
 		}
-		require.Len(t, said.all(), 1, row) // Close has waited for it
+		require.Len(t, said.all(), 1, row)
 		assert.Contains(t, said.all()[0], row.says)
 		assert.Contains(t, said.all()[0], "node="+server.Addr)
 	}
@@ -373,107 +423,41 @@ func TestWarnings(t *testing.T) {
 	assert.Empty(t, warnings("nothing that it knows"))
 }
 
-// An outage is reported once for all breakers, and not again within ten seconds.
+// An outage is told of once for all links, and not again within ten seconds.
 func TestOutage(t *testing.T) {
 	said := &record{}
 	o := outage{log: slog.New(slog.NewTextHandler(said, nil))}
 	down := errors.New("refused")
-	const second = time.Second
-	begin := func(at time.Duration) { o.changed(dispatch.HalfOpen, dispatch.Open, at, at, down) }
-	goesOn := func(at time.Duration) { o.changed(dispatch.Open, dispatch.Open, 0, at, down) }
-	end := func(at time.Duration) { o.changed(dispatch.Open, dispatch.Closed, 0, at, nil) }
+	var latest *trouble
+	begin := func(at time.Duration) {
+		latest = &trouble{since: at}
+		latest.cause.Store(&down)
+		o.begin(latest)
+	}
+	second := time.Second
 	begin(1 * second)
 	begin(2 * second)
-	end(3 * second)
-	end(4 * second)
+	o.end(3 * second)
+	o.end(4 * second)
 	for at := 5 * second; at < 9*second; at += second {
 		begin(at)
-		end(at + second/2)
+		o.end(at + second/2)
 	}
 	begin(11 * second)
-	end(12 * second)
-	begin(13 * second) // not reported, as it comes so soon
-	goesOn(20 * second)
-	o.rejected("NOPERM", 20*second)
+	o.end(12 * second)
+	begin(13 * second) // not told of, as it comes so soon
+	o.goesOn(latest, 20*second)
 	require.Len(t, said.all(), 4)
-	goesOn(21 * second) // but it goes on
-	goesOn(22 * second)
-	end(23 * second)
-	o.rejected("NOPERM", 31*second)
+	o.goesOn(latest, 21*second) // but it goes on
+	o.goesOn(latest, 22*second)
+	o.end(23 * second)
 	told := said.all()
-	require.Len(t, told, 7)
+	require.Len(t, told, 6)
 	assert.Contains(t, told[4], "does not answer")
 	assert.Contains(t, told[5], "after=10s")
 	assert.Contains(t, told[0], "does not answer; requests are decided without it\" error=refused")
-	assert.NotContains(t, told[0], "unreported")
-	assert.Contains(t, told[1], "decides again\" after=3s")
-	assert.Contains(t, told[2], "unreported=4")
+	assert.NotContains(t, told[0], "times")
+	assert.Contains(t, told[1], "answers again\" after=3s")
+	assert.Contains(t, told[2], "\"times before\"=4")
 	assert.Contains(t, told[3], "after=1s")
-	assert.Contains(t, told[6], "rejects calls; requests are decided without it\" error=NOPERM")
-	open, total := o.measure(40 * second)
-	assert.Zero(t, open)
-	assert.Equal(t, 3*second+4*second/2+second+10*second, total)
-}
-
-// What Redis rejects is reported by its code alone, and a breaker opens until a probe of the same commands succeeds.
-func TestRejections(t *testing.T) {
-	server := redistest.Start(t)
-	admin := server.Client(t)
-	said := &record{}
-	limiter, err := Connect(server.URL(), patient, WithLogger(slog.New(slog.NewTextHandler(said, nil))))
-	require.NoError(t, err)
-	defer limiter.Close()
-	ctx, limit := context.Background(), PerHour("a", 1000)
-	until := func(source Source) {
-		t.Helper()
-		require.Eventually(t, func() bool {
-			d, err := limiter.Allow(ctx, "ann", limit)
-			return err == nil && d.Source == source
-		}, 20*time.Second, time.Millisecond)
-	}
-	until(SourceRedis)
-	for _, row := range [][2][]string{
-		{{"CONFIG", "SET", "min-replicas-to-write", "1"}, {"CONFIG", "SET", "min-replicas-to-write", "0"}},
-		{{"ACL", "SETUSER", "default", "-zadd"}, {"ACL", "SETUSER", "default", "+zadd"}},
-		{{"REPLICAOF", "127.0.0.1", fmt.Sprint(redistest.FreePort(t))}, {"REPLICAOF", "NO", "ONE"}},
-	} {
-		redistest.Do(t, admin, row[0]...)
-		until(SourceInProcess)
-		redistest.Do(t, admin, row[1]...)
-		until(SourceRedis)
-	}
-	require.NotEmpty(t, said.all())
-	assert.Contains(t, said.all()[0], "Redis rejects calls; requests are decided without it\" error=NOREPLICAS")
-}
-
-// A client of the user's own that cannot reach Redis holds up neither New nor calls.
-func TestPlainClientWithoutRedis(t *testing.T) {
-	for _, option := range []rueidis.ClientOption{{}, {DisableAutoPipelining: true}} {
-		server := redistest.Start(t)
-		option.InitAddress, option.DisableCache = []string{server.Addr}, true
-		client, err := rueidis.NewClient(option)
-		require.NoError(t, err)
-		limiter, err := New(client)
-		require.NoError(t, err)
-		require.NoError(t, server.Pause())
-		var all sync.WaitGroup
-		for i := range 50 {
-			all.Go(func() {
-				d, err := limiter.Allow(context.Background(), fmt.Sprint("key", i), PerHour("a", 9))
-				assert.NoError(t, err)
-				assert.Equal(t, SourceInProcess, d.Source)
-			})
-		}
-		done := make(chan struct{})
-		go func() { all.Wait(); close(done) }()
-		select {
-		case <-done:
-		case <-time.After(4 * time.Second): // a dial or a write of the client may take 5 to 10
-			t.Error("calls waited for the client")
-		}
-		require.NoError(t, server.Resume())
-		<-done
-		require.NoError(t, limiter.Close())
-		client.Close()
-	}
 }

@@ -19,33 +19,28 @@ type Limiter struct {
 	inProcess *inProcess // the logs, or those that stand in for Redis
 	policy    FailurePolicy
 	dryRun    bool
-	// provisional says that what is charged may be given back.
-	provisional bool
-	log         *slog.Logger
-	metrics     *metrics      // nil when nothing is measured
-	queues      *queues       // of the callers of Wait
-	closed      *atomic.Bool  // of all that share the logs
-	gone        chan struct{} // closed with them
+	log       *slog.Logger
+	metrics   *metrics      // nil when nothing is measured
+	queues    *queues       // of the callers of Wait
+	closed    *atomic.Bool  // of all that share the logs
+	gone      chan struct{} // closed with them
 }
 
-// newLimiter returns a Limiter on a connection to Redis, which may be nil.
-func newLimiter(connection *connection, c config) (*Limiter, error) {
+func newLimiter(redis *redisLogs, c config) (*Limiter, error) {
 	l := &Limiter{
-		inProcess: newInProcess(), policy: c.policy, log: c.log, queues: newQueues(c), closed: new(atomic.Bool), gone: make(chan struct{}),
+		redis: redis, inProcess: newInProcess(), policy: c.policy, log: c.log, queues: newQueues(c),
+		closed: new(atomic.Bool), gone: make(chan struct{}),
 	}
-	var err error
 	if c.meter != nil {
-		l.metrics, err = newMetrics(c.meter, connection != nil)
-	}
-	if connection != nil {
-		l.redis = newRedisLogs(connection, c, l.metrics)
-	}
-	if err == nil && l.metrics != nil {
-		err = l.metrics.watch(l.redis.state)
-	}
-	if err != nil {
-		l.Close()
-		return nil, fmt.Errorf("core: the meter provider: %w", err)
+		m, err := newMetrics(c.meter, l)
+		if err != nil {
+			l.Close()
+			return nil, fmt.Errorf("core: the meter provider: %w", err)
+		}
+		l.metrics = m
+		if redis != nil {
+			redis.metrics = m
+		}
 	}
 	return l, nil
 }
@@ -67,7 +62,7 @@ func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newLimiter(newConnection(client, c.log), c)
+	return newLimiter(newRedisLogs(newConnection(client, c.log), c), c)
 }
 
 // Connect makes a Limiter on the Redis at a URL:
@@ -95,7 +90,7 @@ func Connect(url string, opts ...Option) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newLimiter(dial(option, c.log), c)
+	return newLimiter(newRedisLogs(dial(option, c.log), c), c)
 }
 
 // NewInProcess makes a Limiter that keeps the same exact logs in this process's memory: for one instance, for
@@ -127,14 +122,17 @@ func (l *Limiter) Allow(ctx context.Context, key string, limits ...Limit) (Decis
 	return l.AllowN(ctx, key, 1, limits...)
 }
 
-// AllowN is Allow for a request that costs n units, such as bytes: all of them are charged or none is. The cost is at least 1
-// and at most the smallest Max. A request that costs a million is charged by one entry, like one that costs 1.
+// AllowN is Allow for a request that costs n units, such as bytes: all of them are charged or none is. The cost is at
+// least 1 and at most the smallest Max. On Redis it is at most 10,000.
 func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit) (d Decision, err error) {
 	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err
 	}
 	if n < 1 {
 		return Decision{}, invalid("cost %d: it must be at least 1", n)
+	}
+	if l.redis != nil && n > maxRedisCost { // to be removed, with the sentence above, when an entry in Redis has a weight
+		return Decision{}, invalid("cost %d: on Redis it must be at most %d, so count in larger units", n, maxRedisCost)
 	}
 	for i := range limits {
 		if limit := &limits[i]; n > limit.Max {
@@ -155,10 +153,12 @@ func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit
 
 func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, limits []Limit) (err error) {
 	if l.redis != nil {
-		how := asking{provisional: l.provisional, refundLate: l.policy == FailClosed}
-		*d, err = l.redis.decide(ctx, key, n, limits, how)
+		*d, err = l.redis.decide(ctx, key, n, limits)
 		switch {
 		case err == nil:
+			if d.Allowed {
+				d.receipt.store = l.redis.identity
+			}
 			return nil
 		case gaveUp(ctx) || l.policy == FailClosed && !l.dryRun:
 			return err
@@ -178,15 +178,6 @@ func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, li
 func (l *Limiter) DryRun() *Limiter {
 	other := *l
 	other.dryRun = true
-	return &other
-}
-
-// Provisional returns a view of l for requests whose charge is often given back, by Refund. While a log has units that this view
-// has charged, its denials are not remembered by any instance, so a request is admitted as soon as units are given back
-// anywhere. Without it, another instance notices the first Refund of a log after the time that WithDenialCache sets.
-func (l *Limiter) Provisional() *Limiter {
-	other := *l
-	other.provisional = true
 	return &other
 }
 
@@ -229,17 +220,9 @@ func (l *Limiter) Refund(ctx context.Context, d Decision) error {
 		l.inProcess.refund(d.receipt, d.States())
 		return nil
 	case l.redis != nil && d.receipt.store == l.redis.identity:
-		return l.redis.refund(ctx, d.receipt, limitsOf(d.States()))
+		return l.redis.refund(ctx, d.receipt, d.States())
 	}
 	return invalid("the decision is another Limiter's: give it back to the one that made it")
-}
-
-func limitsOf(states []State) []Limit {
-	limits := make([]Limit, len(states))
-	for i := range states {
-		limits[i] = states[i].Limit
-	}
-	return limits
 }
 
 // Reset forgets what key has been charged under limits, as if it had never come. Other instances may go on denying for as

@@ -4,85 +4,74 @@ import (
 	"log/slog"
 	"sync"
 	"time"
-
-	"github.com/exactlimit/exactlimit/internal/dispatch"
 )
 
-// outage reports in the log when Redis stops deciding and when it decides again: for all circuit breakers together, and at
-// most every quietFor, however often they open and close. It also keeps the times for the metrics.
+// outage tells the owner of a service when Redis is away and when it is back: for all links together, and not more often than
+// every quietFor, however often it comes and goes.
 type outage struct {
 	log *slog.Logger
 
-	mu       sync.Mutex
-	open     int           // breakers
-	before   time.Duration // how long outages that are over have lasted
-	since    time.Duration // when the present one began, on the clock of redisLogs.now
-	logged   time.Duration // when the last warning was written, 0 if none was
-	reported bool          // the present outage is in the log
-	silent   int           // outages that are not, since the last warning
+	mu      sync.Mutex
+	open    int           // links
+	before  time.Duration // of outages that are over
+	since   time.Duration // on the clock of sender.now
+	told    time.Duration // when it was last told of
+	telling bool          // the outage that is has been told of
+	untold  int           // how many have not been, since one was
 }
 
 const quietFor = 10 * time.Second
 
-// changed is called when a circuit breaker has changed, and again with each probe that fails while it is open.
-func (o *outage) changed(from, to dispatch.State, since, now time.Duration, cause error) {
+func (o *outage) begin(t *trouble) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	switch {
-	case to == dispatch.Open && from != dispatch.Open:
-		if o.open++; o.open > 1 {
-			return
-		}
-		o.since = since
-		if o.silent++; o.quiet(now) {
-			return
-		}
-		o.warn(cause, now)
-	case to == dispatch.Open && !o.reported && !o.quiet(now):
-		o.warn(cause, now)
-	case to == dispatch.Closed && from == dispatch.Open:
-		if o.open--; o.open > 0 {
-			return
-		}
-		o.before += now - o.since
-		if o.reported {
-			o.reported = false
-			o.log.Info("exactlimit: Redis decides again", slog.Duration("after", now-o.since))
-		}
+	if o.open++; o.open > 1 {
+		return
 	}
+	o.since = t.since
+	if o.told > 0 && t.since-o.told < quietFor {
+		o.untold++
+		return
+	}
+	o.tell(t, t.since)
 }
 
-// rejected reports an error of the server by its code alone, since its text may name keys.
-func (o *outage) rejected(code string, now time.Duration) {
+// goesOn tells of an outage that was not told of when it began, once it is time to.
+func (o *outage) goesOn(t *trouble, now time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if !o.quiet(now) {
-		o.logged = now
-		o.log.Warn("exactlimit: Redis rejects calls; requests are decided without it", slog.String("error", code))
+	if o.open > 0 && !o.telling && now-o.told >= quietFor {
+		o.untold--
+		o.tell(t, now)
 	}
 }
 
-func (o *outage) quiet(now time.Duration) bool { return o.logged > 0 && now-o.logged < quietFor }
-
-func (o *outage) warn(cause error, now time.Duration) {
-	o.logged, o.reported, o.silent = now, true, o.silent-1
-	attributes := []any{slog.Any("error", unquoted(cause))}
-	if code := dispatch.Code(cause); code != "" {
-		attributes = []any{slog.String("error", code)}
+func (o *outage) tell(t *trouble, now time.Duration) {
+	o.told, o.telling = now, true
+	attributes := []any{slog.Any("error", unquoted(t.reason()))}
+	if o.untold > 0 {
+		attributes = append(attributes, slog.Int("times before", o.untold))
 	}
-	if o.silent > 0 {
-		attributes = append(attributes, slog.Int("unreported", o.silent))
-		o.silent = 0
-	}
-	what := "exactlimit: Redis does not answer; requests are decided without it"
-	if dispatch.Code(cause) != "" {
-		what = "exactlimit: Redis rejects calls; requests are decided without it"
-	}
-	o.log.Warn(what, attributes...)
+	o.untold = 0
+	o.log.Warn("exactlimit: Redis does not answer; requests are decided without it", attributes...)
 }
 
-// measure returns how many breakers are open now, and how long there was any.
-func (o *outage) measure(now time.Duration) (open int, total time.Duration) {
+func (o *outage) end(now time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.open--; o.open > 0 {
+		return
+	}
+	o.before += now - o.since
+	if !o.telling {
+		return
+	}
+	o.telling = false
+	o.log.Info("exactlimit: Redis answers again", slog.Duration("after", now-o.since))
+}
+
+// measure returns how many links are open now, and how long there was any.
+func (o *outage) measure(now time.Duration) (links int, total time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	total = o.before

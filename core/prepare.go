@@ -12,14 +12,16 @@ import (
 	"github.com/exactlimit/exactlimit/lua"
 )
 
-// prepare gives every node the script, so that the first calls need not send its text, and warns of what would lose
+// prepare gives every node the scripts, so that the first calls need not send their texts, and warns of what would lose
 // counts. It is best effort: a node that lacks a script says NOSCRIPT to a call and is sent the text then, and a user without
 // the right to INFO is told nothing.
 func prepare(client rueidis.Client, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	for address, node := range client.Nodes() {
-		node.Do(ctx, node.B().ScriptLoad().Script(lua.Decide).Build())
+		for _, text := range []string{lua.Decide, lua.Peek, lua.Refund} {
+			node.Do(ctx, node.B().ScriptLoad().Script(text).Build())
+		}
 		info, err := node.Do(ctx, node.B().Info().Section("server", "memory").Build()).ToString()
 		if err != nil {
 			continue

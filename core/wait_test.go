@@ -325,9 +325,7 @@ func TestWaitOnRedis(t *testing.T) {
 	all.Wait()
 	var log oracle.Log
 	for _, a := range server.Admissions(t)[string(appendLogKey(nil, "exactlimit", "ann", limit))] {
-		for range a.Weight {
-			log.Admit(a.At, 1)
-		}
+		log.Admit(a.At, 1)
 	}
 	require.Len(t, log.Admitted, 100)
 	assert.Equal(t, 10, log.Most(limit.Window.Microseconds()))

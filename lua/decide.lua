@@ -1,464 +1,171 @@
--- decide: answers a batch of questions about sliding window logs. Each question succeeds or fails alone.
+-- decide: admits requests to sliding window logs, to all of them or to none, and charges what it admits.
 --
--- A log is a sorted set with one entry for each admission. The score is the time of admission in microseconds of this server's
--- clock; the member is an id, and "id*n" if the entry weighs n units instead of one. The window is half open: an entry counts
--- until just before score + window. Two members have a negative score, which no entry has. They are marks:
+-- A log is a sorted set with one entry for each admitted unit. The score is the moment of admission, in microseconds
+-- of this server's clock; the member is the unit's id. The window is half open: an entry counts until just before
+-- score + window.
 --
---   *   the log has entries that weigh more than one unit; the score is minus the units that ZCARD does not see
---   ~   units of this log may be given back before they expire, so a denial may end early; the score is -1
+-- KEYS    the logs, each once, all of one hash slot
+-- ARGV    id         of this call's first unit, used by no other call; the unit u after it is "id:u"
+--         for each log, in the order of KEYS:
+--           max      units the log holds in any window
+--           window   in microseconds, whole milliseconds
+--         then, both 1 when left out:
+--         requests   how many ask, each for itself, first come first served: as many as fit are granted
+--         cost       units each request takes, all or none; at most the smallest max
 --
--- KEYS    the logs of all questions in order, all of one hash slot
--- ARGV    id         used by no other call; the entry of question q is "id.q", where the first q is 1
---         "again"    only if a call with this id may have been executed before
---         groups of questions that differ in nothing but their logs, each of which begins with a verb:
---           admit    questions, limits, requests, cost, provisional (0 or 1), then max and window for each limit
---           one      questions, max, window: as admit with 1 limit, 1 request, cost 1, not provisional
---           peek     questions, limits, then max and window for each limit
---           refund   limits, id.q, requests, place, cost, then the window of each limit: gives back what was charged to the
---                    request at this place, from 0, of the requests that the entry id.q admitted together, at this cost each
---           reset    logs: deletes them
---           probe    nothing; it has two keys, of which the second never exists. It runs the commands that the others need, and
---                    changes nothing.
---         Windows are in microseconds, and whole milliseconds. A question of admit is asked by so many requests, first come,
---         first served: as many as fit are granted. Each takes its cost from all logs of the question, or nothing from any.
+-- Reply   An integer n: there is one log, every request is granted, and n units remain, enough for one request more.
+--         Otherwise a list: how many requests are granted, then three integers for each log:
+--           remaining  units free after the grants; below zero when max was lowered under what is there
+--           retry      microseconds until one request more fits this log; 0 when it does now
+--           reset      microseconds until this log is empty, if nothing more is admitted
 --
--- Reply   a list with one element for each question:
---           an integer from 0   admit: there is one log, every request is granted, and so many units remain, enough for one
---                               request more. refund: how many units were given back. reset, probe: 0.
---           -1                  the call has used up its share of time: ask again
---           a list              admit, peek: how many requests are granted, then three integers for each log:
---                                 remaining  units free after the grants; below zero if max was lowered
---                                 retry      microseconds until one request more fits this log, 0 if it does now; negative
---                                            if units of the log may be given back earlier than that
---                                 reset      microseconds until the log is empty, if nothing more is admitted
---           a string            the error that this question failed with; nothing was charged
---
--- Clock   TIME, read once. If it steps back, entries from what is now the future still count, so no window is overfilled. A
---         question about a log without room then moves such entries to the present, so that they expire a window from now. If
---         it steps forward, entries expire as much earlier.
--- Retry   A call sent again grants what it granted before, and charges nothing twice, as long as its entries have not expired.
---         What the short reply says of the log may then be up to one round trip old.
--- Time    A call removes, reads or moves at most about a thousand entries beside what it adds, so it never occupies the server
---         for long. Expired entries that are still there do not count. Only if their weights are not known yet, the reply
---         is -1. If finding retry takes more than that, retry is a time at which the request is still denied.
--- Expiry  No log expires before its newest entry does, and each log expires within two windows and a second after its last
---         admission. PEXPIRE is a seventh of the work, so it runs only when a log has its first or second entry, and when
---         entries have expired: then it sets two windows from now. A call that finds no expired entry came within a window of
---         the oldest entry, after which PEXPIRE has run, so the entry that it adds is covered. The first entry sets one
---         window, because most logs of a flood get no second. A second is added, since key expiry has a clock of its own.
---         GT, because after a step back of the clock the newest entry need not be the one just added.
--- Failure A server that rejects writes rejects the whole call, before anything is written. Within a question nothing is
---         written before all its logs are seen to be sorted sets.
+-- Clock   TIME, read once. Where it steps back, entries from what is now the future count too, so no window is overfilled.
+--         A call that finds such entries in a log without room enters them anew, as of now: they leave within a window
+--         from then, not when the clock is back where it was. Where it steps forward, entries leave as much earlier; so too
+--         where it steps back and forth within a window, and up to max more are admitted.
+--         Numbers go to redis.call as they are, which prints all their digits, slowly; tostring and .. would cut them to
+--         fourteen.
+-- Replay  A call sent again under its id, because the reply was lost, grants again what it granted and charges nothing
+--         twice, as long as what it charged is still in the windows: ZADD NX leaves known ids alone, and a log without
+--         room is searched for them before it denies. Of a replay, the short reply stands for a reset of one window.
+-- Expiry  No log expires before its newest entry leaves, and each does within a window and a second after that. Setting the
+--         expiry is a seventh of the work, so it is set to two windows from now when a call has removed entries or adds
+--         to a log of one. A call that removed nothing came within a window of the oldest entry, at which the expiry was
+--         last set or later, so what it adds is safe. The first entry of all sets one window: most logs of a flood get no
+--         second. A second of slack, as expiry has a clock of its own, in milliseconds. GT, because after a step back the
+--         newest entry need not be the one just added. Who removes entries in any other way has to set it anew.
+-- Failure Nothing is written before all arguments are read and all keys are seen to be sorted sets.
 
 local call = redis.call
+local id, logs = ARGV[1], #KEYS
+if #ARGV < 1 + 2 * logs then
+  return redis.error_reply('ERR exactlimit: each log needs a max and a window')
+end
+local slack = 1000
+local max, window = ARGV[2] + 0, ARGV[3] + 0 -- of the first log
+for i = 4, #ARGV do
+  local _ = ARGV[i] + 0 -- fails here, before anything is written, if it is no number
+end
 
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
--- tostring and .. would cut numbers to fourteen digits. A number passed to call keeps all digits, but formatting it is slow.
-local function digits(n)
-  return string.format('%.0f', n)
+local stamp = #time[2] == 6 and time[1] .. time[2] or string.format('%.0f', now)
+
+-- Count and clean. All are counted first, which fails for a key that is no log, before anything is written.
+local count = logs > 1 and {}
+for i = 2, logs do
+  count[i] = call('ZCARD', KEYS[i])
 end
-local stamp = #time[2] == 6 and time[1] .. time[2] or digits(now)
+local held = call('ZCARD', KEYS[1])
+local gone = call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - window)
+held = held - gone
 
-local again = ARGV[2] == 'again'
-local id = ARGV[1] .. '.'
-local budget = 1000 -- entries that this call may still remove, read or move
-local slack = 1000 -- milliseconds
-local reply = {}
-
-
--- writable fails if the server rejects writes, and with it the whole call. It has no effect, since a log expires later than
--- that, but once a script has run a command that may write, the server accepts its writes even if memory is full.
-local function writable()
-  call('PEXPIRE', KEYS[1], 1, 'GT')
+-- Nearly every call is one request of cost one, to one log that has room for it and for another. What follows would do
+-- the same in more time.
+if #ARGV == 3 and max - held > 1 then
+  local added = call('ZADD', KEYS[1], 'NX', stamp, id)
+  if held == 0 then
+    call('PEXPIRE', KEYS[1], window / 1000 + slack)
+  elseif gone > 0 or held == 1 then
+    call('PEXPIRE', KEYS[1], 2 * window / 1000 + slack, 'GT')
+  end
+  return max - held - added
 end
 
--- message returns the text of what pcall caught.
-local function message(err)
-  return type(err) == 'table' and err.err or tostring(err)
+local removed = { gone }
+count = count or {}
+count[1] = held
+for i = 2, logs do
+  removed[i] = call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now - ARGV[2 * i + 1])
+  count[i] = count[i] - removed[i]
 end
 
--- Nearly all questions are of this kind, which is answered here as far as it can be in less time than below. What is left
--- gets false: logs that have no room for another request, have marks, or have too many expired entries.
-local plain, next = 0, again and 3 or 2
-if ARGV[next] == 'one' and not again then
-  plain = ARGV[3] + 0
-  local max, window = ARGV[4] + 0, ARGV[5] + 0
-  local cutoff = digits(now - window)
-  local once, twice = window / 1000 + slack, 2 * window / 1000 + slack
-  local q = 0
-  local function admitPlain()
-    while q < plain do
-      q = q + 1
-      reply[q] = false
-      local log = KEYS[q]
-      local held, expired = call('ZCARD', log), 0
-      if held > 0 then
-        expired = call('ZCOUNT', log, '-inf', cutoff)
-      end
-      if max - held + expired > 1 then
-        if expired > 0 and expired <= budget and call('ZCOUNT', log, '-inf', '(0') == 0 then
-          call('ZREMRANGEBYSCORE', log, 0, cutoff)
-          budget = budget - expired
-          held = held - expired
-          expired = -1
-        end
-        if expired <= 0 then
-          call('ZADD', log, stamp, id .. q)
-          if held == 0 then
-            call('PEXPIRE', log, once)
-          elseif held == 1 or expired < 0 then
-            call('PEXPIRE', log, twice, 'GT')
-          end
-          reply[q] = max - held - 1
-        end
-      end
+local requests, cost = (ARGV[2 * logs + 2] or 1) + 0, (ARGV[2 * logs + 3] or 1) + 0
+local granted = requests
+for i = 1, logs do
+  local room = ARGV[2 * i] - count[i]
+  if room < requests * cost then
+    local known = 0
+    while known < requests and call('ZSCORE', KEYS[i], known == 0 and id or id .. ':' .. known * cost) do
+      known = known + 1
     end
+    granted = math.min(granted, known + math.max(0, math.floor(room / cost)))
   end
-  repeat
-    local ok, err = pcall(admitPlain)
-    if not ok then
-      reply[q] = string.find(message(err), '^WRONGTYPE') and message(err)
-      writable()
-    end
-  until q == plain
-  local left = #ARGV > 5
-  for i = 1, plain do
-    left = left or not reply[i]
-  end
-  if not left then
-    return reply
-  end
-end
--- weight returns how many units an entry stands for.
-local function weight(member)
-  return (string.match(member, '%*(%d+)$') or 1) + 0
 end
 
-local function setExtra(log, extra)
-  if extra > 0 then
-    call('ZADD', log, digits(-extra), '*')
+-- Update: from the first ZADD on, nothing may fail.
+local units, charged = granted * cost, 0
+for i = 1, logs do
+  local added = 0
+  if units == 1 then
+    added = call('ZADD', KEYS[i], 'NX', stamp, id)
   else
-    call('ZREM', log, '*')
-  end
-end
-
--- clean removes expired entries, as far as the budget goes, from a log of so many members, of which old have a score up to the
--- cutoff. It returns the units and the number of the live entries, the rank of the first of them, the extra units and
--- whether the log is marked as one whose units may be given back. It returns nothing if the call has to be sent again.
-local function clean(log, cutoff, members, old)
-  local marks = call('ZCOUNT', log, '-inf', '(0')
-  local expired = old - marks
-  local live = members - old
-  if live == 0 then
-    if expired + marks > 0 then
-      call('UNLINK', log)
-    end
-    return 0, 0, 0, 0, false
-  end
-  local extra, provisional = 0, false
-  if marks > 0 then
-    extra = -(call('ZSCORE', log, '*') or 0)
-    provisional = marks > 1 or extra == 0
-  end
-  local removed = math.min(expired, budget)
-  if removed > 0 then
-    budget = budget - removed
-    if extra > 0 then
-      local before = extra
-      for _, member in ipairs(call('ZRANGE', log, marks, marks + removed - 1)) do
-        extra = extra - (weight(member) - 1)
+    local stem = id .. ':'
+    for first = 0, units - 1, 1000 do -- unpack cannot push more than a few thousand values
+      local entries, n = {}, 0
+      for u = first, math.min(first + 1000, units) - 1 do
+        entries[n + 1], entries[n + 2] = stamp, u == 0 and id or stem .. u
+        n = n + 2
       end
-      if extra ~= before then
-        setExtra(log, extra)
-        if extra == 0 then
-          marks = marks - 1
-        end
-      end
-    end
-    if removed == expired then
-      call('ZREMRANGEBYSCORE', log, 0, cutoff)
-    else
-      call('ZREMRANGEBYRANK', log, marks, marks + removed - 1)
+      added = added + call('ZADD', KEYS[i], 'NX', unpack(entries))
     end
   end
-  if removed < expired and extra > 0 then
-    return
-  end
-  return live + extra, live, marks + expired - removed, extra, provisional
-end
-
--- expires returns the microseconds until the entry at a rank expires.
-local function expires(log, rank, window)
-  -- In this order no difference leaves the 53 bits that a number holds exactly, whatever the window.
-  return window - (now - call('ZRANGE', log, rank, rank, 'WITHSCORES')[2])
-end
-
--- roomIn returns the microseconds until so many units, counted from the oldest live entry, have expired.
-local function roomIn(log, units, first, extra, window)
-  if extra == 0 then
-    return expires(log, first + units - 1, window)
-  end
-  local step, score = 4, nil -- the first entries are enough for nearly all
-  repeat
-    step = math.max(1, math.min(step, budget))
-    local entries = call('ZRANGE', log, first, first + step - 1, 'WITHSCORES')
-    for i = 1, #entries, 2 do
-      units = units - weight(entries[i])
-      score = entries[i + 1]
-      if units <= 0 then
-        break
-      end
-    end
-    budget = budget - step
-    first, step = first + step, 250
-  until units <= 0 or budget <= 0
-  return window - (now - score)
-end
-
--- restamp moves entries from the future to the present.
-local function restamp(log, window)
-  local members = call('ZRANGEBYSCORE', log, '(' .. stamp, '+inf', 'LIMIT', 0, math.max(1, budget))
-  budget = budget - #members
-  for from = 1, #members, 500 do -- unpack cannot push more than a few thousand values
-    local entries = {}
-    for i = from, math.min(from + 499, #members) do
-      entries[#entries + 1] = stamp
-      entries[#entries + 1] = members[i]
-    end
-    call('ZADD', log, 'XX', unpack(entries))
-  end
-  call('PEXPIRE', log, 2 * window / 1000 + slack)
-end
-
--- name returns the member of an entry of so many units.
-local function name(entry, units)
-  return units == 1 and entry or entry .. '*' .. digits(units)
-end
-
--- granted returns how many requests an earlier attempt of this call has granted.
-local function granted(g, at, entry)
-  for n = g.requests, 1, -1 do
-    local member = name(entry, n * g.cost)
-    for i = 1, g.logs do
-      if call('ZSCORE', KEYS[at + i], member) then
-        return n
-      end
-    end
-  end
-  return 0
-end
-
--- admit answers a question of any kind about the logs behind KEYS[at].
-local function admit(g, at, entry)
-  local members, units, live, first, extra, provisional, expired = {}, {}, {}, {}, {}, {}, {}
-  for i = 1, g.logs do
-    members[i] = call('ZCARD', KEYS[at + i])
-  end
-  local grants = g.requests
-  for i = 1, g.logs do
-    local log = KEYS[at + i]
-    local old = members[i] > 0 and call('ZCOUNT', log, '-inf', g.cutoff[i]) or 0
-    units[i], live[i], first[i], extra[i], provisional[i] = members[i], members[i], 0, 0, false
-    if old > 0 then
-      units[i], live[i], first[i], extra[i], provisional[i] = clean(log, g.cutoff[i], members[i], old)
-      if not units[i] then
-        return -1
-      end
-    end
-    expired[i] = old > 0
-    grants = math.min(grants, math.max(0, math.floor((g.max[i] - units[i]) / g.cost)))
-  end
-
-  local charge = g.charges and grants * g.cost or 0
-  local known = again and g.charges and granted(g, at, entry) or 0
-  if known > 0 then
-    grants, charge = known, 0
-  end
-  for i = 1, g.logs do
-    local log, window = KEYS[at + i], g.window[i]
-    if charge > 0 then
-      local marks = {}
-      if charge > 1 then
-        extra[i] = extra[i] + charge - 1
-        marks = { digits(-extra[i]), '*' }
-      end
-      if g.provisional then
-        marks[#marks + 1] = -1
-        marks[#marks + 1] = '~'
-        provisional[i] = true
-      end
-      call('ZADD', log, stamp, name(entry, charge), unpack(marks))
-      units[i] = units[i] + charge
-    end
-    if live[i] == 0 then
-      if charge > 0 then
-        call('PEXPIRE', log, window / 1000 + slack)
-      end
-    elseif expired[i] or charge > 0 and live[i] == 1 then
-      call('PEXPIRE', log, 2 * window / 1000 + slack, 'GT')
-    end
-  end
-  if g.charges and g.logs == 1 and grants == g.requests and g.max[1] - units[1] >= g.cost then
-    return g.max[1] - units[1]
-  end
-
-  local reply = { grants }
-  for i = 1, g.logs do
-    local log, window = KEYS[at + i], g.window[i]
-    local remaining, retry, reset = g.max[i] - units[i], 0, 0
-    if charge > 0 and (charge > 1 or g.provisional) then
-      first[i] = call('ZCOUNT', log, '-inf', '(0') -- a mark may be new
-    end
-    for _ = 1, 2 do -- again if entries from the future were moved
-      if remaining < g.cost then
-        retry = roomIn(log, g.cost - remaining, first[i], extra[i], window)
-      elseif known > 0 and grants < g.requests then
-        retry = 1 -- the earlier attempt denied some, and there has been room since
-      end
-      if charge > 0 then
-        reset = window
-      elseif units[i] > 0 then
-        reset = expires(log, -1, window)
-      end
-      if retry <= window and reset <= window then
-        break
-      end
-      restamp(log, window)
-    end
-    retry, reset = math.min(retry, window), math.min(reset, window)
-    reply[#reply + 1] = remaining
-    reply[#reply + 1] = provisional[i] and -retry or retry
-    reply[#reply + 1] = reset
-  end
-  return reply
-end
-
--- refund gives back what one request was charged.
-local function refund(g, at)
-  local single, together = name(g.entry .. ':' .. g.place, g.cost), name(g.entry, g.requests * g.cost)
-  local removed = 0
-  for i = 1, g.logs do
-    local log = KEYS[at + i]
-    local marked = call('ZSCORE', log, '*')
-    local extra = marked and -marked or 0
-    local score = call('ZSCORE', log, together)
-    local units = 0
-    if score then
-      call('ZREM', log, together)
-      extra = extra - (g.requests * g.cost - 1)
-      if g.requests > 1 then -- the entry becomes one for each of the other requests
-        local entries = {}
-        for place = 0, g.requests - 1 do
-          if place ~= g.place then
-            entries[#entries + 1] = score
-            entries[#entries + 1] = name(g.entry .. ':' .. place, g.cost)
-          end
-        end
-        call('ZADD', log, unpack(entries))
-        extra = extra + (g.requests - 1) * (g.cost - 1)
-      end
-      units = g.cost
-    elseif g.requests > 1 and call('ZREM', log, single) == 1 then
-      extra = extra - (g.cost - 1)
-      units = g.cost
-    end
+  local length = ARGV[2 * i + 1] / 1000
+  if count[i] == 0 then
     if units > 0 then
-      local oldest = call('ZRANGEBYSCORE', log, '(' .. digits(now - g.window[i]), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
-      if not oldest then
-        call('UNLINK', log)
-      else
-        setExtra(log, extra)
-        call('ZADD', log, -1, '~')
-        -- The oldest entry may be another one now. See "Expiry".
-        call('PEXPIRE', log, digits((oldest - now + 2 * g.window[i]) / 1000 + slack), 'GT')
-      end
+      call('PEXPIRE', KEYS[i], (units == 1 and length or 2 * length) + slack)
     end
-    removed = removed + units
+  elseif removed[i] > 0 or units > 0 and count[i] == 1 then
+    call('PEXPIRE', KEYS[i], 2 * length + slack, 'GT')
   end
-  return removed
+  count[i] = count[i] + added
+  charged = charged + added
 end
 
-local function reset(g, at)
-  call('UNLINK', unpack(KEYS, at + 1, at + g.logs))
-  return 0
+if logs == 1 and granted == requests and max - count[1] >= cost then
+  return max - count[1]
 end
 
-local function probe(_, at)
-  local log = KEYS[at + 1]
-  call('ZCARD', log)
-  call('ZCOUNT', log, '(0', '(0')
-  call('ZSCORE', log, '')
-  call('ZRANGE', log, 1, 0)
-  call('ZRANGEBYSCORE', log, '(0', '(0')
-  call('ZADD', log, 'XX', 0, '')
-  call('ZREM', log, '')
-  call('ZREMRANGEBYSCORE', log, '(0', '(0')
-  call('ZREMRANGEBYRANK', log, 1, 0)
-  call('UNLINK', KEYS[at + 2])
-  return 0
+local function leaves(i, entry)
+  -- In this order no difference leaves the 53 bits that a number holds exactly, whatever the window.
+  return ARGV[2 * i + 1] - (now - call('ZRANGE', KEYS[i], entry, entry, 'WITHSCORES')[2])
 end
 
-local groups = {}
-local a = next
-local function number()
-  a = a + 1
-  return ARGV[a - 1] + 0
-end
-local function limits(g, bounded)
-  g.max, g.window, g.cutoff = {}, {}, {}
-  for i = 1, g.logs do
-    if bounded then
-      g.max[i] = number()
+-- Enters what is in the future as of now. The newest entry is then of now.
+local function restamp(i)
+  local ids = call('ZRANGEBYSCORE', KEYS[i], '(' .. stamp, '+inf')
+  for first = 1, #ids, 1000 do
+    local entries, n = {}, 0
+    for u = first, math.min(first + 999, #ids) do
+      entries[n + 1], entries[n + 2] = stamp, ids[u]
+      n = n + 2
     end
-    g.window[i] = number()
-    g.cutoff[i] = digits(now - g.window[i])
+    call('ZADD', KEYS[i], 'XX', unpack(entries))
   end
-end
-while ARGV[a] do
-  local verb = ARGV[a]
-  local g = { questions = 1, requests = 1, cost = 1 }
-  a = a + 1
-  if verb == 'one' then
-    g.answer, g.charges, g.questions, g.logs = admit, true, number(), 1
-    limits(g, true)
-  elseif verb == 'admit' then
-    g.answer, g.charges = admit, true
-    g.questions, g.logs, g.requests, g.cost = number(), number(), number(), number()
-    g.provisional = number() == 1
-    limits(g, true)
-  elseif verb == 'peek' then
-    g.answer = admit
-    g.questions, g.logs = number(), number()
-    limits(g, true)
-  elseif verb == 'refund' then
-    g.answer = refund
-    g.logs = number()
-    g.entry = ARGV[a]
-    a = a + 1
-    g.requests, g.place, g.cost = number(), number(), number()
-    limits(g, false)
-  elseif verb == 'reset' then
-    g.answer = reset
-    g.logs = number()
-  elseif verb == 'probe' then
-    g.answer, g.logs = probe, 2
-  else
-    return redis.error_reply('ERR exactlimit: unknown verb')
-  end
-  groups[#groups + 1] = g
+  call('PEXPIRE', KEYS[i], 2 * ARGV[2 * i + 1] / 1000 + slack)
 end
 
-writable()
-local q, at = 0, 0
-for _, g in ipairs(groups) do
-  for _ = 1, g.questions do
-    q = q + 1
-    if not reply[q] then
-      local ok, answer = pcall(g.answer, g, at, id .. q)
-      reply[q] = ok and answer or message(answer)
-    end
-    at = at + g.logs
+local reply = { granted }
+for i = 1, logs do
+  local window = ARGV[2 * i + 1] + 0
+  local remaining, retry, reset = ARGV[2 * i] - count[i], 0, 0
+  if remaining < cost then
+    retry = leaves(i, cost - remaining - 1)
   end
+  if charged > 0 then
+    reset = window
+  elseif count[i] > 0 then
+    reset = leaves(i, -1)
+  end
+  if retry > window or reset > window then
+    restamp(i)
+    reset = window
+    if remaining < cost then
+      retry = leaves(i, cost - remaining - 1)
+    end
+  end
+  reply[#reply + 1] = remaining
+  reply[#reply + 1] = retry
+  reply[#reply + 1] = reset
 end
 return reply

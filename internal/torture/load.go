@@ -46,7 +46,7 @@ func keys(n int) []string {
 
 // log is the name of a key's log in Redis, as README documents it. The keys of a load need no escapes.
 func (l Load) log(key string) string {
-	return fmt.Sprintf("%s:{%s}:%s:%dv2", l.Prefix, key, l.Limit.Name, l.Limit.Window.Milliseconds())
+	return fmt.Sprintf("%s:{%s}:%s:%d", l.Prefix, key, l.Limit.Name, l.Limit.Window.Milliseconds())
 }
 
 func (l Load) timeout() time.Duration {
