@@ -81,7 +81,7 @@ type clockedRedis struct {
 func newClockedRedis(t testing.TB, opts ...Option) clockedRedis {
 	client := redistest.Shared(t).Client(t)
 	prefix := redistest.Prefix()
-	c, err := configure(append([]Option{WithPrefix(prefix), WithDenialCache(0, 0)}, opts...))
+	c, err := configure(append([]Option{WithPrefix(prefix), WithDenialCache(0, 0), patient}, opts...))
 	require.NoError(t, err)
 	logs := newRedisLogs(newConnection(client, c.log), c)
 	moment := new(int64)
