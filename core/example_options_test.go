@@ -181,3 +181,15 @@ func ExampleLimiter_Logger() {
 	fmt.Println(limiter.Logger() == log)
 	// Output: true
 }
+
+// Units that are often given back, such as those of logins that succeed.
+func ExampleLimiter_Provisional() {
+	limiter, _ := core.NewInProcess()
+	defer limiter.Close()
+	ctx := context.Background()
+	login, _ := limiter.Provisional().Allow(ctx, "user:42", core.PerMinute("login", 1))
+	limiter.Refund(ctx, login) // the password was right
+	again, _ := limiter.Provisional().Allow(ctx, "user:42", core.PerMinute("login", 1))
+	fmt.Println(again.Allowed)
+	// Output: true
+}

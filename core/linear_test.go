@@ -2,7 +2,6 @@ package core
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"slices"
@@ -184,7 +183,7 @@ func TestLinearizable(t *testing.T) {
 				result := porcupine.CheckOperationsTimeout(counter(limit.Max, !mode.lossy), history, 20*time.Second)
 				if !assert.Equal(t, porcupine.Ok, result) {
 					for _, o := range history {
-						t.Log(fmt.Sprintf("%d-%d client %d: %+v %+v", o.Call, o.Return, o.ClientId, o.Input, o.Output))
+						t.Logf("%d-%d client %d: %+v %+v", o.Call, o.Return, o.ClientId, o.Input, o.Output)
 					}
 					t.FailNow()
 				}

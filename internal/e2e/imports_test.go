@@ -14,8 +14,9 @@ import (
 func TestImports(t *testing.T) {
 	const module = "github.com/exactlimit/exactlimit/"
 	allowed := map[string][]string{
-		"lua": {},
-		"core": {module + "lua", "github.com/redis/rueidis", "github.com/puzpuzpuz/xsync/v4",
+		"lua":               {},
+		"internal/dispatch": {"github.com/redis/rueidis"},
+		"core": {module + "lua", module + "internal/dispatch", "github.com/redis/rueidis", "github.com/puzpuzpuz/xsync/v4",
 			"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/metric"},
 		"internal/httplimit": {module + "core"},
 		"ginlimit":           {module + "core", module + "internal/httplimit", "github.com/gin-gonic/gin"},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -19,6 +18,9 @@ import (
 )
 
 func TestMain(m *testing.M) { redistest.Main(m) }
+
+// century is the longest window.
+const century = 100 * 365 * 24 * time.Hour
 
 func TestFields(t *testing.T) {
 	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
@@ -41,7 +43,7 @@ func TestFields(t *testing.T) {
 		{"a microsecond more", core.PerMinute("a", 9), false, state(0, time.Second+time.Microsecond, ms(9000)), `"a";q=9;w=60`, `"a";r=0;t=2`, "2"},
 		{"short window", core.Limit{Name: "a", Max: 1, Window: ms(1)}, false, state(0, ms(1), ms(1)), `"a";q=1;w=1`, `"a";r=0;t=1`, "1"},
 		{"odd window", core.Limit{Name: "a", Max: 1, Window: ms(1001)}, true, state(0, ms(1001), ms(1001)), `"a";q=1;w=2`, `"a";r=0;t=2`, ""},
-		{"longest window", core.Limit{Name: "a", Max: 1, Window: math.MaxInt64 / time.Millisecond * time.Millisecond}, false, state(0, math.MaxInt64, math.MaxInt64), `"a";q=1;w=9223372037`, `"a";r=0;t=9223372037`, "9223372037"},
+		{"longest window", core.Limit{Name: "a", Max: 1, Window: century}, false, state(0, century, century), `"a";q=1;w=3153600000`, `"a";r=0;t=3153600000`, "3153600000"},
 		{"denied by others", core.PerMinute("a", 9), false, state(7, 0, time.Minute), `"a";q=9;w=60`, `"a";r=7`, ""},
 		{"awkward name", core.PerMinute(`\"`, 2), true, state(1, 0, time.Minute), `"\\\"";q=2;w=60`, `"\\\"";r=1`, ""},
 	} {
