@@ -314,13 +314,16 @@ func clockSteps(s *scene) {
 		server := redistest.StartWithClock(s, redistest.AppendOnly...)
 		step := time.Duration(windows * float64(s.Limit.Window))
 		s.play(server.URL(), []*redistest.Server{server}, func() {
+			// The server stands still meanwhile, so that what it has recorded is what it did before the step.
+			require.NoError(s, server.Pause())
 			recorded := map[string]int{}
 			for log, admitted := range server.Admissions(s) {
 				recorded[log] = len(admitted)
 			}
 			from := time.Now().UnixMicro()
 			offset := server.StepClock(s, step)
-			s.steps = append(s.steps, Step{From: from, To: time.Now().UnixMicro(), Offset: offset.Microseconds(), Recorded: recorded})
+			require.NoError(s, server.Resume())
+			s.steps = append(s.steps, Step{From: from, To: from, Offset: offset.Microseconds(), Recorded: recorded})
 			time.Sleep(max(0, -step) + 3*s.Limit.Window)
 		})
 	}

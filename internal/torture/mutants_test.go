@@ -19,34 +19,22 @@ var mutants = []struct {
 	says                     string
 }{
 	{
-		name: "ids are timestamps", file: "core/redis.go",
-		right: "return strconv.AppendUint(append(b, r.stem...), r.ids.Add(1), 36)",
-		wrong: "return strconv.AppendInt(b, time.Now().UnixMicro(), 10)",
+		name: "ids are used again", file: "core/redis.go",
+		right: "text = strconv.AppendUint(append(text, r.stem...), r.ids.Add(1), 36)",
+		wrong: "text = strconv.AppendUint(append(text, r.stem...), r.ids.Add(1)%7, 36)",
 		fault: "none", says: "callers were told of",
 	},
 	{
-		name: "asked again without NX", file: "lua/decide.lua",
-		right: "call('ZADD', KEYS[1], 'NX', stamp, id)",
-		wrong: "call('ZADD', KEYS[1], stamp, id)",
-		fault: "replies_lost", says: "an entry added without NX",
-	},
-	{
-		name: "asked again under another id", file: "core/sender.go",
-		right: "return script.Exec(ctx, client, keys, args).ToMessage()",
-		wrong: "return script.Exec(ctx, client, keys, append([]string{fmt.Sprint(args[0], time.Now().UnixNano())}, args[1:]...)).ToMessage()",
+		name: "a retry is counted twice", file: "internal/dispatch/call.go",
+		right: "c.args, c.again = c.batch.Again(), true",
+		wrong: "c.again = true",
 		fault: "replies_lost", says: "the servers recorded",
 	},
 	{
 		name: "the window ends a microsecond early", file: "lua/decide.lua",
-		right: "call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - window)",
-		wrong: "call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - window + 1)",
+		right: "local cutoff = digits(now - window)",
+		wrong: "local cutoff = digits(now - window + 1)",
 		fault: "none", says: "admissions within",
-	},
-	{
-		name: "the window ends a microsecond late", file: "lua/decide.lua",
-		right: "call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - window)",
-		wrong: "call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - window - 1)",
-		fault: "none", says: "while there was room",
 	},
 	{
 		name: "a denial is remembered for a window too long", file: "core/denials.go",
@@ -55,9 +43,21 @@ var mutants = []struct {
 		fault: "none", says: "while there was room",
 	},
 	{
-		name: "calls wait for as long as they like", file: "core/deadline.go",
-		right: "time.AfterFunc(d.timeout, func() {",
-		wrong: "time.AfterFunc(time.Minute, func() {",
+		name: "a batch's answers are shifted by one", file: "core/batch.go",
+		right: "a.answer, err = decode(reply[n], a.requests, a.question)",
+		wrong: "a.answer, err = decode(reply[(n+1)%len(reply)], a.requests, a.question)",
+		fault: "slots_moved", says: "servers recorded",
+	},
+	{
+		name: "calls wait for as long as they like", file: "internal/dispatch/deadline.go",
+		right: "d.after(d.timeout, nil, func() { close(fresh.passed) })",
+		wrong: "d.after(time.Minute, nil, func() { close(fresh.passed) })",
+		fault: "network_cut", says: "are allowed",
+	},
+	{
+		name: "starvation never ends", file: "internal/dispatch/deadline.go",
+		right: "for calm < calmSleeps && slept < longest {",
+		wrong: "for calm < 100*calmSleeps {",
 		fault: "network_cut", says: "are allowed",
 	},
 }
@@ -90,7 +90,7 @@ const mutantEnv = "EXACTLIMIT_TORTURE_MUTANT"
 // copyOf copies the module's source, without its nested modules.
 func copyOf(t *testing.T, root string) string {
 	dir := t.TempDir()
-	for _, part := range []string{"go.mod", "go.sum", "core", "lua", "internal/torture", "internal/redistest", "internal/oracle"} {
+	for _, part := range []string{"go.mod", "go.sum", "core", "lua", "internal/dispatch", "internal/torture", "internal/redistest", "internal/oracle"} {
 		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, part)), 0o700))
 		out, err := exec.Command("cp", "-R", filepath.Join(root, part), filepath.Join(dir, part)).CombinedOutput()
 		require.NoError(t, err, "%s", out)
