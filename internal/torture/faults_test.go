@@ -314,16 +314,18 @@ func clockSteps(s *scene) {
 		server := redistest.StartWithClock(s, redistest.AppendOnly...)
 		step := time.Duration(windows * float64(s.Limit.Window))
 		s.play(server.URL(), []*redistest.Server{server}, func() {
-			// The server stands still meanwhile, so that what it has recorded is what it did before the step.
+			// The server stands still meanwhile, and for longer than the smallest step back, so that the scores of what it did
+			// last before the step, which it may not have recorded yet, are not those of what it does first after it.
 			require.NoError(s, server.Pause())
+			stopped := time.Now().UnixMicro()
+			time.Sleep(20 * ms)
 			recorded := map[string]int{}
 			for log, admitted := range server.Admissions(s) {
 				recorded[log] = len(admitted)
 			}
-			from := time.Now().UnixMicro()
 			offset := server.StepClock(s, step)
 			require.NoError(s, server.Resume())
-			s.steps = append(s.steps, Step{From: from, To: from, Offset: offset.Microseconds(), Recorded: recorded})
+			s.steps = append(s.steps, Step{From: stopped - 5000, To: stopped, Offset: offset.Microseconds(), Recorded: recorded})
 			time.Sleep(max(0, -step) + 3*s.Limit.Window)
 		})
 	}
