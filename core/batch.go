@@ -3,7 +3,6 @@ package core
 import (
 	"errors"
 	"math"
-	"slices"
 	"strconv"
 	"time"
 
@@ -95,7 +94,7 @@ func (b *batch) join(q *question) {
 	q.asked = int32(len(b.asked))
 	if q.verb == admit {
 		if n, found := b.byText[q.text]; found {
-			if a := &b.asked[n]; a.requests < maxRequests && a.alike(q) {
+			if a := &b.asked[n]; a.requests < maxRequests && q.Alike(a.question) {
 				q.asked, q.place = n, int32(a.requests)
 				a.requests++
 				return
@@ -109,16 +108,10 @@ func (b *batch) join(q *question) {
 	b.asked = append(b.asked, asked{question: q, requests: 1, forgotten: b.denials.forgotten(q.hash)})
 }
 
-// alike reports whether two questions differ in nothing but their logs.
-func (q *question) alike(other *question) bool {
-	return q.verb == other.verb && q.cost == other.cost && q.provisional == other.provisional &&
-		slices.Equal(q.limits, other.limits)
-}
-
 // groupOf returns the index of the group of a question.
 func (b *batch) groupOf(a *asked) int32 {
 	for i := range b.groups {
-		if g := &b.groups[i]; g.requests == a.requests && (g.verb == admit || g.verb == peek) && g.alike(a.question) {
+		if g := &b.groups[i]; g.requests == a.requests && (g.verb == admit || g.verb == peek) && g.sameTerms(a.question) {
 			g.questions++
 			return int32(i)
 		}

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/exactlimit/exactlimit/internal/dispatch"
@@ -46,8 +47,25 @@ func (q *question) decision() Decision { return q.answer.decision(int(q.place), 
 // Key returns the name of the first log.
 func (q *question) Key() string { return q.logs[0] }
 
-// Size returns how many logs the question is about.
-func (q *question) Size() int { return len(q.logs) }
+// Size returns how much work the question is for the script. A refund may have to make an entry for each request that was
+// granted together with the one that is given back.
+func (q *question) Size() int {
+	if q.verb == refund {
+		return len(q.logs) * (1 + int(q.paid.granted)/4)
+	}
+	return len(q.logs)
+}
+
+// Alike reports whether two requests are one question to the script.
+func (q *question) Alike(other *question) bool {
+	return q.verb == admit && q.text == other.text && q.sameTerms(other)
+}
+
+// sameTerms reports whether two questions differ in nothing but their logs.
+func (q *question) sameTerms(other *question) bool {
+	return q.verb == other.verb && q.cost == other.cost && q.provisional == other.provisional &&
+		slices.Equal(q.limits, other.limits)
+}
 
 // questions keeps questions for reuse. A question whose caller has left before the answer came is not reused.
 var questions = sync.Pool{New: func() any { return new(question) }}

@@ -12,19 +12,21 @@ import (
 
 // worker asks the questions of a link, one batch after the other. In Redis Cluster the questions that it takes at once are
 // one batch for each slot, and go to Redis together.
-type worker[Q Question] struct {
+type worker[Q Question[Q]] struct {
 	link  *link[Q]
 	calls []*call[Q] // in use
 	spare []*call[Q]
 }
 
 // call is one call of the script.
-type call[Q Question] struct {
+type call[Q Question[Q]] struct {
 	questions []Q
 	batch     Batch[Q]
 	slot      int
+	alone     bool // all questions are alike
 	keys      []string
 	args      []string
+	again     bool // it may have been executed
 	result    rueidis.RedisResult
 }
 
@@ -47,8 +49,8 @@ func (l *link[Q]) work() {
 // sort makes calls of questions.
 func (w *worker[Q]) sort(questions []Q) {
 	for _, q := range questions {
-		if t := q.ticket(); t.send() {
-			c := w.call(t.slot)
+		if q.ticket().send() {
+			c := w.call(q)
 			c.questions = append(c.questions, q)
 		}
 	}
@@ -57,10 +59,11 @@ func (w *worker[Q]) sort(questions []Q) {
 	}
 }
 
-// call returns the call that goes to a slot.
-func (w *worker[Q]) call(slot int) *call[Q] {
+// call returns the call that a question goes with.
+func (w *worker[Q]) call(q Q) *call[Q] {
+	t := q.ticket()
 	for _, c := range w.calls {
-		if c.slot == slot {
+		if c.slot == t.slot && c.alone == t.alone && (!t.alone || q.Alike(c.questions[0])) {
 			return c
 		}
 	}
@@ -69,7 +72,7 @@ func (w *worker[Q]) call(slot int) *call[Q] {
 	}
 	c := w.spare[len(w.spare)-1]
 	w.spare = w.spare[:len(w.spare)-1]
-	c.slot, c.questions = slot, c.questions[:0]
+	c.slot, c.alone, c.again, c.questions = t.slot, t.alone, false, c.questions[:0]
 	w.calls = append(w.calls, c)
 	return c
 }
@@ -80,10 +83,7 @@ const maxAttempts = 10
 // send sends the calls, and again those whose outcome is not known, and answers their questions.
 func (w *worker[Q]) send() {
 	d, breaker := w.link.d, &w.link.breaker
-	pending := slices.Clone(w.calls)
-	if len(w.calls) == 1 {
-		pending = w.calls // which spares an allocation
-	}
+	pending := w.calls
 	begun := d.Now()
 	var failure error
 	for attempt := 1; len(pending) > 0; attempt++ {
@@ -96,7 +96,7 @@ func (w *worker[Q]) send() {
 			return
 		}
 		w.exec(client, pending)
-		unknown := pending[:0:0]
+		unknown, moving := pending[:0:0], false
 		for _, c := range pending {
 			reply, err := c.result.ToArray()
 			_, rejected := rueidis.IsRedisErr(err)
@@ -104,8 +104,12 @@ func (w *worker[Q]) send() {
 			case err == nil:
 				w.answer(c, reply)
 				continue
-			case rejected && tryAgain(err): // while the slot moves
-				time.Sleep(time.Millisecond)
+			case rejected && tryAgain(err):
+				moving = true
+				if !c.again {
+					w.retryAlone(c)
+					continue
+				}
 				attempt = min(attempt, maxAttempts-1)
 			case rejected && readOnly(err):
 				breaker.suspect(c.keys[0], err, true)
@@ -115,7 +119,7 @@ func (w *worker[Q]) send() {
 				continue
 			default:
 				breaker.suspect(c.keys[0], err, true)
-				c.args = c.batch.Again()
+				c.args, c.again = c.batch.Again(), true
 			}
 			failure = err
 			if attempt >= maxAttempts || d.closing.Err() != nil || !c.awaited() || d.Now()-begun >= c.batch.RetryFor() {
@@ -124,8 +128,19 @@ func (w *worker[Q]) send() {
 			}
 			unknown = append(unknown, c)
 		}
-		pending = unknown
+		if pending = unknown; moving {
+			time.Sleep(time.Millisecond)
+		}
 	}
+}
+
+// retryAlone has the questions of a call that had no effect asked again, but not those about different keys in one call. While
+// a slot moves, keys that are on one node can be asked about where keys on both cannot. Other slots do not have to wait for it.
+func (w *worker[Q]) retryAlone(c *call[Q]) {
+	for _, q := range c.questions {
+		_ = q
+	}
+	w.link.again(c.questions)
 }
 
 // awaited reports whether a caller waits for an answer.
@@ -224,13 +239,17 @@ func (c *call[Q]) fail(err error) {
 	}
 }
 
-// Code returns the first word of an error of the server, such as READONLY, or "".
+// Code returns the code of an error of the server, which is the first word of its text, such as READONLY, or "".
 func Code(err error) string {
-	if rejection, is := rueidis.IsRedisErr(err); is {
-		word, _, _ := strings.Cut(rejection.Error(), " ")
-		return word
+	rejection, is := rueidis.IsRedisErr(err)
+	if !is {
+		return ""
 	}
-	return ""
+	word, _, _ := strings.Cut(rejection.Error(), " ")
+	if word != strings.ToUpper(word) {
+		return "ERR" // which rueidis leaves out
+	}
+	return word
 }
 
 // noScript reports whether the server does not have the script, so that the call had no effect.

@@ -55,29 +55,36 @@ func (d *deadline) over() bool {
 
 // after calls f once so much time has passed in which this process was able to listen, unless cancel is closed before.
 func (d *deadlines) after(wait time.Duration, cancel <-chan struct{}, f func()) *time.Timer {
-	sleep := min(calmSleep, wait/8)
-	return time.AfterFunc(wait-calmSleeps*sleep, func() {
-		if awaitCalm(cancel, sleep, maxLateness*d.timeout) {
+	length := min(calmSleep, wait/8)
+	sleep := func() (took time.Duration, ok bool) {
+		begun := time.Now()
+		select {
+		case <-cancel:
+			return 0, false
+		case <-time.After(length):
+			return time.Since(begun), true
+		}
+	}
+	return time.AfterFunc(wait-calmSleeps*length, func() {
+		if awaitCalm(sleep, length+calmLate, maxLateness*d.timeout) {
 			f()
 		}
 	})
 }
 
-// awaitCalm returns true once this process is able to listen, or after the longest wait, and false when cancel is closed.
-func awaitCalm(cancel <-chan struct{}, sleep, longest time.Duration) bool {
-	begun := time.Now()
-	last, calm := begun, 0
-	for calm < calmSleeps && last.Sub(begun) < longest {
-		select {
-		case <-cancel:
+// awaitCalm sleeps until this process is able to listen, which it is when some sleeps in a row take no longer than they may, or
+// until the longest wait is over. It returns false when sleep does.
+func awaitCalm(sleep func() (took time.Duration, ok bool), may, longest time.Duration) bool {
+	calm, slept := 0, time.Duration(0)
+	for calm < calmSleeps && slept < longest {
+		took, ok := sleep()
+		if !ok {
 			return false
-		case <-time.After(sleep):
 		}
-		now := time.Now()
-		if calm++; now.Sub(last) > sleep+calmLate {
+		slept += took
+		if calm++; took > may {
 			calm = 0
 		}
-		last = now
 	}
 	return true
 }

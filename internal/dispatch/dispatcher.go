@@ -12,18 +12,20 @@ import (
 )
 
 // Question is what a caller asks: a pointer to a type that embeds Ticket.
-type Question interface {
+type Question[Q any] interface {
 	// Key returns the key in Redis that decides where the question goes. All keys of a question have its hash tag.
 	Key() string
-	// Size returns how many keys the question is about.
+	// Size returns how much work the question is, in units of one about one key.
 	Size() int
+	// Alike reports whether a batch asks this question together with another, so that both are the work of one.
+	Alike(other Q) bool
 
 	ticket() *Ticket
 }
 
 // Batch turns questions into the arguments of one call and its reply into their answers. It is reused for one batch after
 // the other.
-type Batch[Q Question] interface {
+type Batch[Q Question[Q]] interface {
 	// Encode returns the keys and the arguments of a call that asks questions.
 	Encode(questions []Q) (keys, args []string)
 	// Again returns the arguments for the same call if it may have been executed before.
@@ -36,7 +38,7 @@ type Batch[Q Question] interface {
 }
 
 // Config is what a Dispatcher is made of.
-type Config[Q Question] struct {
+type Config[Q Question[Q]] struct {
 	// Client returns the client to use, or an error while there is none.
 	Client   func() (rueidis.Client, error)
 	Timeout  time.Duration
@@ -57,7 +59,7 @@ type Config[Q Question] struct {
 }
 
 // Dispatcher sends questions. It is safe for concurrent use.
-type Dispatcher[Q Question] struct {
+type Dispatcher[Q Question[Q]] struct {
 	Config[Q]
 	sha1      string
 	start     time.Time
@@ -79,7 +81,7 @@ var (
 )
 
 // New returns a Dispatcher. It sends nothing before it is asked something.
-func New[Q Question](config Config[Q]) *Dispatcher[Q] {
+func New[Q Question[Q]](config Config[Q]) *Dispatcher[Q] {
 	sum := sha1.Sum([]byte(config.Script))
 	d := &Dispatcher[Q]{
 		Config:    config,

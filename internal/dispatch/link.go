@@ -4,13 +4,16 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/redis/rueidis"
 )
 
 // link is the queue of the questions that go to one server, or to one range of slots, and the workers that ask them.
-type link[Q Question] struct {
+type link[Q Question[Q]] struct {
 	d       *Dispatcher[Q]
 	breaker breaker
 	most    int // workers
+	room    int // for questions that wait
 
 	mu      sync.Mutex
 	wake    sync.Cond
@@ -26,15 +29,15 @@ const (
 	// maxInFlight is how many calls may be in flight to a server: enough to keep it busy, and few enough that questions
 	// gather while it is.
 	maxInFlight, maxInFlightOfRange = 8, 2
-	// maxKeys and maxQuestions are the most in one call: what Redis answers in half a millisecond. Equal questions in a row
-	// count as one, which is what a batch makes of them.
-	maxKeys, maxQuestions = 128, 512
+	// maxSize and maxQuestions are the most in one call: what Redis answers in half a millisecond. Questions in a row that are
+	// alike count as one.
+	maxSize, maxQuestions = 128, 512
 	// maxQueue is the most questions that wait. A service with more waiting callers has other troubles.
 	maxQueue = 1 << 16
 )
 
-func newLink[Q Question](d *Dispatcher[Q], most int) *link[Q] {
-	l := &link[Q]{d: d, most: most}
+func newLink[Q Question[Q]](d *Dispatcher[Q], most int) *link[Q] {
+	l := &link[Q]{d: d, most: most, room: maxQueue}
 	l.wake.L = &l.mu
 	l.breaker = breaker{
 		deadlines: &d.deadlines, now: d.Now, closing: d.closing,
@@ -61,7 +64,7 @@ func (l *link[Q]) push(q Q) error {
 	switch {
 	case l.closed:
 		return ErrClosed
-	case len(l.queue)-l.head >= maxQueue:
+	case len(l.queue)-l.head >= l.room:
 		return ErrQueueFull
 	}
 	if l.head > 0 && len(l.queue) == cap(l.queue) { // rather than to grow
@@ -85,21 +88,23 @@ func (l *link[Q]) wakeWorker() {
 	}
 }
 
-// again puts questions that were sent at the front of the queue.
+// again puts questions that were sent at the front of the queue, in their order.
 func (l *link[Q]) again(questions []Q) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	var front []Q
 	for _, q := range questions {
 		switch t := q.ticket(); {
 		case l.closed:
 			t.answer(ErrClosed)
 		case t.state.CompareAndSwap(sent, waiting):
-			l.queue = append(l.queue, q)
-			copy(l.queue[l.head+1:], l.queue[l.head:])
-			l.queue[l.head] = q
+			front = append(front, q)
 		}
 	}
-	l.wakeWorker()
+	if len(front) > 0 {
+		l.queue, l.head = append(front, l.queue[l.head:]...), 0
+		l.wakeWorker()
+	}
 }
 
 // take moves questions from the queue to the end of a list, once there are any: as many as go together. It returns false
@@ -112,13 +117,13 @@ func (l *link[Q]) take(questions []Q) (_ []Q, ok bool) {
 		l.wake.Wait()
 		l.idle--
 	}
-	size, last := 0, ""
+	size := 0
 	for ; l.head < len(l.queue) && len(questions) < maxQuestions; l.head++ {
 		q := l.queue[l.head]
-		if q.Key() != last {
+		if len(questions) == 0 || !q.Alike(questions[len(questions)-1]) {
 			size += q.Size()
 		}
-		if last = q.Key(); size > maxKeys && len(questions) > 0 {
+		if size > maxSize && len(questions) > 0 {
 			break
 		}
 		questions = append(questions, q)
@@ -126,6 +131,8 @@ func (l *link[Q]) take(questions []Q) (_ []Q, ok bool) {
 	}
 	if l.head == len(l.queue) {
 		l.queue, l.head = l.queue[:0], 0
+	} else {
+		l.wakeWorker() // several questions may have come before this worker woke, and woken nobody else
 	}
 	return questions, !l.closed
 }
@@ -159,10 +166,19 @@ func (d *Dispatcher[Q]) probe(ctx context.Context, key string) error {
 	}
 	keys, args := d.Probe(key)
 	_, err = d.call(ctx, client, keys, args).ToArray()
-	if readOnly(err) {
-		// This is a replica that was the master when the connection was made. It ends the connection on this command; the
-		// next one finds the master if there is one behind the address.
-		client.Do(ctx, client.B().Quit().Build())
+	switch {
+	case tryAgain(err):
+		return nil // the slot is moving, and calls about other keys of the link are answered
+	case readOnly(err):
+		d.quit(ctx, client, key)
 	}
 	return err
+}
+
+// quit ends a connection to a server that was the master when the connection was made. The next one finds the master, if there
+// is one behind the address. Of several connections the client takes one at random if the command has a key, and always the
+// same if it has none. Redis ignores the key.
+func (d *Dispatcher[Q]) quit(ctx context.Context, client rueidis.Client, key string) {
+	defer caught(func(error) {})
+	client.Do(ctx, client.B().Arbitrary("QUIT").Keys(key).Build())
 }

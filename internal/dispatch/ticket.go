@@ -9,6 +9,7 @@ type Ticket struct {
 	done  chan struct{} // receives when the question is answered
 	err   error
 	slot  int
+	alone bool // not to be asked in one call with questions about other keys
 }
 
 // The states of a ticket.
@@ -26,7 +27,7 @@ func (t *Ticket) reset(slot int) {
 	if t.done == nil {
 		t.done = make(chan struct{}, 1)
 	}
-	t.err, t.slot = nil, slot
+	t.err, t.slot, t.alone = nil, slot, false
 	t.state.Store(waiting)
 }
 
