@@ -37,7 +37,7 @@ var faults = []struct {
 	{"overload", overload},
 	{"kill -9, restart", light(restart(false))},
 	{"kill -9, restart empty", restart(true)},
-	{"a restart that loads, fail-closed", loading},
+	{"a restart that loads, fail-closed", light(loading)},
 	{"Redis gone from the start", light(gone)},
 	{"errors of the server", serverErrors},
 	{"a log of another type", wrongType},
@@ -402,6 +402,7 @@ func clusterFailover(replace func(*redistest.Cluster, testing.TB, *redistest.Ser
 // slotsMoved moves the slot of each key to another master, while it is in use. For a time the logs of a key are on two servers,
 // which answer TRYAGAIN.
 func slotsMoved(s *scene) {
+	s.Policy = core.FailClosed
 	s.Timeout, s.Second = 5*time.Second, core.Limit{Name: "second", Max: 2_500_000, Window: 300 * ms}
 	cluster := redistest.StartCluster(s, 3, 0, redistest.AppendOnly...)
 	h, _ := s.play(cluster.URL(), cluster.Servers(), func() {

@@ -32,7 +32,7 @@ const (
 
 // under is what the caller saw of one of the limits.
 func (c Call) under(limit int) Call {
-	if c.Allowed || len(c.States) == 0 {
+	if len(c.States) == 0 {
 		return c
 	}
 	c.Retry, c.Reset = c.States[limit][0], c.States[limit][1]

@@ -135,8 +135,10 @@ func (l Load) call(limiter *core.Limiter, key string, cost int) Call {
 	d, err := limiter.AllowN(ctx, key, cost, l.limits()...)
 	call.Came = time.Now().UnixMicro()
 	call.Allowed, call.Source = d.Allowed, d.Source.String()
-	for _, state := range d.States() {
-		call.States = append(call.States, [2]int64{state.RetryAfter.Microseconds(), state.ResetAfter.Microseconds()})
+	if err == nil && !d.Allowed {
+		for _, state := range d.States() {
+			call.States = append(call.States, [2]int64{state.RetryAfter.Microseconds(), state.ResetAfter.Microseconds()})
+		}
 	}
 	if err != nil {
 		call.Err = err.Error()
