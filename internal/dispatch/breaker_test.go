@@ -93,6 +93,9 @@ func TestBreaker(t *testing.T) {
 				time.Sleep(time.Minute)
 				synctest.Wait()
 				assert.Len(t, b.changes, len(row.want))
+				if name == "a probe is answered too late" {
+					assert.Equal(t, 3, b.probes, "the third is the first in time")
+				}
 				for i := range b.changes {
 					assert.Contains(t, b.changes[i], row.want[i])
 				}
