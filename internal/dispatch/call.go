@@ -138,7 +138,7 @@ func (w *worker[Q]) send() {
 // a slot moves, keys that are on one node can be asked about where keys on both cannot. Other slots do not have to wait for it.
 func (w *worker[Q]) retryAlone(c *call[Q]) {
 	for _, q := range c.questions {
-		_ = q
+		q.ticket().alone = true
 	}
 	w.link.again(c.questions)
 }
