@@ -26,7 +26,7 @@ func TestQuestionsGatherWhileCallsAreInFlight(t *testing.T) {
 	d, g := gated(t)
 	first, calls := d.busy(g)
 	others := d.queue(context.Background(), "a", "b", "c", "a")
-	calls[3].pass <- nil
+	calls[0].pass <- nil
 	batch := <-g.came
 	assert.Equal(t, []string{"a", "b", "c", "a"}, names(batch.words))
 	batch.pass <- nil
@@ -35,12 +35,13 @@ func TestQuestionsGatherWhileCallsAreInFlight(t *testing.T) {
 		assert.EqualValues(t, []int{1, 1, 1, 2}[i], o.count, "each has its own answer")
 	}
 	for i, o := range first {
-		if i != 3 {
+		if i > 0 {
 			calls[i].pass <- nil
 		}
 		assert.NoError(t, o.wait(t).err)
 	}
-	assert.Equal(t, []int{1, 4, 1, 1, 1, 1, 1, 1, 1}, d.calls)
+	slices.Sort(d.calls)
+	assert.Equal(t, append(slices.Repeat([]int{1}, maxInFlight), 4), d.calls)
 }
 
 // A call has a bounded size, and questions that are alike count once.
