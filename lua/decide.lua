@@ -37,15 +37,16 @@
 --         question about a log without room then moves such entries to the present, so that they expire a window from now. If
 --         it steps forward, entries expire as much earlier.
 -- Retry   A call sent again grants what it granted before, and charges nothing twice, as long as its entries have not expired.
---         What the short reply says of the log may then be up to one round trip old.
+--         What the short reply says of the log may then be up to one round trip old. If units are not known, remaining is 0.
 -- Time    A call removes, reads or moves at most about a thousand entries beside what it adds, so it never occupies the server
 --         for long. Expired entries that are still there do not count. Only if their weights are not known yet, the reply
 --         is -1. If finding retry takes more than that, retry is a time at which the request is still denied.
 -- Expiry  No log expires before its newest entry does, and each log expires within two windows and a second after its last
 --         admission. PEXPIRE is a seventh of the work, so it runs only when a log has its first or second entry, and when
---         entries have expired: then it sets two windows from now. A call that finds no expired entry came within a window of
---         the oldest entry, after which PEXPIRE has run, so the entry that it adds is covered. The first entry sets one
---         window, because most logs of a flood get no second. A second is added, since key expiry has a clock of its own.
+--         entries have expired: then it sets two windows from now, or from the oldest entry that is left if none is added. A
+--         call that finds no expired entry came within a window of the oldest entry, after which PEXPIRE has run, so the entry
+--         that it adds is covered. The first entry sets one window, because most logs of a flood get no second. A second is
+--         added, since key expiry has a clock of its own.
 --         GT, because after a step back of the clock the newest entry need not be the one just added.
 -- Failure A server that rejects writes rejects the whole call, before anything is written. Within a question nothing is
 --         written before all its logs are seen to be sorted sets.
@@ -57,6 +58,10 @@ local now = time[1] * 1000000 + time[2]
 -- tostring and .. would cut numbers to fourteen digits. A number passed to call keeps all digits, but formatting it is slow.
 local function digits(n)
   return string.format('%.0f', n)
+end
+-- cutoff returns the score up to which entries have expired. It is not negative, as that of marks is, whatever the window.
+local function cutoff(window)
+  return digits(math.max(0, now - window))
 end
 local stamp = #time[2] == 6 and time[1] .. time[2] or digits(now)
 
@@ -84,7 +89,7 @@ local plain, next = 0, again and 3 or 2
 if ARGV[next] == 'one' and not again then
   plain = ARGV[3] + 0
   local max, window = ARGV[4] + 0, ARGV[5] + 0
-  local cutoff = digits(now - window)
+  local cutoff = cutoff(window)
   local once, twice = window / 1000 + slack, 2 * window / 1000 + slack
   local q = 0
   local function admitPlain()
@@ -144,8 +149,9 @@ local function setExtra(log, extra)
 end
 
 -- clean removes expired entries, as far as the budget goes, from a log of so many members, of which old have a score up to the
--- cutoff. It returns the units and the number of the live entries, the rank of the first of them, the extra units and
--- whether the log is marked as one whose units may be given back. It returns nothing if the call has to be sent again.
+-- cutoff. It returns the units and the number of the live entries, the rank of the first of them, the extra units, whether the
+-- log is marked as one whose units may be given back, and whether entries had expired. It returns nothing if the weights of
+-- some are not known yet.
 local function clean(log, cutoff, members, old)
   local marks = call('ZCOUNT', log, '-inf', '(0')
   local expired = old - marks
@@ -154,14 +160,14 @@ local function clean(log, cutoff, members, old)
     if expired + marks > 0 then
       call('UNLINK', log)
     end
-    return 0, 0, 0, 0, false
+    return 0, 0, 0, 0, false, false
   end
   local extra, provisional = 0, false
   if marks > 0 then
     extra = -(call('ZSCORE', log, '*') or 0)
     provisional = marks > 1 or extra == 0
   end
-  local removed = math.min(expired, budget)
+  local removed = math.min(expired, math.max(0, budget))
   if removed > 0 then
     budget = budget - removed
     if extra > 0 then
@@ -185,13 +191,18 @@ local function clean(log, cutoff, members, old)
   if removed < expired and extra > 0 then
     return
   end
-  return live + extra, live, marks + expired - removed, extra, provisional
+  return live + extra, live, marks + expired - removed, extra, provisional, expired > 0
 end
 
 -- expires returns the microseconds until the entry at a rank expires.
 local function expires(log, rank, window)
   -- In this order no difference leaves the 53 bits that a number holds exactly, whatever the window.
   return window - (now - call('ZRANGE', log, rank, rank, 'WITHSCORES')[2])
+end
+
+-- keep sees to it that a log from which expired entries were removed outlasts what may be added. See "Expiry".
+local function keep(log, oldest, window)
+  call('PEXPIRE', log, digits((expires(log, oldest, window) + window) / 1000 + slack), 'GT')
 end
 
 -- roomIn returns the microseconds until so many units, counted from the oldest live entry, have expired.
@@ -218,7 +229,8 @@ end
 
 -- restamp moves entries from the future to the present.
 local function restamp(log, window)
-  local members = call('ZRANGEBYSCORE', log, '(' .. stamp, '+inf', 'LIMIT', 0, math.max(1, budget))
+  local most = math.max(1, budget)
+  local members = call('ZRANGEBYSCORE', log, '(' .. stamp, '+inf', 'LIMIT', 0, most)
   budget = budget - #members
   for from = 1, #members, 500 do -- unpack cannot push more than a few thousand values
     local entries = {}
@@ -228,7 +240,9 @@ local function restamp(log, window)
     end
     call('ZADD', log, 'XX', unpack(entries))
   end
-  call('PEXPIRE', log, 2 * window / 1000 + slack)
+  if #members < most then -- nothing is left in the future
+    call('PEXPIRE', log, 2 * window / 1000 + slack)
+  end
 end
 
 -- name returns the member of an entry of so many units.
@@ -238,7 +252,7 @@ end
 
 -- granted returns how many requests an earlier attempt of this call has granted.
 local function granted(g, at, entry)
-  for n = g.requests, 1, -1 do
+  for n = again and g.charges and g.requests or 0, 1, -1 do
     local member = name(entry, n * g.cost)
     for i = 1, g.logs do
       if call('ZSCORE', KEYS[at + i], member) then
@@ -247,6 +261,21 @@ local function granted(g, at, entry)
     end
   end
   return 0
+end
+
+-- unfinished answers a question about a log whose units are not known. What an earlier attempt of this call has granted is
+-- said at once, since the question will be asked again under another id.
+local function unfinished(g, known)
+  if known == 0 then
+    return -1
+  end
+  local reply = { known }
+  for i = 1, g.logs do
+    reply[#reply + 1] = 0
+    reply[#reply + 1] = -1
+    reply[#reply + 1] = g.window[i]
+  end
+  return reply
 end
 
 -- admit answers a question of any kind about the logs behind KEYS[at].
@@ -259,19 +288,23 @@ local function admit(g, at, entry)
   for i = 1, g.logs do
     local log = KEYS[at + i]
     local old = members[i] > 0 and call('ZCOUNT', log, '-inf', g.cutoff[i]) or 0
-    units[i], live[i], first[i], extra[i], provisional[i] = members[i], members[i], 0, 0, false
+    units[i], live[i], first[i], extra[i], provisional[i], expired[i] = members[i], members[i], 0, 0, false, false
     if old > 0 then
-      units[i], live[i], first[i], extra[i], provisional[i] = clean(log, g.cutoff[i], members[i], old)
+      units[i], live[i], first[i], extra[i], provisional[i], expired[i] = clean(log, g.cutoff[i], members[i], old)
       if not units[i] then
-        return -1
+        for j = 1, i - 1 do
+          if expired[j] then
+            keep(KEYS[at + j], first[j], g.window[j])
+          end
+        end
+        return unfinished(g, granted(g, at, entry))
       end
     end
-    expired[i] = old > 0
     grants = math.min(grants, math.max(0, math.floor((g.max[i] - units[i]) / g.cost)))
   end
 
   local charge = g.charges and grants * g.cost or 0
-  local known = again and g.charges and granted(g, at, entry) or 0
+  local known = granted(g, at, entry)
   if known > 0 then
     grants, charge = known, 0
   end
@@ -290,13 +323,13 @@ local function admit(g, at, entry)
       end
       call('ZADD', log, stamp, name(entry, charge), unpack(marks))
       units[i] = units[i] + charge
-    end
-    if live[i] == 0 then
-      if charge > 0 then
+      if live[i] == 0 then
         call('PEXPIRE', log, window / 1000 + slack)
+      elseif live[i] == 1 or expired[i] then
+        call('PEXPIRE', log, 2 * window / 1000 + slack, 'GT')
       end
-    elseif expired[i] or charge > 0 and live[i] == 1 then
-      call('PEXPIRE', log, 2 * window / 1000 + slack, 'GT')
+    elseif expired[i] then
+      keep(log, first[i], window)
     end
   end
   if g.charges and g.logs == 1 and grants == g.requests and g.max[1] - units[1] >= g.cost then
@@ -308,7 +341,7 @@ local function admit(g, at, entry)
     local log, window = KEYS[at + i], g.window[i]
     local remaining, retry, reset = g.max[i] - units[i], 0, 0
     if charge > 0 and (charge > 1 or g.provisional) then
-      first[i] = call('ZCOUNT', log, '-inf', '(0') -- a mark may be new
+      first[i] = call('ZCOUNT', log, '-inf', g.cutoff[i]) -- a mark may be new
     end
     for _ = 1, 2 do -- again if entries from the future were moved
       if remaining < g.cost then
@@ -364,7 +397,7 @@ local function refund(g, at)
       units = g.cost
     end
     if units > 0 then
-      local oldest = call('ZRANGEBYSCORE', log, '(' .. digits(now - g.window[i]), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+      local oldest = call('ZRANGEBYSCORE', log, '(' .. g.cutoff[i], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
       if not oldest then
         call('UNLINK', log)
       else
@@ -412,7 +445,7 @@ local function limits(g, bounded)
       g.max[i] = number()
     end
     g.window[i] = number()
-    g.cutoff[i] = digits(now - g.window[i])
+    g.cutoff[i] = cutoff(g.window[i])
   end
 end
 while ARGV[a] do
