@@ -131,25 +131,33 @@ func (c clockedRedis) call(t require.TestingT, now int64, keys, args []string) [
 	return reply
 }
 
-// ask asks questions in one call, and in others those that it leaves to be asked again.
-func (c clockedRedis) ask(t require.TestingT, now int64, questions ...*question) {
-	*c.moment = now
-	for len(questions) > 0 {
-		keys, args := c.batch.Encode(questions)
-		again, err := c.batch.Decode(c.call(t, now, keys, args))
-		require.NoError(t, err)
-		questions = slices.Clone(again)
+// ask asks questions in one call, and in others those that it leaves to be asked again. It returns how many it left.
+func (c clockedRedis) ask(t require.TestingT, now int64, questions ...*question) int {
+	again := c.askOnce(t, now, questions...)
+	left := len(again)
+	for len(again) > 0 {
+		again = c.askOnce(t, now, again...)
 	}
+	return left
 }
 
-// askTwice is ask where the reply is lost, and the call sent again at another moment.
-func (c clockedRedis) askTwice(t require.TestingT, now, later int64, questions ...*question) {
+// askOnce asks questions in one call, and returns those that it leaves to be asked again.
+func (c clockedRedis) askOnce(t require.TestingT, now int64, questions ...*question) (again []*question) {
 	*c.moment = now
 	keys, args := c.batch.Encode(questions)
-	c.call(t, now, keys, args)
-	again, err := c.batch.Decode(c.call(t, later, keys, c.batch.Again()))
+	again, err := c.batch.Decode(c.call(t, now, keys, args))
 	require.NoError(t, err)
-	c.ask(t, later, slices.Clone(again)...)
+	return slices.Clone(again)
+}
+
+// askAgain sends the last call again, as if its reply had been lost. What it leaves to be asked again is asked.
+func (c clockedRedis) askAgain(t require.TestingT, later int64) {
+	args := c.batch.Again()
+	again, err := c.batch.Decode(c.call(t, later, c.batch.keys, args))
+	require.NoError(t, err)
+	for again = slices.Clone(again); len(again) > 0; {
+		again = c.askOnce(t, later, again...)
+	}
 }
 
 func (c clockedRedis) question(verb verb, key string, cost int, limits ...Limit) *question {
