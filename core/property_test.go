@@ -254,6 +254,7 @@ end
 			steps = append(steps, -1, -second/2, -second, -9*second)
 		}
 		limits := []Limit{{Name: "a", Max: 6, Window: time.Second}, {Name: "b", Max: 9, Window: 2 * time.Second}}
+		common := rapid.Bool().Draw(r, "only common calls")
 		var allowed []Decision
 		for range rapid.IntRange(1, 40).Draw(r, "batches") {
 			now += rapid.SampledFrom(steps).Draw(r, "step")
@@ -266,9 +267,12 @@ end
 			}
 			var questions []*question
 			for range rapid.IntRange(1, 3).Draw(r, "questions") {
+				if common && len(questions) == 1 {
+					break
+				}
 				asked := limits[rapid.IntRange(0, 1).Draw(r, "from"):][:1]
 				verb, cost := admit, 1
-				if !rapid.Bool().Draw(r, "the common call") {
+				if !common && !rapid.Bool().Draw(r, "the common call") {
 					cost = rapid.IntRange(1, 3).Draw(r, "cost")
 					if rapid.Bool().Draw(r, "both") {
 						asked = limits
@@ -278,8 +282,8 @@ end
 					}
 				}
 				q := redis.question(verb, key, cost, asked...)
-				q.provisional = rapid.IntRange(0, 5).Draw(r, "provisional") == 0
-				if len(allowed) > 0 && rapid.IntRange(0, 5).Draw(r, "refund") == 0 {
+				q.provisional = !common && rapid.IntRange(0, 5).Draw(r, "provisional") == 0
+				if !common && len(allowed) > 0 && rapid.IntRange(0, 5).Draw(r, "refund") == 0 {
 					q = redis.refunding(rapid.SampledFrom(allowed).Draw(r, "of"))
 				}
 				questions = append(questions, q)

@@ -614,6 +614,8 @@ func TestManyExpiredEntries(t *testing.T) {
 		{"A", "c1 peek 1 1 10 " + m, "[1 9 0 59999991]"},
 		{"A", "c2 one 1 10 " + m, "8"},
 		{"A A", "c3 one 1 10 " + m + " peek 1 1 4 " + m, "7 [1 1 0 60000000]"},
+		{"A A A", "c3 peek 1 1 3 " + m + " one 1 2 " + m + " one 1 1 " + m,
+			"[0 0 59999991 60000000] [0 -1 60000000 60000000] [0 -2 60000000 60000000]"},
 		{"A", "c4 admit 1 1 9 1 0 10 " + m, "[7 0 59999991 60000000]"}, // seven units in one entry,
 	} {
 		before := card()
