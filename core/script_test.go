@@ -649,6 +649,26 @@ func TestManyExpiredEntries(t *testing.T) {
 	requireMarks(t, redis.client, log)
 }
 
+// A refund makes an entry for each of the others of its entry, so one call does not do many of them.
+func TestManyRefundsInOneCall(t *testing.T) {
+	redis := newClockedRedis(t)
+	const m, s = "60000000", "1000000"
+	for _, id := range []string{"a", "b", "c", "d"} {
+		require.Equal(t, "[400 3200 0 60000000 3200 0 1000000]",
+			redis.on(t, 0, id+" "+id+"2", id+" admit 1 2 400 2 0 4000 "+m+" 4000 "+s))
+	}
+	refund := func(id string) string { return " refund 2 " + id + ".1 400 7 2 " + m + " " + s }
+	logs := "a a2 b b2 c c2 d d2"
+	all := refund("a") + refund("b") + refund("c") + refund("d")
+	assert.Equal(t, "4 -1 -1 -1", redis.on(t, 0, logs, "e"+all))
+	assert.Equal(t, "0 2 4 -1", redis.on(t, 0, logs, "f"+all), "one of b had been given back")
+	assert.Equal(t, "0 0 0 4", redis.on(t, 0, logs, "g"+all))
+	for _, log := range strings.Fields(logs) {
+		assert.Equal(t, "[1 3202 0 60000000]", redis.on(t, 0, log, "h peek 1 1 4000 "+m), log)
+		requireMarks(t, redis.client, redis.prefix+":"+log)
+	}
+}
+
 // A cost that is charged behind expired entries that the call could not remove waits for live ones.
 func TestCostBehindManyExpired(t *testing.T) {
 	redis := newClockedRedis(t)

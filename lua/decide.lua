@@ -378,6 +378,12 @@ local function refund(g, at)
     local score = call('ZSCORE', log, together)
     local units = 0
     if score then
+      if g.requests > 1 then
+        if budget <= 0 then
+          return -1 -- what was given back in other logs is not given back again
+        end
+        budget = budget - g.requests
+      end
       call('ZREM', log, together)
       extra = extra - (g.requests * g.cost - 1)
       if g.requests > 1 then -- the entry becomes one for each of the other requests
