@@ -128,6 +128,9 @@ func TestLinearizable(t *testing.T) {
 					limiter, err := New(lossy{redistest.Shared(t).Client(t), share, pause}, opts...)
 					require.NoError(t, err)
 					defer limiter.Close()
+					if mode.provisional {
+						limiter = limiter.Provisional()
+					}
 					if mode.crowded {
 						for range 12 {
 							others.Go(func() {
@@ -136,9 +139,6 @@ func TestLinearizable(t *testing.T) {
 								}
 							})
 						}
-					}
-					if mode.provisional {
-						limiter = limiter.Provisional()
 					}
 					for caller := range mode.callers {
 						all.Go(func() {
@@ -202,7 +202,7 @@ func TestLinearizable(t *testing.T) {
 				}
 				if !assert.NotEqual(t, porcupine.Illegal, result) {
 					for _, o := range history {
-						t.Log(fmt.Sprintf("%d-%d client %d: %+v %+v", o.Call, o.Return, o.ClientId, o.Input, o.Output))
+						t.Logf("%d-%d client %d: %+v %+v", o.Call, o.Return, o.ClientId, o.Input, o.Output)
 					}
 					t.FailNow()
 				}
