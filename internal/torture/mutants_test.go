@@ -32,8 +32,8 @@ var mutants = []struct {
 	},
 	{
 		name: "the window ends a microsecond early", file: "lua/decide.lua",
-		right: "local cutoff = digits(now - window)",
-		wrong: "local cutoff = digits(now - window + 1)",
+		right: "return digits(math.max(0, now - window))",
+		wrong: "return digits(now - window + 1)",
 		fault: "none", says: "admissions within",
 	},
 	{
