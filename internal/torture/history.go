@@ -16,10 +16,11 @@ type Call struct {
 	Cost         int // units; 0 is 1
 	Sent, Came   int64
 	Allowed      bool
-	Source       string // core.Source as text: who decided
-	Retry, Reset int64  // microseconds, of a denial
+	Source       string     // core.Source as text: who decided
+	States       [][2]int64 `json:",omitempty"` // retry and reset under each limit, in microseconds, of a denial
+	Retry, Reset int64      `json:"-"`          // under this limit
 	// Elsewhere marks a denial by another limit of the call. Nothing is known then of this one.
-	Elsewhere bool   `json:",omitempty"`
+	Elsewhere bool   `json:"-"`
 	Err       string `json:",omitempty"`
 }
 
@@ -28,6 +29,16 @@ const (
 	Redis = "redis"
 	Cache = "denial-cache"
 )
+
+// under is what the caller saw of one of the limits.
+func (c Call) under(limit int) Call {
+	if len(c.States) == 0 {
+		return c
+	}
+	c.Retry, c.Reset = c.States[limit][0], c.States[limit][1]
+	c.Elsewhere = c.Retry == 0 && slices.ContainsFunc(c.States, func(s [2]int64) bool { return s[0] > 0 })
+	return c
+}
 
 func (c Call) cost() int { return max(1, c.Cost) }
 
@@ -42,6 +53,28 @@ type Step struct {
 	Recorded map[string]int
 }
 
+// Uneven looks for admissions that two limits do not share: of a call under both, each charges what the other does.
+func (h History) Uneven(other History) []string {
+	var found violations
+	ours, theirs := redistest.Merge(h.Records...), redistest.Merge(other.Records...)
+	for _, key := range h.keys() {
+		charged := map[string]int{}
+		for _, a := range ours[h.log(key)] {
+			charged[a.ID] = a.Left()
+		}
+		for _, a := range theirs[other.log(key)] {
+			if charged[a.ID] != a.Left() {
+				found.add("%s: %s was charged %d to one limit and %d to the other", key, a.ID, charged[a.ID], a.Left())
+			}
+			delete(charged, a.ID)
+		}
+		for id, units := range charged {
+			found.add("%s: %s was charged %d to one limit and nothing to the other", key, id, units)
+		}
+	}
+	return found.list()
+}
+
 // History is a run under one limit: what the callers saw and what the servers recorded. Its methods each check one thing
 // that must hold whatever happened, and say in words where it does not.
 type History struct {
@@ -52,6 +85,9 @@ type History struct {
 	Records []redistest.Record // of each server, and of each life of its data
 	// Log gives the log of a key in the records. Where it is nil, the log is named as the key.
 	Log func(key string) string
+
+	// Hasty permits that a denial ends while there is no room yet, because it would have taken too long to find out when there is.
+	Hasty bool
 
 	Losses int              // how often servers may have forgotten admissions
 	Lost   redistest.Record // what was forgotten, as far as it is known: see redistest.Missing
@@ -134,6 +170,20 @@ func (h History) Repeated() []string {
 // where data was lost, it is what one of them did. When units were given back is not known, so a log is tried with and without
 // them. A denial that a step of the clock excuses counts as founded: see excused.
 func (h History) Unfounded() []string {
+	found := h.unfounded()
+	return found.list()
+}
+
+// Hastened counts the denials that only Hasty permits.
+func (h History) Hastened() int {
+	h.Hasty = false
+	strict := h.unfounded()
+	h.Hasty = true
+	all := h.unfounded()
+	return strict.n - all.n
+}
+
+func (h History) unfounded() violations {
 	var found violations
 	records := h.Records
 	if h.Losses == 0 {
@@ -158,7 +208,7 @@ func (h History) Unfounded() []string {
 				call.Key, call.Source, call.Sent, call.Came, call.Retry, call.Reset)
 		}
 	}
-	return found.list()
+	return found
 }
 
 // Excused counts the denials that Unfounded does not check, because of a step of the clock.
@@ -274,9 +324,10 @@ func (e entries) from(at int64) int {
 	return sort.Search(len(e.at), func(i int) bool { return e.at[i] >= at })
 }
 
-// decisive reports whether a log whose newest entry is the last one denies the call until the entry k has expired, and no longer.
+// decisive reports whether a log whose newest entry is the last one denies the call until the entry k has expired, and no longer
+// unless the denial may be hasty.
 func (h History) decisive(log entries, k, last int, call Call) bool {
-	return k <= last && log.between(k-1, last)+call.cost() > h.Max && log.between(k, last)+call.cost() <= h.Max
+	return k <= last && log.between(k-1, last)+call.cost() > h.Max && (h.Hasty || log.between(k, last)+call.cost() <= h.Max)
 }
 
 // foundedInRedis looks for a moment within the call at which so many units were in the log that the call's did not fit, and

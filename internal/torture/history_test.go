@@ -144,6 +144,15 @@ func TestChecks(t *testing.T) {
 			h.Records = []redistest.Record{record(redistest.Admission{At: 15, ID: "a", Weight: 3, Refunded: 2}, at(135, "b"))}
 			h.Calls[2] = denied(150, 160, 60, 80)
 		}, founded, "ann: denied"},
+		{"hasty, where it may be", func(h *History) {
+			h.Records = []redistest.Record{record(at(15, "a"), heavy(35, "b", 2))}
+			h.Calls, h.Hasty = []Call{denied(50, 60, 60, 80)}, true
+		}, founded, ""},
+		{"and where it may not", func(h *History) {
+			h.Records = []redistest.Record{record(at(15, "a"), heavy(35, "b", 2))}
+			h.Calls = []Call{denied(50, 60, 60, 80)}
+		}, founded, "ann: denied"},
+		{"hasty, but there was room", func(h *History) { h.Calls[2], h.Hasty = denied(21, 29, 90, 90), true }, founded, "ann: denied"},
 		{"by another limit", func(h *History) { h.Calls[2] = denied(0, 10, 0, 0); h.Calls[2].Elsewhere = true }, founded, ""},
 		{"when the call was sent first", func(h *History) { h.Calls[2] = denied(50, 60, 1, 3) }, founded, ""},
 		{"but not then either", func(h *History) { h.Calls[2] = denied(16, 20, 1, 3) }, founded, "ann: denied"},

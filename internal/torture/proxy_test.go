@@ -101,7 +101,7 @@ func TestProxyPassesBytes(t *testing.T) {
 		case 0:
 			say("HELLO", fmt.Sprint(2+random.IntN(2)), "SETNAME", "x") // a list, or a map
 		case 1:
-			say("EVALSHA", sha, "1", "log", fmt.Sprint("id", i), "9", "60000000") // an integer, then lists
+			say("EVALSHA", sha, "1", "log", fmt.Sprint("id", i), "one", "1", "9", "60000000") // integers, then lists
 		case 2:
 			say("EVALSHA", strings.Repeat("0", 40), "0") // NOSCRIPT
 		case 3:
