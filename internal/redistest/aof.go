@@ -28,6 +28,7 @@ type Admission struct {
 	ID       string // without the weight
 	Weight   int    // units
 	Refunded int    // units that were given back later
+	Moved    int64  // where the entry stands instead of At, or 0: a clock that steps back leaves entries in the future
 	Addr     string // of the server whose record this is
 	// Gone is the command that removed the entry, or the last part of it: ZREMRANGEBYSCORE or ZREMRANGEBYRANK when its window
 	// was over, ZREM for a refund, DEL or UNLINK for a reset, a log that expired or one that moved, FLUSHALL. It is "" if the
@@ -106,16 +107,25 @@ func Merge(records ...Record) Record {
 				seen[log] = map[entry]int{}
 			}
 			for _, a := range admissions {
-				e := entry{a.At, a.ID}
-				if i, found := seen[log][e]; found {
+				i, found := seen[log][entry{a.At, a.ID}]
+				if !found {
+					i, found = seen[log][entry{a.Stands(), a.ID}]
+				}
+				if found {
 					m := &merged[log][i]
 					left := min(m.Left(), a.Left())
 					m.Weight = max(m.Weight, a.Weight)
 					m.Refunded = m.Weight - left
-					continue
+					if a.At > m.At { // the other record began with the entry where it had been moved
+						m.Moved = cmp.Or(m.Moved, m.At)
+						m.At = a.At
+					}
+					m.Moved = cmp.Or(m.Moved, a.Moved)
+				} else {
+					i = len(merged[log])
+					merged[log] = append(merged[log], a)
 				}
-				seen[log][e] = len(merged[log])
-				merged[log] = append(merged[log], a)
+				seen[log][entry{a.At, a.ID}], seen[log][entry{a.Stands(), a.ID}] = i, i
 			}
 		}
 	}
@@ -124,6 +134,9 @@ func Merge(records ...Record) Record {
 	}
 	return merged
 }
+
+// Stands returns the score of the entry.
+func (a Admission) Stands() int64 { return cmp.Or(a.Moved, a.At) }
 
 // Left returns the units that were not given back.
 func (a Admission) Left() int { return a.Weight - a.Refunded }

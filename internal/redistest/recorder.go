@@ -195,6 +195,7 @@ func (r *recorder) add(name string, entries []string, copied bool) error {
 			}
 			old.at = at
 			log.parts[id] = old
+			r.record[name][old.admission].Moved = at
 		case there:
 			return fmt.Errorf("an id added twice: %s", member)
 		case copied:

@@ -197,6 +197,17 @@ func TestRecordsAreStrict(t *testing.T) {
 	assert.ErrorIs(t, err, os.ErrNotExist)
 }
 
+// An entry that is moved is the same admission, and its record says where it stands.
+func TestRecordsOfMovedEntries(t *testing.T) {
+	server := Start(t, AppendOnly...)
+	client := server.Client(t)
+	decide(t, client, []string{"x"}, "a admit 1 1 1 7 0 9 3600000000")
+	at := server.Admissions(t)["x"][0].At
+	Do(t, client, "ZADD", "x", "XX", fmt.Sprint(at-1000), "a.1*7")
+	assert.Equal(t, Record{"x": {{At: at, ID: "a.1", Weight: 7, Moved: at - 1000, Addr: server.Addr}}}, server.Admissions(t))
+	assert.Equal(t, at-1000, server.Admissions(t)["x"][0].Stands())
+}
+
 // The mark has to be right when the transaction ends, and not before.
 func TestRecordsOfWrongFiles(t *testing.T) {
 	for _, table := range []struct {

@@ -178,6 +178,11 @@ func TestMissing(t *testing.T) {
 	young := Record{"x": {{At: 1, ID: "a"}, {At: 4, ID: "c"}}}
 	assert.Equal(t, Record{"x": {{At: 2, ID: "b"}}, "y": {{At: 3, ID: "a"}}}, Missing(old, young))
 	assert.Equal(t, Record{"x": {{At: 1, ID: "a"}, {At: 2, ID: "b"}, {At: 4, ID: "c"}}, "y": {{At: 3, ID: "a"}}}, Merge(young, old))
+
+	first, moved := Record{"x": {{At: 9, ID: "a", Weight: 3, Moved: 7}}}, Record{"x": {{At: 7, ID: "a", Weight: 3, Moved: 5}}}
+	whole := Record{"x": {{At: 9, ID: "a", Weight: 3, Moved: 7}}}
+	assert.Equal(t, whole, Merge(first, moved))
+	assert.Equal(t, Record{"x": {{At: 9, ID: "a", Weight: 3, Moved: 5}}}, Merge(moved, first))
 }
 
 func add(t *testing.T, server *Server, log string, at int64, id string) {

@@ -89,6 +89,10 @@ type History struct {
 	// Hasty permits that a denial ends while there is no room yet, because it would have taken too long to find out when there is.
 	Hasty bool
 
+	// Apart is how far the servers' clocks may be from the machine's at any time: that of a Valkey 9.1 is up to some hundred
+	// microseconds ahead, and not always as far.
+	Apart time.Duration
+
 	Losses int              // how often servers may have forgotten admissions
 	Lost   redistest.Record // what was forgotten, as far as it is known: see redistest.Missing
 	Steps  []Step           // in their order
@@ -168,7 +172,8 @@ func (h History) Repeated() []string {
 // Unfounded looks for denials while there was room: those for which no moment within the call can be found at which the log
 // was full in just the way the denial says. The log is what all servers recorded, since they may hand it on to each other;
 // where data was lost, it is what one of them did. When units were given back is not known, so a log is tried with and without
-// them. A denial that a step of the clock excuses counts as founded: see excused.
+// them, and before and after entries were moved: where a server's clock is not steady, the script moves
+// entries that are in its future. A denial that a step of the clock excuses counts as founded: see excused.
 func (h History) Unfounded() []string {
 	found := h.unfounded()
 	return found.list()
@@ -193,7 +198,15 @@ func (h History) unfounded() violations {
 	for _, record := range records {
 		for log, admitted := range record {
 			admitted = byTime(h.unstepped(log, admitted))
-			logs[log] = append(logs[log], entriesOf(admitted, func(a redistest.Admission) int { return a.Weight }))
+			whole := func(a redistest.Admission) int { return a.Weight }
+			logs[log] = append(logs[log], entriesOf(admitted, whole))
+			if slices.ContainsFunc(admitted, func(a redistest.Admission) bool { return a.Moved != 0 }) && len(h.Steps) == 0 {
+				moved := slices.Clone(admitted)
+				for i := range moved {
+					moved[i].At = moved[i].Stands()
+				}
+				logs[log] = append(logs[log], entriesOf(byTime(moved), whole))
+			}
 			if slices.ContainsFunc(admitted, func(a redistest.Admission) bool { return a.Refunded > 0 }) {
 				logs[log] = append(logs[log], entriesOf(admitted, redistest.Admission.Left))
 			}
@@ -290,8 +303,8 @@ func (c Call) shifted(by int64) Call {
 	return c
 }
 
-// slack is for clocks that are both cut to microseconds.
-const slack = 1
+// slack is how far apart a moment of the machine's clock and the same moment of a server's may be: both are cut to microseconds.
+func (h History) slack() int64 { return 1 + h.Apart.Microseconds() }
 
 // entries is what was ever admitted to a log, in the order of time.
 type entries struct {
@@ -335,9 +348,9 @@ func (h History) decisive(log entries, k, last int, call Call) bool {
 // denial by the first attempt may say that there is room by now: in a microsecond.
 func (h History) foundedInRedis(log entries, call Call) bool {
 	window := h.Window.Microseconds()
-	for k := log.from(call.Sent - slack - window + call.Retry); k < len(log.at) && call.Retry > 0; k++ {
+	for k := log.from(call.Sent - h.slack() - window + call.Retry); k < len(log.at) && call.Retry > 0; k++ {
 		now := log.at[k] + window - call.Retry
-		if now > call.Came+slack {
+		if now > call.Came+h.slack() {
 			break
 		}
 		newest := now + call.Reset - window
@@ -352,9 +365,9 @@ func (h History) foundedInRedis(log entries, call Call) bool {
 
 // full reports whether the call had no room at a moment within it.
 func (h History) full(log entries, call Call) bool {
-	for k := log.from(call.Sent - slack - h.Window.Microseconds()); k < len(log.at) && log.at[k] <= call.Came+slack; k++ {
+	for k := log.from(call.Sent - h.slack() - h.Window.Microseconds()); k < len(log.at) && log.at[k] <= call.Came+h.slack(); k++ {
 		until := log.at[k] + h.Window.Microseconds()
-		for last := max(k, log.from(call.Sent-slack)-1); last < len(log.at) && log.at[last] < min(until, call.Came+slack+1); last++ {
+		for last := max(k, log.from(call.Sent-h.slack())-1); last < len(log.at) && log.at[last] < min(until, call.Came+h.slack()+1); last++ {
 			if log.between(k-1, last)+call.cost() > h.Max {
 				return true
 			}
@@ -367,17 +380,17 @@ func (h History) full(log entries, call Call) bool {
 // denial says is counted from its reply, and may be later than the truth by the time that the reply took, and never earlier.
 func (h History) foundedInCache(log entries, call Call) bool {
 	window := h.Window.Microseconds()
-	for k := log.from(call.Sent - slack - window); k < len(log.at); k++ {
+	for k := log.from(call.Sent - h.slack() - window); k < len(log.at); k++ {
 		last := k + sort.Search(len(log.at)-k, func(i int) bool { return log.between(k-1, k+i)+call.cost() > h.Max })
 		if last == len(log.at) {
 			return false // and nor will a later entry
 		}
 		from, to := log.at[last], log.at[k]+window // full from the one until just before the other
-		if from > call.Came+slack {
+		if from > call.Came+h.slack() {
 			return false
 		}
-		if h.decisive(log, k, last, call) && to > call.Sent-slack && to > from &&
-			call.Came+slack+call.Retry >= to && call.Came+slack+call.Reset >= from+window {
+		if h.decisive(log, k, last, call) && to > call.Sent-h.slack() && to > from &&
+			call.Came+h.slack()+call.Retry >= to && call.Came+h.slack()+call.Reset >= from+window {
 			return true
 		}
 	}
