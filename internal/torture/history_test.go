@@ -202,6 +202,28 @@ func TestChecks(t *testing.T) {
 	}
 }
 
+func TestUneven(t *testing.T) {
+	of := func(admitted ...redistest.Admission) History {
+		return History{Calls: []Call{allowed(1, 2)}, Records: []redistest.Record{record(admitted...)}}
+	}
+	one := of(at(15, "a"), heavy(35, "b", 5))
+	assert.Empty(t, one.Uneven(of(at(15, "a"), heavy(35, "b", 5))))
+	assert.Equal(t, []string{"ann: b was charged 5 to one limit and nothing to the other"}, one.Uneven(of(at(15, "a"))))
+	assert.Equal(t, []string{"ann: b was charged 5 to one limit and 4 to the other"}, one.Uneven(of(at(15, "a"), heavy(35, "b", 4))))
+	assert.Equal(t, []string{"ann: c was charged 0 to one limit and 1 to the other"}, one.Uneven(of(at(15, "a"), heavy(35, "b", 5), at(40, "c"))))
+}
+
+// Of a call, each history has what its own limit says.
+func TestUnder(t *testing.T) {
+	call := Call{Key: "ann", Source: Redis, States: [][2]int64{{0, 50}, {70, 80}}}
+	assert.True(t, call.under(0).Elsewhere)
+	second := call.under(1)
+	assert.Equal(t, []any{false, int64(70), int64(80)}, []any{second.Elsewhere, second.Retry, second.Reset})
+	call.States = [][2]int64{{0, 50}, {0, 80}} // denied by none of them
+	assert.False(t, call.under(0).Elsewhere)
+	assert.Equal(t, allowed(1, 2), allowed(1, 2).under(1))
+}
+
 func TestViolationsAreCut(t *testing.T) {
 	h := good()
 	for range 20 {

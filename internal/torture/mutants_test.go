@@ -26,7 +26,7 @@ var mutants = []struct {
 	},
 	{
 		name: "a retry is counted twice", file: "lua/decide.lua",
-		right: "local known = again and g.charges and granted(g, at, entry) or 0",
+		right: "local known = granted(g, at, entry)",
 		wrong: "local known = 0",
 		fault: "replies_lost", says: "an id added twice",
 	},
@@ -38,7 +38,7 @@ var mutants = []struct {
 	},
 	{
 		name: "a retry is not counted at all", file: "lua/decide.lua",
-		right: "local known = again and g.charges and granted(g, at, entry) or 0",
+		right: "local known = granted(g, at, entry)",
 		wrong: "local known = again and g.charges and grants or 0",
 		fault: "requests_lost", says: "callers were told of",
 	},
@@ -62,14 +62,14 @@ var mutants = []struct {
 	},
 	{
 		name: "the window ends a microsecond early", file: "lua/decide.lua",
-		right: "g.cutoff[i] = digits(now - g.window[i])",
-		wrong: "g.cutoff[i] = digits(now - g.window[i] + 1)",
+		right: "return digits(math.max(0, now - window))",
+		wrong: "return digits(now - window + 1)",
 		fault: "none", says: "admissions within",
 	},
 	{
 		name: "the window ends a microsecond late", file: "lua/decide.lua",
-		right: "g.cutoff[i] = digits(now - g.window[i])",
-		wrong: "g.cutoff[i] = digits(now - g.window[i] - 1)",
+		right: "return digits(math.max(0, now - window))",
+		wrong: "return digits(math.max(0, now - window - 1))",
 		fault: "none", says: "while there was room",
 	},
 	{
