@@ -95,6 +95,18 @@ func (w *worker[Q]) send() {
 			w.fail(pending, err)
 			return
 		}
+		if failure != nil { // it took time until the calls could be sent again
+			pending = slices.DeleteFunc(pending, func(c *call[Q]) bool {
+				late := c.again && d.Now()-begun >= c.batch.RetryFor()
+				if late {
+					c.fail(failure)
+				}
+				return late
+			})
+			if len(pending) == 0 {
+				return
+			}
+		}
 		w.exec(client, pending)
 		unknown, moving := pending[:0:0], false
 		for _, c := range pending {

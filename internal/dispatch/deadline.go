@@ -10,7 +10,7 @@ import (
 //
 // Lateness of this process is not silence of Redis. In a process that has more runnable goroutines than processors, a reply
 // may be in the socket's buffer for a long time until the goroutines that hand it on have run. So a timeout that has passed
-// proves nothing until the process was able to listen: the wait ends when three short sleeps in a row were on time, and after
+// proves nothing until the process was able to listen: the wait ends when ten short sleeps in a row were on time, and after
 // twenty timeouts at the latest.
 type deadlines struct {
 	timeout time.Duration
@@ -20,7 +20,7 @@ type deadlines struct {
 const (
 	calmSleep  = time.Millisecond     // the longest of the short sleeps
 	calmLate   = 2 * time.Millisecond // how late a sleep may end in a process that is able to listen
-	calmSleeps = 3
+	calmSleeps = 10
 	// maxLateness is how many timeouts, at most, a wait goes on in a process that is not.
 	maxLateness = 20
 )
@@ -55,7 +55,7 @@ func (d *deadline) over() bool {
 
 // after calls f once so much time has passed in which this process was able to listen, unless cancel is closed before.
 func (d *deadlines) after(wait time.Duration, cancel <-chan struct{}, f func()) *time.Timer {
-	length := min(calmSleep, wait/8)
+	length := min(calmSleep, wait/(2*calmSleeps))
 	sleep := func() (took time.Duration, ok bool) {
 		begun := time.Now()
 		select {
