@@ -37,8 +37,7 @@ func (d *deadlines) at(now time.Duration) *moment {
 		late:  fmt.Errorf("no answer within %v: %w", d.timeout, context.DeadlineExceeded),
 	}
 	d.current.CompareAndSwap(old, m) // or somebody else's is as good, for the next calls
-	time.AfterFunc(d.timeout, func() {
-		awaitCalm(nil, maxLateness*d.timeout)
+	afterListening(d.timeout, d.timeout, nil, func() {
 		m.over.Store(true)
 		close(m.done)
 	})

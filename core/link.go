@@ -90,11 +90,7 @@ const (
 
 // mend probes a link until it works.
 func (s *sender) mend(l *link, t *trouble) {
-	defer time.AfterFunc(s.deadlines.timeout/2, func() {
-		if awaitCalm(t.mended, maxLateness*s.deadlines.timeout) {
-			s.open(l, t)
-		}
-	}).Stop()
+	defer afterListening(s.deadlines.timeout/2, s.deadlines.timeout, t.mended, func() { s.open(l, t) }).Stop()
 	defer close(t.mended)
 	for pause := time.Millisecond; ; pause = min(2*pause, maxPause) {
 		if t.lost.Load() {

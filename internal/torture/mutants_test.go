@@ -56,8 +56,8 @@ var mutants = []struct {
 	},
 	{
 		name: "calls wait for as long as they like", file: "core/deadline.go",
-		right: "time.AfterFunc(d.timeout, func() {",
-		wrong: "time.AfterFunc(time.Minute, func() {",
+		right: "afterListening(d.timeout, d.timeout, nil, func() {",
+		wrong: "afterListening(time.Minute, d.timeout, nil, func() {",
 		fault: "network_cut", says: "are allowed",
 	},
 }
