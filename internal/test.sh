@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Runs everything that CI runs, from a fresh clone: installs what is missing where it can, checks, and tests.
 #
-#   ./internal/test.sh [-fuzztime 10m]   fuzzes each target for that long, instead of 3 seconds
+#   ./internal/test.sh [-fuzztime 10m]   fuzzes each target for that long, instead of 2 seconds
 set -euo pipefail
 cd "$(dirname "$0")/.."
-fuzztime=3s
+fuzztime=2s
 if [ "${1:-}" = -fuzztime ]; then fuzztime=$2; fi
 
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.7.0 # the newest that Go 1.25 builds

@@ -251,13 +251,17 @@ func (c *call[Q]) fail(err error) {
 	}
 }
 
-// Code returns the first word of an error of the server, such as READONLY, or "".
+// Code returns the code of an error of the server, which is the first word of its text, such as READONLY, or "".
 func Code(err error) string {
-	if rejection, is := rueidis.IsRedisErr(err); is {
-		word, _, _ := strings.Cut(rejection.Error(), " ")
-		return word
+	rejection, is := rueidis.IsRedisErr(err)
+	if !is {
+		return ""
 	}
-	return ""
+	word, _, _ := strings.Cut(rejection.Error(), " ")
+	if word != strings.ToUpper(word) {
+		return "ERR" // which rueidis leaves out
+	}
+	return word
 }
 
 // noScript reports whether the server does not have the script, so that the call had no effect.
