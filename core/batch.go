@@ -10,11 +10,12 @@ import (
 )
 
 // batch is the questions of one call of the script. Requests that ask the same are one question to the script: as many of them
-// as fit are granted, first come, first served. Questions that differ in nothing but their logs are one group. The calling
+// as fit are granted, first come, first served. Questions that differ in nothing but their keys are one group. The calling
 // convention is at the head of lua/decide.lua.
 //
 // A batch also keeps the denial cache: it stores what a reply shows to be full.
 type batch struct {
+	prefix  string
 	id      func() string // a new one with each call
 	denials *denials
 	now     func() time.Duration
@@ -22,9 +23,11 @@ type batch struct {
 	sent    time.Duration
 	all     []*question
 	asked   []asked          // the questions to the script
-	byText  map[string]int32 // the index in asked of the last question about these logs
+	byHash  map[uint64]int32 // the index in asked of the last question about a key of this hash
 	groups  []group
 	order   []int32 // indexes in asked, in the order of the call
+	names   []byte  // of the logs, one after the other
+	ends    []int   // where each ends
 	keys    []string
 	args    []string         // with room in front of them for one more
 	texts   map[int64]string // of numbers that were sent lately
@@ -33,8 +36,8 @@ type batch struct {
 	again   []*question
 }
 
-func newBatch(id func() string, denials *denials, now func() time.Duration) *batch {
-	return &batch{id: id, denials: denials, now: now, byText: map[string]int32{}, texts: map[int64]string{}}
+func newBatch(prefix string, id func() string, denials *denials, now func() time.Duration) *batch {
+	return &batch{prefix: prefix, id: id, denials: denials, now: now, byHash: map[uint64]int32{}, texts: map[int64]string{}}
 }
 
 // asked is one question to the script.
@@ -42,10 +45,11 @@ type asked struct {
 	*question        // the first of the requests
 	requests  int    // how many ask this
 	group     int32  // index in groups
+	before    int32  // index in asked of the question before this about a key of this hash, or -1
 	forgotten uint64 // see denials.forgotten
 }
 
-// group is questions that differ in nothing but their logs.
+// group is questions that differ in nothing but their keys.
 type group struct {
 	asked
 	questions int
@@ -57,7 +61,8 @@ const maxRequests = 500
 // Encode returns the keys and arguments of a call that asks questions.
 func (b *batch) Encode(questions []*question) (keys, args []string) {
 	b.all, b.asked, b.groups, b.order = questions, b.asked[:0], b.groups[:0], b.order[:0]
-	clear(b.byText)
+	clear(b.byHash)
+	b.names, b.ends = b.names[:0], b.ends[:0]
 	b.sent, b.longest, b.callID = b.now(), math.MaxInt64, b.id()
 	for _, q := range questions {
 		b.join(q)
@@ -72,6 +77,11 @@ func (b *batch) Encode(questions []*question) (keys, args []string) {
 		if g != first {
 			b.appendGroup(int32(g))
 		}
+	}
+	names, start := string(b.names), 0 // one allocation for all
+	for _, end := range b.ends {
+		b.keys = append(b.keys, names[start:end])
+		start = end
 	}
 	return b.keys, b.args[1:]
 }
@@ -97,20 +107,24 @@ func (a *asked) plain() bool {
 func (b *batch) join(q *question) {
 	q.place, q.answer = 0, answer{}
 	q.asked = int32(len(b.asked))
+	before := int32(-1)
 	if q.verb == admit {
-		if n, found := b.byText[q.text]; found {
+		if n, found := b.byHash[q.hash]; found {
+			before = n
+		}
+		for n := before; n >= 0; n = b.asked[n].before {
 			if a := &b.asked[n]; a.requests < maxRequests && q.Alike(a.question) {
 				q.asked, q.place = n, int32(a.requests)
 				a.requests++
 				return
 			}
 		}
-		b.byText[q.text] = q.asked
+		b.byHash[q.hash] = q.asked
 		for j := range q.limits {
 			b.longest = min(b.longest, q.limits[j].Window)
 		}
 	}
-	b.asked = append(b.asked, asked{question: q, requests: 1, forgotten: b.denials.forgotten(q.hash)})
+	b.asked = append(b.asked, asked{question: q, requests: 1, before: before, forgotten: b.denials.forgotten(q.hash)})
 }
 
 // groupOf returns the index of the group of a question.
@@ -130,7 +144,10 @@ func (b *batch) appendGroup(index int32) {
 	for i := range b.asked {
 		if b.asked[i].group == index {
 			b.order = append(b.order, int32(i))
-			b.keys = append(b.keys, b.asked[i].logs...)
+			for j := range b.asked[i].limits {
+				b.names = appendLogKey(b.names, b.prefix, b.asked[i].key, b.asked[i].limits[j])
+				b.ends = append(b.ends, len(b.names))
+			}
 		}
 	}
 	g := &b.groups[index]

@@ -296,8 +296,8 @@ end
 				}
 				if d := redis.decision(r, q); d.Allowed {
 					allowed = append(allowed, d)
-					for _, log := range q.logs {
-						admitted[log] = now
+					for _, limit := range q.limits {
+						admitted[string(appendLogKey(nil, redis.prefix, q.key, limit))] = now
 					}
 				}
 			}

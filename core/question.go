@@ -26,9 +26,7 @@ type question struct {
 	cost int
 	asking
 	limits []Limit
-	text   string   // the names of the logs, from which logs are cut
-	logs   []string // the script's KEYS
-	paid   receipt  // of a refund: what is given back
+	paid   receipt // of a refund: what is given back
 
 	asked  int32 // see batch
 	place  int32 // of the request, among those that ask the same in one call
@@ -44,24 +42,24 @@ type asking struct {
 // decision returns the answer to the request.
 func (q *question) decision() Decision { return q.answer.decision(int(q.place), q.cost, q.limits) }
 
-// Key returns the name of the first log.
-func (q *question) Key() string { return q.logs[0] }
+// HashTag returns the key, which all logs have in braces.
+func (q *question) HashTag() string { return q.key }
 
 // Size returns how much work the question is for the script. A refund may have to make an entry for each request that was
 // granted together with the one that is given back.
 func (q *question) Size() int {
 	if q.verb == refund {
-		return len(q.logs) * (1 + int(q.paid.granted)/4)
+		return len(q.limits) * (1 + int(q.paid.granted)/4)
 	}
-	return len(q.logs)
+	return len(q.limits)
 }
 
 // Alike reports whether two requests are one question to the script.
 func (q *question) Alike(other *question) bool {
-	return q.verb == admit && q.text == other.text && q.sameTerms(other)
+	return q.verb == admit && q.hash == other.hash && q.key == other.key && q.sameTerms(other)
 }
 
-// sameTerms reports whether two questions differ in nothing but their logs.
+// sameTerms reports whether two questions differ in nothing but their keys.
 func (q *question) sameTerms(other *question) bool {
 	return q.verb == other.verb && q.cost == other.cost && q.provisional == other.provisional &&
 		slices.Equal(q.limits, other.limits)
@@ -75,24 +73,11 @@ func (r *redisLogs) newQuestion(verb verb, key string, hash uint64, cost int, li
 	q := questions.Get().(*question)
 	q.verb, q.key, q.hash, q.cost, q.asking = verb, key, hash, cost, asking{}
 	q.limits = append(q.limits[:0], limits...) // a copy, since the caller may leave before the question is asked
-	var space [256]byte
-	var ends [8]int
-	text, cuts := space[:0], ends[:0]
-	for i := range limits {
-		text = appendLogKey(text, r.prefix, key, limits[i])
-		cuts = append(cuts, len(text))
-	}
-	q.text, q.logs = string(text), q.logs[:0]
-	start := 0
-	for _, end := range cuts {
-		q.logs = append(q.logs, q.text[start:end])
-		start = end
-	}
 	return q
 }
 
 // free lets a question be reused.
 func (q *question) free() {
-	q.answer, q.paid, q.text, q.key = answer{}, receipt{}, "", ""
+	q.answer, q.paid, q.key = answer{}, receipt{}, ""
 	questions.Put(q)
 }

@@ -49,10 +49,11 @@ func newRedisLogs(connection *connection, c config, m *metrics) *redisLogs {
 		Timeout: c.timeout,
 		Script:  lua.Decide,
 		NewBatch: func() dispatch.Batch[*question] {
-			return newBatch(r.newIDs(), r.denials, r.now)
+			return newBatch(c.prefix, r.newIDs(), r.denials, r.now)
 		},
-		Probe: func(key string) (keys, args []string) {
-			return []string{key, key + ":probe"}, []string{"probe", "probe"} // the second is never a log
+		Probe: func(hashTag string) (keys, args []string) {
+			log := c.prefix + ":{" + hashTag + "}:probe" // never a log: it has no window
+			return []string{log, log + ":none"}, []string{"probe", "probe"}
 		},
 		Late: r.giveBack,
 		Changed: func(from, to dispatch.State, since time.Duration, cause error) {

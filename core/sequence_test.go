@@ -181,8 +181,8 @@ func TestBatchesAgreeWithOracle(t *testing.T) {
 				})
 			}
 			for _, q := range questions {
-				for _, log := range q.logs {
-					requireMarks(r, redis.client, log)
+				for _, limit := range q.limits {
+					requireMarks(r, redis.client, string(appendLogKey(nil, redis.prefix, q.key, limit)))
 				}
 			}
 		}

@@ -34,7 +34,7 @@ const (
 type breaker struct {
 	deadlines *deadlines
 	now       func() time.Duration
-	probe     func(ctx context.Context, key string) error
+	probe     func(ctx context.Context, hashTag string) error
 	changed   func(from, to State, since time.Duration, cause error)
 	closing   context.Context
 
@@ -46,7 +46,7 @@ type breaker struct {
 
 // incident is the time in which a breaker is not closed.
 type incident struct {
-	key     string        // of a call that failed, to probe with
+	hashTag string        // of a question without an answer, to probe with
 	since   time.Duration // on the clock of Dispatcher.now
 	lost    atomic.Bool   // there may be no connection
 	open    atomic.Bool
@@ -83,8 +83,8 @@ func (b *breaker) open() error {
 	return nil
 }
 
-// suspect makes a closed breaker half-open, because of a call about a key. Lost says that there may be no connection.
-func (b *breaker) suspect(key string, cause error, lost bool) {
+// suspect makes a closed breaker half-open, because of a question with a hash tag. Lost says that there may be no connection.
+func (b *breaker) suspect(hashTag string, cause error, lost bool) {
 	if i := b.incident.Load(); i != nil && (!lost || i.lost.Load()) {
 		return
 	}
@@ -95,7 +95,7 @@ func (b *breaker) suspect(key string, cause error, lost bool) {
 	case i != nil:
 		i.lost.Store(i.lost.Load() || lost)
 	default:
-		i := &incident{key: strings.Clone(key), since: b.now(), settled: make(chan struct{}), over: make(chan struct{})}
+		i := &incident{hashTag: strings.Clone(hashTag), since: b.now(), settled: make(chan struct{}), over: make(chan struct{})}
 		i.cause.Store(&cause)
 		i.lost.Store(lost)
 		b.incident.Store(i)
@@ -115,12 +115,15 @@ const (
 // recover probes until the breaker can be closed.
 func (b *breaker) recover(i *incident) {
 	defer close(i.over)
-	defer b.deadlines.after(b.deadlines.timeout/2, i.over, func() { b.setOpen(i) }).Stop()
+	defer b.deadlines.after(b.deadlines.timeout/2, i.over, never, func() { b.setOpen(i) }).Stop()
 	for pause := time.Millisecond; ; pause = min(2*pause, maxPause) {
-		inTime := b.deadlines.at(b.now())
+		var answered, late atomic.Bool
+		timer := b.deadlines.after(b.deadlines.timeout, b.closing.Done(), answered.Load, func() { late.Store(true) })
 		err := b.ask(i)
+		answered.Store(true)
+		timer.Stop()
 		switch {
-		case err == nil && !inTime.over():
+		case err == nil && !late.Load():
 			b.setClosed(i)
 			return
 		case err == nil: // Redis answers, but too late
@@ -143,6 +146,8 @@ func (b *breaker) recover(i *incident) {
 	}
 }
 
+func never() bool { return false }
+
 // ask sends one probe.
 func (b *breaker) ask(i *incident) error {
 	timeout := probeTimeout
@@ -152,7 +157,7 @@ func (b *breaker) ask(i *incident) error {
 	ctx, cancel := context.WithCancel(b.closing) // with a deadline, rueidis would close a connection on which it passes
 	defer cancel()
 	defer time.AfterFunc(timeout, cancel).Stop()
-	err := b.probe(ctx, i.key)
+	err := b.probe(ctx, i.hashTag)
 	if err != nil && ctx.Err() != nil && b.closing.Err() == nil {
 		return errors.New("no answer to a probe within " + timeout.String())
 	}

@@ -124,13 +124,13 @@ func (w *worker[Q]) send() {
 				}
 				attempt = min(attempt, maxAttempts-1)
 			case rejected && readOnly(err):
-				breaker.suspect(c.keys[0], err, true)
+				breaker.suspect(c.questions[0].HashTag(), err, true)
 			case rejected:
-				breaker.suspect(c.keys[0], err, false)
+				breaker.suspect(c.questions[0].HashTag(), err, false)
 				c.fail(err)
 				continue
 			default:
-				breaker.suspect(c.keys[0], err, true)
+				breaker.suspect(c.questions[0].HashTag(), err, true)
 				c.args, c.again = c.batch.Again(), true
 			}
 			failure = err
@@ -157,7 +157,7 @@ func (w *worker[Q]) retryAlone(c *call[Q]) {
 
 // awaited reports whether a caller waits for an answer.
 func (c *call[Q]) awaited() bool {
-	return slices.ContainsFunc(c.questions, func(q Q) bool { return q.ticket().state.Load() == sent })
+	return slices.ContainsFunc(c.questions, func(q Q) bool { return q.ticket().in(sent) })
 }
 
 // exec fills in the results of calls.
@@ -233,7 +233,7 @@ func (w *worker[Q]) answer(c *call[Q], reply []rueidis.RedisMessage) {
 	}
 	for _, q := range c.questions {
 		if t := q.ticket(); !slices.ContainsFunc(again, func(a Q) bool { return a.ticket() == t }) && !t.answer(nil) {
-			w.link.d.Late(q, t.state.Load() == cancelled)
+			w.link.d.Late(q, t.in(cancelled))
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -14,6 +15,7 @@ import (
 // twenty timeouts at the latest.
 type deadlines struct {
 	timeout time.Duration
+	now     func() time.Duration
 	current atomic.Pointer[deadline]
 }
 
@@ -27,36 +29,74 @@ const (
 
 // deadline is when some waits end.
 type deadline struct {
-	begun  time.Duration // on the clock of Dispatcher.now
-	passed chan struct{} // closed then
+	begun time.Duration
+
+	mu     sync.Mutex
+	waits  []wait
+	passed bool
 }
 
-// at returns the deadline of a wait that begins now.
-func (d *deadlines) at(now time.Duration) *deadline {
-	old := d.current.Load()
-	if old != nil && now-old.begun < d.timeout/16 {
-		return old
+// wait is a use of a ticket.
+type wait struct {
+	ticket *Ticket
+	use    uint64
+}
+
+// add has the wait for a ticket end a timeout from now.
+func (d *deadlines) add(t *Ticket) {
+	w, now := wait{t, t.use()}, d.now()
+	for {
+		current := d.current.Load()
+		if current != nil && now-current.begun < d.timeout/16 && current.add(w) {
+			return
+		}
+		fresh := &deadline{begun: now}
+		if d.current.CompareAndSwap(current, fresh) {
+			d.after(d.timeout, nil, fresh.idle, fresh.pass)
+		}
 	}
-	fresh := &deadline{begun: now, passed: make(chan struct{})}
-	d.current.CompareAndSwap(old, fresh) // if another caller was faster, its deadline serves the next waits as well
-	d.after(d.timeout, nil, func() { close(fresh.passed) })
-	return fresh
 }
 
-// over reports whether the deadline has passed.
-func (d *deadline) over() bool {
-	select {
-	case <-d.passed:
-		return true
-	default:
-		return false
+// add reports false if the deadline has passed.
+func (d *deadline) add(w wait) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.passed {
+		d.waits = append(d.waits, w)
 	}
+	return !d.passed
 }
 
-// after calls f once so much time has passed in which this process was able to listen, unless cancel is closed before.
-func (d *deadlines) after(wait time.Duration, cancel <-chan struct{}, f func()) *time.Timer {
+// idle reports whether all waits are over, and none can be added any more.
+func (d *deadline) idle() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, w := range d.waits {
+		if w.ticket.pending(w.use) {
+			return false
+		}
+	}
+	d.passed, d.waits = true, nil
+	return true
+}
+
+func (d *deadline) pass() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, w := range d.waits {
+		w.ticket.expire(w.use)
+	}
+	d.passed, d.waits = true, nil
+}
+
+// after calls f once so much time has passed in which this process was able to listen, unless cancel is closed before, or idle
+// says that f has nothing to do.
+func (d *deadlines) after(wait time.Duration, cancel <-chan struct{}, idle func() bool, f func()) *time.Timer {
 	length := min(calmSleep, wait/(2*calmSleeps))
 	sleep := func() (took time.Duration, ok bool) {
+		if idle() {
+			return 0, false
+		}
 		begun := time.Now()
 		select {
 		case <-cancel:

@@ -13,8 +13,8 @@ import (
 
 // Question is what a caller asks: a pointer to a type that embeds Ticket.
 type Question[Q any] interface {
-	// Key returns the key in Redis that decides where the question goes. All keys of a question have its hash tag.
-	Key() string
+	// HashTag returns what decides where the question goes: all of its keys in Redis have it in braces.
+	HashTag() string
 	// Size returns how much work the question is, in units of one about one key.
 	Size() int
 	// Alike reports whether a batch asks this question together with another, so that both are the work of one.
@@ -44,8 +44,8 @@ type Config[Q Question[Q]] struct {
 	Timeout  time.Duration
 	Script   string
 	NewBatch func() Batch[Q]
-	// Probe returns the keys and arguments of a call that tests what questions about a key need, and changes nothing.
-	Probe func(key string) (keys, args []string)
+	// Probe returns the keys and arguments of a call that tests what questions with a hash tag need, and changes nothing.
+	Probe func(hashTag string) (keys, args []string)
 	// Late receives a question whose answer came when its caller had left, because its context was cancelled or not.
 	Late func(q Q, cancelled bool)
 
@@ -89,6 +89,7 @@ func New[Q Question[Q]](config Config[Q]) *Dispatcher[Q] {
 		start:     time.Now(),
 		deadlines: deadlines{timeout: config.Timeout},
 	}
+	d.deadlines.now = d.Now
 	d.closing, d.close = context.WithCancel(context.Background())
 	d.single = newLink(d)
 	for i := range d.ranges {
@@ -108,27 +109,29 @@ func (d *Dispatcher[Q]) Do(ctx context.Context, q Q) error {
 	if err != nil {
 		return err
 	}
-	deadline := d.deadlines.at(d.Now())
+	d.deadlines.add(t)
 	select {
 	case <-t.done:
-		return t.err
-	case <-deadline.passed:
-		err = &timeoutError{d.Timeout}
 	case <-ctx.Done():
-		err = ctx.Err()
+		how := uint64(left)
+		if err = ctx.Err(); errors.Is(err, context.Canceled) {
+			how = cancelled
+		}
+		if !t.leave(how) {
+			err = nil
+			<-t.done
+		}
 	}
-	how := uint32(left)
-	if errors.Is(err, context.Canceled) {
-		how = cancelled
+	if t.in(expired) {
+		err = &timeoutError{d.Timeout}
 	}
-	if !t.leave(how) {
-		<-t.done
+	if err == nil {
 		return t.err
 	}
-	if how == left && d.TimedOut != nil {
+	if !t.in(cancelled) && d.TimedOut != nil {
 		d.TimedOut()
 	}
-	l.breaker.suspect(q.Key(), err, false)
+	l.breaker.suspect(q.HashTag(), err, false)
 	return err
 }
 
@@ -140,10 +143,10 @@ func (d *Dispatcher[Q]) push(q Q) (*link[Q], error) {
 	}
 	l, slot := d.single, 0
 	if client.Mode() == rueidis.ClientModeCluster {
-		slot = slotOf(q.Key())
+		slot = slotOf(q.HashTag())
 		l = d.ranges[slot*ranges/slots]
 	}
-	q.ticket().reset(slot)
+	q.ticket().begin(slot)
 	return l, l.push(q)
 }
 

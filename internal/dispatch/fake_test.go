@@ -42,7 +42,14 @@ type question struct {
 	count int64
 }
 
-func (q *question) Key() string                { return q.key }
+func (q *question) HashTag() string {
+	_, tail, _ := strings.Cut(q.key, "{")
+	tag, _, found := strings.Cut(tail, "}")
+	if !found {
+		return q.key
+	}
+	return tag
+}
 func (q *question) Size() int                  { return max(1, q.size) }
 func (q *question) Alike(other *question) bool { return q.key == other.key }
 
@@ -178,7 +185,7 @@ func start(t *testing.T, do func(ctx context.Context, words []string, send func(
 		NewBatch: func() Batch[*question] {
 			return &fakeBatch{id: func() string { return fmt.Sprint("id", ids.Add(1)) }, retryFor: time.Hour}
 		},
-		Probe: func(key string) (keys, args []string) { return []string{key}, []string{"probe"} },
+		Probe: func(hashTag string) (keys, args []string) { return []string{"{" + hashTag + "}"}, []string{"probe"} },
 		Late:  func(_ *question, cancelled bool) { d.late <- cancelled },
 		Called: func(questions int, _ time.Duration, _ error) {
 			d.mu.Lock()

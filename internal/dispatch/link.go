@@ -96,7 +96,7 @@ func (l *link[Q]) again(questions []Q) {
 		switch t := q.ticket(); {
 		case l.closed:
 			t.answer(ErrClosed)
-		case t.state.CompareAndSwap(sent, waiting):
+		case t.change(sent, waiting):
 			front = append(front, q)
 		}
 	}
@@ -158,18 +158,18 @@ func (l *link[Q]) close() {
 }
 
 // probe asks Redis in a way that tests all that calls need: the connection, the rights, the script, and that it may write.
-func (d *Dispatcher[Q]) probe(ctx context.Context, key string) error {
+func (d *Dispatcher[Q]) probe(ctx context.Context, hashTag string) error {
 	client, err := d.Client()
 	if err != nil {
 		return err
 	}
-	keys, args := d.Probe(key)
+	keys, args := d.Probe(hashTag)
 	_, err = d.call(ctx, client, keys, args).ToArray()
 	switch {
 	case tryAgain(err):
 		return nil // the slot is moving, and calls about other keys of the link are answered
 	case readOnly(err):
-		d.quit(ctx, client, key)
+		d.quit(ctx, client, keys[0])
 	}
 	return err
 }

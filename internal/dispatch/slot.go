@@ -1,20 +1,13 @@
 package dispatch
 
-import "strings"
-
 const slots = 16384
 
-// slotOf returns the slot of a key in Redis Cluster: the CRC-16 (XMODEM) of what is within its first braces, or of all of
-// it. See "Redis cluster specification", "Key distribution model" and "Hash tags".
-func slotOf(key string) int {
-	if _, tail, found := strings.Cut(key, "{"); found {
-		if tag, _, found := strings.Cut(tail, "}"); found && tag != "" {
-			key = tag
-		}
-	}
+// slotOf returns the slot of a hash tag in Redis Cluster: its CRC-16 (XMODEM). See "Redis cluster specification", "Key
+// distribution model" and "Hash tags".
+func slotOf(hashTag string) int {
 	var crc uint16
-	for i := range len(key) {
-		crc = crc<<8 ^ crcTable[byte(crc>>8)^key[i]]
+	for i := range len(hashTag) {
+		crc = crc<<8 ^ crcTable[byte(crc>>8)^hashTag[i]]
 	}
 	return int(crc % slots)
 }
