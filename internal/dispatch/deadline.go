@@ -15,7 +15,7 @@ import (
 // twenty timeouts at the latest.
 type deadlines struct {
 	timeout time.Duration
-	now     func() time.Duration
+	now     func() time.Duration // on the clock of the Dispatcher
 	current atomic.Pointer[deadline]
 }
 
@@ -50,11 +50,21 @@ func (d *deadlines) add(t *Ticket) {
 		if current != nil && now-current.begun < d.timeout/16 && current.add(w) {
 			return
 		}
-		fresh := &deadline{begun: now}
+		fresh := &deadline{begun: now, waits: make([]wait, 0, current.size())}
 		if d.current.CompareAndSwap(current, fresh) {
 			d.after(d.timeout, nil, fresh.idle, fresh.pass)
 		}
 	}
+}
+
+// size returns how many waits there are, which is about how many the next deadline will have.
+func (d *deadline) size() int {
+	if d == nil {
+		return 0
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.waits)
 }
 
 // add reports false if the deadline has passed.

@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"time"
 
@@ -18,8 +19,9 @@ type link[Q Question[Q]] struct {
 	wake    sync.Cond
 	queue   []Q // from head on
 	head    int
-	idle    int // workers that wait for questions
-	started int // workers
+	idle    int  // workers that wait for questions
+	gathers bool // a worker is about to take what has come
+	started int  // workers
 	closed  bool
 	workers sync.WaitGroup
 }
@@ -79,6 +81,7 @@ func (l *link[Q]) push(q Q) error {
 // wakeWorker sees to it that a worker looks at the queue. The link is locked.
 func (l *link[Q]) wakeWorker() {
 	switch {
+	case l.gathers:
 	case l.idle > 0:
 		l.wake.Signal()
 	case l.started < maxInFlight:
@@ -111,10 +114,18 @@ func (l *link[Q]) again(questions []Q) {
 func (l *link[Q]) take(questions []Q) (_ []Q, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for len(l.queue) == l.head && !l.closed {
-		l.idle++
-		l.wake.Wait()
-		l.idle--
+	for gathered := false; !gathered && !l.closed; gathered = l.head < len(l.queue) {
+		for len(l.queue) == l.head && !l.closed {
+			l.idle++
+			l.wake.Wait()
+			l.idle--
+		}
+		// Callers that can run now, such as those that the last call answered, may add their questions.
+		l.gathers = true
+		l.mu.Unlock()
+		runtime.Gosched()
+		l.mu.Lock()
+		l.gathers = false
 	}
 	size := 0
 	for ; l.head < len(l.queue) && len(questions) < maxQuestions; l.head++ {
