@@ -451,3 +451,216 @@ func TestCountOnlySeesTheAnswersStatus(t *testing.T) {
 	}
 	assert.Equal(t, 429, adaptertest.Get(e, "/fine").StatusCode)
 }
+
+// opaque is a writer of middleware's that has no Unwrap, and so hides Echo's Response.
+type opaque struct{ w http.ResponseWriter }
+
+func (o opaque) Header() http.Header         { return o.w.Header() }
+func (o opaque) Write(p []byte) (int, error) { return o.w.Write(p) }
+func (o opaque) WriteHeader(status int)      { o.w.WriteHeader(status) }
+
+// hide is middleware whose writer hides Echo's Response from all that is behind.
+func hide(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c *echo.Context) error {
+		c.SetResponse(opaque{c.Response()})
+		return next(c)
+	}
+}
+
+// Behind a writer that hides Echo's Response, requests are answered once, and with the same status, as without it.
+func TestWritersWithoutUnwrap(t *testing.T) {
+	for name, writer := range map[string]echo.MiddlewareFunc{
+		"hidden": hide,
+		"plain":  func(next echo.HandlerFunc) echo.HandlerFunc { return next },
+	} {
+		t.Run(name, func(t *testing.T) {
+			limiter, err := core.NewInProcess()
+			require.NoError(t, err)
+			defer limiter.Close()
+			e := echo.New()
+			said := new(bytes.Buffer)
+			e.Logger = slog.New(slog.NewTextHandler(said, nil))
+			e.Use(writer)
+			one := core.PerHour("one", 1)
+			by := func(key echolimit.KeyFunc, opts ...echolimit.Option) echo.MiddlewareFunc {
+				return echolimit.New(limiter, key, opts...).Limit(one)
+			}
+			e.GET("/limit", func(c *echo.Context) error {
+				err := http.NewResponseController(c.Response()).Flush()
+				assert.Equal(t, name == "hidden", errors.Is(err, http.ErrNotSupported), "handlers get the writer as it was")
+				return ok(c)
+			}, by(echolimit.Route()))
+			e.GET("/text", ok, by(echolimit.Route(), echolimit.OnDenied(func(c *echo.Context, _ core.Decision) error {
+				_, err := io.WriteString(c.Response(), "denied")
+				return err
+			})))
+			e.GET("/silent", ok, by(echolimit.Route(), echolimit.OnDenied(func(*echo.Context, core.Decision) error { return nil })))
+			e.GET("/error", ok, by(echolimit.Route(), echolimit.OnDenied(func(*echo.Context, core.Decision) error { return echo.ErrForbidden })))
+			e.GET("/answered", ok, by(func(c *echo.Context) (string, error) { return "", c.String(http.StatusTeapot, "mine") }))
+			failed := echolimit.CountOnly(adaptertest.Failed)
+			e.GET("/success", ok, by(echolimit.Route(), failed))
+			e.GET("/failure", func(c *echo.Context) error { return c.String(http.StatusUnauthorized, "who?") }, by(echolimit.Route(), failed))
+			e.GET("/failing", func(*echo.Context) error { return echo.ErrUnauthorized }, by(echolimit.Route(), failed))
+			e.GET("/nothing", func(*echo.Context) error { return nil }, by(echolimit.Route(), failed))
+			for _, row := range []struct {
+				target string
+				first  int
+				body   string
+				second int
+			}{
+				{"/limit", 200, "ok", 429},
+				{"/text", 200, "ok", 429},
+				{"/silent", 200, "ok", 429},
+				{"/error", 200, "ok", 403},
+				{"/answered", 418, "mine", 418},
+				{"/success", 200, "ok", 200},
+				{"/failure", 401, "who?", 429},
+				{"/failing", 401, "{\"message\":\"Unauthorized\"}\n", 429},
+				{"/nothing", 200, "", 200},
+			} {
+				first, second := adaptertest.Get(e, row.target), adaptertest.Get(e, row.target)
+				body, err := io.ReadAll(first.Body)
+				require.NoError(t, err)
+				assert.Equal(t, row.body, string(body), row.target)
+				assert.Equal(t, []int{row.first, row.second}, []int{first.StatusCode, second.StatusCode}, row.target)
+			}
+			assert.Empty(t, said.String())
+		})
+	}
+}
+
+// A HEAD that Echo answers by a route for GET is under the limits of that route, and counts by the status that its client
+// sees.
+func TestAutoHandleHEAD(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	e := echo.NewWithConfig(echo.Config{Router: echo.NewRouter(echo.RouterConfig{AutoHandleHEAD: true})})
+	byIP := echolimit.New(limiter, echolimit.ClientIP())
+	byRoute := echolimit.New(limiter, echolimit.Route())
+	custom := echolimit.New(limiter, echolimit.ClientIP(), echolimit.OnDenied(func(c *echo.Context, _ core.Decision) error {
+		_, err := io.WriteString(c.Response(), "denied")
+		return err
+	}))
+	table := core.PerHour("table", 2)
+	e.Use(byIP.LimitRoutes(echolimit.Routes{"GET /table": {table}, "RouteNotFound": {core.PerHour("unknown", 1)}}))
+	e.GET("/table", ok)
+	e.GET("/route", ok, byRoute.Limit(core.PerHour("route", 2)))
+	e.GET("/custom", ok, custom.Limit(core.PerHour("custom", 2)))
+	failed := echolimit.New(limiter, echolimit.Route(), echolimit.CountOnly(adaptertest.Failed)).Limit(core.PerHour("failed", 2))
+	e.GET("/success", ok, failed)
+	e.GET("/failure", func(c *echo.Context) error { return c.String(http.StatusUnauthorized, "who?") }, failed)
+	e.GET("/failing", func(*echo.Context) error { return echo.ErrUnauthorized }, failed)
+	e.GET("/nothing", func(*echo.Context) error { return nil }, failed)
+	for _, row := range []struct {
+		target   string
+		statuses string // of three requests
+	}{
+		{"/table", "[200 200 429]"},
+		{"/route", "[200 200 429]"},
+		{"/custom", "[200 200 429]"},
+		{"/success", "[200 200 200]"},
+		{"/failure", "[401 401 429]"},
+		{"/failing", "[401 401 429]"},
+		{"/nothing", "[200 200 200]"},
+		{"/nowhere", "[404 429 429]"},
+	} {
+		var statuses []int
+		for range 3 {
+			w := httptest.NewRecorder()
+			e.ServeHTTP(w, httptest.NewRequest("HEAD", row.target, nil))
+			statuses = append(statuses, w.Code)
+		}
+		assert.Equal(t, row.statuses, fmt.Sprint(statuses), row.target)
+	}
+	// The client of the table is the same by GET.
+	assert.Equal(t, http.StatusTooManyRequests, adaptertest.Get(e, "/table").StatusCode)
+}
+
+// CountOnly sees the status of a HEAD on the whole Echo, too, where Echo has written the answer before the limiter goes on.
+func TestAutoHandleHEADOnTheWhole(t *testing.T) {
+	for status, want := range map[int]string{200: "[200 200 200]", 401: "[401 429 429]"} {
+		limiter, err := core.NewInProcess()
+		require.NoError(t, err)
+		defer limiter.Close()
+		e := echo.NewWithConfig(echo.Config{Router: echo.NewRouter(echo.RouterConfig{AutoHandleHEAD: true})})
+		e.Use(echolimit.New(limiter, echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Failed)).Limit(core.PerHour("failed", 1)))
+		e.GET("/", func(c *echo.Context) error { return c.String(status, "answer") })
+		var statuses []int
+		for range 3 {
+			w := httptest.NewRecorder()
+			e.ServeHTTP(w, httptest.NewRequest("HEAD", "/", nil))
+			statuses = append(statuses, w.Code)
+		}
+		assert.Equal(t, want, fmt.Sprint(statuses))
+	}
+}
+
+// Echo.Any is one route, whatever the method, and methods with a route of their own are not part of it.
+func TestAnyIsOneRoute(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	e := echo.New()
+	routes := echolimit.Routes{"ANY /files/*": {core.PerHour("files", 2)}, "GET /files/*": nil, "RouteNotFound": nil}
+	e.Use(echolimit.New(limiter, echolimit.ClientIP()).LimitRoutes(routes))
+	e.Any("/files/*", ok)
+	e.GET("/files/*", ok)
+	require.NoError(t, routes.CheckAll(e))
+	for _, row := range []struct {
+		method, target string
+		status         int
+	}{
+		{"GET", "/files/1", 200}, {"POST", "/files/1", 200}, {"GET", "/files/1", 200}, {"BREW", "/files/2", 200},
+		{"PUT", "/files/3", 429}, {"GET", "/files/1", 200}, {"ANY", "/files/1", 429}, {"POST", "/nowhere", 404},
+	} {
+		w := httptest.NewRecorder()
+		e.ServeHTTP(w, httptest.NewRequest(row.method, row.target, nil))
+		assert.Equal(t, row.status, w.Code, row)
+	}
+}
+
+// A parameter is one client however it is escaped, and what spells an escape is another, whatever the router decodes.
+func TestPathParamIsDecodedOnce(t *testing.T) {
+	for name, config := range map[string]echo.RouterConfig{
+		"as written":         {},
+		"decoded parameters": {UnescapePathParamValues: true},
+		"decoded path":       {UseEscapedPathForMatching: true},
+		"both":               {UnescapePathParamValues: true, UseEscapedPathForMatching: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			limiter, err := core.NewInProcess()
+			require.NoError(t, err)
+			defer limiter.Close()
+			e := echo.NewWithConfig(echo.Config{Router: echo.NewRouter(config)})
+			e.GET("/at\\:home/:other/:id/end", ok, echolimit.New(limiter, echolimit.PathParam("id")).Limit(core.PerHour("id", 1)))
+			for _, row := range []struct {
+				id     string
+				status int
+			}{
+				{"ann", 200}, {"%61nn", 429}, {"%61%6e%6E", 429}, {"a%6en", 429},
+				{"%2561nn", 200}, {"%2561%6en", 429}, {"%25%361nn", 429}, // the client "%61nn"
+				{"%252561%6en", 200}, {"%252561nn", 429}, // and the client "%2561nn"
+				{"caf%C3%A9", 200}, {"caf%c3%a9", 429}, {"%63af%c3%a9", 429},
+			} {
+				assert.Equal(t, row.status, adaptertest.Get(e, "/at:home/x%2Bx/"+row.id+"/end").StatusCode, row.id)
+			}
+		})
+	}
+}
+
+// A request that matches no method of its path has no parameters, though Echo's context may still hold those of another.
+func TestPathParamOfNoRoute(t *testing.T) {
+	limiter, err := core.NewInProcess(core.WithLogger(slog.New(slog.DiscardHandler)))
+	require.NoError(t, err)
+	defer limiter.Close()
+	e := echo.New()
+	e.Use(echolimit.New(limiter, echolimit.PathParam("id")).Limit(core.PerHour("id", 1)))
+	e.GET("/users/:id", ok)
+	for range 3 {
+		w := httptest.NewRecorder()
+		e.ServeHTTP(w, httptest.NewRequest("POST", "/users/ann", nil))
+		assert.Equal(t, http.StatusInternalServerError, w.Code)
+		adaptertest.Get(e, "/users/bob")
+	}
+}
