@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// HangsUp checks that a server closes connections on which a client stops sending. A limiter counts
-// requests, and such a connection makes none.
+// HangsUp checks that a server closes connections on which a client stops sending. A limiter counts requests, and such a
+// connection makes none.
 func HangsUp(t *testing.T, newServer func() *http.Server) {
 	const head = "POST /api/login HTTP/1.1\r\nHost: example.com\r\n"
 	const preface, settings = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\x00\x00\x00\x04\x00\x00\x00\x00\x00"
@@ -38,7 +38,7 @@ func HangsUp(t *testing.T, newServer func() *http.Server) {
 				listener.conns <- from{accepted, "192.0.2.1:1234"}
 				go io.WriteString(client, sent)
 				require.NoError(t, client.SetReadDeadline(time.Now().Add(time.Hour))) // which takes no time in here
-				_, err = io.Copy(io.Discard, client)
+				_, err := io.Copy(io.Discard, client)
 				assert.NoError(t, err, "the connection is still open")
 			})
 		})
