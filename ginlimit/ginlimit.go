@@ -52,8 +52,11 @@ func Cost(cost func(*gin.Context) int) Option { return func(m *Middleware) { m.g
 // panicked, and if there are errors in c.Errors and no answer has been written. So register the limiter before
 // middleware that answers such errors. Where Redis does not take a charge back in time it stays, and the limiter's
 // log says so.
+//
+// What one instance gives back is there for all instances at once, so none remembers that a client has no room, and each
+// denial is a call to Redis: see core.Limiter.Provisional.
 func CountOnly(counts func(status int) bool) Option {
-	return func(m *Middleware) { m.gate.CountOnly = counts }
+	return func(m *Middleware) { m.gate.CountOnly(counts) }
 }
 
 // DryRun lets every request pass and denies none, to see what limits would do: in the metrics, in Decision.DryRun
@@ -94,7 +97,7 @@ func (m *Middleware) handler(policy func(*gin.Context) (*httplimit.Policy, error
 func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit.Policy, error)) {
 	d, refusal := m.gate.Check(c, c.Request, c.Writer.Header(), policy)
 	if refusal == nil || refusal.Waived {
-		if m.gate.CountOnly != nil {
+		if m.gate.Settles() {
 			m.count(c, d)
 		}
 		return

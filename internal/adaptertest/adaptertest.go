@@ -214,6 +214,7 @@ func Run(t *testing.T, app App) {
 	})
 	t.Run("outage", func(t *testing.T) { outage(t, app) })
 	t.Run("logins", func(t *testing.T) { logins(t, app) })
+	t.Run("instances", func(t *testing.T) { instances(t, app) })
 	t.Run("interim", func(t *testing.T) { interim(t, app) })
 	t.Run("disconnects", func(t *testing.T) { disconnects(t, app) })
 	t.Run("contexts of handlers", func(t *testing.T) { contextsOfHandlers(t, app) })
