@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -112,6 +113,7 @@ func (d *deadlines) after(wait time.Duration, cancel <-chan struct{}, idle func(
 		case <-cancel:
 			return 0, false
 		case <-time.After(length):
+			runtime.Gosched() // which waits behind all that can run, as a goroutine that has a reply to hand on does
 			return time.Since(begun), true
 		}
 	}

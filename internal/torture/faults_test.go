@@ -195,7 +195,7 @@ func clientKill(s *scene) {
 
 // stopped is a Redis that hangs, under more callers than can be on their way to it.
 func stopped(s *scene) {
-	s.processes, s.Keys, s.Limit.Max, s.Costs, s.Burst, s.within = 1, keys(100), 10, nil, 0, 2*time.Second
+	s.processes, s.Keys, s.Limit.Max, s.Costs, s.Burst, s.within = 1, keys(40), 10, nil, 0, 2*time.Second
 	server := appendOnly(s)
 	for i, load := range []struct {
 		callers         int
