@@ -8,7 +8,6 @@ import (
 	mathrand "math/rand/v2"
 	"slices"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,7 +22,7 @@ type redisLogs struct {
 	dispatcher *dispatch.Dispatcher[*question]
 	denials    *denials
 	outage     *outage
-	late       sync.WaitGroup // refunds of grants whose callers had left
+	closing    chan struct{}
 
 	prefix string
 	stem   string // of all ids this limiter makes
@@ -40,6 +39,7 @@ func newRedisLogs(connection *connection, c config, m *metrics) *redisLogs {
 		connection: connection,
 		denials:    newDenials(c.denials, c.denialHold),
 		outage:     &outage{log: c.log},
+		closing:    make(chan struct{}),
 		prefix:     c.prefix,
 		stem:       base64.RawURLEncoding.EncodeToString(random[:]),
 		seed:       maphash.MakeSeed(),
@@ -100,23 +100,25 @@ func (r *redisLogs) newIDs() func() string {
 	}
 }
 
-// decide answers from the denial cache or asks Redis.
-func (r *redisLogs) decide(ctx context.Context, key string, cost int, limits []Limit, how asking) (Decision, error) {
+// decide answers from the denial cache or asks Redis. It returns an error together with the question, which may be granted
+// yet: see giveBack.
+func (r *redisLogs) decide(ctx context.Context, d *Decision, key string, cost int, limits []Limit, provisional bool) (*question, error) {
 	hash := maphash.String(r.seed, key)
-	if denied, found := r.denials.find(hash, r.now(), key, cost, limits); found {
-		return denied, nil
+	var found bool
+	if *d, found = r.denials.find(hash, r.now(), key, cost, limits); found {
+		return nil, nil
 	}
 	q := r.newQuestion(admit, key, hash, cost, limits)
-	q.asking = how
+	q.provisional = provisional
 	if err := r.do(ctx, q); err != nil {
-		return Decision{}, err
+		return q, err
 	}
-	d := q.decision()
+	*d = q.decision()
 	if d.Allowed {
 		d.receipt = r.receipt(q)
 	}
 	q.free()
-	return d, nil
+	return nil, nil
 }
 
 func (r *redisLogs) receipt(q *question) receipt {
@@ -167,14 +169,29 @@ func (r *redisLogs) change(ctx context.Context, q *question) error {
 	return err
 }
 
-// giveBack refunds a grant whose caller had left before it came. If the caller left because Redis did not answer in time, and
-// the policy has let its request go on, the charge stays.
-func (r *redisLogs) giveBack(q *question, cancelled bool) {
-	if q.verb != admit || q.answer.err != nil || int(q.place) >= q.answer.granted || !cancelled && !q.refundLate {
+// giveBack is called when the caller of Allow gets an error, and when the answer to its question has come after it had left.
+// The second of these calls refunds what was granted. If the failure policy has let the request go on, there is no second
+// one, and the charge stays.
+func (r *redisLogs) giveBack(q *question) {
+	if q.unwanted.Add(1) < 2 || q.verb != admit || q.answer.err != nil || int(q.place) >= q.answer.granted {
 		return
 	}
-	paid, limits := r.receipt(q), q.limits
-	r.late.Go(func() { r.refund(context.Background(), paid, limits) }) // best effort: it expires with its window
+	go r.refundLater(r.receipt(q), q.limits)
+}
+
+// refundLater refunds, and tries again after an error: the answer was late, so the circuit breaker may be open still. After
+// half a minute of this, the charge stays until it expires.
+func (r *redisLogs) refundLater(paid receipt, limits []Limit) {
+	for pause := time.Millisecond; pause < 20*time.Second; pause *= 2 {
+		if r.refund(context.Background(), paid, limits) == nil {
+			return
+		}
+		select {
+		case <-time.After(pause):
+		case <-r.closing:
+			return
+		}
+	}
 }
 
 // state returns what the metrics observe.
@@ -188,7 +205,7 @@ func (r *redisLogs) state() redisState {
 }
 
 func (r *redisLogs) close() {
+	close(r.closing)
 	r.dispatcher.Close()
-	r.late.Wait()
 	r.connection.close()
 }

@@ -233,7 +233,7 @@ func (w *worker[Q]) answer(c *call[Q], reply []rueidis.RedisMessage) {
 	}
 	for _, q := range c.questions {
 		if t := q.ticket(); !slices.ContainsFunc(again, func(a Q) bool { return a.ticket() == t }) && !t.answer(nil) {
-			w.link.d.Late(q, t.state.Load() == cancelled)
+			w.link.d.Late(q)
 		}
 	}
 }

@@ -161,7 +161,7 @@ func TestCallersLeave(t *testing.T) {
 			assert.ErrorIs(t, waits.wait(t).err, row.err)
 			assert.Empty(t, d.late, "Redis has not answered")
 			call.pass <- nil
-			assert.Equal(t, row.cancelled, <-d.late)
+			assert.Equal(t, d.prefix+"sent", <-d.late)
 			call = <-g.came
 			assert.Equal(t, []string{"behind"}, names(call.words))
 			call.pass <- nil

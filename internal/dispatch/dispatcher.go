@@ -46,8 +46,8 @@ type Config[Q Question[Q]] struct {
 	NewBatch func() Batch[Q]
 	// Probe returns the keys and arguments of a call that tests what questions about a key need, and changes nothing.
 	Probe func(key string) (keys, args []string)
-	// Late receives a question whose answer came when its caller had left, because its context was cancelled or not.
-	Late func(q Q, cancelled bool)
+	// Late receives a question whose answer came when its caller had left.
+	Late func(q Q)
 
 	// The remaining functions observe. They may be nil.
 
@@ -117,15 +117,11 @@ func (d *Dispatcher[Q]) Do(ctx context.Context, q Q) error {
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	how := uint32(left)
-	if errors.Is(err, context.Canceled) {
-		how = cancelled
-	}
-	if !t.leave(how) {
+	if !t.leave() {
 		<-t.done
 		return t.err
 	}
-	if how == left && d.TimedOut != nil {
+	if !errors.Is(err, context.Canceled) && d.TimedOut != nil {
 		d.TimedOut()
 	}
 	l.breaker.suspect(q.Key(), err, false)

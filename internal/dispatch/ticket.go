@@ -14,11 +14,10 @@ type Ticket struct {
 
 // The states of a ticket.
 const (
-	waiting   = iota // in the queue
-	sent             // in a call
-	answered         // and done has received
-	left             // the caller does not wait any longer, because of its deadline or the timeout
-	cancelled        // the caller does not wait any longer, because its context was cancelled
+	waiting  = iota // in the queue
+	sent            // in a call
+	answered        // and done has received
+	left            // the caller does not wait any longer
 )
 
 func (t *Ticket) ticket() *Ticket { return t }
@@ -45,6 +44,6 @@ func (t *Ticket) answer(err error) bool {
 }
 
 // leave ends the wait, and reports false if the answer has come meanwhile.
-func (t *Ticket) leave(how uint32) bool {
-	return t.state.CompareAndSwap(waiting, how) || t.state.CompareAndSwap(sent, how)
+func (t *Ticket) leave() bool {
+	return t.state.CompareAndSwap(waiting, left) || t.state.CompareAndSwap(sent, left)
 }
