@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -76,17 +77,19 @@ func TestLateGrants(t *testing.T) {
 			witness, err := New(client, WithPrefix(prefix), patient, OnFailure(FailClosed))
 			require.NoError(t, err)
 			defer witness.Close()
-			charged := func() int {
-				d, err := witness.Peek(context.Background(), "ann", g.limit)
+			charged := func(key string) int {
+				d, err := witness.Peek(context.Background(), key, g.limit)
 				require.NoError(t, err)
 				return g.limit.Max - d.Remaining
 			}
+			_, err = witness.AllowN(context.Background(), "full", 5, g.limit)
+			require.NoError(t, err)
 			g.limiter = row.view(g.limiter)
 			ctx, end := row.leave()
 			granted := g.allow(ctx, "ann", 3, g.limit)
-			calls := []*gatedCall{<-g.came}
-			denied := g.allow(ctx, "ann", 4, g.limit) // there is no room for it after the first
-			calls = append(calls, <-g.came)
+			first := <-g.came
+			denied := g.allow(ctx, "full", 3, g.limit)
+			second := <-g.came
 			end()
 			for _, o := range []*outcome{granted, denied} {
 				o.wait(t)
@@ -97,24 +100,30 @@ func TestLateGrants(t *testing.T) {
 					assert.Equal(t, row.source, o.Source)
 				}
 			}
-			assert.Zero(t, charged())
-			calls[0].pass <- nil
-			require.Eventually(t, func() bool { return charged() == 3 }, 10*time.Second, time.Millisecond)
-			calls[1].pass <- nil
+			assert.Zero(t, charged("ann"))
+			refunded := make(chan bool, 100)
+			go func() {
+				for call := range g.came {
+					assert.Contains(t, call.words, "refund")
+					call.pass <- nil
+					refunded <- true
+				}
+			}()
+			first.pass <- nil
+			second.pass <- nil
 			if row.stays {
+				require.Eventually(t, func() bool { return charged("ann") == 3 }, 10*time.Second, time.Millisecond)
 				g.limiter.Close() // which waits for all that is in flight
-				assert.Equal(t, 3, charged())
-				return
+				assert.Equal(t, 3, charged("ann"))
+			} else {
+				select {
+				case <-refunded:
+				case <-time.After(10 * time.Second):
+					t.Fatal("nothing is given back")
+				}
+				require.Eventually(t, func() bool { return charged("ann") == 0 }, 10*time.Second, time.Millisecond)
 			}
-			var refund *gatedCall
-			select {
-			case refund = <-g.came:
-			case <-time.After(10 * time.Second):
-				t.Fatal("nothing is given back")
-			}
-			assert.Contains(t, refund.words, "refund")
-			refund.pass <- nil
-			require.Eventually(t, func() bool { return charged() == 0 }, 10*time.Second, time.Millisecond)
+			assert.Equal(t, 5, charged("full"))
 		})
 	}
 }
@@ -189,4 +198,37 @@ func TestAbortingClientsDoNotFillTheLimit(t *testing.T) {
 		require.NoError(t, err)
 		assert.True(t, d.Allowed)
 	}
+}
+
+// What a Redis grants that hung until the callers had left is given back too, even if the circuit breaker is open when it comes.
+func TestLateGrantsOfAHungRedis(t *testing.T) {
+	server := redistest.Start(t)
+	limiter, err := Connect(server.URL(), OnFailure(FailClosed), WithTimeout(20*time.Millisecond), WithLogger(slog.New(slog.DiscardHandler)))
+	require.NoError(t, err)
+	defer limiter.Close()
+	ctx, limit := context.Background(), PerHour("login", 1000)
+	for range 3 {
+		require.Eventually(t, func() bool {
+			_, err := limiter.Peek(ctx, "ann", limit)
+			return err == nil
+		}, 10*time.Second, time.Millisecond)
+		require.NoError(t, server.Pause())
+		var all sync.WaitGroup
+		for range 50 {
+			all.Go(func() {
+				_, err := limiter.Allow(ctx, "ann", limit)
+				assert.ErrorIs(t, err, ErrUnavailable)
+			})
+		}
+		all.Wait()
+		require.Eventually(t, func() bool { // the breaker is open
+			open, _ := limiter.redis.outage.measure(0)
+			return open == 1
+		}, 10*time.Second, time.Millisecond)
+		require.NoError(t, server.Resume())
+	}
+	require.Eventually(t, func() bool {
+		d, err := limiter.Peek(ctx, "ann", limit)
+		return err == nil && d.Remaining == 1000
+	}, 20*time.Second, time.Millisecond)
 }
