@@ -130,6 +130,15 @@ func app(limiter *core.Limiter) http.Handler {
 		by(echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.One))
 	e.GET("/logins", func(c echo.Context) error { adaptertest.Attempt(c.Response(), number("status")(c)); return nil },
 		by(echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.Logins))
+	exempt := echolimit.Exempt(func(c echo.Context) bool { return adaptertest.Staff(c.Request().Header.Get("X-Staff")) })
+	byExempt := by(echolimit.Header("X-API-Key"), exempt)
+	e.GET("/exempt", ok, byExempt.Limit(adaptertest.One))
+	e.GET("/exempt/plan", ok, byExempt.LimitFunc(func(c echo.Context) ([]core.Limit, error) {
+		return adaptertest.Plan(c.Request().Header.Get("X-Plan"))
+	}))
+	e.GET("/exempt/table", ok, byExempt.LimitRoutes(echolimit.Routes{"GET /exempt/table": {adaptertest.One}}))
+	e.GET("/exempt/failures", func(c echo.Context) error { return c.NoContent(http.StatusNotFound) },
+		by(echolimit.Header("X-API-Key"), exempt, echolimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.One))
 	e.GET("/dry", ok, by(echolimit.Header("X-API-Key"), echolimit.DryRun(), echolimit.Cost(number("cost"))).Limit(adaptertest.One))
 	e.GET("/answered", ok, byIP.LimitFunc(func(c echo.Context) ([]core.Limit, error) {
 		adaptertest.Refuse(c.Response())

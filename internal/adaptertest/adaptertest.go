@@ -70,6 +70,8 @@ var update = flag.Bool("update", false, "write the golden files anew")
 //	/cost      ClientIP, Cost as Number of the query's "cost", Outer
 //	/failures  ClientIP, CountOnly with Failed, One; the handler answers with Number of the query's "status"
 //	/logins    ClientIP, CountOnly with Failed, Logins; the handler calls Attempt with Number of the query's "status"
+//	/exempt    Header("X-API-Key"), Exempt with Staff of the header X-Staff, One; below it, /exempt/plan by LimitFunc with Plan,
+//	           /exempt/table by LimitRoutes, and /exempt/failures with CountOnly and Failed, whose handler answers with 404
 //	/dry       Header("X-API-Key"), DryRun, Cost as Number of the query's "cost", One
 //	/answered  ClientIP, LimitFunc with one that calls Refuse and fails
 //	/given     ClientIP, CountOnly with Failed, Inner; the handler calls Handle
@@ -124,6 +126,9 @@ func Number(text string) int {
 	n, _ := strconv.Atoi(text)
 	return n
 }
+
+// Staff is what a user might exempt.
+func Staff(header string) bool { return header == "yes" }
 
 // Failed says whether an answer is one of failure.
 func Failed(status int) bool { return status >= 400 }
