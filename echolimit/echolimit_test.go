@@ -322,15 +322,17 @@ func TestRoutesThatDoNotFit(t *testing.T) {
 	e.GET("/search", ok)
 	e.Group("/users", func(next echo.HandlerFunc) echo.HandlerFunc { return next }).POST("/:id", ok)
 	e.Host("api.example.com").GET("/search", ok)
+	e.GET("reports", ok) // which Echo matches with the slash
 	e.RouteNotFound("/*", ok)
 	one := []core.Limit{adaptertest.One}
-	fits := echolimit.Routes{"GET /search": one, "POST /users/:id": nil, "RouteNotFound": one}
+	fits := echolimit.Routes{"GET /search": one, "POST /users/:id": nil, "GET /reports": one, "RouteNotFound": one}
 	assert.NoError(t, fits.Check(e))
 	assert.NoError(t, fits.CheckAll(e))
 	misses := echolimit.Routes{"GET /search": {adaptertest.One}, "POST /users/:user": {adaptertest.One}}
 	assert.EqualError(t, misses.Check(e), "exactlimit: the table of limits does not fit the routes:\n"+
 		"\tPOST /users/:user: there are limits for it, and no such route")
 	assert.EqualError(t, misses.CheckAll(e), "exactlimit: the table of limits does not fit the routes:\n"+
+		"\tGET /reports: there is no entry for it: write its limits, or nil if it needs none\n"+
 		"\tPOST /users/:id: there is no entry for it: write its limits, or nil if it needs none\n"+
 		"\tPOST /users/:user: there are limits for it, and no such route\n"+
 		"\tRouteNotFound: there is no entry for requests that match no route:"+

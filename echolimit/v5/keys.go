@@ -163,14 +163,10 @@ func Join(keys ...KeyFunc) KeyFunc { return httplimit.Join(keys) }
 // FirstOf. It panics if there are no keys or one is nil.
 func FirstOf(keys ...KeyFunc) KeyFunc { return httplimit.FirstOf(keys) }
 
-// template is of the route that a request matched. What answers requests that match none is no route: Echo's own, and
-// handlers of Echo.RouteNotFound.
+// template is of the route that a request matched.
 func template(c *echo.Context) string {
-	route := c.RouteInfo()
-	if route.Method == "" || route.Method == echo.RouteNotFound {
-		return ""
-	}
-	return route.Path
+	_, template := matched(c.RouteInfo())
+	return template
 }
 
 func of(key func(*http.Request) (string, error)) KeyFunc {

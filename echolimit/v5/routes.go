@@ -44,12 +44,9 @@ func (m *Middleware) LimitRoutes(routes Routes) echo.MiddlewareFunc {
 	find := httplimit.Table[*echo.Context](routes, routeNotFound)
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c *echo.Context) error {
-			method, template := c.RouteInfo().Method, template(c)
-			switch {
-			case template == "":
+			method, template := matched(c.RouteInfo())
+			if template == "" {
 				method = routeNotFound
-			case method == echo.RouteAny:
-				method = anyMethod
 			}
 			if policy := find(method, template); policy != nil {
 				return m.limit(c, next, policy)
@@ -57,6 +54,21 @@ func (m *Middleware) LimitRoutes(routes Routes) echo.MiddlewareFunc {
 			return m.pass(c, next)
 		}
 	}
+}
+
+// matched returns the method and template of a route, as Routes has them; nothing if it is none. What answers requests
+// that match no route is none: Echo's own, and handlers of Echo.RouteNotFound.
+func matched(route echo.RouteInfo) (method, template string) {
+	switch route.Method {
+	case "", echo.RouteNotFound:
+		return "", ""
+	case echo.RouteAny:
+		route.Method = anyMethod
+	}
+	if !strings.HasPrefix(route.Path, "/") { // with which Echo matches it
+		route.Path = "/" + route.Path
+	}
+	return route.Method, route.Path
 }
 
 // Check compares the table with the routes that are registered. Its error lists the entries that are no routes.
@@ -72,16 +84,9 @@ func (routes Routes) CheckAll(e *echo.Echo) error {
 
 func registered(e *echo.Echo) (routes []string) {
 	for _, route := range e.Router().Routes() {
-		switch route.Method {
-		case echo.RouteNotFound:
-			continue
-		case echo.RouteAny:
-			route.Method = anyMethod
+		if method, template := matched(route); template != "" {
+			routes = append(routes, method+" "+template)
 		}
-		if !strings.HasPrefix(route.Path, "/") { // with which Echo matches it
-			route.Path = "/" + route.Path
-		}
-		routes = append(routes, route.Method+" "+route.Path)
 	}
 	return routes
 }
