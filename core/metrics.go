@@ -16,6 +16,7 @@ import (
 //
 //	exactlimit.decisions              {decision}  by exactlimit.limit, exactlimit.outcome and exactlimit.source
 //	exactlimit.decisions.near_limit   {decision}  admissions that leave less than a fifth of Max, by exactlimit.limit
+//	exactlimit.exempt                 {request}   that an adapter let pass without asking, as its option Exempt says
 //	exactlimit.redis.call.duration    s           of each call to Redis, by error.type if it failed: the error's code, or "connection"
 //	exactlimit.redis.call.requests    {request}   how many requests each call asked for
 //	exactlimit.redis.timeouts         {request}   that Redis did not decide within their time
@@ -40,6 +41,7 @@ func WithMeterProvider(provider metric.MeterProvider) Option {
 // nothing.
 type metrics struct {
 	limits   *xsync.Map[string, *counts]
+	exempt   metric.Int64Counter
 	duration metric.Float64Histogram
 	requests metric.Int64Histogram
 	timeouts metric.Int64Counter
@@ -90,10 +92,13 @@ func newMetrics(meter metric.Meter, onRedis bool) (*metrics, error) {
 	decisions := counter("exactlimit.decisions", "{decision}", "Decisions on requests.")
 	near := counter("exactlimit.decisions.near_limit", "{decision}", "Admissions that leave less than a fifth of the limit.")
 	instruments := []metric.Observable{decisions, near}
+	var err error
+	m.exempt, err = meter.Int64Counter("exactlimit.exempt", metric.WithUnit("{request}"),
+		metric.WithDescription("Requests that passed without a decision, as they are exempt."))
+	note(err)
 	var denials, open metric.Int64ObservableGauge
 	var away metric.Float64ObservableCounter
 	if onRedis {
-		var err error
 		m.duration, err = meter.Float64Histogram("exactlimit.redis.call.duration", metric.WithUnit("s"),
 			metric.WithDescription("Time that calls to Redis took."),
 			metric.WithExplicitBucketBoundaries(.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1))
@@ -138,6 +143,14 @@ func newMetrics(meter metric.Meter, onRedis bool) (*metrics, error) {
 		return err
 	}
 	return m, nil
+}
+
+// CountExempt enters a request that passes without a decision in the metric exactlimit.exempt. It is for adapters, which
+// know that a request is exempt before they know its limits.
+func (l *Limiter) CountExempt(ctx context.Context) {
+	if l.metrics != nil {
+		l.metrics.exempt.Add(ctx, 1)
+	}
 }
 
 // count enters a decision.

@@ -46,6 +46,16 @@ func LegacyFields() Option { return func(m *Middleware) { m.gate.LegacyFields = 
 // a limit's Max, is a mistake of the service, which is answered with 500. In the RateLimit fields, quotas are in units.
 func Cost(cost func(echo.Context) int) Option { return func(m *Middleware) { m.gate.Cost = cost } }
 
+// Exempt has the requests pass for which the function returns true, such as those of health checks, or of users of your own.
+// It is what other middleware, such as Echo's, calls a Skipper. An exempt request is neither counted nor given the RateLimit
+// fields, whether it has a key or not. The metric exactlimit.exempt counts it.
+//
+// Do not decide by what anyone may write, such as a header of its own: whoever finds it out has no limits. Decide by what
+// your authentication has found, or by the route.
+func Exempt(exempt func(echo.Context) bool) Option {
+	return func(m *Middleware) { m.gate.Exempt = exempt }
+}
+
 // CountOnly has only those requests count whose answer has a status that the function chooses, such as failed logins:
 //
 //	echolimit.CountOnly(func(status int) bool { return status == http.StatusUnauthorized })

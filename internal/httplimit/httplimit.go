@@ -20,6 +20,8 @@ type Gate[C any] struct {
 	LegacyFields bool
 	// PlainText answers in text instead of problem bodies.
 	PlainText bool
+	// Exempt reports whether a request is neither counted nor told of limits; nil means that none is.
+	Exempt func(C) bool
 	// Cost is how many units a request takes; nil means one.
 	Cost func(C) int
 
@@ -66,6 +68,10 @@ func (g *Gate[C]) Settles() bool { return g.counts != nil }
 func (g *Gate[C]) Check(
 	c C, r *http.Request, h http.Header, policy func(C) (*Policy, error),
 ) (core.Decision, *Refusal) {
+	if g.Exempt != nil && g.Exempt(c) {
+		g.limiter.CountExempt(r.Context())
+		return core.Decision{}, nil // without a charge, so there is none to give back
+	}
 	d, refusal := g.decide(c, r, h, policy)
 	// What fails after the client has left fails because of that, and is no one's fault.
 	if refusal != nil && refusal.err != nil && !errors.Is(r.Context().Err(), context.Canceled) {

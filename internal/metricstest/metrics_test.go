@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -21,6 +22,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/exactlimit/exactlimit/core"
+	"github.com/exactlimit/exactlimit/internal/httplimit"
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
@@ -127,6 +129,42 @@ func TestDecisions(t *testing.T) {
 	assert.Empty(t, collect(t), "a closed limiter tells nothing")
 }
 
+// An exempt request is no decision, and is counted on its own, without the name of a limit that it might have had.
+func TestExempt(t *testing.T) {
+	provider, collect := reader()
+	limiter, err := core.NewInProcess(core.WithMeterProvider(provider))
+	require.NoError(t, err)
+	defer limiter.Close()
+	global := httplimit.Global[*http.Request]
+	template := func(r *http.Request) string { return r.URL.Path }
+	gate := httplimit.NewGate(limiter, global, template)
+	gate.Exempt = func(r *http.Request) bool { return r.URL.Path == "/healthz" }
+	trial := httplimit.NewGate(limiter, global, template)
+	trial.DryRun()
+	trial.Exempt = gate.Exempt
+	login := httplimit.Fixed[*http.Request]([]core.Limit{core.PerHour("login", 1)})
+	for range 2 {
+		for _, gate := range []*httplimit.Gate[*http.Request]{gate, trial} {
+			for _, path := range []string{"/healthz", "/login"} {
+				r := httptest.NewRequest("GET", path, nil)
+				_, _ = gate.Check(r, r, http.Header{}, login)
+			}
+		}
+	}
+	assert.Equal(t, map[string]float64{
+		"exactlimit.exempt": 4,
+		"exactlimit.decisions{limit=login,outcome=allowed,source=in-process}": 1,
+		"exactlimit.decisions{limit=login,outcome=denied,source=in-process}":  1,
+		"exactlimit.decisions{limit=login,outcome=dry_run,source=in-process}": 2,
+		"exactlimit.decisions.near_limit{limit=login}":                        1,
+	}, collect(t))
+
+	unmeasured, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer unmeasured.Close()
+	unmeasured.CountExempt(context.Background())
+}
+
 // On Redis: what its calls took and asked for, what is remembered, and outages.
 func TestRedis(t *testing.T) {
 	server := redistest.Start(t)
@@ -189,11 +227,13 @@ func TestPrometheus(t *testing.T) {
 		_, err := limiter.Allow(context.Background(), "user:hunter2", core.PerHour("login", 2))
 		require.NoError(t, err)
 	}
+	limiter.CountExempt(context.Background())
 	w := httptest.NewRecorder()
 	promhttp.HandlerFor(registry, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	scrape := w.Body.String()
 	for _, series := range []string{
 		`exactlimit_decisions_total{exactlimit_limit="login",exactlimit_outcome="allowed",exactlimit_source="redis"`,
+		`exactlimit_exempt_total{`,
 		`exactlimit_decisions_near_limit_total{exactlimit_limit="login"`,
 		`exactlimit_redis_call_duration_seconds_bucket{`,
 		`exactlimit_outage_links{`,
