@@ -65,8 +65,11 @@ func Exempt(exempt func(*echo.Context) bool) Option {
 // handler, begins the answer. The charge stays where the answer is not known: if the client has left, if a handler
 // has panicked, and if the first status that Echo was given is an interim one, such as 100, which hides the others.
 // Where Redis does not take a charge back in time it stays, and the limiter's log says so.
+//
+// What one instance gives back is there for all instances at once, so none remembers that a client has no room, and each
+// denial is a call to Redis: see core.Limiter.Provisional.
 func CountOnly(counts func(status int) bool) Option {
-	return func(m *Middleware) { m.gate.CountOnly = counts }
+	return func(m *Middleware) { m.gate.CountOnly(counts) }
 }
 
 // DryRun lets every request pass and denies none, to see what limits would do: in the metrics, in Decision.DryRun
@@ -120,7 +123,7 @@ func (m *Middleware) limit(
 	}
 	d, refusal := m.gate.Check(c, c.Request(), writer.Header(), policy)
 	if refusal == nil || refusal.Waived {
-		if m.gate.CountOnly != nil {
+		if m.gate.Settles() {
 			return m.count(c, next, response, d)
 		}
 		if hidden {
