@@ -1,10 +1,14 @@
 // Package core decides who may pass: at most Max requests of one key in any trailing Window, counted exactly, by
 // however many processes share one Redis.
 //
-// It keeps a sliding window log: one entry for each admitted request, in a Redis sorted set that one Lua script cleans,
-// counts and updates in a single step, on Redis's own clock. A fixed window lets twice the limit through at a border and
-// two-counter windows estimate; a log does neither. It costs one round trip for each decision, and memory for each
-// request admitted within the window.
+// It keeps a sliding window log of the admitted requests, in a Redis sorted set that one Lua script cleans, counts and
+// updates in a single step, on Redis's own clock. A fixed window lets twice the limit through at a border and two-counter
+// windows estimate; a log does neither. A decision costs one round trip, and one call of the script decides all requests that
+// wait. A request takes memory until it leaves the window: one entry, whatever it costs, or one with others of the same key
+// that were admitted by the same call.
+//
+// Denials are remembered for up to a second, so that a client over its limit costs no round trips: see WithDenialCache, and
+// Limiter.Provisional for requests whose charges are given back.
 //
 //	limiter, err := core.Connect(os.Getenv("REDIS_URL")) // "" keeps the logs in this process
 //	...

@@ -181,11 +181,11 @@ func (l *Limiter) DryRun() *Limiter {
 	return &other
 }
 
-// Provisional returns a view of l for requests whose charge is often given back, by Refund. From the first charge that this view
-// makes to a log until the log is empty, no instance remembers that the log is full, so a request is admitted as soon as there
-// is room, whichever instance has given units back. Each denial is then a call to Redis. A log of which units have been given
-// back is treated the same way; without Provisional, other instances notice the first Refund after the time that
-// WithDenialCache sets.
+// Provisional returns a view of l for requests whose charge is often given back, by Refund. From the first charge that
+// this view makes to a log until the log is empty, no instance remembers that the log is full, so a request is admitted as
+// soon as there is room, whichever instance has given units back. Each denial is then a call to Redis. A log of which units
+// have been given back is treated the same way; without Provisional, other instances notice the first Refund after the time
+// that WithDenialCache sets.
 func (l *Limiter) Provisional() *Limiter {
 	other := *l
 	other.provisional = true
@@ -215,9 +215,9 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Deci
 // Refund gives back what an admission was charged, so that it counts no more: as if a request that failed had never come.
 // What has left its window meanwhile is not there to be given back, a second Refund of the same admission does nothing, and
 // so does one of a denial, a Peek, or an admission that was not counted. Other instances may go on denying for as long as
-// WithDenialCache says, unless the charge was Provisional. Where Redis does not answer it returns ErrUnavailable whatever the policy, and may or may not have
-// given back; calling it again is safe. The decision must be of this Limiter, or of one by its OnFailure or DryRun: another's
-// is an error that wraps ErrInvalid.
+// WithDenialCache says, unless the charge was Provisional. Where Redis does not answer it returns ErrUnavailable whatever
+// the policy, and may or may not have given back; calling it again is safe. The decision must be of this Limiter, or of a
+// view of it, such as by OnFailure: another's is an error that wraps ErrInvalid.
 func (l *Limiter) Refund(ctx context.Context, d Decision) error {
 	switch {
 	case d.receipt.cost == 0:

@@ -155,7 +155,8 @@ func useAll(limiter *Limiter, forgetScripts func()) error {
 
 // probe asks the script what the circuit breaker asks it.
 func probe(ctx context.Context, client rueidis.Client, keys ...string) error {
-	replies, err := client.Do(ctx, client.B().Eval().Script(lua.Decide).Numkeys(2).Key(keys...).Arg("probe", "probe").Build()).ToArray()
+	call := client.B().Eval().Script(lua.Decide).Numkeys(int64(len(keys))).Key(keys...).Arg("probe", "probe").Build()
+	replies, err := client.Do(ctx, call).ToArray()
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -193,8 +195,8 @@ func TestRedis(t *testing.T) {
 	server.Kill()
 	_, err = limiter.OnFailure(core.FailOpen).Allow(ctx, "bob", limit)
 	require.NoError(t, err)
+	require.Eventually(t, func() bool { return collect(t)["exactlimit.outage.links"] == 1 }, 10*time.Second, time.Millisecond)
 	series = collect(t)
-	assert.Equal(t, 1.0, series["exactlimit.outage.links"])
 	assert.Positive(t, series["exactlimit.outage.duration"])
 	assert.Positive(t, series["exactlimit.redis.call.duration{type=connection}"])
 	assert.Equal(t, 1.0, series["exactlimit.decisions{limit=a,outcome=allowed,source=fail-open}"])
@@ -215,12 +217,14 @@ func TestNoRedis(t *testing.T) {
 	require.Eventually(t, func() bool { return collect(t)["exactlimit.outage.links"] == 0 }, 10*time.Second, 10*time.Millisecond)
 }
 
-// Prometheus finds them under names that follow its conventions, and no key among them.
+// Prometheus finds them under names that follow its conventions, which the README's queries use, and no key among them.
 func TestPrometheus(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	exporter, err := otelprometheus.New(otelprometheus.WithRegisterer(registry))
 	require.NoError(t, err)
-	limiter, err := core.Connect(redistest.Start(t).URL(), core.WithMeterProvider(metric.NewMeterProvider(metric.WithReader(exporter))))
+	server := redistest.Start(t)
+	limiter, err := core.Connect(server.URL(), core.WithMeterProvider(metric.NewMeterProvider(metric.WithReader(exporter))),
+		core.WithLogger(slog.New(slog.DiscardHandler)))
 	require.NoError(t, err)
 	defer limiter.Close()
 	for range 3 {
@@ -228,6 +232,10 @@ func TestPrometheus(t *testing.T) {
 		require.NoError(t, err)
 	}
 	limiter.CountExempt(context.Background())
+	require.NoError(t, server.Pause())
+	_, err = limiter.Allow(context.Background(), "late", core.PerHour("login", 2)) // which is decided without Redis
+	require.NoError(t, err)
+	require.NoError(t, server.Resume())
 	w := httptest.NewRecorder()
 	promhttp.HandlerFor(registry, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	scrape := w.Body.String()
@@ -241,6 +249,15 @@ func TestPrometheus(t *testing.T) {
 		`exactlimit_denial_cache_size{`,
 	} {
 		assert.Contains(t, scrape, series)
+	}
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	queried := regexp.MustCompile(`[( ](exactlimit_\w+)[{[)]`).FindAllStringSubmatch(string(readme), -1)
+	require.NotEmpty(t, queried)
+	for _, metric := range queried {
+		if metric[1] != "exactlimit_limit" { // a label
+			assert.Contains(t, scrape, "\n"+metric[1]+"{")
+		}
 	}
 	assert.NotContains(t, scrape, "hunter2")
 }
