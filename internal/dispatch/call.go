@@ -257,9 +257,15 @@ func Code(err error) string {
 	if !is {
 		return ""
 	}
-	word, _, _ := strings.Cut(rejection.Error(), " ")
-	if word != strings.ToUpper(word) {
-		return "ERR" // which rueidis leaves out
+	return CodeOf(rejection.Error())
+}
+
+// CodeOf returns the code of an error of the server with such a text. Rueidis leaves out ERR, so the text may begin with another
+// word, such as "DB index is out of range".
+func CodeOf(text string) string {
+	word, _, _ := strings.Cut(text, " ")
+	if len(word) < len("ERR") || strings.ContainsFunc(word, func(r rune) bool { return r < 'A' || r > 'Z' }) {
+		return "ERR"
 	}
 	return word
 }

@@ -53,8 +53,7 @@ type Config[Q Question[Q]] struct {
 
 	Called   func(questions int, took time.Duration, err error) // after each call
 	TimedOut func()                                             // after each question that had no answer in time
-	// Changed is called with each change of a breaker whose trouble began at since, and again with each probe that fails while
-	// it is open.
+	// Changed is called with each change of a breaker whose trouble began at since.
 	Changed func(from, to State, since time.Duration, cause error)
 }
 
@@ -78,6 +77,8 @@ var (
 	ErrClosed = errors.New("closed")
 	// ErrQueueFull is the answer to a question that comes when too many wait.
 	ErrQueueFull = errors.New("too many requests wait for Redis")
+
+	errNoAnswer = errors.New("no answer")
 )
 
 // New returns a Dispatcher. It sends nothing before it is asked something.
@@ -109,13 +110,15 @@ func (d *Dispatcher[Q]) Do(ctx context.Context, q Q) error {
 		return err
 	}
 	deadline := d.deadlines.at(d.Now())
+	var cause error // that others may be told of
 	select {
 	case <-t.done:
 		return t.err
 	case <-deadline.passed:
 		err = &timeoutError{d.Timeout}
+		cause = err
 	case <-ctx.Done():
-		err = ctx.Err()
+		err, cause = ctx.Err(), errNoAnswer
 	}
 	if !t.leave() {
 		<-t.done
@@ -124,7 +127,7 @@ func (d *Dispatcher[Q]) Do(ctx context.Context, q Q) error {
 	if !errors.Is(err, context.Canceled) && d.TimedOut != nil {
 		d.TimedOut()
 	}
-	l.breaker.suspect(q.Key(), err, false)
+	l.breaker.suspect(q.Key(), cause, false)
 	return err
 }
 
