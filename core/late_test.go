@@ -222,7 +222,7 @@ func TestLateGrantsOfAHungRedis(t *testing.T) {
 		}
 		all.Wait()
 		require.Eventually(t, func() bool { // the breaker is open
-			open, _ := limiter.redis.outage.measure(0)
+			open, _ := limiter.redis.reporter.measure(0)
 			return open == 1
 		}, 10*time.Second, time.Millisecond)
 		require.NoError(t, server.Resume())

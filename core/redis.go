@@ -21,7 +21,7 @@ type redisLogs struct {
 	connection *connection
 	dispatcher *dispatch.Dispatcher[*question]
 	denials    *denials
-	outage     *outage
+	reporter   *reporter
 	closing    chan struct{}
 
 	prefix string
@@ -38,7 +38,7 @@ func newRedisLogs(connection *connection, c config, m *metrics) *redisLogs {
 		identity:   mathrand.Uint64(),
 		connection: connection,
 		denials:    newDenials(c.denials, c.denialHold),
-		outage:     &outage{log: c.log},
+		reporter:   &reporter{log: c.log},
 		closing:    make(chan struct{}),
 		prefix:     c.prefix,
 		stem:       base64.RawURLEncoding.EncodeToString(random[:]),
@@ -56,17 +56,11 @@ func newRedisLogs(connection *connection, c config, m *metrics) *redisLogs {
 		},
 		Late: r.giveBack,
 		Changed: func(from, to dispatch.State, since time.Duration, cause error) {
-			r.outage.changed(from, to, since, r.now(), cause)
-		},
-		Called: func(questions int, took time.Duration, err error) {
-			if code := dispatch.Code(err); code != "" {
-				r.outage.rejected(code, r.now())
-			}
-			m.called(questions, took, err)
+			r.reporter.changed(from, to, since, r.now(), cause)
 		},
 	}
 	if m != nil {
-		config.TimedOut = m.timedOut
+		config.Called, config.TimedOut = m.called, m.timedOut
 	}
 	r.dispatcher = dispatch.New(config)
 	return r
@@ -131,10 +125,13 @@ func (r *redisLogs) receipt(q *question) receipt {
 // do asks a question. After an error it must not be used again.
 func (r *redisLogs) do(ctx context.Context, q *question) error {
 	if err := r.dispatcher.Do(ctx, q); err != nil {
+		if !gaveUp(ctx) {
+			r.reporter.undecided(err, r.now())
+		}
 		return unavailable(err)
 	}
 	if err := q.answer.err; err != nil {
-		r.outage.rejected(err.Error(), r.now())
+		r.reporter.rejected(dispatch.CodeOf(err.Error()), r.now())
 		return unavailable(err)
 	}
 	return nil
@@ -197,7 +194,7 @@ func (r *redisLogs) refundLater(paid receipt, limits []Limit) {
 // state returns what the metrics observe.
 func (r *redisLogs) state() redisState {
 	now := r.now()
-	open, away := r.outage.measure(now)
+	open, away := r.reporter.measure(now)
 	if _, err := r.connection.get(); err != nil {
 		open = 1 // Redis has never been reached
 	}

@@ -1,6 +1,8 @@
 package core
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -8,86 +10,103 @@ import (
 	"github.com/exactlimit/exactlimit/internal/dispatch"
 )
 
-// outage reports in the log when Redis stops deciding and when it decides again: for all circuit breakers together, and at
-// most every quietFor, however often they open and close. It also keeps the times for the metrics.
-type outage struct {
+// reporter reports in the log that Redis does not decide, and that it decides again, for all circuit breakers together. It
+// keeps apart outages, in which Redis does not answer, and rejections, in which it answers with an error, since the one has
+// another cause than the other and must not hide it. It also keeps the times for the metrics.
+type reporter struct {
 	log *slog.Logger
 
-	mu       sync.Mutex
-	open     int           // breakers
-	before   time.Duration // how long outages that are over have lasted
-	since    time.Duration // when the present one began, on the clock of redisLogs.now
-	logged   time.Duration // when the last warning was written, 0 if none was
-	reported bool          // the present outage is in the log
-	silent   int           // outages that are not, since the last warning
+	mu                  sync.Mutex
+	outages, rejections reports
+	open                int           // circuit breakers
+	since               time.Duration // when the first of them opened, on the clock of redisLogs.now
+	before              time.Duration // how long there was an open one until then
 }
 
+// reports is the reports of one kind.
+type reports struct {
+	last time.Duration // 0 if there was none
+	told bool          // there is one about the breakers that are open
+}
+
+// quietFor is how long at least there is no other report of the same kind.
 const quietFor = 10 * time.Second
 
-// changed is called when a circuit breaker has changed, and again with each probe that fails while it is open.
-func (o *outage) changed(from, to dispatch.State, since, now time.Duration, cause error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+// due reports whether to write a report now.
+func (r *reports) due(now time.Duration) bool {
+	if r.last > 0 && now-r.last < quietFor {
+		return false
+	}
+	r.last = max(now, 1)
+	return true
+}
+
+// undecided is called when a caller gets no decision because of an error.
+func (r *reporter) undecided(err error, now time.Duration) {
+	if code := dispatch.Code(err); code != "" {
+		r.rejected(code, now)
+		return
+	}
+	// A single call may be late or come at the wrong time. This is no outage unless it opens a breaker.
+	own := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
+		errors.Is(err, dispatch.ErrClosed) || errors.Is(err, dispatch.ErrQueueFull)
+	r.mu.Lock()
+	due := (!own || r.open > 0) && !r.outages.told && r.outages.due(now)
+	r.outages.told = r.open > 0 && (r.outages.told || due)
+	r.mu.Unlock()
+	if due {
+		r.log.Warn("exactlimit: Redis does not answer; requests are decided without it", slog.Any("error", unquoted(err)))
+	}
+}
+
+// rejected is undecided for an error of the server. It is reported by its code alone, because its text may name keys.
+func (r *reporter) rejected(code string, now time.Duration) {
+	r.mu.Lock()
+	due := r.rejections.due(now)
+	r.rejections.told = r.open > 0
+	r.mu.Unlock()
+	if due {
+		r.log.Warn("exactlimit: Redis rejects calls; requests are decided without it", slog.String("error", code))
+	}
+}
+
+// changed is called when a circuit breaker has changed.
+func (r *reporter) changed(from, to dispatch.State, since, now time.Duration, cause error) {
 	switch {
-	case to == dispatch.Open && from != dispatch.Open:
-		if o.open++; o.open > 1 {
-			return
+	case to == dispatch.Open:
+		r.mu.Lock()
+		if r.open++; r.open == 1 {
+			r.since = since
 		}
-		o.since = since
-		if o.silent++; o.quiet(now) {
-			return
-		}
-		o.warn(cause, now)
-	case to == dispatch.Open && !o.reported && !o.quiet(now):
-		o.warn(cause, now)
-	case to == dispatch.Closed && from == dispatch.Open:
-		if o.open--; o.open > 0 {
-			return
-		}
-		o.before += now - o.since
-		if o.reported {
-			o.reported = false
-			o.log.Info("exactlimit: Redis decides again", slog.Duration("after", now-o.since))
-		}
+		r.mu.Unlock()
+		r.undecided(cause, now)
+	case from == dispatch.Open:
+		r.closed(now)
 	}
 }
 
-// rejected reports an error of the server by its code alone, since its text may name keys.
-func (o *outage) rejected(code string, now time.Duration) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if !o.quiet(now) {
-		o.logged = now
-		o.log.Warn("exactlimit: Redis rejects calls; requests are decided without it", slog.String("error", code))
+// closed is called when an open breaker has closed.
+func (r *reporter) closed(now time.Duration) {
+	r.mu.Lock()
+	after, told := now-r.since, false
+	if r.open--; r.open == 0 {
+		r.before += after
+		told = r.outages.told || r.rejections.told
+		r.outages.told, r.rejections.told = false, false
+	}
+	r.mu.Unlock()
+	if told {
+		r.log.Info("exactlimit: Redis decides again", slog.Duration("after", after))
 	}
 }
 
-func (o *outage) quiet(now time.Duration) bool { return o.logged > 0 && now-o.logged < quietFor }
-
-func (o *outage) warn(cause error, now time.Duration) {
-	o.logged, o.reported, o.silent = now, true, o.silent-1
-	attributes := []any{slog.Any("error", unquoted(cause))}
-	if code := dispatch.Code(cause); code != "" {
-		attributes = []any{slog.String("error", code)}
+// measure returns how many breakers are open now, and how long there was an open one.
+func (r *reporter) measure(now time.Duration) (open int, total time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	total = r.before
+	if r.open > 0 {
+		total += now - r.since
 	}
-	if o.silent > 0 {
-		attributes = append(attributes, slog.Int("unreported", o.silent))
-		o.silent = 0
-	}
-	what := "exactlimit: Redis does not answer; requests are decided without it"
-	if dispatch.Code(cause) != "" {
-		what = "exactlimit: Redis rejects calls; requests are decided without it"
-	}
-	o.log.Warn(what, attributes...)
-}
-
-// measure returns how many breakers are open now, and how long there was any.
-func (o *outage) measure(now time.Duration) (open int, total time.Duration) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	total = o.before
-	if o.open > 0 {
-		total += now - o.since
-	}
-	return o.open, total
+	return r.open, total
 }
