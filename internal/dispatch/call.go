@@ -261,8 +261,12 @@ func Code(err error) string {
 }
 
 // CodeOf returns the code of an error of the server with such a text. Rueidis leaves out ERR, so the text may begin with another
-// word, such as "DB index is out of range".
+// word, such as in "DB index is out of range". Redis 7.0 has no code for a script that uses a command without the right to it, which
+// is NOPERM in all other cases and versions.
 func CodeOf(text string) string {
+	if strings.HasPrefix(strings.TrimPrefix(text, "ERR "), "The user executing the script can't run this command") {
+		return "NOPERM"
+	}
 	word, _, _ := strings.Cut(text, " ")
 	if len(word) < len("ERR") || strings.ContainsFunc(word, func(r rune) bool { return r < 'A' || r > 'Z' }) {
 		return "ERR"
