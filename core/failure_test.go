@@ -481,37 +481,6 @@ func rejection(t *testing.T) error {
 	return client.Do(context.Background(), client.B().Eval().Script("return redis.error_reply('NOPERM no rights to {ann}')").Numkeys(0).Build()).Error()
 }
 
-// What Redis rejects is reported by its code alone, and a breaker opens until a probe of the same commands succeeds.
-func TestRejections(t *testing.T) {
-	server := redistest.Start(t)
-	admin := server.Client(t)
-	said := &record{}
-	limiter, err := Connect(server.URL(), patient, WithLogger(slog.New(slog.NewTextHandler(said, nil))))
-	require.NoError(t, err)
-	defer limiter.Close()
-	ctx, limit := context.Background(), PerHour("a", 1000)
-	until := func(source Source) {
-		t.Helper()
-		require.Eventually(t, func() bool {
-			d, err := limiter.Allow(ctx, "ann", limit)
-			return err == nil && d.Source == source
-		}, 20*time.Second, time.Millisecond)
-	}
-	until(SourceRedis)
-	for _, row := range [][2][]string{
-		{{"CONFIG", "SET", "min-replicas-to-write", "1"}, {"CONFIG", "SET", "min-replicas-to-write", "0"}},
-		{{"ACL", "SETUSER", "default", "-zadd"}, {"ACL", "SETUSER", "default", "+zadd"}},
-		{{"REPLICAOF", "127.0.0.1", fmt.Sprint(redistest.FreePort(t))}, {"REPLICAOF", "NO", "ONE"}},
-	} {
-		redistest.Do(t, admin, row[0]...)
-		until(SourceInProcess)
-		redistest.Do(t, admin, row[1]...)
-		until(SourceRedis)
-	}
-	require.NotEmpty(t, said.all())
-	assert.Contains(t, said.all()[0], "Redis rejects calls; requests are decided without it\" error=NOREPLICAS")
-}
-
 // A client of the user's own that cannot reach Redis holds up neither New nor calls.
 func TestPlainClientWithoutRedis(t *testing.T) {
 	for _, option := range []rueidis.ClientOption{{}, {DisableAutoPipelining: true}} {
