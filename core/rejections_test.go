@@ -156,8 +156,12 @@ func TestFailoverBehindOneAddress(t *testing.T) {
 				allow()
 			}
 			for range 2 { // and back again
-				replica.AwaitReplica(t)
-				redistest.Do(t, replica.Client(t), "REPLICAOF", "NO", "ONE")
+				admin := replica.Client(t)
+				require.Eventually(t, func() bool { // it has all
+					last, err := redistest.Do(t, admin, "ZCARD", string(appendLogKey(nil, "exactlimit", "dan", limit))).AsInt64()
+					return err == nil && int(last) == n
+				}, 20*time.Second, 10*time.Millisecond)
+				redistest.Do(t, admin, "REPLICAOF", "NO", "ONE")
 				host, port, _ := strings.Cut(replica.Addr, ":")
 				redistest.Do(t, master.Client(t), "REPLICAOF", host, port)
 				address.Point(replica)
