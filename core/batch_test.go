@@ -139,35 +139,6 @@ func TestQuestionsShareCalls(t *testing.T) {
 	assert.Equal(t, 3, g.charged("bob"))
 }
 
-// Row 5 of "What got through": clients that abort cannot fill a limit. A caller that is cancelled leaves at once, and what it
-// was granted after that is given back; a question that was not sent yet is not charged.
-func TestCancelledCallersAreNotCharged(t *testing.T) {
-	g := newGated(t, 5)
-	ctx, cancel := context.WithCancel(context.Background())
-	sent := []*outcome{g.allow(ctx, "ann", 1, g.limit)}
-	first := <-g.came
-	sent = append(sent, g.allow(ctx, "ann", 2, g.limit))
-	second := <-g.came
-	queued := g.allow(ctx, "ann", 1, g.limit)
-	time.Sleep(20 * time.Millisecond)
-	cancel()
-	for _, o := range append(sent, queued) {
-		assert.ErrorIs(t, o.wait(t).err, context.Canceled)
-		assert.ErrorIs(t, o.err, ErrUnavailable)
-	}
-	go func() {
-		for call := range g.came {
-			call.pass <- nil
-		}
-	}()
-	first.pass <- nil
-	second.pass <- nil
-	require.Eventually(t, func() bool { return g.charged("ann") == 0 }, 10*time.Second, time.Millisecond)
-	d := g.allow(context.Background(), "ann", 5, g.limit).wait(t)
-	require.NoError(t, d.err)
-	assert.True(t, d.Allowed, "an honest client finds the limit as if they had never come")
-}
-
 // panicky is a client of the user's own with a mistake in it.
 type panicky struct {
 	rueidis.Client

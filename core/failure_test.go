@@ -215,7 +215,7 @@ func TestHungRedis(t *testing.T) {
 	}
 	all.Wait()
 	require.Eventually(t, func() bool { // half a timeout after the first calls have ended
-		open, _ := limiter.redis.outage.measure(0)
+		open, _ := limiter.redis.reporter.measure(0)
 		return open == 1
 	}, 10*time.Second, time.Millisecond)
 	for i := range 3000 {
@@ -373,77 +373,112 @@ func TestWarnings(t *testing.T) {
 	assert.Empty(t, warnings("nothing that it knows"))
 }
 
-// An outage is reported once for all breakers, and not again within ten seconds.
-func TestOutage(t *testing.T) {
-	said := &record{}
-	o := outage{log: slog.New(slog.NewTextHandler(said, nil))}
-	down := errors.New("refused")
-	const second = time.Second
-	begin := func(at time.Duration) { o.changed(dispatch.HalfOpen, dispatch.Open, at, at, down) }
-	goesOn := func(at time.Duration) { o.changed(dispatch.Open, dispatch.Open, 0, at, down) }
-	end := func(at time.Duration) { o.changed(dispatch.Open, dispatch.Closed, 0, at, nil) }
-	begin(1 * second)
-	begin(2 * second)
-	end(3 * second)
-	end(4 * second)
-	for at := 5 * second; at < 9*second; at += second {
-		begin(at)
-		end(at + second/2)
+// Outages and rejections are reported apart: each at most every ten seconds, an outage once, and only if a caller had no decision.
+func TestReports(t *testing.T) {
+	down, silent, late := errors.New("refused"), errors.New("EOF"), context.DeadlineExceeded
+	type step struct {
+		at   int // seconds
+		does string
+		says string
 	}
-	begin(11 * second)
-	end(12 * second)
-	begin(13 * second) // not reported, as it comes so soon
-	goesOn(20 * second)
-	o.rejected("NOPERM", 20*second)
-	require.Len(t, said.all(), 4)
-	goesOn(21 * second) // but it goes on
-	goesOn(22 * second)
-	end(23 * second)
-	o.rejected("NOPERM", 31*second)
-	told := said.all()
-	require.Len(t, told, 7)
-	assert.Contains(t, told[4], "does not answer")
-	assert.Contains(t, told[5], "after=10s")
-	assert.Contains(t, told[0], "does not answer; requests are decided without it\" error=refused")
-	assert.NotContains(t, told[0], "unreported")
-	assert.Contains(t, told[1], "decides again\" after=3s")
-	assert.Contains(t, told[2], "unreported=4")
-	assert.Contains(t, told[3], "after=1s")
-	assert.Contains(t, told[6], "rejects calls; requests are decided without it\" error=NOPERM")
-	open, total := o.measure(40 * second)
-	assert.Zero(t, open)
-	assert.Equal(t, 3*second+4*second/2+second+10*second, total)
+	const dead, again = "WARN Redis does not answer; requests are decided without it", "INFO Redis decides again"
+	const rejects = "WARN Redis rejects calls; requests are decided without it"
+	for name, timeline := range map[string][]step{
+		"an outage of several breakers is one": {
+			{1, "open", dead + " error=refused"}, {2, "open", ""}, {3, "close", ""}, {4, "close", again + " after=3s"},
+		},
+		"it is told of once, however long it lasts": {
+			{1, "open", dead + " error=refused"}, {20, "undecided", ""}, {40, "undecided", ""}, {61, "close", again + " after=1m0s"},
+			{62, "open", dead + " error=refused"},
+		},
+		"one that begins too soon after the last report is told of if it lasts": {
+			{1, "open", dead + " error=refused"}, {2, "close", again + " after=1s"},
+			{3, "open", ""}, {4, "close", ""},
+			{5, "open", ""}, {10, "undecided", ""}, {11, "undecided", dead + " error=EOF"}, {12, "undecided", ""}, {15, "close", again + " after=10s"},
+		},
+		"a call that is late is none": {
+			{1, "late", ""}, {2, "open", dead + " error=refused"}, {3, "late", ""}, {4, "close", again + " after=2s"},
+		},
+		"calls that are lost are told of": {
+			{1, "undecided", dead + " error=EOF"}, {2, "undecided", ""}, {11, "undecided", dead + " error=EOF"},
+		},
+		"rejections": {
+			{1, "reject", rejects + " error=NOPERM"}, {10, "reject", ""}, {11, "reject", rejects + " error=NOPERM"}, {12, "reject", ""},
+		},
+		"an outage just after a rejection": {
+			{1, "reject", rejects + " error=NOPERM"}, {2, "open", dead + " error=refused"}, {3, "reject", ""}, {4, "close", again + " after=2s"},
+		},
+		"a rejection in an outage": {
+			{1, "open", dead + " error=refused"}, {2, "reject", rejects + " error=NOPERM"}, {3, "close", again + " after=2s"},
+		},
+		"a breaker that rejections open": {
+			{1, "reject", rejects + " error=NOPERM"}, {2, "open by rejections", ""}, {3, "reject", ""}, {4, "close", again + " after=2s"},
+			{5, "open", dead + " error=refused"}, {6, "close", again + " after=1s"},
+		},
+		"and then Redis does not answer": {
+			{1, "reject", rejects + " error=NOPERM"}, {2, "open by rejections", ""}, {3, "undecided", dead + " error=EOF"}, {4, "close", again + " after=2s"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			said := &record{}
+			r := &reporter{log: slog.New(slog.NewTextHandler(said, nil))}
+			for i, s := range timeline {
+				before, at := len(said.all()), time.Duration(s.at)*time.Second
+				switch s.does {
+				case "open":
+					r.changed(dispatch.HalfOpen, dispatch.Open, at, at, down)
+				case "open by rejections":
+					r.changed(dispatch.HalfOpen, dispatch.Open, at, at, rejection(t))
+				case "close":
+					r.changed(dispatch.Open, dispatch.Closed, at, at, nil)
+				case "undecided":
+					r.undecided(silent, at)
+				case "late":
+					r.undecided(late, at)
+				case "reject":
+					r.undecided(rejection(t), at)
+				}
+				told := said.all()[before:]
+				if s.says == "" {
+					assert.Empty(t, told, i)
+					continue
+				}
+				require.Len(t, told, 1, i)
+				level, rest, _ := strings.Cut(s.says, " ")
+				text, attribute, _ := strings.Cut(rest, " error=")
+				text, after, _ := strings.Cut(text, " after=")
+				assert.Contains(t, told[0], "level="+level+` msg="exactlimit: `+text+`"`)
+				assert.Contains(t, told[0], attribute)
+				assert.Contains(t, told[0], after)
+			}
+		})
+	}
 }
 
-// What Redis rejects is reported by its code alone, and a breaker opens until a probe of the same commands succeeds.
-func TestRejections(t *testing.T) {
-	server := redistest.Start(t)
-	admin := server.Client(t)
-	said := &record{}
-	limiter, err := Connect(server.URL(), patient, WithLogger(slog.New(slog.NewTextHandler(said, nil))))
-	require.NoError(t, err)
-	defer limiter.Close()
-	ctx, limit := context.Background(), PerHour("a", 1000)
-	until := func(source Source) {
-		t.Helper()
-		require.Eventually(t, func() bool {
-			d, err := limiter.Allow(ctx, "ann", limit)
-			return err == nil && d.Source == source
-		}, 20*time.Second, time.Millisecond)
-	}
-	until(SourceRedis)
-	for _, row := range [][2][]string{
-		{{"CONFIG", "SET", "min-replicas-to-write", "1"}, {"CONFIG", "SET", "min-replicas-to-write", "0"}},
-		{{"ACL", "SETUSER", "default", "-zadd"}, {"ACL", "SETUSER", "default", "+zadd"}},
-		{{"REPLICAOF", "127.0.0.1", fmt.Sprint(redistest.FreePort(t))}, {"REPLICAOF", "NO", "ONE"}},
-	} {
-		redistest.Do(t, admin, row[0]...)
-		until(SourceInProcess)
-		redistest.Do(t, admin, row[1]...)
-		until(SourceRedis)
-	}
-	require.NotEmpty(t, said.all())
-	assert.Contains(t, said.all()[0], "Redis rejects calls; requests are decided without it\" error=NOREPLICAS")
+// Breakers that are open at the same time are one outage in the metrics too.
+func TestMeasure(t *testing.T) {
+	r := &reporter{log: slog.New(slog.DiscardHandler)}
+	const second = time.Second
+	change := func(from, to dispatch.State, at time.Duration) { r.changed(from, to, at, at, io.EOF) }
+	change(dispatch.HalfOpen, dispatch.Open, 1*second)
+	change(dispatch.HalfOpen, dispatch.Open, 2*second)
+	open, total := r.measure(3 * second)
+	assert.Equal(t, 2, open)
+	assert.Equal(t, 2*second, total)
+	change(dispatch.Open, dispatch.Closed, 4*second)
+	change(dispatch.Closed, dispatch.HalfOpen, 5*second)
+	change(dispatch.HalfOpen, dispatch.Closed, 5*second)
+	change(dispatch.Open, dispatch.Closed, 6*second)
+	change(dispatch.HalfOpen, dispatch.Open, 9*second)
+	open, total = r.measure(10 * second)
+	assert.Equal(t, 1, open)
+	assert.Equal(t, 6*second, total)
+}
+
+// rejection returns an error of the server whose text names a key.
+func rejection(t *testing.T) error {
+	client := redistest.Shared(t).Client(t)
+	return client.Do(context.Background(), client.B().Eval().Script("return redis.error_reply('NOPERM no rights to {ann}')").Numkeys(0).Build()).Error()
 }
 
 // A client of the user's own that cannot reach Redis holds up neither New nor calls.

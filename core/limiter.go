@@ -116,7 +116,9 @@ func NewInProcess(opts ...Option) (*Limiter, error) {
 // Allow asks to admit one request of key under all of limits. If one of them has no room the request is denied and
 // charged to none. The error is non-nil exactly when there is no decision, and wraps ErrInvalid or ErrUnavailable.
 //
-// A call that is on its way to Redis when its context is cancelled returns when Redis answers or the timeout is over.
+// When its context is cancelled it returns at once, with an error. What Redis grants to it after that is given back, and so it
+// is wherever Allow has returned an error because Redis did not answer in time. If the failure policy has let the request go
+// on instead, what Redis grants late stays charged.
 //
 // A deadline of the context before Redis has answered is a case for the failure policy, as the timeout is. So do not
 // let a client choose it: under FailLocal each request with too short a deadline is decided in this process, whose
@@ -155,18 +157,17 @@ func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit
 
 func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, limits []Limit) (err error) {
 	if l.redis != nil {
-		how := asking{provisional: l.provisional, refundLate: l.policy == FailClosed}
-		*d, err = l.redis.decide(ctx, key, n, limits, how)
+		q, err := l.redis.decide(ctx, d, key, n, limits, l.provisional)
 		switch {
 		case err == nil:
 			return nil
 		case gaveUp(ctx) || l.policy == FailClosed && !l.dryRun:
+			l.redis.giveBack(q)
 			return err
 		case l.policy != FailLocal:
 			*d = admitUncounted(limits)
 			return nil
 		}
-		*d = Decision{}
 	}
 	l.inProcess.decide(d, key, n, limits)
 	return nil

@@ -201,9 +201,6 @@ var succeeded = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet()
 
 // called records a call to Redis.
 func (m *metrics) called(requests int, took time.Duration, err error) {
-	if m == nil {
-		return
-	}
 	how := succeeded
 	if err != nil {
 		kind := dispatch.Code(err)

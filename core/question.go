@@ -3,6 +3,7 @@ package core
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/exactlimit/exactlimit/internal/dispatch"
 )
@@ -20,23 +21,18 @@ const (
 // question is what one caller asks the script: something about the logs that limits keep of a key.
 type question struct {
 	dispatch.Ticket
-	verb verb
-	key  string // canonical
-	hash uint64 // of key
-	cost int
-	asking
-	limits []Limit
-	paid   receipt // of a refund: what is given back
-
-	asked  int32 // see batch
-	place  int32 // of the request, among those that ask the same in one call
-	answer answer
-}
-
-// asking is how a question is asked.
-type asking struct {
+	verb        verb
+	key         string // canonical
+	hash        uint64 // of key
+	cost        int
 	provisional bool // what it is charged may be given back
-	refundLate  bool // give back a grant that comes after the caller has left, whatever the reason
+	limits      []Limit
+	paid        receipt // of a refund: what is given back
+
+	asked    int32 // see batch
+	place    int32 // of the request, among those that ask the same in one call
+	answer   answer
+	unwanted atomic.Int32 // see redisLogs.giveBack
 }
 
 // decision returns the answer to the request.
@@ -71,7 +67,7 @@ var questions = sync.Pool{New: func() any { return new(question) }}
 // newQuestion returns a question about the logs that limits keep of a canonical key.
 func (r *redisLogs) newQuestion(verb verb, key string, hash uint64, cost int, limits []Limit) *question {
 	q := questions.Get().(*question)
-	q.verb, q.key, q.hash, q.cost, q.asking = verb, key, hash, cost, asking{}
+	q.verb, q.key, q.hash, q.cost, q.provisional = verb, key, hash, cost, false
 	q.limits = append(q.limits[:0], limits...) // a copy, since the caller may leave before the question is asked
 	return q
 }

@@ -8,7 +8,6 @@ import (
 	mathrand "math/rand/v2"
 	"slices"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,8 +21,8 @@ type redisLogs struct {
 	connection *connection
 	dispatcher *dispatch.Dispatcher[*question]
 	denials    *denials
-	outage     *outage
-	late       sync.WaitGroup // refunds of grants whose callers had left
+	reporter   *reporter
+	closing    chan struct{}
 
 	prefix string
 	stem   string // of all ids this limiter makes
@@ -39,7 +38,8 @@ func newRedisLogs(connection *connection, c config, m *metrics) *redisLogs {
 		identity:   mathrand.Uint64(),
 		connection: connection,
 		denials:    newDenials(c.denials, c.denialHold),
-		outage:     &outage{log: c.log},
+		reporter:   &reporter{log: c.log},
+		closing:    make(chan struct{}),
 		prefix:     c.prefix,
 		stem:       base64.RawURLEncoding.EncodeToString(random[:]),
 		seed:       maphash.MakeSeed(),
@@ -57,17 +57,11 @@ func newRedisLogs(connection *connection, c config, m *metrics) *redisLogs {
 		},
 		Late: r.giveBack,
 		Changed: func(from, to dispatch.State, since time.Duration, cause error) {
-			r.outage.changed(from, to, since, r.now(), cause)
-		},
-		Called: func(questions int, took time.Duration, err error) {
-			if code := dispatch.Code(err); code != "" {
-				r.outage.rejected(code, r.now())
-			}
-			m.called(questions, took, err)
+			r.reporter.changed(from, to, since, r.now(), cause)
 		},
 	}
 	if m != nil {
-		config.TimedOut = m.timedOut
+		config.Called, config.TimedOut = m.called, m.timedOut
 	}
 	r.dispatcher = dispatch.New(config)
 	return r
@@ -101,23 +95,25 @@ func (r *redisLogs) newIDs() func() string {
 	}
 }
 
-// decide answers from the denial cache or asks Redis.
-func (r *redisLogs) decide(ctx context.Context, key string, cost int, limits []Limit, how asking) (Decision, error) {
+// decide answers from the denial cache or asks Redis. It returns an error together with the question, which may be granted
+// yet: see giveBack.
+func (r *redisLogs) decide(ctx context.Context, d *Decision, key string, cost int, limits []Limit, provisional bool) (*question, error) {
 	hash := maphash.String(r.seed, key)
-	if denied, found := r.denials.find(hash, r.now(), key, cost, limits); found {
-		return denied, nil
+	var found bool
+	if *d, found = r.denials.find(hash, r.now(), key, cost, limits); found {
+		return nil, nil
 	}
 	q := r.newQuestion(admit, key, hash, cost, limits)
-	q.asking = how
+	q.provisional = provisional
 	if err := r.do(ctx, q); err != nil {
-		return Decision{}, err
+		return q, err
 	}
-	d := q.decision()
+	*d = q.decision()
 	if d.Allowed {
 		d.receipt = r.receipt(q)
 	}
 	q.free()
-	return d, nil
+	return nil, nil
 }
 
 func (r *redisLogs) receipt(q *question) receipt {
@@ -130,10 +126,13 @@ func (r *redisLogs) receipt(q *question) receipt {
 // do asks a question. After an error it must not be used again.
 func (r *redisLogs) do(ctx context.Context, q *question) error {
 	if err := r.dispatcher.Do(ctx, q); err != nil {
+		if !gaveUp(ctx) {
+			r.reporter.undecided(err, r.now())
+		}
 		return unavailable(err)
 	}
 	if err := q.answer.err; err != nil {
-		r.outage.rejected(err.Error(), r.now())
+		r.reporter.rejected(dispatch.CodeOf(err.Error()), r.now())
 		return unavailable(err)
 	}
 	return nil
@@ -168,20 +167,35 @@ func (r *redisLogs) change(ctx context.Context, q *question) error {
 	return err
 }
 
-// giveBack refunds a grant whose caller had left before it came. If the caller left because Redis did not answer in time, and
-// the policy has let its request go on, the charge stays.
-func (r *redisLogs) giveBack(q *question, cancelled bool) {
-	if q.verb != admit || q.answer.err != nil || int(q.place) >= q.answer.granted || !cancelled && !q.refundLate {
+// giveBack is called when the caller of Allow gets an error, and when the answer to its question has come after it had left.
+// The second of these calls refunds what was granted. If the failure policy has let the request go on, there is no second
+// one, and the charge stays.
+func (r *redisLogs) giveBack(q *question) {
+	if q.unwanted.Add(1) < 2 || q.verb != admit || q.answer.err != nil || int(q.place) >= q.answer.granted {
 		return
 	}
-	paid, limits := r.receipt(q), q.limits
-	r.late.Go(func() { r.refund(context.Background(), paid, limits) }) // best effort: it expires with its window
+	go r.refundLater(r.receipt(q), q.limits)
+}
+
+// refundLater refunds, and tries again after an error: the answer was late, so the circuit breaker may be open still. After
+// half a minute of this, the charge stays until it expires.
+func (r *redisLogs) refundLater(paid receipt, limits []Limit) {
+	for pause := time.Millisecond; pause < 20*time.Second; pause *= 2 {
+		if r.refund(context.Background(), paid, limits) == nil {
+			return
+		}
+		select {
+		case <-time.After(pause):
+		case <-r.closing:
+			return
+		}
+	}
 }
 
 // state returns what the metrics observe.
 func (r *redisLogs) state() redisState {
 	now := r.now()
-	open, away := r.outage.measure(now)
+	open, away := r.reporter.measure(now)
 	if _, err := r.connection.get(); err != nil {
 		open = 1 // Redis has never been reached
 	}
@@ -189,7 +203,7 @@ func (r *redisLogs) state() redisState {
 }
 
 func (r *redisLogs) close() {
+	close(r.closing)
 	r.dispatcher.Close()
-	r.late.Wait()
 	r.connection.close()
 }

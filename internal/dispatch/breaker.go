@@ -134,9 +134,6 @@ func (b *breaker) recover(i *incident) {
 			if _, rejected := rueidis.IsRedisErr(err); !rejected || readOnly(err) {
 				i.lost.Store(true)
 			}
-			if i.open.Load() {
-				b.changed(Open, Open, i.since, err)
-			}
 		}
 		select {
 		case <-b.closing.Done():

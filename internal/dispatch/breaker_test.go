@@ -33,9 +33,7 @@ func newBroken() *broken {
 			return b.answer()
 		},
 		changed: func(from, to State, _ time.Duration, cause error) {
-			if from != to {
-				b.changes = append(b.changes, fmt.Sprint(now().Milliseconds(), " ", stateNames[from], "->", stateNames[to], " ", cause))
-			}
+			b.changes = append(b.changes, fmt.Sprint(now().Milliseconds(), " ", stateNames[from], "->", stateNames[to], " ", cause))
 		},
 	}
 	b.closing, b.close = context.WithCancel(context.Background())

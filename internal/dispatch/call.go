@@ -233,7 +233,7 @@ func (w *worker[Q]) answer(c *call[Q], reply []rueidis.RedisMessage) {
 	}
 	for _, q := range c.questions {
 		if t := q.ticket(); !slices.ContainsFunc(again, func(a Q) bool { return a.ticket() == t }) && !t.answer(nil) {
-			w.link.d.Late(q, t.in(cancelled))
+			w.link.d.Late(q)
 		}
 	}
 }
@@ -257,9 +257,19 @@ func Code(err error) string {
 	if !is {
 		return ""
 	}
-	word, _, _ := strings.Cut(rejection.Error(), " ")
-	if word != strings.ToUpper(word) {
-		return "ERR" // which rueidis leaves out
+	return CodeOf(rejection.Error())
+}
+
+// CodeOf returns the code of an error of the server with such a text. Rueidis leaves out ERR, so the text may begin with another
+// word, such as in "DB index is out of range". Redis 7.0 has no code for a script that uses a command without the right to it, which
+// is NOPERM in all other cases and versions.
+func CodeOf(text string) string {
+	if strings.HasPrefix(strings.TrimPrefix(text, "ERR "), "The user executing the script can't run this command") {
+		return "NOPERM"
+	}
+	word, _, _ := strings.Cut(text, " ")
+	if len(word) < len("ERR") || strings.ContainsFunc(word, func(r rune) bool { return r < 'A' || r > 'Z' }) {
+		return "ERR"
 	}
 	return word
 }

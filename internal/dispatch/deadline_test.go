@@ -138,5 +138,5 @@ func TestTimeout(t *testing.T) {
 	d.eventually(func() bool { return len(d.changed()) == 2 })
 	assert.Equal(t, []change{{Closed, HalfOpen}, {HalfOpen, Closed}}, d.changed(), "the probe is answered")
 	close(release)
-	assert.False(t, <-d.late)
+	assert.Equal(t, d.prefix+"a", <-d.late)
 }

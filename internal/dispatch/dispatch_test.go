@@ -161,7 +161,7 @@ func TestCallersLeave(t *testing.T) {
 			assert.ErrorIs(t, waits.wait(t).err, row.err)
 			assert.Empty(t, d.late, "Redis has not answered")
 			call.pass <- nil
-			assert.Equal(t, row.cancelled, <-d.late)
+			assert.Equal(t, d.prefix+"sent", <-d.late)
 			call = <-g.came
 			assert.Equal(t, []string{"behind"}, names(call.words))
 			call.pass <- nil
@@ -352,6 +352,8 @@ func TestEveryError(t *testing.T) {
 		"CLUSTERDOWN":          {err: rejection(t, "CLUSTERDOWN no"), times: 1, calls: 1, fails: true},
 		"OOM":                  {err: rejection(t, "OOM no"), times: 1, calls: 1, fails: true},
 		"ERR":                  {err: rejection(t, "ERR no"), times: 1, calls: 1, fails: true},
+		"NOPERM in Redis 7.0":  {err: rejection(t, "ERR The user executing the script can't run this command or subcommand"), times: 1, calls: 1, fails: true},
+		"ERR of two words":     {err: rejection(t, "ERR DB index is out of range"), times: 1, calls: 1, fails: true},
 		"READONLY once":        {err: rejection(t, "READONLY no"), times: 1, calls: 2},
 		"READONLY for good":    {err: rejection(t, "READONLY no"), times: 1 << 30, calls: 10, fails: true},
 		"TRYAGAIN fifty times": {err: rejection(t, "TRYAGAIN no"), times: 50, calls: 51},

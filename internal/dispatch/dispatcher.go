@@ -46,15 +46,14 @@ type Config[Q Question[Q]] struct {
 	NewBatch func() Batch[Q]
 	// Probe returns the keys and arguments of a call that tests what questions with a hash tag need, and changes nothing.
 	Probe func(hashTag string) (keys, args []string)
-	// Late receives a question whose answer came when its caller had left, because its context was cancelled or not.
-	Late func(q Q, cancelled bool)
+	// Late receives a question whose answer came when its caller had left.
+	Late func(q Q)
 
 	// The remaining functions observe. They may be nil.
 
 	Called   func(questions int, took time.Duration, err error) // after each call
 	TimedOut func()                                             // after each question that had no answer in time
-	// Changed is called with each change of a breaker whose trouble began at since, and again with each probe that fails while
-	// it is open.
+	// Changed is called with each change of a breaker whose trouble began at since.
 	Changed func(from, to State, since time.Duration, cause error)
 }
 
@@ -78,6 +77,8 @@ var (
 	ErrClosed = errors.New("closed")
 	// ErrQueueFull is the answer to a question that comes when too many wait.
 	ErrQueueFull = errors.New("too many requests wait for Redis")
+
+	errNoAnswer = errors.New("no answer")
 )
 
 // New returns a Dispatcher. It sends nothing before it is asked something.
@@ -110,28 +111,27 @@ func (d *Dispatcher[Q]) Do(ctx context.Context, q Q) error {
 		return err
 	}
 	d.deadlines.add(t)
+	var cause error // that others may be told of
 	select {
 	case <-t.done:
 	case <-ctx.Done():
-		how := uint64(left)
-		if err = ctx.Err(); errors.Is(err, context.Canceled) {
-			how = cancelled
-		}
-		if !t.leave(how) {
-			err = nil
+		if t.leave() {
+			err, cause = ctx.Err(), errNoAnswer
+		} else {
 			<-t.done
 		}
 	}
 	if t.in(expired) {
 		err = &timeoutError{d.Timeout}
+		cause = err
 	}
 	if err == nil {
 		return t.err
 	}
-	if !t.in(cancelled) && d.TimedOut != nil {
+	if !errors.Is(err, context.Canceled) && d.TimedOut != nil {
 		d.TimedOut()
 	}
-	l.breaker.suspect(q.HashTag(), err, false)
+	l.breaker.suspect(q.HashTag(), cause, false)
 	return err
 }
 

@@ -162,7 +162,7 @@ type dispatched struct {
 	*testing.T
 	client   *client
 	prefix   string
-	late     chan bool // whether cancelled
+	late     chan string // the keys of questions
 	timeouts atomic.Int32
 
 	mu      sync.Mutex
@@ -174,7 +174,7 @@ type dispatched struct {
 func start(t *testing.T, do func(ctx context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult,
 	set ...func(*Config[*question])) *dispatched {
 	t.Helper()
-	d := &dispatched{T: t, prefix: redistest.Prefix() + ":", late: make(chan bool, 1000)}
+	d := &dispatched{T: t, prefix: redistest.Prefix() + ":", late: make(chan string, 1000)}
 	d.client = &client{Client: redistest.Shared(t).Client(t), do: do}
 	redistest.Do(t, d.client.Client, "SCRIPT", "LOAD", script)
 	var ids atomic.Int64
@@ -186,7 +186,7 @@ func start(t *testing.T, do func(ctx context.Context, words []string, send func(
 			return &fakeBatch{id: func() string { return fmt.Sprint("id", ids.Add(1)) }, retryFor: time.Hour}
 		},
 		Probe: func(hashTag string) (keys, args []string) { return []string{"{" + hashTag + "}"}, []string{"probe"} },
-		Late:  func(_ *question, cancelled bool) { d.late <- cancelled },
+		Late:  func(q *question) { d.late <- q.key },
 		Called: func(questions int, _ time.Duration, _ error) {
 			d.mu.Lock()
 			defer d.mu.Unlock()

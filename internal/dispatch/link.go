@@ -44,7 +44,7 @@ func newLink[Q Question[Q]](d *Dispatcher[Q]) *link[Q] {
 		deadlines: &d.deadlines, now: d.Now, closing: d.closing,
 		probe: d.probe,
 		changed: func(from, to State, since time.Duration, cause error) {
-			if to == Open && from != Open {
+			if to == Open {
 				l.drain(cause)
 			}
 			if d.Changed != nil {

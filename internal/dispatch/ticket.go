@@ -16,12 +16,11 @@ type Ticket struct {
 
 // The states of a ticket.
 const (
-	waiting   = iota // in the queue
-	sent             // in a call
-	answered         // and done has received
-	expired          // the timeout has passed, and done has received
-	left             // the caller does not wait any longer, because of its deadline
-	cancelled        // the caller does not wait any longer, because its context was cancelled
+	waiting  = iota // in the queue
+	sent            // in a call
+	answered        // and done has received
+	expired         // the timeout has passed, and done has received
+	left            // the caller does not wait any longer
 
 	useBits = 3
 	oneUse  = 1 << useBits
@@ -85,4 +84,4 @@ func (t *Ticket) expire(use uint64) {
 }
 
 // leave ends the wait for the caller, and reports false if it was over.
-func (t *Ticket) leave(how uint64) bool { return t.end(t.use(), how) }
+func (t *Ticket) leave() bool { return t.end(t.use(), left) }
