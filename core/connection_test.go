@@ -55,7 +55,7 @@ func TestRedisComesLater(t *testing.T) {
 			for range 3 {
 				d, err := limiter.Allow(ctx, "ann", limit)
 				assert.ErrorIs(t, err, ErrUnavailable)
-				assert.ErrorContains(t, err, "connection refused")
+				assert.Regexp(t, "connection refused|no answer within 100ms", err) // the latter on a busy machine
 				assert.Zero(t, d)
 				_, err = limiter.Peek(ctx, "ann", limit)
 				assert.ErrorIs(t, err, ErrUnavailable)
