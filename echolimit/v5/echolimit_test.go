@@ -327,7 +327,9 @@ func TestRoutesThatDoNotFit(t *testing.T) {
 	e.Any("/files/*", ok)
 	e.RouteNotFound("/*", ok)
 	one := []core.Limit{adaptertest.One}
-	fits := echolimit.Routes{"GET /search": one, "POST /users/:id": nil, "GET /reports": one, "ANY /files/*": one, "RouteNotFound": one}
+	fits := echolimit.Routes{
+		"GET /search": one, "POST /users/:id": nil, "GET /reports": one, "ANY /files/*": one, "RouteNotFound": one,
+	}
 	assert.NoError(t, fits.Check(e))
 	assert.NoError(t, fits.CheckAll(e))
 	misses := echolimit.Routes{"GET /search": {adaptertest.One}, "POST /users/:user": {adaptertest.One}}
@@ -503,12 +505,17 @@ func TestWritersWithoutUnwrap(t *testing.T) {
 				_, err := io.WriteString(c.Response(), "denied")
 				return err
 			})))
-			e.GET("/silent", ok, by(echolimit.Route(), echolimit.OnDenied(func(*echo.Context, core.Decision) error { return nil })))
-			e.GET("/error", ok, by(echolimit.Route(), echolimit.OnDenied(func(*echo.Context, core.Decision) error { return echo.ErrForbidden })))
+			returns := func(err error) echolimit.Option {
+				return echolimit.OnDenied(func(*echo.Context, core.Decision) error { return err })
+			}
+			e.GET("/silent", ok, by(echolimit.Route(), returns(nil)))
+			e.GET("/error", ok, by(echolimit.Route(), returns(echo.ErrForbidden)))
 			e.GET("/answered", ok, by(func(c *echo.Context) (string, error) { return "", c.String(http.StatusTeapot, "mine") }))
 			failed := echolimit.CountOnly(adaptertest.Failed)
 			e.GET("/success", ok, by(echolimit.Route(), failed))
-			e.GET("/failure", func(c *echo.Context) error { return c.String(http.StatusUnauthorized, "who?") }, by(echolimit.Route(), failed))
+			e.GET("/failure", func(c *echo.Context) error {
+				return c.String(http.StatusUnauthorized, "who?")
+			}, by(echolimit.Route(), failed))
 			e.GET("/failing", func(*echo.Context) error { return echo.ErrUnauthorized }, by(echolimit.Route(), failed))
 			e.GET("/nothing", func(*echo.Context) error { return nil }, by(echolimit.Route(), failed))
 			for _, row := range []struct {
