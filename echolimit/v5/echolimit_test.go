@@ -470,6 +470,11 @@ func (o opaque) Header() http.Header         { return o.w.Header() }
 func (o opaque) Write(p []byte) (int, error) { return o.w.Write(p) }
 func (o opaque) WriteHeader(status int)      { o.w.WriteHeader(status) }
 
+// transparent is a writer that does not.
+type transparent struct{ opaque }
+
+func (t transparent) Unwrap() http.ResponseWriter { return t.w }
+
 // hide is middleware whose writer hides Echo's Response from all that is behind.
 func hide(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c *echo.Context) error {
@@ -550,6 +555,28 @@ func TestWritersWithoutUnwrap(t *testing.T) {
 			}
 			assert.Empty(t, said.String())
 		})
+	}
+}
+
+// An answer that has begun behind a writer of middleware's stays as it is.
+func TestBegunBehindAWriter(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	e := echo.New()
+	begin := func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c *echo.Context) error {
+			c.SetResponse(transparent{opaque{c.Response()}})
+			adaptertest.Begin(c.Response())
+			return next(c)
+		}
+	}
+	e.Use(begin, echolimit.New(limiter, echolimit.ClientIP()).Limit(core.PerHour("one", 1)))
+	e.GET("/", ok)
+	for _, want := range []string{"begun, ok", "begun, "} {
+		body, err := io.ReadAll(adaptertest.Get(e, "/").Body)
+		require.NoError(t, err)
+		assert.Equal(t, want, string(body))
 	}
 }
 
