@@ -481,34 +481,96 @@ func rejection(t *testing.T) error {
 	return client.Do(context.Background(), client.B().Eval().Script("return redis.error_reply('NOPERM no rights to {ann}')").Numkeys(0).Build()).Error()
 }
 
-// A client of the user's own that cannot reach Redis holds up neither New nor calls.
-func TestPlainClientWithoutRedis(t *testing.T) {
-	for _, option := range []rueidis.ClientOption{{}, {DisableAutoPipelining: true}} {
-		server := redistest.Start(t)
-		option.InitAddress, option.DisableCache = []string{server.Addr}, true
-		client, err := rueidis.NewClient(option)
+// Row 19 of "What got through": a client of the user's own, with any settings, whose Redis hangs holds up neither calls nor
+// Close. All of them return before Redis goes on, also where the client itself would wait for an hour.
+func TestPlainClientAndAHungRedis(t *testing.T) {
+	for name, option := range map[string]rueidis.ClientOption{
+		"plain":                          {},
+		"plain, patient":                 {ConnWriteTimeout: time.Hour},
+		"DisableAutoPipelining":          {DisableAutoPipelining: true},
+		"DisableAutoPipelining, patient": {DisableAutoPipelining: true, ConnWriteTimeout: time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			option.InitAddress, option.DisableCache = []string{server.Addr}, true
+			client, err := rueidis.NewClient(option)
+			require.NoError(t, err)
+			defer client.Close()
+			limiter, err := New(client, WithLogger(slog.New(slog.DiscardHandler)))
+			require.NoError(t, err)
+			limit := PerHour("a", 9)
+			require.Eventually(t, func() bool {
+				d, err := limiter.Allow(context.Background(), "ann", limit)
+				return err == nil && d.Source != SourceInProcess
+			}, 10*time.Second, time.Millisecond)
+			require.NoError(t, server.Pause())
+			returned := make(chan struct{})
+			go func() {
+				defer close(returned)
+				for range 2 { // before the breaker opens, and after
+					var all sync.WaitGroup
+					for i := range 50 {
+						all.Go(func() {
+							d, err := limiter.Allow(context.Background(), fmt.Sprint("key", i), limit)
+							assert.NoError(t, err)
+							assert.Equal(t, SourceInProcess, d.Source)
+						})
+					}
+					all.Wait()
+				}
+				assert.NoError(t, limiter.Close())
+			}()
+			select {
+			case <-returned:
+			case <-time.After(30 * time.Second):
+				t.Error("a call or Close waits for Redis")
+			}
+			require.NoError(t, server.Resume())
+			<-returned
+		})
+	}
+}
+
+// busy is a client that knows how many calls are in flight.
+type busy struct {
+	rueidis.Client
+	inFlight, calls atomic.Int32
+}
+
+func (b *busy) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	b.calls.Add(1)
+	b.inFlight.Add(1)
+	defer b.inFlight.Add(-1)
+	time.Sleep(time.Millisecond)
+	return b.Client.Do(ctx, cmd)
+}
+
+// Row 26 of "What got through": Close waits for calls, so the client can be closed after it.
+func TestCloseAfterNewWaitsForCalls(t *testing.T) {
+	for range 20 {
+		client := &busy{Client: redistest.Shared(t).Client(t)}
+		limiter, err := New(client, WithPrefix(redistest.Prefix()), patient)
 		require.NoError(t, err)
-		limiter, err := New(client)
-		require.NoError(t, err)
-		require.NoError(t, server.Pause())
 		var all sync.WaitGroup
-		for i := range 50 {
+		for i := range 20 {
 			all.Go(func() {
-				d, err := limiter.Allow(context.Background(), fmt.Sprint("key", i), PerHour("a", 9))
-				assert.NoError(t, err)
-				assert.Equal(t, SourceInProcess, d.Source)
+				for {
+					_, err := limiter.OnFailure(FailClosed).Allow(context.Background(), fmt.Sprint("key", i), PerHour("a", 1000))
+					if err != nil {
+						assert.ErrorContains(t, err, "closed")
+						return
+					}
+				}
 			})
 		}
-		done := make(chan struct{})
-		go func() { all.Wait(); close(done) }()
-		select {
-		case <-done:
-		case <-time.After(4 * time.Second): // a dial or a write of the client may take 5 to 10
-			t.Error("calls waited for the client")
+		for client.calls.Load() < 10 {
+			time.Sleep(time.Millisecond)
 		}
-		require.NoError(t, server.Resume())
-		<-done
 		require.NoError(t, limiter.Close())
-		client.Close()
+		calls := client.calls.Load()
+		assert.Zero(t, client.inFlight.Load())
+		all.Wait()
+		assert.Equal(t, calls, client.calls.Load(), "none begins later")
 	}
 }

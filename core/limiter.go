@@ -54,11 +54,11 @@ func newLimiter(connection *connection, c config) (*Limiter, error) {
 // credentials, just as rueidis connects to them. Close leaves the client open.
 //
 // ClientOption has the settings that keep a client exact and nobody waiting, which Connect uses. With others, leave
-// ConnLifetime zero, since rueidis sends commands again when it replaces a connection, and SendToReplicas unset. A request
-// may then have to make a connection, within its timeout.
+// ConnLifetime zero, since rueidis sends commands again when it replaces a connection, and SendToReplicas unset: New cannot
+// see either. No request waits for the client to make a connection or to give up; the limiter's own goroutines do.
 //
-// A Redis that does not answer is no error here: until it does, calls are decided as OnFailure says. New waits for a second
-// at most, and for as long as the client takes to dial. An error wraps ErrInvalid, or is the meter provider's.
+// A Redis that does not answer is no error here: until it does, calls are decided as OnFailure says. New does not wait for
+// it. An error wraps ErrInvalid, or is the meter provider's.
 func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
 	if client == nil {
 		return nil, invalid("no Redis client: use core.Connect(url), or core.NewInProcess() to run without Redis")
@@ -264,9 +264,10 @@ func (l *Limiter) Reset(ctx context.Context, key string, limits ...Limit) error 
 // Logger is what WithLogger has set, for packages that build on this one.
 func (l *Limiter) Logger() *slog.Logger { return l.log }
 
-// Close releases what the Limiter holds: its connections if Connect made them, its memory if it is in-process. Calls
-// that come later return ErrUnavailable. Closing twice does nothing. It waits for calls under way, and for an attempt to
-// connect, which takes up to a few seconds when Redis hangs. The error is always nil.
+// Close releases what the Limiter holds: its connections if Connect made them, its memory if it is in-process. Calls that come
+// later return ErrUnavailable. It waits for the calls that are in flight, so a client given to New can be closed after it. If
+// Redis hangs, it returns a second after the timeout at the latest, and what is in flight ends by itself when the client gives
+// up. Closing twice does nothing. The error is always nil.
 func (l *Limiter) Close() error {
 	if l.closed.Swap(true) {
 		return nil

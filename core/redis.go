@@ -202,8 +202,17 @@ func (r *redisLogs) state() redisState {
 	return redisState{denials: r.denials.size(now), open: open, away: away}
 }
 
+// close returns when no call is in flight. Those to a Redis that hangs it leaves to end by themselves after a while.
 func (r *redisLogs) close() {
 	close(r.closing)
-	r.dispatcher.Close()
-	r.connection.close()
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		r.dispatcher.Close()
+		r.connection.close()
+	}()
+	select {
+	case <-closed:
+	case <-time.After(r.dispatcher.Timeout + time.Second):
+	}
 }
