@@ -109,32 +109,23 @@ func (m *Middleware) middleware(policy func(*echo.Context) (*httplimit.Policy, e
 }
 
 // limit lets a request pass, or answers it.
-//
-// Echo keeps the status of an answer in its Response, which middleware may hide behind a writer without Unwrap. Then a
-// Response of our own in front of that writer keeps it, as Echo's WrapMiddleware has one.
 func (m *Middleware) limit(
 	c *echo.Context, next echo.HandlerFunc, policy func(*echo.Context) (*httplimit.Policy, error),
 ) error {
 	writer := c.Response()
-	response, err := echo.UnwrapResponse(writer)
-	hidden := err != nil
-	if hidden {
-		response = respond(c, http.StatusOK)
-	}
+	response := watch(c)
 	d, refusal := m.gate.Check(c, c.Request(), writer.Header(), policy)
 	if refusal == nil || refusal.Waived {
 		if m.gate.Settles() {
 			return m.count(c, next, response, d)
 		}
-		if hidden {
-			c.SetResponse(writer)
-		}
+		c.SetResponse(writer)
 		return m.pass(c, next)
 	}
 	switch {
 	case response.Committed: // a function of the user's has answered
 	case refusal.Denied() && m.onDenied != nil:
-		response = respond(c, http.StatusTooManyRequests)
+		response.Status = http.StatusTooManyRequests
 		if err := m.onDenied(c, d); err != nil {
 			return err
 		}
@@ -143,15 +134,25 @@ func (m *Middleware) limit(
 		}
 	default:
 		// Returned as an error, the answer would be replaced by that of Echo's error handler.
-		refusal.Write(c.Response())
+		refusal.Write(response)
 	}
 	return nil
 }
 
-// respond puts a Response of its own in front of c's writer. Its status is what is written if no other is.
-func respond(c *echo.Context, status int) *echo.Response {
-	response := echo.NewResponse(c.Response(), c.Logger())
-	response.Status = status
+// watch returns the Response that keeps the status of what is written from now on. Where middleware has put a writer of
+// its own in front of Echo's, that is a new Response in front of both, as Echo's WrapMiddleware makes one: a writer may
+// lack Unwrap, and Echo's own for gzip and for HEAD hold answers back, so that the Response behind them learns the status
+// later or not at all.
+func watch(c *echo.Context) *echo.Response {
+	writer := c.Response()
+	if response, ok := writer.(*echo.Response); ok {
+		return response
+	}
+	response := echo.NewResponse(writer, c.Logger())
+	response.Status = http.StatusOK
+	if behind, err := echo.UnwrapResponse(writer); err == nil { // the answer may have begun
+		response.Status, response.Committed = behind.Status, behind.Committed
+	}
 	c.SetResponse(response)
 	return response
 }
@@ -171,24 +172,18 @@ func (m *Middleware) pass(c *echo.Context, next echo.HandlerFunc) error {
 
 // count runs the handler behind, and then gives the charge back if the request does not count. A panic leaves the
 // charge.
-//
-// The status is final when the Response is about to write it. That may be after the handler: where it returns an error,
-// middleware further out or Echo's error handler says what the status will be, and the answer to a HEAD that Echo takes
-// from a GET route is held back, though the Response passes for committed.
 func (m *Middleware) count(c *echo.Context, next echo.HandlerFunc, response *echo.Response, d core.Decision) error {
 	ctx := c.Request().Context()
-	written, returned := response.Committed, false
-	settle := func() { m.gate.Settle(ctx, d, response.Status) }
-	response.Before(func() {
-		written = true
-		if returned {
-			settle()
-		}
-	})
 	err := m.pass(c, next)
-	returned = true
-	if written || err == nil && !response.Committed {
-		settle()
+	if err != nil && !response.Committed {
+		// What the status will be is for middleware further out to say, or for Echo's error handler. They may take a
+		// writer of theirs out again and write to Echo's Response behind it.
+		if behind, err := echo.UnwrapResponse(response.Unwrap()); err == nil {
+			response = behind
+		}
+		response.Before(func() { m.gate.Settle(ctx, d, response.Status) })
+		return err
 	}
+	m.gate.Settle(ctx, d, response.Status)
 	return err
 }

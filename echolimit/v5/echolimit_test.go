@@ -327,7 +327,9 @@ func TestRoutesThatDoNotFit(t *testing.T) {
 	e.Any("/files/*", ok)
 	e.RouteNotFound("/*", ok)
 	one := []core.Limit{adaptertest.One}
-	fits := echolimit.Routes{"GET /search": one, "POST /users/:id": nil, "GET /reports": one, "ANY /files/*": one, "RouteNotFound": one}
+	fits := echolimit.Routes{
+		"GET /search": one, "POST /users/:id": nil, "GET /reports": one, "ANY /files/*": one, "RouteNotFound": one,
+	}
 	assert.NoError(t, fits.Check(e))
 	assert.NoError(t, fits.CheckAll(e))
 	misses := echolimit.Routes{"GET /search": {adaptertest.One}, "POST /users/:user": {adaptertest.One}}
@@ -468,6 +470,11 @@ func (o opaque) Header() http.Header         { return o.w.Header() }
 func (o opaque) Write(p []byte) (int, error) { return o.w.Write(p) }
 func (o opaque) WriteHeader(status int)      { o.w.WriteHeader(status) }
 
+// transparent is a writer that does not.
+type transparent struct{ opaque }
+
+func (t transparent) Unwrap() http.ResponseWriter { return t.w }
+
 // hide is middleware whose writer hides Echo's Response from all that is behind.
 func hide(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c *echo.Context) error {
@@ -476,10 +483,12 @@ func hide(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// Behind a writer that hides Echo's Response, requests are answered once, and with the same status, as without it.
+// Behind a writer that hides Echo's Response, and behind one that holds answers back from it, requests are answered once,
+// with the same status as without it, and counted by that.
 func TestWritersWithoutUnwrap(t *testing.T) {
 	for name, writer := range map[string]echo.MiddlewareFunc{
 		"hidden": hide,
+		"gzip":   middleware.GzipWithConfig(middleware.GzipConfig{MinLength: 1000}),
 		"plain":  func(next echo.HandlerFunc) echo.HandlerFunc { return next },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -495,21 +504,29 @@ func TestWritersWithoutUnwrap(t *testing.T) {
 				return echolimit.New(limiter, key, opts...).Limit(one)
 			}
 			e.GET("/limit", func(c *echo.Context) error {
-				err := http.NewResponseController(c.Response()).Flush()
-				assert.Equal(t, name == "hidden", errors.Is(err, http.ErrNotSupported), "handlers get the writer as it was")
+				_, isOpaque := c.Response().(opaque)
+				assert.Equal(t, name == "hidden", isOpaque, "handlers get the writer as it was")
 				return ok(c)
 			}, by(echolimit.Route()))
 			e.GET("/text", ok, by(echolimit.Route(), echolimit.OnDenied(func(c *echo.Context, _ core.Decision) error {
 				_, err := io.WriteString(c.Response(), "denied")
 				return err
 			})))
-			e.GET("/silent", ok, by(echolimit.Route(), echolimit.OnDenied(func(*echo.Context, core.Decision) error { return nil })))
-			e.GET("/error", ok, by(echolimit.Route(), echolimit.OnDenied(func(*echo.Context, core.Decision) error { return echo.ErrForbidden })))
+			returns := func(err error) echolimit.Option {
+				return echolimit.OnDenied(func(*echo.Context, core.Decision) error { return err })
+			}
+			e.GET("/silent", ok, by(echolimit.Route(), returns(nil)))
+			e.GET("/error", ok, by(echolimit.Route(), returns(echo.ErrForbidden)))
 			e.GET("/answered", ok, by(func(c *echo.Context) (string, error) { return "", c.String(http.StatusTeapot, "mine") }))
 			failed := echolimit.CountOnly(adaptertest.Failed)
 			e.GET("/success", ok, by(echolimit.Route(), failed))
-			e.GET("/failure", func(c *echo.Context) error { return c.String(http.StatusUnauthorized, "who?") }, by(echolimit.Route(), failed))
+			e.GET("/failure", func(c *echo.Context) error {
+				return c.String(http.StatusUnauthorized, "who?")
+			}, by(echolimit.Route(), failed))
+			e.GET("/bare", func(c *echo.Context) error { return c.NoContent(http.StatusUnauthorized) }, by(echolimit.Route(), failed))
 			e.GET("/failing", func(*echo.Context) error { return echo.ErrUnauthorized }, by(echolimit.Route(), failed))
+			e.GET("/gone", func(*echo.Context) error { return echo.NewHTTPError(http.StatusGone, "") },
+				by(echolimit.Route(), echolimit.CountOnly(func(status int) bool { return status == http.StatusUnauthorized })))
 			e.GET("/nothing", func(*echo.Context) error { return nil }, by(echolimit.Route(), failed))
 			for _, row := range []struct {
 				target string
@@ -524,10 +541,13 @@ func TestWritersWithoutUnwrap(t *testing.T) {
 				{"/answered", 418, "mine", 418},
 				{"/success", 200, "ok", 200},
 				{"/failure", 401, "who?", 429},
+				{"/bare", 401, "", 429},
 				{"/failing", 401, "{\"message\":\"Unauthorized\"}\n", 429},
+				{"/gone", 410, "{\"message\":\"Gone\"}\n", 410},
 				{"/nothing", 200, "", 200},
 			} {
-				first, second := adaptertest.Get(e, row.target), adaptertest.Get(e, row.target)
+				const gzip = "Accept-Encoding: gzip"
+				first, second := adaptertest.Get(e, row.target, gzip), adaptertest.Get(e, row.target, gzip)
 				body, err := io.ReadAll(first.Body)
 				require.NoError(t, err)
 				assert.Equal(t, row.body, string(body), row.target)
@@ -535,6 +555,28 @@ func TestWritersWithoutUnwrap(t *testing.T) {
 			}
 			assert.Empty(t, said.String())
 		})
+	}
+}
+
+// An answer that has begun behind a writer of middleware's stays as it is.
+func TestBegunBehindAWriter(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	e := echo.New()
+	begin := func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c *echo.Context) error {
+			c.SetResponse(transparent{opaque{c.Response()}})
+			adaptertest.Begin(c.Response())
+			return next(c)
+		}
+	}
+	e.Use(begin, echolimit.New(limiter, echolimit.ClientIP()).Limit(core.PerHour("one", 1)))
+	e.GET("/", ok)
+	for _, want := range []string{"begun, ok", "begun, "} {
+		body, err := io.ReadAll(adaptertest.Get(e, "/").Body)
+		require.NoError(t, err)
+		assert.Equal(t, want, string(body))
 	}
 }
 
