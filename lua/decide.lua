@@ -51,90 +51,120 @@
 -- Failure A server that rejects writes rejects the whole call, before anything is written. Within a question nothing is
 --         written before all its logs are seen to be sorted sets.
 
-local call = redis.call
+local call, try = redis.call, redis.pcall
 
+-- Numbers become text by format('%.0f', n), since tostring and .. would cut them to fourteen digits. A number passed to call
+-- keeps all digits, but formatting it is slow.
+local format = string.format
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
--- tostring and .. would cut numbers to fourteen digits. A number passed to call keeps all digits, but formatting it is slow.
-local function digits(n)
-  return string.format('%.0f', n)
-end
--- cutoff returns the score up to which entries have expired. It is not negative, as that of marks is, whatever the window.
-local function cutoff(window)
-  return digits(math.max(0, now - window))
-end
-local stamp = #time[2] == 6 and time[1] .. time[2] or digits(now)
+local stamp = #time[2] == 6 and time[1] .. time[2] or format('%.0f', now)
 
-local again = ARGV[2] == 'again'
-local id = ARGV[1] .. '.'
+local id, again, keys = ARGV[1], false, #KEYS
 local budget = 1000 -- entries that this call may still remove, read or move
 local slack = 1000 -- milliseconds
 local reply = {}
 
-
--- writable fails if the server rejects writes, and with it the whole call. It has no effect, since a log expires later than
--- that, but once a script has run a command that may write, the server accepts its writes even if memory is full.
-local function writable()
-  call('PEXPIRE', KEYS[1], 1, 'GT')
-end
-
--- message returns the text of what pcall caught.
-local function message(err)
-  return type(err) == 'table' and err.err or tostring(err)
-end
-
--- Nearly all questions are of this kind, which is answered here as far as it can be in less time than below. What is left
--- gets false: logs that have no room for another request, have marks, or have too many expired entries.
-local plain, next = 0, again and 3 or 2
-if ARGV[next] == 'one' and not again then
-  plain = ARGV[3] + 0
-  local max, window = ARGV[4] + 0, ARGV[5] + 0
-  local cutoff = cutoff(window)
-  local once, twice = window / 1000 + slack, 2 * window / 1000 + slack
-  local q = 0
-  local function admitPlain()
-    while q < plain do
-      q = q + 1
-      reply[q] = false
-      local log = KEYS[q]
-      local held, expired = call('ZCARD', log), 0
-      if held > 0 then
-        expired = call('ZCOUNT', log, '-inf', cutoff)
+-- Nearly all calls are one group of plain questions. They are answered before any function is made, since making one takes
+-- time. All other arguments are read into groups. Both fail here, before anything is written, if an argument is wrong.
+-- A cutoff is the score up to which entries have expired. It is not negative, as that of marks is, whatever the window.
+local groups
+local plain, max, window, cutoff = 0, nil, nil, nil
+if ARGV[2] == 'one' and not ARGV[6] and ARGV[3] + 0 == keys then
+  plain, max, window = keys, ARGV[4] + 0, ARGV[5] + 0
+else
+  groups = {}
+  local a, logs = 2, 0
+  if ARGV[a] == 'again' then
+    a, again = a + 1, true
+  end
+  local function number()
+    a = a + 1
+    return ARGV[a - 1] + 0
+  end
+  local function limits(g, bounded)
+    g.max, g.window, g.cutoff = {}, {}, {}
+    for i = 1, g.logs do
+      if bounded then
+        g.max[i] = number()
       end
-      if max - held + expired > 1 then
-        if expired > 0 and expired <= budget and call('ZCOUNT', log, '-inf', '(0') == 0 then
-          call('ZREMRANGEBYSCORE', log, 0, cutoff)
-          budget = budget - expired
-          held = held - expired
-          expired = -1
-        end
-        if expired <= 0 then
-          call('ZADD', log, stamp, id .. q)
-          if held == 0 then
-            call('PEXPIRE', log, once)
-          elseif held == 1 or expired < 0 then
-            call('PEXPIRE', log, twice, 'GT')
-          end
-          reply[q] = max - held - 1
-        end
+      g.window[i] = number()
+      g.cutoff[i] = format('%.0f', math.max(0, now - g.window[i]))
+    end
+  end
+  while ARGV[a] do
+    local g = { verb = ARGV[a], questions = 1, logs = 1, requests = 1, cost = 1 }
+    a = a + 1
+    if g.verb == 'one' then
+      g.questions, g.charges = number(), true
+      limits(g, true)
+    elseif g.verb == 'admit' then
+      g.questions, g.logs, g.requests, g.cost, g.charges = number(), number(), number(), number(), true
+      g.provisional = number() == 1
+      limits(g, true)
+    elseif g.verb == 'peek' then
+      g.questions, g.logs = number(), number()
+      limits(g, true)
+    elseif g.verb == 'refund' then
+      g.logs, g.entry = number(), ARGV[a]
+      a = a + 1
+      g.requests, g.place, g.cost = number(), number(), number()
+      limits(g, false)
+    elseif g.verb == 'reset' then
+      g.logs = number()
+    elseif g.verb == 'probe' then
+      g.logs = 2
+    else
+      return redis.error_reply('ERR exactlimit: unknown verb')
+    end
+    groups[#groups + 1] = g
+    logs = logs + g.questions * g.logs
+  end
+  if keys == 0 or logs ~= keys then
+    return redis.error_reply('ERR exactlimit: the call has other logs than its questions')
+  end
+  local first = groups[1]
+  if first.verb == 'one' and not again then
+    plain, max, window = first.questions, first.max[1], first.window[1]
+  end
+end
+
+-- Plain questions are answered here as far as it can be in less time than below. What is left gets false: logs that have no
+-- room for another request, have marks, have too many expired entries, or fail a command, which is reported below.
+local left = groups and (groups[2] or plain == 0)
+for q = 1, plain do
+  local log = KEYS[q]
+  local held, expired, done = try('ZCARD', log), 0, nil
+  if held ~= 0 then
+    cutoff = cutoff or format('%.0f', window < now and now - window or 0)
+    expired = try('ZCOUNT', log, '-inf', cutoff)
+    if type(held) ~= 'number' or expired ~= 0 and type(expired) ~= 'number' then
+      held, expired = max, 0
+    end
+    held = held - expired
+  end
+  if max - held > 1 then
+    if expired > 0 and expired <= budget and try('ZCOUNT', log, '-inf', '(0') == 0 and
+      try('ZREMRANGEBYSCORE', log, 0, cutoff) == expired then
+      budget = budget - expired
+      expired = -1
+    end
+    if expired <= 0 then
+      done = try('ZADD', log, stamp, id .. '.' .. q)
+      if done == 1 and held == 0 then
+        done = try('PEXPIRE', log, window / 1000 + slack)
+      elseif done == 1 and (held == 1 or expired < 0) then
+        done = type(try('PEXPIRE', log, 2 * window / 1000 + slack, 'GT')) == 'number' and 1
       end
     end
   end
-  repeat
-    local ok, err = pcall(admitPlain)
-    if not ok then
-      reply[q] = string.find(message(err), '^WRONGTYPE') and message(err)
-      writable()
-    end
-  until q == plain
-  local left = #ARGV > 5
-  for i = 1, plain do
-    left = left or not reply[i]
-  end
-  if not left then
-    return reply
-  end
+  reply[q] = done == 1 and max - held - 1
+  left = left or done ~= 1
 end
+if not left then
+  return reply
+end
+
 -- weight returns how many units an entry stands for.
 local function weight(member)
   return (string.match(member, '%*(%d+)$') or 1) + 0
@@ -142,7 +172,7 @@ end
 
 local function setExtra(log, extra)
   if extra > 0 then
-    call('ZADD', log, digits(-extra), '*')
+    call('ZADD', log, format('%.0f', -extra), '*')
   else
     call('ZREM', log, '*')
   end
@@ -202,7 +232,7 @@ end
 
 -- keep sees to it that a log from which expired entries were removed outlasts what may be added. See "Expiry".
 local function keep(log, oldest, window)
-  call('PEXPIRE', log, digits((expires(log, oldest, window) + window) / 1000 + slack), 'GT')
+  call('PEXPIRE', log, format('%.0f', (expires(log, oldest, window) + window) / 1000 + slack), 'GT')
 end
 
 -- roomIn returns the microseconds until so many units, counted from the oldest live entry, have expired.
@@ -247,7 +277,7 @@ end
 
 -- name returns the member of an entry of so many units.
 local function name(entry, units)
-  return units == 1 and entry or entry .. '*' .. digits(units)
+  return units == 1 and entry or entry .. '*' .. format('%.0f', units)
 end
 
 -- granted returns how many requests an earlier attempt of this call has granted.
@@ -314,7 +344,7 @@ local function admit(g, at, entry)
       local marks = {}
       if charge > 1 then
         extra[i] = extra[i] + charge - 1
-        marks = { digits(-extra[i]), '*' }
+        marks = { format('%.0f', -extra[i]), '*' }
       end
       if g.provisional then
         marks[#marks + 1] = -1
@@ -410,7 +440,7 @@ local function refund(g, at)
         setExtra(log, extra)
         call('ZADD', log, -1, '~')
         -- The oldest entry may be another one now. See "Expiry".
-        call('PEXPIRE', log, digits((oldest - now + 2 * g.window[i]) / 1000 + slack), 'GT')
+        call('PEXPIRE', log, format('%.0f', (oldest - now + 2 * g.window[i]) / 1000 + slack), 'GT')
       end
     end
     removed = removed + units
@@ -438,64 +468,23 @@ local function probe(_, at)
   return 0
 end
 
-local groups = {}
-local a = next
-local function number()
-  a = a + 1
-  return ARGV[a - 1] + 0
-end
-local function limits(g, bounded)
-  g.max, g.window, g.cutoff = {}, {}, {}
-  for i = 1, g.logs do
-    if bounded then
-      g.max[i] = number()
-    end
-    g.window[i] = number()
-    g.cutoff[i] = cutoff(g.window[i])
-  end
-end
-while ARGV[a] do
-  local verb = ARGV[a]
-  local g = { questions = 1, requests = 1, cost = 1 }
-  a = a + 1
-  if verb == 'one' then
-    g.answer, g.charges, g.questions, g.logs = admit, true, number(), 1
-    limits(g, true)
-  elseif verb == 'admit' then
-    g.answer, g.charges = admit, true
-    g.questions, g.logs, g.requests, g.cost = number(), number(), number(), number()
-    g.provisional = number() == 1
-    limits(g, true)
-  elseif verb == 'peek' then
-    g.answer = admit
-    g.questions, g.logs = number(), number()
-    limits(g, true)
-  elseif verb == 'refund' then
-    g.answer = refund
-    g.logs = number()
-    g.entry = ARGV[a]
-    a = a + 1
-    g.requests, g.place, g.cost = number(), number(), number()
-    limits(g, false)
-  elseif verb == 'reset' then
-    g.answer = reset
-    g.logs = number()
-  elseif verb == 'probe' then
-    g.answer, g.logs = probe, 2
-  else
-    return redis.error_reply('ERR exactlimit: unknown verb')
-  end
-  groups[#groups + 1] = g
-end
+groups = groups or { {
+  verb = 'one', questions = plain, logs = 1, requests = 1, cost = 1, charges = true,
+  max = { max }, window = { window }, cutoff = { cutoff or format('%.0f', math.max(0, now - window)) },
+} }
+local answers = { one = admit, admit = admit, peek = admit, refund = refund, reset = reset, probe = probe }
 
-writable()
+-- A server that rejects writes rejects this, and with it the whole call. It has no effect, since a log expires later than
+-- that, but once a script has run a command that may write, the server accepts its writes even if memory is full.
+call('PEXPIRE', KEYS[1], 1, 'GT')
+
 local q, at = 0, 0
 for _, g in ipairs(groups) do
   for _ = 1, g.questions do
     q = q + 1
     if not reply[q] then
-      local ok, answer = pcall(g.answer, g, at, id .. q)
-      reply[q] = ok and answer or message(answer)
+      local ok, answer = pcall(answers[g.verb], g, at, id .. '.' .. q)
+      reply[q] = ok and answer or type(answer) == 'table' and answer.err or tostring(answer)
     end
     at = at + g.logs
   end

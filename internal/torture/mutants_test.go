@@ -62,14 +62,14 @@ var mutants = []struct {
 	},
 	{
 		name: "the window ends a microsecond early", file: "lua/decide.lua",
-		right: "return digits(math.max(0, now - window))",
-		wrong: "return digits(now - window + 1)",
+		right: "window < now and now - window or 0",
+		wrong: "now - window + 1",
 		fault: "none", says: "admissions within",
 	},
 	{
 		name: "the window ends a microsecond late", file: "lua/decide.lua",
-		right: "return digits(math.max(0, now - window))",
-		wrong: "return digits(math.max(0, now - window - 1))",
+		right: "window < now and now - window or 0",
+		wrong: "window < now and now - window - 1 or 0",
 		fault: "none", says: "while there was room",
 	},
 	{
