@@ -389,12 +389,12 @@ func TestStepBackCostsOneWindow(t *testing.T) {
 	assert.True(t, redis.allow(t, now+minute+5, "ann", 1, limit).Allowed)
 	assert.True(t, redis.allow(t, now+minute+5, "ann", 1, limit).Allowed)
 
-	// A cost that waits for several of many, of which one call moves a thousand.
+	// A cost that waits for several of many, of which one call moves a part.
 	fill(t, redis.client, redis.log("bob", other), epoch+int(2*hour), 1500, "")
-	d = redis.allow(t, now, "bob", 700, other)
-	assert.False(t, d.Allowed)
-	d = redis.allow(t, now, "bob", 700, other)
-	assert.False(t, d.Allowed)
+	for range 4 {
+		d = redis.allow(t, now, "bob", 700, other)
+		assert.False(t, d.Allowed)
+	}
 	assert.Equal(t, State{Limit: other, RetryAfter: time.Hour, ResetAfter: time.Hour}, d.State)
 	for _, moment := range redis.entries(t, "bob", other) {
 		require.Equal(t, now, moment)
@@ -595,7 +595,7 @@ func dump(t *testing.T, client rueidis.Client, keys ...string) (all []string) {
 // question to be asked again if it cannot know.
 func TestManyExpiredEntries(t *testing.T) {
 	redis := newClockedRedis(t)
-	const m, n, most = "60000000", 1_000_000, 1000
+	const m, n, most = "60000000", 1_000_000, 996 // with one key
 	now := minute + n
 	log := redis.prefix + ":A"
 	card := func() int64 {
@@ -627,7 +627,7 @@ func TestManyExpiredEntries(t *testing.T) {
 	// and so no longer. And the questions of one call share what it may do.
 	before := card()
 	assert.Equal(t, "-1 -1 -1", redis.on(t, now, "A A A", "c5 one 2 10 "+m+" peek 1 1 10 "+m))
-	assert.Equal(t, before-most, card())
+	assert.Equal(t, before-most+8, card(), "with three keys")
 
 	// When all are expired the log goes whole, and the server frees it in the background.
 	assert.Equal(t, "9", redis.on(t, now+minute, "A", "d1 one 1 10 "+m))
@@ -646,8 +646,8 @@ func TestManyExpiredEntries(t *testing.T) {
 			require.Equal(t, 2*(card()-2), extra())
 		}
 	}
-	assert.Equal(t, "[2 1 59999991 60000000]", reply)
-	assert.Equal(t, n/most, calls)
+	assert.Equal(t, "[2 1 60000000 60000000]", reply)
+	assert.Equal(t, n/most+1, calls)
 	requireMarks(t, redis.client, log)
 }
 
@@ -750,7 +750,7 @@ func TestRetryOfWeights(t *testing.T) {
 	_, err := fmt.Sscanf(reply, "[%d %d %d %d]", &granted, &remaining, &retry, &reset)
 	require.NoError(t, err, reply)
 	assert.LessOrEqual(t, retry, minute-6000+4999)
-	assert.GreaterOrEqual(t, retry, minute-6000+999, "what a thousand entries tell")
+	assert.GreaterOrEqual(t, retry, minute-6000+995, "what so many entries as a call may read tell")
 	assert.Equal(t, minute-6000+4999, reset)
 }
 
@@ -763,12 +763,12 @@ func TestBadArgumentsWriteNothing(t *testing.T) {
 		"id admit 1 1 1 1 0 3", "id admit 1 1 1 1 0 3 x", "id admit 1 2 1 1 0 3 1000 3", "id again one 1 3", "id peek 1", "id peek 1 1 3",
 		"id refund", "id refund 1 good.1", "id refund 1 good.1 1 0 1", "id reset", "id reset x", "id probe what", "id reset 1 one 1 3",
 		"id admit 1 1 1 1 0 3 1000 what", "id admit 1 1 1 1 0 3 1000 admit 1",
+		"id one 1 3 1000", "id one 3 3 1000", "id one 2 3 1000 x", "id one 2 3 1000 one", "id one 1 3 1000 what", "id one 2 3 1000 probe",
+		"id admit 1 1 1 1 0 3 1000", "id again one 1 3 1000", "id reset 1", "id reset 3", "id refund 1 good.1 1 0 1 1000",
 	} {
 		result := redis.client.Do(context.Background(), redis.client.B().Evalsha().Sha1(redis.sha1).Numkeys(2).
 			Key(prefixed(redis, "A B")...).Arg(strings.Fields(args)...).Build())
-		if args != "" && args != "id" {
-			assert.Error(t, result.Error(), args)
-		}
+		assert.Error(t, result.Error(), args)
 		assert.Equal(t, map[string]int64{"good.1": epoch}, members(t, redis.client, redis.prefix+":A"), args)
 		assert.Empty(t, members(t, redis.client, redis.prefix+":B"), args)
 	}
