@@ -517,6 +517,74 @@ func prefixed(redis clockedRedis, logs string) []string {
 	return keys
 }
 
+// A user who lacks a right that a call needs gets the server's error, and the call has charged nothing. Rights that it does not
+// need do not matter.
+func TestMissingRights(t *testing.T) {
+	const m = "60000000"
+	server := redistest.Start(t)
+	admin := server.Client(t)
+	calls := []struct{ logs, args, needs string }{
+		{"A", "c1 one 1 3 " + m, "time zcard zadd pexpire"},
+		{"A B C", "c2 one 3 3 " + m, "time zcard zadd pexpire"},
+		{"A some", "c3 one 2 9 " + m, "time zcard zcount zadd pexpire"},
+		{"A old", "c4 one 2 9 " + m, "time zcard zcount zremrangebyscore zadd pexpire"},
+		{"A some full", "c5 one 3 2 " + m, "time zcard zcount zadd pexpire zrange"},
+		{"A full", "c6 one 1 9 " + m + " peek 1 1 1 " + m, "time zcard zcount zadd pexpire zrange"},
+		{"A full", "c7 admit 1 1 2 2 1 9 " + m + " peek 1 1 1 " + m, "time zcard zcount zadd pexpire zrange"},
+		{"some B full", "c8 admit 2 1 1 3 0 9 " + m + " peek 1 1 1 " + m, "time zcard zcount zadd pexpire zrange"},
+		{"weighs full", "c9 admit 1 1 1 3 0 9 " + m + " peek 1 1 1 " + m, "time zcard zcount zscore zadd pexpire zrange"},
+		{"A B", "d1 again one 2 3 " + m, "time zcard zscore zadd pexpire"},
+		{"A weighs", "d2 one 1 3 " + m + " refund 1 w.1 1 0 2 " + m, "time zcard zscore zadd pexpire zrem zrangebyscore unlink"},
+		{"A full", "d3 one 1 3 " + m + " reset 1", "time zcard zadd pexpire unlink"},
+		{"A A:probe", "d4 probe",
+			"time zcard zcount zscore zrange zrangebyscore zadd zrem zremrangebyscore zremrangebyrank unlink pexpire"},
+	}
+	all := strings.Fields(calls[len(calls)-1].needs)
+	logs := []string{"A", "B", "C", "some", "full", "old", "weighs"}
+	for _, c := range calls {
+		for _, right := range all {
+			redistest.Do(t, admin, "FLUSHALL")
+			redistest.Do(t, admin, "ZADD", "some", fmt.Sprint(time.Now().UnixMicro()), "s.1")
+			redistest.Do(t, admin, "ZADD", "full", fmt.Sprint(time.Now().UnixMicro()), "f.1", fmt.Sprint(time.Now().UnixMicro()), "f.2")
+			redistest.Do(t, admin, "ZADD", "old", "1", "o.1")
+			redistest.Do(t, admin, "ZADD", "old", fmt.Sprint(time.Now().UnixMicro()), "o.2")
+			redistest.Do(t, admin, "ZADD", "weighs", "-1", "*", fmt.Sprint(time.Now().UnixMicro()), "w.1*2")
+			entries := func() map[string]map[string]int64 {
+				there := map[string]map[string]int64{}
+				for _, log := range logs {
+					there[log] = members(t, admin, log)
+					for member := range there[log] {
+						if member == "o.1" || member == "~" { // it may be removed, and remain: it charges nothing
+							delete(there[log], member)
+						}
+					}
+				}
+				return there
+			}
+			before := entries()
+			redistest.Do(t, admin, "ACL", "SETUSER", "some", "reset", "on", ">pw", "~*", "+@all", "-"+right)
+			client, err := rueidis.NewClient(rueidis.ClientOption{
+				InitAddress: []string{server.Addr}, Username: "some", Password: "pw", DisableCache: true, ForceSingleClient: true,
+			})
+			require.NoError(t, err)
+			keys := strings.Fields(c.logs)
+			err = client.Do(context.Background(), client.B().Eval().Script(lua.Decide).Numkeys(int64(len(keys))).Key(keys...).
+				Arg(strings.Fields(c.args)...).Build()).Error()
+			client.Close()
+			if !slices.Contains(strings.Fields(c.needs), right) {
+				require.NoError(t, err, "%s without %s", c.args, right)
+				continue
+			}
+			// Redis 7.0 has no code for it.
+			require.Regexp(t, "NOPERM|user executing the script can't run this command", err, "%s without %s", c.args, right)
+			if right == "zrem" || right == "unlink" || strings.Contains(c.args, "refund") {
+				continue // it cannot be taken back, or something may have been given back
+			}
+			require.Equal(t, before, entries(), "%s without %s", c.args, right)
+		}
+	}
+}
+
 // A server that takes no writes rejects a call before anything is written, and whatever the questions are. That its memory is
 // full is no reason to deny what the limits admit.
 func TestRejectedWrites(t *testing.T) {

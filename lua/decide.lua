@@ -308,23 +308,17 @@ local function unfinished(g, known)
   return reply
 end
 
--- takeBack takes back what the call has charged below, but for so many charges.
-local charged = {}
-local function takeBack(but)
-  for i = #charged, but + 1, -1 do
+-- fail takes back what the call has charged, as far as the server lets it, and returns the error that the call fails with.
+local charged = {} -- by questions that are not plain
+local function fail(text)
+  for i = #charged, 1, -1 do
     local log, member, new, extra = unpack(charged[i])
     if new then
       try('UNLINK', log)
     elseif try('ZREM', log, member) == 1 and extra then
       setExtra(log, extra)
     end
-    charged[i] = nil
   end
-end
-
--- fail takes back all that the call has charged, and returns the error that the call fails with.
-local function fail(text)
-  takeBack(0)
   for q = 1, plain do
     try('ZREM', KEYS[q], id .. '.' .. q)
   end
@@ -516,7 +510,6 @@ for _, g in ipairs(groups) do
   for _ = 1, g.questions do
     q = q + 1
     if not reply[q] then
-      local before = #charged
       local ok, answer = pcall(answers[g.verb], g, at, id .. '.' .. q)
       if not ok then
         answer = type(answer) == 'table' and answer.err or tostring(answer)
@@ -526,7 +519,6 @@ for _, g in ipairs(groups) do
           end
           answer = 'exactlimit: the log is damaged: ' .. answer
         end
-        takeBack(before)
       end
       reply[q] = answer
     end
