@@ -391,12 +391,12 @@ func TestStepBackCostsOneWindow(t *testing.T) {
 	assert.True(t, redis.allow(t, now+minute+5, "ann", 1, limit).Allowed)
 	assert.True(t, redis.allow(t, now+minute+5, "ann", 1, limit).Allowed)
 
-	// A cost that waits for several of many, of which one call moves a thousand.
+	// A cost that waits for several of many, of which one call moves a part.
 	fill(t, redis.client, redis.log("bob", other), epoch+int(2*hour), 1500, "")
-	d = redis.allow(t, now, "bob", 700, other)
-	assert.False(t, d.Allowed)
-	d = redis.allow(t, now, "bob", 700, other)
-	assert.False(t, d.Allowed)
+	for range 4 {
+		d = redis.allow(t, now, "bob", 700, other)
+		assert.False(t, d.Allowed)
+	}
 	assert.Equal(t, State{Limit: other, RetryAfter: time.Hour, ResetAfter: time.Hour}, d.State)
 	for _, moment := range redis.entries(t, "bob", other) {
 		require.Equal(t, now, moment)
@@ -519,6 +519,74 @@ func prefixed(redis clockedRedis, logs string) []string {
 	return keys
 }
 
+// A user who lacks a right that a call needs gets the server's error, and the call has charged nothing. Rights that it does not
+// need do not matter.
+func TestMissingRights(t *testing.T) {
+	const m = "60000000"
+	server := redistest.Start(t)
+	admin := server.Client(t)
+	calls := []struct{ logs, args, needs string }{
+		{"A", "c1 one 1 3 " + m, "time zcard zadd pexpire"},
+		{"A B C", "c2 one 3 3 " + m, "time zcard zadd pexpire"},
+		{"A some", "c3 one 2 9 " + m, "time zcard zcount zadd pexpire"},
+		{"A old", "c4 one 2 9 " + m, "time zcard zcount zremrangebyscore zadd pexpire"},
+		{"A some full", "c5 one 3 2 " + m, "time zcard zcount zadd pexpire zrange"},
+		{"A full", "c6 one 1 9 " + m + " peek 1 1 1 " + m, "time zcard zcount zadd pexpire zrange"},
+		{"A full", "c7 admit 1 1 2 2 1 9 " + m + " peek 1 1 1 " + m, "time zcard zcount zadd pexpire zrange"},
+		{"some B full", "c8 admit 2 1 1 3 0 9 " + m + " peek 1 1 1 " + m, "time zcard zcount zadd pexpire zrange"},
+		{"weighs full", "c9 admit 1 1 1 3 0 9 " + m + " peek 1 1 1 " + m, "time zcard zcount zscore zadd pexpire zrange"},
+		{"A B", "d1 again one 2 3 " + m, "time zcard zscore zadd pexpire"},
+		{"A weighs", "d2 one 1 3 " + m + " refund 1 w.1 1 0 2 " + m, "time zcard zscore zadd pexpire zrem zrangebyscore unlink"},
+		{"A full", "d3 one 1 3 " + m + " reset 1", "time zcard zadd pexpire unlink"},
+		{"A A:probe", "d4 probe",
+			"time zcard zcount zscore zrange zrangebyscore zadd zrem zremrangebyscore zremrangebyrank unlink pexpire"},
+	}
+	all := strings.Fields(calls[len(calls)-1].needs)
+	logs := []string{"A", "B", "C", "some", "full", "old", "weighs"}
+	for _, c := range calls {
+		for _, right := range all {
+			redistest.Do(t, admin, "FLUSHALL")
+			redistest.Do(t, admin, "ZADD", "some", fmt.Sprint(time.Now().UnixMicro()), "s.1")
+			redistest.Do(t, admin, "ZADD", "full", fmt.Sprint(time.Now().UnixMicro()), "f.1", fmt.Sprint(time.Now().UnixMicro()), "f.2")
+			redistest.Do(t, admin, "ZADD", "old", "1", "o.1")
+			redistest.Do(t, admin, "ZADD", "old", fmt.Sprint(time.Now().UnixMicro()), "o.2")
+			redistest.Do(t, admin, "ZADD", "weighs", "-1", "*", fmt.Sprint(time.Now().UnixMicro()), "w.1*2")
+			entries := func() map[string]map[string]int64 {
+				there := map[string]map[string]int64{}
+				for _, log := range logs {
+					there[log] = members(t, admin, log)
+					for member := range there[log] {
+						if member == "o.1" || member == "~" { // it may be removed, and remain: it charges nothing
+							delete(there[log], member)
+						}
+					}
+				}
+				return there
+			}
+			before := entries()
+			redistest.Do(t, admin, "ACL", "SETUSER", "some", "reset", "on", ">pw", "~*", "+@all", "-"+right)
+			client, err := rueidis.NewClient(rueidis.ClientOption{
+				InitAddress: []string{server.Addr}, Username: "some", Password: "pw", DisableCache: true, ForceSingleClient: true,
+			})
+			require.NoError(t, err)
+			keys := strings.Fields(c.logs)
+			err = client.Do(context.Background(), client.B().Eval().Script(lua.Decide).Numkeys(int64(len(keys))).Key(keys...).
+				Arg(strings.Fields(c.args)...).Build()).Error()
+			client.Close()
+			if !slices.Contains(strings.Fields(c.needs), right) {
+				require.NoError(t, err, "%s without %s", c.args, right)
+				continue
+			}
+			// Redis 7.0 has no code for it.
+			require.Regexp(t, "NOPERM|user executing the script can't run this command", err, "%s without %s", c.args, right)
+			if right == "zrem" || right == "unlink" || strings.Contains(c.args, "refund") {
+				continue // it cannot be taken back, or something may have been given back
+			}
+			require.Equal(t, before, entries(), "%s without %s", c.args, right)
+		}
+	}
+}
+
 // A server that takes no writes rejects a call before anything is written, and whatever the questions are. That its memory is
 // full is no reason to deny what the limits admit.
 func TestRejectedWrites(t *testing.T) {
@@ -597,7 +665,7 @@ func dump(t *testing.T, client rueidis.Client, keys ...string) (all []string) {
 // question to be asked again if it cannot know.
 func TestManyExpiredEntries(t *testing.T) {
 	redis := newClockedRedis(t)
-	const m, n, most = "60000000", 1_000_000, 1000
+	const m, n, most = "60000000", 1_000_000, 996 // with one key
 	now := minute + n
 	log := redis.prefix + ":A"
 	card := func() int64 {
@@ -629,7 +697,7 @@ func TestManyExpiredEntries(t *testing.T) {
 	// and so no longer. And the questions of one call share what it may do.
 	before := card()
 	assert.Equal(t, "-1 -1 -1", redis.on(t, now, "A A A", "c5 one 2 10 "+m+" peek 1 1 10 "+m))
-	assert.Equal(t, before-most, card())
+	assert.Equal(t, before-most+8, card(), "with three keys")
 
 	// When all are expired the log goes whole, and the server frees it in the background.
 	assert.Equal(t, "9", redis.on(t, now+minute, "A", "d1 one 1 10 "+m))
@@ -648,8 +716,8 @@ func TestManyExpiredEntries(t *testing.T) {
 			require.Equal(t, 2*(card()-2), extra())
 		}
 	}
-	assert.Equal(t, "[2 1 59999991 60000000]", reply)
-	assert.Equal(t, n/most, calls)
+	assert.Equal(t, "[2 1 60000000 60000000]", reply)
+	assert.Equal(t, n/most+1, calls)
 	requireMarks(t, redis.client, log)
 }
 
@@ -752,7 +820,7 @@ func TestRetryOfWeights(t *testing.T) {
 	_, err := fmt.Sscanf(reply, "[%d %d %d %d]", &granted, &remaining, &retry, &reset)
 	require.NoError(t, err, reply)
 	assert.LessOrEqual(t, retry, minute-6000+4999)
-	assert.GreaterOrEqual(t, retry, minute-6000+999, "what a thousand entries tell")
+	assert.GreaterOrEqual(t, retry, minute-6000+995, "what so many entries as a call may read tell")
 	assert.Equal(t, minute-6000+4999, reset)
 }
 
@@ -765,12 +833,12 @@ func TestBadArgumentsWriteNothing(t *testing.T) {
 		"id admit 1 1 1 1 0 3", "id admit 1 1 1 1 0 3 x", "id admit 1 2 1 1 0 3 1000 3", "id again one 1 3", "id peek 1", "id peek 1 1 3",
 		"id refund", "id refund 1 good.1", "id refund 1 good.1 1 0 1", "id reset", "id reset x", "id probe what", "id reset 1 one 1 3",
 		"id admit 1 1 1 1 0 3 1000 what", "id admit 1 1 1 1 0 3 1000 admit 1",
+		"id one 1 3 1000", "id one 3 3 1000", "id one 2 3 1000 x", "id one 2 3 1000 one", "id one 1 3 1000 what", "id one 2 3 1000 probe",
+		"id admit 1 1 1 1 0 3 1000", "id again one 1 3 1000", "id reset 1", "id reset 3", "id refund 1 good.1 1 0 1 1000",
 	} {
 		result := redis.client.Do(context.Background(), redis.client.B().Evalsha().Sha1(redis.sha1).Numkeys(2).
 			Key(prefixed(redis, "A B")...).Arg(strings.Fields(args)...).Build())
-		if args != "" && args != "id" {
-			assert.Error(t, result.Error(), args)
-		}
+		assert.Error(t, result.Error(), args)
 		assert.Equal(t, map[string]int64{"good.1": epoch}, members(t, redis.client, redis.prefix+":A"), args)
 		assert.Empty(t, members(t, redis.client, redis.prefix+":B"), args)
 	}

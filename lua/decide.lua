@@ -61,7 +61,7 @@ local now = time[1] * 1000000 + time[2]
 local stamp = #time[2] == 6 and time[1] .. time[2] or format('%.0f', now)
 
 local id, again, keys = ARGV[1], false, #KEYS
-local budget = 1000 -- entries that this call may still remove, read or move
+local budget = keys < 225 and 1000 - 4 * keys or 100 -- entries that this call may still remove, read or add for others
 local slack = 1000 -- milliseconds
 local reply = {}
 
@@ -240,10 +240,10 @@ local function roomIn(log, units, first, extra, window)
   if extra == 0 then
     return expires(log, first + units - 1, window)
   end
-  local step, score = 4, nil -- the first entries are enough for nearly all
+  local step, score, entries = 4, nil, nil -- the first entries are enough for nearly all
   repeat
     step = math.max(1, math.min(step, budget))
-    local entries = call('ZRANGE', log, first, first + step - 1, 'WITHSCORES')
+    entries = call('ZRANGE', log, first, first + step - 1, 'WITHSCORES')
     for i = 1, #entries, 2 do
       units = units - weight(entries[i])
       score = entries[i + 1]
@@ -251,17 +251,17 @@ local function roomIn(log, units, first, extra, window)
         break
       end
     end
-    budget = budget - step
-    first, step = first + step, 250
-  until units <= 0 or budget <= 0
+    budget = budget - #entries / 2
+    first, step = first + step, 4 * step
+  until units <= 0 or budget <= 0 or #entries < 2
   return window - (now - score)
 end
 
 -- restamp moves entries from the future to the present.
 local function restamp(log, window)
-  local most = math.max(1, budget)
+  local most = math.max(1, math.floor(budget / 2)) -- one costs twice as much as what is only read or removed
   local members = call('ZRANGEBYSCORE', log, '(' .. stamp, '+inf', 'LIMIT', 0, most)
-  budget = budget - #members
+  budget = budget - 2 * #members
   for from = 1, #members, 500 do -- unpack cannot push more than a few thousand values
     local entries = {}
     for i = from, math.min(from + 499, #members) do
@@ -308,6 +308,23 @@ local function unfinished(g, known)
   return reply
 end
 
+-- fail takes back what the call has charged, as far as the server lets it, and returns the error that the call fails with.
+local charged = {} -- by questions that are not plain
+local function fail(text)
+  for i = #charged, 1, -1 do
+    local log, member, new, extra = unpack(charged[i])
+    if new then
+      try('UNLINK', log)
+    elseif try('ZREM', log, member) == 1 and extra then
+      setExtra(log, extra)
+    end
+  end
+  for q = 1, plain do
+    try('ZREM', KEYS[q], id .. '.' .. q)
+  end
+  return { err = text }
+end
+
 -- admit answers a question of any kind about the logs behind KEYS[at].
 local function admit(g, at, entry)
   local members, units, live, first, extra, provisional, expired = {}, {}, {}, {}, {}, {}, {}
@@ -352,6 +369,7 @@ local function admit(g, at, entry)
         provisional[i] = true
       end
       call('ZADD', log, stamp, name(entry, charge), unpack(marks))
+      charged[#charged + 1] = { log, name(entry, charge), live[i] == 0, charge > 1 and extra[i] - charge + 1 }
       units[i] = units[i] + charge
       if live[i] == 0 then
         call('PEXPIRE', log, window / 1000 + slack)
@@ -474,9 +492,18 @@ groups = groups or { {
 } }
 local answers = { one = admit, admit = admit, peek = admit, refund = refund, reset = reset, probe = probe }
 
+-- damaged reports whether an error comes of what is in a log: it is an error of Lua, which has no code, or one about a number
+-- that was computed from the log.
+local function damaged(text)
+  return not string.find(text, '^%u+ ') or string.find(text, '^ERR value is not ') or string.find(text, '^ERR invalid expire ')
+end
+
 -- A server that rejects writes rejects this, and with it the whole call. It has no effect, since a log expires later than
 -- that, but once a script has run a command that may write, the server accepts its writes even if memory is full.
-call('PEXPIRE', KEYS[1], 1, 'GT')
+local writable = try('PEXPIRE', KEYS[1], 1, 'GT')
+if type(writable) == 'table' then
+  return fail(writable.err)
+end
 
 local q, at = 0, 0
 for _, g in ipairs(groups) do
@@ -484,7 +511,16 @@ for _, g in ipairs(groups) do
     q = q + 1
     if not reply[q] then
       local ok, answer = pcall(answers[g.verb], g, at, id .. '.' .. q)
-      reply[q] = ok and answer or type(answer) == 'table' and answer.err or tostring(answer)
+      if not ok then
+        answer = type(answer) == 'table' and answer.err or tostring(answer)
+        if not string.find(answer, '^WRONGTYPE ') then
+          if not damaged(answer) then
+            return fail(answer)
+          end
+          answer = 'exactlimit: the log is damaged: ' .. answer
+        end
+      end
+      reply[q] = answer
     end
     at = at + g.logs
   end
