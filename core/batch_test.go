@@ -154,19 +154,27 @@ func (p *panicky) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisRe
 	return p.Client.Do(ctx, cmd)
 }
 
-// A panic in the user's client is an error, and leaves nothing waiting.
+func (p *panicky) Nodes() map[string]rueidis.Client {
+	if p.panics.Load() {
+		panic("in a hook")
+	}
+	return p.Client.Nodes()
+}
+
+// A panic in the user's client is an error, and leaves nothing waiting: not when the limiter is made, not in a call or a probe.
 func TestPanicInAClient(t *testing.T) {
 	client := &panicky{Client: redistest.Shared(t).Client(t)}
+	client.panics.Store(true)
 	limiter, err := New(client, WithPrefix(redistest.Prefix()), OnFailure(FailClosed))
 	require.NoError(t, err)
 	defer limiter.Close()
 	limit := PerHour("a", 1000)
-	client.panics.Store(true)
 	var all sync.WaitGroup
 	for range 20 {
 		all.Go(func() {
 			_, err := limiter.Allow(context.Background(), "ann", limit)
 			assert.ErrorIs(t, err, ErrUnavailable)
+			assert.ErrorContains(t, err, "the Redis client panicked: in a hook")
 		})
 	}
 	all.Wait()
