@@ -14,8 +14,9 @@ import (
 // a key with the limits and the cost asked for.
 //
 // It is exact: a log without room gets room only when entries leave by age, so what is full stays full for every instance
-// until then. Only a Reset makes room earlier: ours are seen at once, those of other instances within hold. So are clocks
-// that do not run alike: Redis's stepped forward, or this process was suspended, in which Go's clock stands still.
+// until then. Only a Reset or Refund makes room earlier: ours are seen at once, those of other instances within hold, and no
+// denial is learned from a log whose units may be given back; see Limiter.Provisional. Also within hold it is seen that
+// clocks did not run alike: Redis's stepped forward, or this process was suspended, in which Go's clock stands still.
 //
 // It is a table of fixed size, in which a key's denials have few places that they share with other keys'. A denial that
 // loses its place costs one call to Redis. Reading takes no lock.

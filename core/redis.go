@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"fmt"
 	"hash/maphash"
 	mathrand "math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -132,9 +134,21 @@ func (r *redisLogs) do(ctx context.Context, q *question) error {
 	}
 	if err := q.answer.err; err != nil {
 		r.reporter.rejected(dispatch.CodeOf(err.Error()), r.now())
-		return unavailable(err)
+		return unavailable(fmt.Errorf("%s: %w", logsOf(q.limits), err))
 	}
 	return nil
+}
+
+// logsOf names logs without the key that they are of, since errors are logged.
+func logsOf(limits []Limit) string {
+	names := make([]string, len(limits))
+	for i := range limits {
+		names[i] = strconv.Quote(limits[i].Name)
+	}
+	if len(names) == 1 {
+		return "the log of limit " + names[0]
+	}
+	return "the logs of limits " + strings.Join(names, ", ")
 }
 
 func (r *redisLogs) peek(ctx context.Context, key string, limits []Limit) (Decision, error) {
