@@ -98,7 +98,9 @@ func (r *redisLogs) newIDs() func() string {
 
 // decide answers from the denial cache or asks Redis. It returns an error together with the question, which may be granted
 // yet: see giveBack.
-func (r *redisLogs) decide(ctx context.Context, d *Decision, key string, cost int, limits []Limit, provisional bool) (*question, error) {
+func (r *redisLogs) decide(
+	ctx context.Context, d *Decision, key string, cost int, limits []Limit, provisional bool,
+) (*question, error) {
 	hash := maphash.String(r.seed, key)
 	var found bool
 	if *d, found = r.denials.find(hash, r.now(), key, cost, limits); found {
