@@ -2,6 +2,8 @@ package core
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -152,19 +154,27 @@ func (p *panicky) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisRe
 	return p.Client.Do(ctx, cmd)
 }
 
-// A panic in the user's client is an error, and leaves nothing waiting.
+func (p *panicky) Nodes() map[string]rueidis.Client {
+	if p.panics.Load() {
+		panic("in a hook")
+	}
+	return p.Client.Nodes()
+}
+
+// A panic in the user's client is an error, and leaves nothing waiting: not when the limiter is made, not in a call or a probe.
 func TestPanicInAClient(t *testing.T) {
 	client := &panicky{Client: redistest.Shared(t).Client(t)}
+	client.panics.Store(true)
 	limiter, err := New(client, WithPrefix(redistest.Prefix()), OnFailure(FailClosed))
 	require.NoError(t, err)
 	defer limiter.Close()
 	limit := PerHour("a", 1000)
-	client.panics.Store(true)
 	var all sync.WaitGroup
 	for range 20 {
 		all.Go(func() {
 			_, err := limiter.Allow(context.Background(), "ann", limit)
 			assert.ErrorIs(t, err, ErrUnavailable)
+			assert.ErrorContains(t, err, "the Redis client panicked: in a hook")
 		})
 	}
 	all.Wait()
@@ -175,28 +185,53 @@ func TestPanicInAClient(t *testing.T) {
 	}, 10*time.Second, time.Millisecond)
 }
 
-// Row 17 of "What got through": concurrent large costs admit what fits, and a queue that we make is no outage.
+// Row 17 of "What got through": concurrent large costs admit what fits, and a queue that we make is no outage. Redis is a process
+// of its own, which a busy machine may not run for longer than the timeout. So if requests are decided without it, another
+// client must have waited for it too, and the test begins anew.
 func TestConcurrentLargeCosts(t *testing.T) {
-	limiter, err := Connect(redistest.Start(t).URL())
+	server := redistest.Start(t)
+	limiter, err := Connect(server.URL(), WithLogger(slog.New(slog.DiscardHandler)))
 	require.NoError(t, err)
 	defer limiter.Close()
-	limit := PerHour("bytes", 100_000)
-	var admitted, elsewhere atomic.Int64
-	var all sync.WaitGroup
-	for range 400 {
-		all.Go(func() {
-			d, err := limiter.AllowN(context.Background(), "ann", 1000, limit)
-			assert.NoError(t, err)
-			if d.Source == SourceInProcess {
-				elsewhere.Add(1)
-			} else if d.Allowed {
-				admitted.Add(1000)
+	limit, other := PerHour("bytes", 100_000), server.Client(t)
+	for attempt := range 50 {
+		var admitted, elsewhere atomic.Int64
+		var all, pings sync.WaitGroup
+		done, slowest := make(chan struct{}), time.Duration(0)
+		pings.Go(func() {
+			for {
+				begun := time.Now()
+				redistest.Do(t, other, "PING")
+				slowest = max(slowest, time.Since(begun))
+				select {
+				case <-done:
+					return
+				case <-time.After(time.Millisecond):
+				}
 			}
 		})
+		for range 400 {
+			all.Go(func() {
+				d, err := limiter.AllowN(context.Background(), fmt.Sprint("ann", attempt), 1000, limit)
+				assert.NoError(t, err)
+				if d.Source == SourceInProcess {
+					elsewhere.Add(1)
+				} else if d.Allowed {
+					admitted.Add(1000)
+				}
+			})
+		}
+		all.Wait()
+		close(done)
+		pings.Wait()
+		assert.LessOrEqual(t, admitted.Load(), int64(100_000))
+		if elsewhere.Load() == 0 {
+			assert.EqualValues(t, 100_000, admitted.Load())
+			return
+		}
+		require.Greater(t, slowest, 50*time.Millisecond, "Redis answers another client, and %d requests are decided without it", elsewhere.Load())
 	}
-	all.Wait()
-	assert.Zero(t, elsewhere.Load(), "a healthy Redis decides all")
-	assert.EqualValues(t, 100_000, admitted.Load())
+	t.Fatal("this machine is too busy")
 }
 
 // Row 27 of "What got through": where units are given back, no instance denies while there is room.

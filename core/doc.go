@@ -18,9 +18,15 @@
 //	case !decision.Allowed: // come back after decision.RetryAfter
 //	}
 //
+// Requests do not call Redis themselves. Those that come while calls are in flight are collected, and the next call asks for
+// all of them: many keys in one call, and requests that ask the same as one question. There is no timer in this, so a request
+// that comes alone is sent at once.
+//
 // While Redis does not answer, the same limits are enforced on logs in this process, each instance for itself, unless
-// OnFailure says otherwise. No call takes longer than WithTimeout says, in a process that is not starved of processor time:
-// lateness of this process is not silence of Redis, so a call that was late itself goes on waiting for its answer.
+// OnFailure says otherwise. A circuit breaker for Redis, or for each part of a cluster, keeps requests from waiting for it
+// then, and asks it in the background whether it answers again. No call takes longer than WithTimeout says, in a process that
+// is not starved of processor time: lateness of this process is not silence of Redis, so a call that was late itself goes on
+// waiting for its answer.
 //
 // Most services use it through the middleware in packages ginlimit and echolimit. This package knows no HTTP and no
 // framework.

@@ -373,7 +373,8 @@ func TestWarnings(t *testing.T) {
 	assert.Empty(t, warnings("nothing that it knows"))
 }
 
-// Outages and rejections are reported apart: each at most every ten seconds, an outage once, and only if a caller had no decision.
+// Outages and rejections are reported apart: each at most every ten seconds, an outage once, and only if a caller had no
+// decision.
 func TestReports(t *testing.T) {
 	down, silent, late := errors.New("refused"), errors.New("EOF"), context.DeadlineExceeded
 	type step struct {
@@ -388,13 +389,14 @@ func TestReports(t *testing.T) {
 			{1, "open", dead + " error=refused"}, {2, "open", ""}, {3, "close", ""}, {4, "close", again + " after=3s"},
 		},
 		"it is told of once, however long it lasts": {
-			{1, "open", dead + " error=refused"}, {20, "undecided", ""}, {40, "undecided", ""}, {61, "close", again + " after=1m0s"},
-			{62, "open", dead + " error=refused"},
+			{1, "open", dead + " error=refused"}, {20, "undecided", ""}, {40, "undecided", ""},
+			{61, "close", again + " after=1m0s"}, {62, "open", dead + " error=refused"},
 		},
 		"one that begins too soon after the last report is told of if it lasts": {
 			{1, "open", dead + " error=refused"}, {2, "close", again + " after=1s"},
 			{3, "open", ""}, {4, "close", ""},
-			{5, "open", ""}, {10, "undecided", ""}, {11, "undecided", dead + " error=EOF"}, {12, "undecided", ""}, {15, "close", again + " after=10s"},
+			{5, "open", ""}, {10, "undecided", ""}, {11, "undecided", dead + " error=EOF"}, {12, "undecided", ""},
+			{15, "close", again + " after=10s"},
 		},
 		"a call that is late is none": {
 			{1, "late", ""}, {2, "open", dead + " error=refused"}, {3, "late", ""}, {4, "close", again + " after=2s"},
@@ -403,10 +405,12 @@ func TestReports(t *testing.T) {
 			{1, "undecided", dead + " error=EOF"}, {2, "undecided", ""}, {11, "undecided", dead + " error=EOF"},
 		},
 		"rejections": {
-			{1, "reject", rejects + " error=NOPERM"}, {10, "reject", ""}, {11, "reject", rejects + " error=NOPERM"}, {12, "reject", ""},
+			{1, "reject", rejects + " error=NOPERM"}, {10, "reject", ""},
+			{11, "reject", rejects + " error=NOPERM"}, {12, "reject", ""},
 		},
 		"an outage just after a rejection": {
-			{1, "reject", rejects + " error=NOPERM"}, {2, "open", dead + " error=refused"}, {3, "reject", ""}, {4, "close", again + " after=2s"},
+			{1, "reject", rejects + " error=NOPERM"}, {2, "open", dead + " error=refused"}, {3, "reject", ""},
+			{4, "close", again + " after=2s"},
 		},
 		"a rejection in an outage": {
 			{1, "open", dead + " error=refused"}, {2, "reject", rejects + " error=NOPERM"}, {3, "close", again + " after=2s"},
@@ -416,7 +420,8 @@ func TestReports(t *testing.T) {
 			{5, "open", dead + " error=refused"}, {6, "close", again + " after=1s"},
 		},
 		"and then Redis does not answer": {
-			{1, "reject", rejects + " error=NOPERM"}, {2, "open by rejections", ""}, {3, "undecided", dead + " error=EOF"}, {4, "close", again + " after=2s"},
+			{1, "reject", rejects + " error=NOPERM"}, {2, "open by rejections", ""},
+			{3, "undecided", dead + " error=EOF"}, {4, "close", again + " after=2s"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -478,7 +483,8 @@ func TestMeasure(t *testing.T) {
 // rejection returns an error of the server whose text names a key.
 func rejection(t *testing.T) error {
 	client := redistest.Shared(t).Client(t)
-	return client.Do(context.Background(), client.B().Eval().Script("return redis.error_reply('NOPERM no rights to {ann}')").Numkeys(0).Build()).Error()
+	const script = "return redis.error_reply('NOPERM no rights to {ann}')"
+	return client.Do(context.Background(), client.B().Eval().Script(script).Numkeys(0).Build()).Error()
 }
 
 // Row 19 of "What got through": a client of the user's own, with any settings, whose Redis hangs holds up neither calls nor
@@ -556,7 +562,8 @@ func TestCloseAfterNewWaitsForCalls(t *testing.T) {
 		for i := range 20 {
 			all.Go(func() {
 				for {
-					_, err := limiter.OnFailure(FailClosed).Allow(context.Background(), fmt.Sprint("key", i), PerHour("a", 1000))
+					key, limit := fmt.Sprint("key", i), PerHour("a", 1000)
+					_, err := limiter.OnFailure(FailClosed).Allow(context.Background(), key, limit)
 					if err != nil {
 						assert.ErrorContains(t, err, "closed")
 						return

@@ -203,7 +203,8 @@ func TestAbortingClientsDoNotFillTheLimit(t *testing.T) {
 // What a Redis grants that hung until the callers had left is given back too, even if the circuit breaker is open when it comes.
 func TestLateGrantsOfAHungRedis(t *testing.T) {
 	server := redistest.Start(t)
-	limiter, err := Connect(server.URL(), OnFailure(FailClosed), WithTimeout(20*time.Millisecond), WithLogger(slog.New(slog.DiscardHandler)))
+	limiter, err := Connect(server.URL(), OnFailure(FailClosed), WithTimeout(20*time.Millisecond),
+		WithLogger(slog.New(slog.DiscardHandler)))
 	require.NoError(t, err)
 	defer limiter.Close()
 	ctx, limit := context.Background(), PerHour("login", 1000)

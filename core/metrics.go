@@ -26,7 +26,8 @@ import (
 //
 // The outcome is allowed, denied, or dry_run for a denial that a dry run let pass. The source is that of Source.String; a hit
 // of the denial cache is a decision whose source it is. A call under several limits counts for the one that decided. No
-// attribute ever holds a key. Names of limits beyond the first thousand are counted as "other".
+// attribute ever holds a key. Names of limits beyond the first thousand are counted as "other". The limiter's own goroutines
+// use the provider too, so if it panics, the process ends.
 func WithMeterProvider(provider metric.MeterProvider) Option {
 	return func(c *config) error {
 		if provider == nil {

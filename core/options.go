@@ -86,7 +86,8 @@ func WithTimeout(timeout time.Duration) Option {
 // WithLogger sets where to say that Redis no longer answers, or does again, or is set up in a way that loses what is
 // counted, and where the adapters say that a program misuses them or that its errors keep them from limiting
 // requests; instead of slog.Default. No error is logged more often than about every ten seconds, and no key is. To
-// hear nothing use slog.New(slog.DiscardHandler).
+// hear nothing use slog.New(slog.DiscardHandler). The limiter's own goroutines call the handler too, so if it panics, the
+// process ends.
 func WithLogger(log *slog.Logger) Option {
 	return func(c *config) error {
 		if log == nil {

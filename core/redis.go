@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"fmt"
 	"hash/maphash"
 	mathrand "math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -97,7 +99,9 @@ func (r *redisLogs) newIDs() func() string {
 
 // decide answers from the denial cache or asks Redis. It returns an error together with the question, which may be granted
 // yet: see giveBack.
-func (r *redisLogs) decide(ctx context.Context, d *Decision, key string, cost int, limits []Limit, provisional bool) (*question, error) {
+func (r *redisLogs) decide(
+	ctx context.Context, d *Decision, key string, cost int, limits []Limit, provisional bool,
+) (*question, error) {
 	hash := maphash.String(r.seed, key)
 	var found bool
 	if *d, found = r.denials.find(hash, r.now(), key, cost, limits); found {
@@ -133,9 +137,21 @@ func (r *redisLogs) do(ctx context.Context, q *question) error {
 	}
 	if err := q.answer.err; err != nil {
 		r.reporter.rejected(dispatch.CodeOf(err.Error()), r.now())
-		return unavailable(err)
+		return unavailable(fmt.Errorf("%s: %w", logsOf(q.limits), err))
 	}
 	return nil
+}
+
+// logsOf names logs without the key that they are of, since errors are logged.
+func logsOf(limits []Limit) string {
+	names := make([]string, len(limits))
+	for i := range limits {
+		names[i] = strconv.Quote(limits[i].Name)
+	}
+	if len(names) == 1 {
+		return "the log of limit " + names[0]
+	}
+	return "the logs of limits " + strings.Join(names, ", ")
 }
 
 func (r *redisLogs) peek(ctx context.Context, key string, limits []Limit) (Decision, error) {

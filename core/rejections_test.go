@@ -99,6 +99,43 @@ func TestRejections(t *testing.T) {
 	}
 }
 
+// A key that is no log is an error that says which limit's it is, and neither that error nor the report names the key.
+// Requests of other keys are not affected, nor is this one when the key is gone.
+func TestKeyThatIsNoLog(t *testing.T) {
+	client, prefix, said := redistest.Shared(t).Client(t), redistest.Prefix(), &record{}
+	limiter, err := New(client, WithPrefix(prefix), patient, WithLogger(slog.New(slog.NewTextHandler(said, nil))))
+	require.NoError(t, err)
+	defer limiter.Close()
+	ctx, one, two := context.Background(), PerHour("one", 5), PerDay("two", 5)
+	key := string(appendLogKey(nil, prefix, "a secret key", one))
+	redistest.Do(t, client, "SET", key, "no log")
+	const wrong = "WRONGTYPE Operation against a key holding the wrong kind of value"
+	for text, call := range map[string]func(l *Limiter) error{
+		`core: unavailable: the log of limit "one": ` + wrong: func(l *Limiter) error {
+			_, err := l.Allow(ctx, "a secret key", one)
+			return err
+		},
+		`core: unavailable: the logs of limits "two", "one": ` + wrong: func(l *Limiter) error {
+			_, err := l.Peek(ctx, "a secret key", two, one)
+			return err
+		},
+	} {
+		err := call(limiter.OnFailure(FailClosed))
+		assert.EqualError(t, err, text)
+		assert.ErrorIs(t, err, ErrUnavailable)
+		assert.NoError(t, call(limiter), "decided without Redis")
+	}
+	d, err := limiter.Allow(ctx, "another", one, two)
+	require.NoError(t, err)
+	assert.Equal(t, SourceRedis, d.Source)
+	require.Len(t, said.all(), 1)
+	assert.Contains(t, said.all()[0], "error=WRONGTYPE\n")
+	require.NoError(t, limiter.Reset(ctx, "a secret key", one))
+	d, err = limiter.Allow(ctx, "a secret key", one, two)
+	require.NoError(t, err)
+	assert.Equal(t, SourceRedis, d.Source)
+}
+
 // A Redis whose memory is full goes on to decide: what it takes for that is less than what would be lost.
 func TestFullMemory(t *testing.T) {
 	server := redistest.Start(t, "maxmemory-policy noeviction")

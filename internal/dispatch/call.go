@@ -260,9 +260,9 @@ func Code(err error) string {
 	return CodeOf(rejection.Error())
 }
 
-// CodeOf returns the code of an error of the server with such a text. Rueidis leaves out ERR, so the text may begin with another
-// word, such as in "DB index is out of range". Redis 7.0 has no code for a script that uses a command without the right to it, which
-// is NOPERM in all other cases and versions.
+// CodeOf returns the code of an error of the server with such a text. Rueidis leaves out ERR, so the text may begin with
+// another word, such as in "DB index is out of range". Redis 7.0 has no code for a script that uses a command without the
+// right to it, which is NOPERM in all other cases and versions.
 func CodeOf(text string) string {
 	if strings.HasPrefix(strings.TrimPrefix(text, "ERR "), "The user executing the script can't run this command") {
 		return "NOPERM"

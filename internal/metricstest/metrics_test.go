@@ -217,6 +217,20 @@ func TestNoRedis(t *testing.T) {
 	require.Eventually(t, func() bool { return collect(t)["exactlimit.outage.links"] == 0 }, 10*time.Second, 10*time.Millisecond)
 }
 
+// Calls that Redis rejects are told apart by the code of the error.
+func TestRejections(t *testing.T) {
+	server := redistest.Start(t, "min-replicas-to-write 1")
+	provider, collect := reader()
+	limiter, err := core.Connect(server.URL(), core.WithMeterProvider(provider), core.WithLogger(slog.New(slog.DiscardHandler)))
+	require.NoError(t, err)
+	defer limiter.Close()
+	_, err = limiter.Allow(context.Background(), "ann", core.PerHour("a", 2))
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		return collect(t)["exactlimit.redis.call.duration{type=NOREPLICAS}"] > 0
+	}, 10*time.Second, time.Millisecond)
+}
+
 // Prometheus finds them under names that follow its conventions, which the README's queries use, and no key among them.
 func TestPrometheus(t *testing.T) {
 	registry := prometheus.NewRegistry()
