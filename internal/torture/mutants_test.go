@@ -62,14 +62,14 @@ var mutants = []struct {
 	},
 	{
 		name: "the window ends a microsecond early", file: "lua/decide.lua",
-		right: "window < now and now - window or 0",
-		wrong: "now - window + 1",
+		right: "local now = time[1] * 1000000 + time[2]",
+		wrong: "local now = time[1] * 1000000 + time[2] + 1",
 		fault: "none", says: "admissions within",
 	},
 	{
 		name: "the window ends a microsecond late", file: "lua/decide.lua",
-		right: "window < now and now - window or 0",
-		wrong: "window < now and now - window - 1 or 0",
+		right: "local now = time[1] * 1000000 + time[2]",
+		wrong: "local now = time[1] * 1000000 + time[2] - 1",
 		fault: "none", says: "while there was room",
 	},
 	{
