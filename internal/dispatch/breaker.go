@@ -32,11 +32,11 @@ const (
 //	HalfOpen -> Open      when no probe has succeeded for half a timeout
 //	Open     -> Closed    when a probe succeeds in time
 type breaker struct {
-	deadlines *deadlines
-	now       func() time.Duration
-	probe     func(ctx context.Context, hashTag string) error
-	changed   func(from, to State, since time.Duration, cause error)
-	closing   context.Context
+	clock   *clock
+	now     func() time.Duration
+	probe   func(ctx context.Context, hashTag string) error
+	changed func(from, to State, since time.Duration, cause error)
+	closing context.Context
 
 	mu       sync.Mutex // held to change the state
 	closed   bool       // no probe begins any more
@@ -52,7 +52,6 @@ type incident struct {
 	open    atomic.Bool
 	cause   atomic.Pointer[error] // of the last failure
 	settled chan struct{}         // closed when the breaker opens or closes
-	over    chan struct{}         // closed when it closes, or nothing probes any longer
 }
 
 // pass returns once a call may be sent, or an error if it may not.
@@ -95,7 +94,7 @@ func (b *breaker) suspect(hashTag string, cause error, lost bool) {
 	case i != nil:
 		i.lost.Store(i.lost.Load() || lost)
 	default:
-		i := &incident{hashTag: strings.Clone(hashTag), since: b.now(), settled: make(chan struct{}), over: make(chan struct{})}
+		i := &incident{hashTag: strings.Clone(hashTag), since: b.now(), settled: make(chan struct{})}
 		i.cause.Store(&cause)
 		i.lost.Store(lost)
 		b.incident.Store(i)
@@ -114,14 +113,13 @@ const (
 
 // recover probes until the breaker can be closed.
 func (b *breaker) recover(i *incident) {
-	defer close(i.over)
-	defer b.deadlines.after(b.deadlines.timeout/2, i.over, never, func() { b.setOpen(i) }).Stop()
+	settled := func() bool { return b.closing.Err() != nil || b.incident.Load() != i || i.open.Load() }
+	b.clock.set(b.clock.timeout/2, settled, func() { b.setOpen(i) })
 	for pause := time.Millisecond; ; pause = min(2*pause, maxPause) {
 		var answered, late atomic.Bool
-		timer := b.deadlines.after(b.deadlines.timeout, b.closing.Done(), answered.Load, func() { late.Store(true) })
+		b.clock.set(b.clock.timeout, answered.Load, func() { late.Store(true) })
 		err := b.ask(i)
 		answered.Store(true)
-		timer.Stop()
 		switch {
 		case err == nil && !late.Load():
 			b.setClosed(i)
@@ -142,8 +140,6 @@ func (b *breaker) recover(i *incident) {
 		}
 	}
 }
-
-func never() bool { return false }
 
 // ask sends one probe.
 func (b *breaker) ask(i *incident) error {

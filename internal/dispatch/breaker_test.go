@@ -26,8 +26,7 @@ func newBroken() *broken {
 	b := &broken{start: time.Now(), answer: func() error { return nil }}
 	now := func() time.Duration { return time.Since(b.start) }
 	b.breaker = breaker{
-		deadlines: &deadlines{timeout: 100 * time.Millisecond},
-		now:       now,
+		now: now,
 		probe: func(context.Context, string) error {
 			b.probes++
 			return b.answer()
@@ -37,7 +36,16 @@ func newBroken() *broken {
 		},
 	}
 	b.closing, b.close = context.WithCancel(context.Background())
+	b.clock = &clock{timeout: 100 * time.Millisecond, now: now, closing: b.closing}
 	return b
+}
+
+// end returns when nothing runs any more.
+func (b *broken) end() {
+	b.close()
+	b.breaker.close()
+	time.Sleep(time.Second)
+	synctest.Wait()
 }
 
 var stateNames = [...]string{Closed: "Closed", HalfOpen: "HalfOpen", Open: "Open"}
@@ -102,8 +110,7 @@ func TestBreaker(t *testing.T) {
 				b.suspect("key", timeout, row.lost) // and it starts anew
 				synctest.Wait()
 				assert.Contains(t, b.changes[len(row.want)], "Closed->HalfOpen")
-				b.close()
-				b.breaker.close()
+				b.end()
 			})
 		})
 	}
@@ -113,7 +120,7 @@ func TestBreaker(t *testing.T) {
 func TestPass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBroken()
-		defer func() { b.close(); b.breaker.close() }()
+		defer b.end()
 		answers := make(chan error)
 		b.answer = func() error {
 			select {
@@ -179,7 +186,6 @@ func TestProbesAreFewWhileOpen(t *testing.T) {
 		assert.Greater(t, b.probes, 100)
 		assert.Less(t, b.probes, 300)
 		assert.False(t, b.incident.Load().lost.Load())
-		b.close()
-		b.breaker.close()
+		b.end()
 	})
 }

@@ -60,13 +60,13 @@ type Config[Q Question[Q]] struct {
 // Dispatcher sends questions. It is safe for concurrent use.
 type Dispatcher[Q Question[Q]] struct {
 	Config[Q]
-	sha1      string
-	start     time.Time
-	deadlines deadlines
-	single    *link[Q]         // to a server, or to the master that Sentinel names
-	ranges    [ranges]*link[Q] // to the ranges of slots of Redis Cluster
-	closing   context.Context
-	close     context.CancelFunc
+	sha1    string
+	start   time.Time
+	clock   clock
+	single  *link[Q]         // to a server, or to the master that Sentinel names
+	ranges  [ranges]*link[Q] // to the ranges of slots of Redis Cluster
+	closing context.Context
+	close   context.CancelFunc
 }
 
 // ranges is how many ranges of slots there are, of 512 slots each.
@@ -85,13 +85,12 @@ var (
 func New[Q Question[Q]](config Config[Q]) *Dispatcher[Q] {
 	sum := sha1.Sum([]byte(config.Script))
 	d := &Dispatcher[Q]{
-		Config:    config,
-		sha1:      hex.EncodeToString(sum[:]),
-		start:     time.Now(),
-		deadlines: deadlines{timeout: config.Timeout},
+		Config: config,
+		sha1:   hex.EncodeToString(sum[:]),
+		start:  time.Now(),
 	}
-	d.deadlines.now = d.Now
 	d.closing, d.close = context.WithCancel(context.Background())
+	d.clock = clock{timeout: config.Timeout, now: d.Now, closing: d.closing}
 	d.single = newLink(d)
 	for i := range d.ranges {
 		d.ranges[i] = newLink(d)
@@ -110,7 +109,7 @@ func (d *Dispatcher[Q]) Do(ctx context.Context, q Q) error {
 	if err != nil {
 		return err
 	}
-	d.deadlines.add(t)
+	d.clock.add(t)
 	var cause error // that others may be told of
 	select {
 	case <-t.done:

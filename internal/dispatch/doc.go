@@ -8,7 +8,7 @@
 // holds up its own keys alone. Each has a circuit breaker, which opens when Redis does not answer; see breaker.
 //
 // Lateness of this process is not silence of Redis: a timeout counts only time in which this process was able to listen; see
-// deadlines.
+// clock.
 //
 // The package knows Redis and the script's calling convention. It does not know what the questions are about: package core
 // encodes a batch of them into the arguments of a call and decodes the reply.

@@ -41,7 +41,7 @@ func newLink[Q Question[Q]](d *Dispatcher[Q]) *link[Q] {
 	l := &link[Q]{d: d, room: maxQueue}
 	l.wake.L = &l.mu
 	l.breaker = breaker{
-		deadlines: &d.deadlines, now: d.Now, closing: d.closing,
+		clock: &d.clock, now: d.Now, closing: d.closing,
 		probe: d.probe,
 		changed: func(from, to State, since time.Duration, cause error) {
 			if to == Open {

@@ -79,15 +79,15 @@ var mutants = []struct {
 		fault: "none", says: "while there was room",
 	},
 	{
-		name: "calls wait for as long as they like", file: "internal/dispatch/deadline.go",
-		right: "return time.AfterFunc(wait-calmSleeps*length, func() {",
-		wrong: "return time.AfterFunc(time.Minute, func() {",
+		name: "calls wait for as long as they like", file: "internal/dispatch/clock.go",
+		right: "c.heard-a.heard+c.tick() > a.after ||",
+		wrong: "c.heard-a.heard > time.Minute ||",
 		fault: "network_cut", says: "are allowed",
 	},
 	{
-		name: "a starved process waits for ever", file: "internal/dispatch/deadline.go",
-		right: "calm < calmSleeps && slept < longest",
-		wrong: "calm < calmSleeps",
+		name: "a starved process waits for ever", file: "internal/dispatch/clock.go",
+		right: "now-a.set > a.after+maxLateness*c.timeout",
+		wrong: "now-a.set > time.Hour",
 		fault: "overload", says: "are allowed",
 	},
 	{
