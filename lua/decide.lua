@@ -61,7 +61,7 @@ local now = time[1] * 1000000 + time[2]
 local stamp = #time[2] == 6 and time[1] .. time[2] or format('%.0f', now)
 
 local id, again, keys = ARGV[1], false, #KEYS
-local budget = keys < 225 and 1000 - 4 * keys or 100 -- entries that this call may still remove, read or add for others
+local budget = keys < 128 and 1000 - 7 * keys or 100 -- entries that this call may still remove, read or add for others
 local slack = 1000 -- milliseconds
 local reply = {}
 
@@ -180,8 +180,8 @@ end
 
 -- clean removes expired entries, as far as the budget goes, from a log of so many members, of which old have a score up to the
 -- cutoff. It returns the units and the number of the live entries, the rank of the first of them, the extra units, whether the
--- log is marked as one whose units may be given back, and whether entries had expired. It returns nothing if the weights of
--- some are not known yet.
+-- log is marked as one whose units may be given back, and whether entries had expired: "some" if expired ones are left, "all" if
+-- none are. It returns nothing if the weights of some are not known yet.
 local function clean(log, cutoff, members, old)
   local marks = call('ZCOUNT', log, '-inf', '(0')
   local expired = old - marks
@@ -199,7 +199,7 @@ local function clean(log, cutoff, members, old)
   end
   local removed = math.min(expired, math.max(0, budget))
   if removed > 0 then
-    budget = budget - removed
+    budget = budget - removed - 8 -- the commands are as much work as some entries
     if extra > 0 then
       local before = extra
       for _, member in ipairs(call('ZRANGE', log, marks, marks + removed - 1)) do
@@ -221,7 +221,7 @@ local function clean(log, cutoff, members, old)
   if removed < expired and extra > 0 then
     return
   end
-  return live + extra, live, marks + expired - removed, extra, provisional, expired > 0
+  return live + extra, live, marks + expired - removed, extra, provisional, expired > 0 and (removed == expired and 'all' or 'some')
 end
 
 -- expires returns the microseconds until the entry at a rank expires.
@@ -230,7 +230,7 @@ local function expires(log, rank, window)
   return window - (now - call('ZRANGE', log, rank, rank, 'WITHSCORES')[2])
 end
 
--- keep sees to it that a log from which expired entries were removed outlasts what may be added. See "Expiry".
+-- keep sees to it that a log from which all expired entries were removed outlasts what may be added. See "Expiry".
 local function keep(log, oldest, window)
   call('PEXPIRE', log, format('%.0f', (expires(log, oldest, window) + window) / 1000 + slack), 'GT')
 end
@@ -340,7 +340,7 @@ local function admit(g, at, entry)
       units[i], live[i], first[i], extra[i], provisional[i], expired[i] = clean(log, g.cutoff[i], members[i], old)
       if not units[i] then
         for j = 1, i - 1 do
-          if expired[j] then
+          if expired[j] == 'all' then
             keep(KEYS[at + j], first[j], g.window[j])
           end
         end
@@ -376,7 +376,7 @@ local function admit(g, at, entry)
       elseif live[i] == 1 or expired[i] then
         call('PEXPIRE', log, 2 * window / 1000 + slack, 'GT')
       end
-    elseif expired[i] then
+    elseif expired[i] == 'all' then
       keep(log, first[i], window)
     end
   end
@@ -419,6 +419,9 @@ end
 local function refund(g, at)
   local single, together = name(g.entry .. ':' .. g.place, g.cost), name(g.entry, g.requests * g.cost)
   local removed = 0
+  if g.requests > 1 and budget <= 0 then
+    return -1 -- before anything, so that no other question finds one log with the units and another without
+  end
   for i = 1, g.logs do
     local log = KEYS[at + i]
     local marked = call('ZSCORE', log, '*')
@@ -427,9 +430,6 @@ local function refund(g, at)
     local units = 0
     if score then
       if g.requests > 1 then
-        if budget <= 0 then
-          return -1 -- what was given back in other logs is not given back again
-        end
         budget = budget - g.requests
       end
       call('ZREM', log, together)
