@@ -822,6 +822,20 @@ func TestRetryOfWeights(t *testing.T) {
 	assert.Equal(t, minute-6000+4999, reset)
 }
 
+// Many questions of one call that wait for several weights are all told when they have room: each pays only for what it reads.
+func TestRetryOfWeightsInOneCall(t *testing.T) {
+	redis := newClockedRedis(t)
+	const m, n = "60000000", 16
+	var logs, want []string
+	for i := range n {
+		log := fmt.Sprint("log", i)
+		fill(t, redis.client, redis.prefix+":"+log, epoch+i, 40, "*2")
+		logs = append(logs, log)
+		want = append(want, fmt.Sprintf("[0 0 %d %d]", minute-1000+int64(i)+9, minute-1000+int64(i)+39)) // ten entries have to expire
+	}
+	assert.Equal(t, strings.Join(want, " "), redis.on(t, 1000, strings.Join(logs, " "), fmt.Sprintf("c admit %d 1 1 20 0 80 %s", n, m)))
+}
+
 // A call with arguments that are none fails and writes nothing.
 func TestBadArgumentsWriteNothing(t *testing.T) {
 	redis := newClockedRedis(t)

@@ -31,16 +31,20 @@
 --                                 retry      microseconds until one request more fits this log, 0 if it does now; negative
 --                                            if units of the log may be given back earlier than that
 --                                 reset      microseconds until the log is empty, if nothing more is admitted
---           a string            the error that this question failed with; nothing was charged
+--           a string            the error that this question failed with, because a log is no sorted set or is damaged;
+--                               nothing was charged
 --
 -- Clock   TIME, read once. If it steps back, entries from what is now the future still count, so no window is overfilled. A
 --         question about a log without room then moves such entries to the present, so that they expire a window from now. If
 --         it steps forward, entries expire as much earlier.
 -- Retry   A call sent again grants what it granted before, and charges nothing twice, as long as its entries have not expired.
 --         What the short reply says of the log may then be up to one round trip old. If units are not known, remaining is 0.
--- Time    A call removes, reads or moves at most about a thousand entries beside what it adds, so it never occupies the server
---         for long. Expired entries that are still there do not count. Only if their weights are not known yet, the reply
---         is -1. If finding retry takes more than that, retry is a time at which the request is still denied.
+-- Time    A call has a budget, so it never occupies the server for long: a thousand less seven for each key, and at least a
+--         hundred. Reading or removing an entry costs one, moving it to the present two, cleaning a log eight, and a refund
+--         one for each request of its entry. Beyond that, expired entries that are still there do not count. If their weights
+--         are not known yet, the reply is -1, so a question about a log with weights and n expired entries is answered after
+--         about n/1000 calls: each of the n has to be read. If finding retry takes more than the budget, retry is a time at
+--         which the request is still denied.
 -- Expiry  No log expires before its newest entry does, and each log expires within two windows and a second after its last
 --         admission. PEXPIRE is a seventh of the work, so it runs only when a log has its first or second entry, and when
 --         entries have expired: then it sets two windows from now, or from the oldest entry that is left if none is added. A
@@ -48,8 +52,10 @@
 --         that it adds is covered. The first entry sets one window, because most logs of a flood get no second. A second is
 --         added, since key expiry has a clock of its own.
 --         GT, because after a step back of the clock the newest entry need not be the one just added.
--- Failure A server that rejects writes rejects the whole call, before anything is written. Within a question nothing is
---         written before all its logs are seen to be sorted sets.
+-- Failure A call with wrong arguments fails before anything is written. A server that rejects writes, or lacks a command or a
+--         right, fails the whole call with its error, and what the call has charged is taken back as far as the server lets
+--         it. Units that a refund of this call has given back stay given back. Within a question nothing is written before
+--         all its logs are seen to be sorted sets.
 
 local call, try = redis.call, redis.pcall
 
@@ -221,7 +227,8 @@ local function clean(log, cutoff, members, old)
   if removed < expired and extra > 0 then
     return
   end
-  return live + extra, live, marks + expired - removed, extra, provisional, expired > 0 and (removed == expired and 'all' or 'some')
+  local were = expired > 0 and (removed == expired and 'all' or 'some')
+  return live + extra, live, marks + expired - removed, extra, provisional, were
 end
 
 -- expires returns the microseconds until the entry at a rank expires.
