@@ -51,7 +51,8 @@ type State struct {
 	Remaining int
 	// RetryAfter is how long until the same request has room in this limit, to the microsecond: after exactly that time
 	// it is admitted, unless others come first. It is zero when there is room now, so after an admission it speaks of the
-	// next request.
+	// next request. In Redis it is a lower bound if the request waits for about a thousand admissions of more than one unit to
+	// expire, or fewer if its call asks much: at that time it is denied again, and told more.
 	RetryAfter time.Duration
 	// ResetAfter is how long until the whole budget is back, if nothing more is admitted.
 	ResetAfter time.Duration

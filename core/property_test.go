@@ -345,7 +345,7 @@ func asNumber(t require.TestingT, word any) float64 {
 
 // withBudget returns a script in which a call, whatever its keys, may remove, read or move only so many entries.
 func withBudget(t testing.TB, script string, budget int) string {
-	const usual = "budget = keys < 225 and 1000 - 4 * keys or 100 "
+	const usual = "budget = keys < 128 and 1000 - 7 * keys or 100 "
 	require.Equal(t, 1, strings.Count(script, usual))
 	return strings.Replace(script, usual, fmt.Sprint("budget = ", budget, " "), 1)
 }

@@ -31,16 +31,20 @@
 --                                 retry      microseconds until one request more fits this log, 0 if it does now; negative
 --                                            if units of the log may be given back earlier than that
 --                                 reset      microseconds until the log is empty, if nothing more is admitted
---           a string            the error that this question failed with; nothing was charged
+--           a string            the error that this question failed with, because a log is no sorted set or is damaged;
+--                               nothing was charged
 --
 -- Clock   TIME, read once. If it steps back, entries from what is now the future still count, so no window is overfilled. A
 --         question about a log without room then moves such entries to the present, so that they expire a window from now. If
 --         it steps forward, entries expire as much earlier.
 -- Retry   A call sent again grants what it granted before, and charges nothing twice, as long as its entries have not expired.
 --         What the short reply says of the log may then be up to one round trip old. If units are not known, remaining is 0.
--- Time    A call removes, reads or moves at most about a thousand entries beside what it adds, so it never occupies the server
---         for long. Expired entries that are still there do not count. Only if their weights are not known yet, the reply
---         is -1. If finding retry takes more than that, retry is a time at which the request is still denied.
+-- Time    A call has a budget, so it never occupies the server for long: a thousand less seven for each key, and at least a
+--         hundred. Reading or removing an entry costs one, moving it to the present two, cleaning a log eight, and a refund
+--         one for each request of its entry. Beyond that, expired entries that are still there do not count. If their weights
+--         are not known yet, the reply is -1, so a question about a log with weights and n expired entries is answered after
+--         about n/1000 calls: each of the n has to be read. If finding retry takes more than the budget, retry is a time at
+--         which the request is still denied.
 -- Expiry  No log expires before its newest entry does, and each log expires within two windows and a second after its last
 --         admission. PEXPIRE is a seventh of the work, so it runs only when a log has its first or second entry, and when
 --         entries have expired: then it sets two windows from now, or from the oldest entry that is left if none is added. A
@@ -48,8 +52,10 @@
 --         that it adds is covered. The first entry sets one window, because most logs of a flood get no second. A second is
 --         added, since key expiry has a clock of its own.
 --         GT, because after a step back of the clock the newest entry need not be the one just added.
--- Failure A server that rejects writes rejects the whole call, before anything is written. Within a question nothing is
---         written before all its logs are seen to be sorted sets.
+-- Failure A call with wrong arguments fails before anything is written. A server that rejects writes, or lacks a command or a
+--         right, fails the whole call with its error, and what the call has charged is taken back as far as the server lets
+--         it. Units that a refund of this call has given back stay given back. Within a question nothing is written before
+--         all its logs are seen to be sorted sets.
 
 local call, try = redis.call, redis.pcall
 
@@ -61,7 +67,7 @@ local now = time[1] * 1000000 + time[2]
 local stamp = #time[2] == 6 and time[1] .. time[2] or format('%.0f', now)
 
 local id, again, keys = ARGV[1], false, #KEYS
-local budget = keys < 225 and 1000 - 4 * keys or 100 -- entries that this call may still remove, read or add for others
+local budget = keys < 128 and 1000 - 7 * keys or 100 -- entries that this call may still remove, read or add for others
 local slack = 1000 -- milliseconds
 local reply = {}
 
@@ -180,8 +186,8 @@ end
 
 -- clean removes expired entries, as far as the budget goes, from a log of so many members, of which old have a score up to the
 -- cutoff. It returns the units and the number of the live entries, the rank of the first of them, the extra units, whether the
--- log is marked as one whose units may be given back, and whether entries had expired. It returns nothing if the weights of
--- some are not known yet.
+-- log is marked as one whose units may be given back, and whether entries had expired: "some" if expired ones are left, "all" if
+-- none are. It returns nothing if the weights of some are not known yet.
 local function clean(log, cutoff, members, old)
   local marks = call('ZCOUNT', log, '-inf', '(0')
   local expired = old - marks
@@ -199,7 +205,7 @@ local function clean(log, cutoff, members, old)
   end
   local removed = math.min(expired, math.max(0, budget))
   if removed > 0 then
-    budget = budget - removed
+    budget = budget - removed - 8 -- the commands are as much work as some entries
     if extra > 0 then
       local before = extra
       for _, member in ipairs(call('ZRANGE', log, marks, marks + removed - 1)) do
@@ -221,7 +227,8 @@ local function clean(log, cutoff, members, old)
   if removed < expired and extra > 0 then
     return
   end
-  return live + extra, live, marks + expired - removed, extra, provisional, expired > 0
+  local were = expired > 0 and (removed == expired and 'all' or 'some')
+  return live + extra, live, marks + expired - removed, extra, provisional, were
 end
 
 -- expires returns the microseconds until the entry at a rank expires.
@@ -230,7 +237,7 @@ local function expires(log, rank, window)
   return window - (now - call('ZRANGE', log, rank, rank, 'WITHSCORES')[2])
 end
 
--- keep sees to it that a log from which expired entries were removed outlasts what may be added. See "Expiry".
+-- keep sees to it that a log from which all expired entries were removed outlasts what may be added. See "Expiry".
 local function keep(log, oldest, window)
   call('PEXPIRE', log, format('%.0f', (expires(log, oldest, window) + window) / 1000 + slack), 'GT')
 end
@@ -340,7 +347,7 @@ local function admit(g, at, entry)
       units[i], live[i], first[i], extra[i], provisional[i], expired[i] = clean(log, g.cutoff[i], members[i], old)
       if not units[i] then
         for j = 1, i - 1 do
-          if expired[j] then
+          if expired[j] == 'all' then
             keep(KEYS[at + j], first[j], g.window[j])
           end
         end
@@ -376,7 +383,7 @@ local function admit(g, at, entry)
       elseif live[i] == 1 or expired[i] then
         call('PEXPIRE', log, 2 * window / 1000 + slack, 'GT')
       end
-    elseif expired[i] then
+    elseif expired[i] == 'all' then
       keep(log, first[i], window)
     end
   end
@@ -419,6 +426,9 @@ end
 local function refund(g, at)
   local single, together = name(g.entry .. ':' .. g.place, g.cost), name(g.entry, g.requests * g.cost)
   local removed = 0
+  if g.requests > 1 and budget <= 0 then
+    return -1 -- before anything, so that no other question finds one log with the units and another without
+  end
   for i = 1, g.logs do
     local log = KEYS[at + i]
     local marked = call('ZSCORE', log, '*')
@@ -427,9 +437,6 @@ local function refund(g, at)
     local units = 0
     if score then
       if g.requests > 1 then
-        if budget <= 0 then
-          return -1 -- what was given back in other logs is not given back again
-        end
         budget = budget - g.requests
       end
       call('ZREM', log, together)

@@ -86,9 +86,6 @@ type History struct {
 	// Log gives the log of a key in the records. Where it is nil, the log is named as the key.
 	Log func(key string) string
 
-	// Hasty permits that a denial ends while there is no room yet, because it would have taken too long to find out when there is.
-	Hasty bool
-
 	// Apart is how far the servers' clocks may be from the machine's at any time: that of a Valkey 9.1 is up to some hundred
 	// microseconds ahead, and not always as far.
 	Apart time.Duration
@@ -175,20 +172,6 @@ func (h History) Repeated() []string {
 // them, and before and after entries were moved: where a server's clock is not steady, the script moves
 // entries that are in its future. A denial that a step of the clock excuses counts as founded: see excused.
 func (h History) Unfounded() []string {
-	found := h.unfounded()
-	return found.list()
-}
-
-// Hastened counts the denials that only Hasty permits.
-func (h History) Hastened() int {
-	h.Hasty = false
-	strict := h.unfounded()
-	h.Hasty = true
-	all := h.unfounded()
-	return strict.n - all.n
-}
-
-func (h History) unfounded() violations {
 	var found violations
 	records := h.Records
 	if h.Losses == 0 {
@@ -221,7 +204,7 @@ func (h History) unfounded() violations {
 				call.Key, call.Source, call.Sent, call.Came, call.Retry, call.Reset)
 		}
 	}
-	return found
+	return found.list()
 }
 
 // Excused counts the denials that Unfounded does not check, because of a step of the clock.
@@ -337,10 +320,9 @@ func (e entries) from(at int64) int {
 	return sort.Search(len(e.at), func(i int) bool { return e.at[i] >= at })
 }
 
-// decisive reports whether a log whose newest entry is the last one denies the call until the entry k has expired, and no longer
-// unless the denial may be hasty.
+// decisive reports whether a log whose newest entry is the last one denies the call until the entry k has expired, and no longer.
 func (h History) decisive(log entries, k, last int, call Call) bool {
-	return k <= last && log.between(k-1, last)+call.cost() > h.Max && (h.Hasty || log.between(k, last)+call.cost() <= h.Max)
+	return k <= last && log.between(k-1, last)+call.cost() > h.Max && log.between(k, last)+call.cost() <= h.Max
 }
 
 // foundedInRedis looks for a moment within the call at which so many units were in the log that the call's did not fit, and

@@ -144,15 +144,10 @@ func TestChecks(t *testing.T) {
 			h.Records = []redistest.Record{record(redistest.Admission{At: 15, ID: "a", Weight: 3, Refunded: 2}, at(135, "b"))}
 			h.Calls[2] = denied(150, 160, 60, 80)
 		}, founded, "ann: denied"},
-		{"hasty, where it may be", func(h *History) {
-			h.Records = []redistest.Record{record(at(15, "a"), heavy(35, "b", 2))}
-			h.Calls, h.Hasty = []Call{denied(50, 60, 60, 80)}, true
-		}, founded, ""},
-		{"and where it may not", func(h *History) {
+		{"that ends too early", func(h *History) {
 			h.Records = []redistest.Record{record(at(15, "a"), heavy(35, "b", 2))}
 			h.Calls = []Call{denied(50, 60, 60, 80)}
 		}, founded, "ann: denied"},
-		{"hasty, but there was room", func(h *History) { h.Calls[2], h.Hasty = denied(21, 29, 90, 90), true }, founded, "ann: denied"},
 		{"by an entry in its future, which it moves", func(h *History) {
 			h.Records = []redistest.Record{record(at(15, "a"), redistest.Admission{At: 57, ID: "b", Weight: 1, Moved: 52})}
 			h.Calls = []Call{denied(50, 60, 63, 100), denied(56, 60, 55, 97)}
