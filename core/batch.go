@@ -56,7 +56,7 @@ type group struct {
 }
 
 // maxRequests is how many requests may be one question. A refund makes an entry for each of the others.
-const maxRequests = 500
+const maxRequests = 250
 
 // Encode returns the keys and arguments of a call that asks questions.
 func (b *batch) Encode(questions []*question) (keys, args []string) {

@@ -214,11 +214,14 @@ func founded(admitted []int64, a seen, max int, window int64) bool {
 	const slack = 1 // both clocks are cut to microseconds
 	first := sort.Search(len(admitted), func(i int) bool { return admitted[i] >= a.Sent-slack-window+a.Retry })
 	for k := first; k+max <= len(admitted); k++ {
+		last := k + max - 1
+		if a.Retry == 1 && admitted[last] <= a.Came+slack {
+			return true // denied by the first attempt of a call that was sent again, and there has been room since
+		}
 		now := admitted[k] + window - a.Retry
 		if now > a.Came+slack {
 			return false
 		}
-		last := k + max - 1
 		if admitted[last]+window-now == a.Reset && admitted[last] <= now && (k == 0 || admitted[k-1] <= now-window) {
 			return true
 		}
