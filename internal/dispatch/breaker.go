@@ -114,10 +114,10 @@ const (
 // recover probes until the breaker can be closed.
 func (b *breaker) recover(i *incident) {
 	settled := func() bool { return b.closing.Err() != nil || b.incident.Load() != i || i.open.Load() }
-	b.clock.set(b.clock.timeout/2, settled, func() { b.setOpen(i) })
+	b.clock.call(b.clock.timeout/2, settled, func() { b.setOpen(i) })
 	for pause := time.Millisecond; ; pause = min(2*pause, maxPause) {
 		var answered, late atomic.Bool
-		b.clock.set(b.clock.timeout, answered.Load, func() { late.Store(true) })
+		b.clock.call(b.clock.timeout, answered.Load, func() { late.Store(true) })
 		err := b.ask(i)
 		answered.Store(true)
 		switch {

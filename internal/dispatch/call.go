@@ -261,10 +261,12 @@ func Code(err error) string {
 }
 
 // CodeOf returns the code of an error of the server with such a text. Rueidis leaves out ERR, so the text may begin with
-// another word, such as in "DB index is out of range". Redis 7.0 has no code for a script that uses a command without the
-// right to it, which is NOPERM in all other cases and versions.
+// another word, such as in "DB index is out of range". Servers have no code for a script that uses a command without the right
+// to it, where they say NOPERM otherwise.
 func CodeOf(text string) string {
-	if strings.HasPrefix(strings.TrimPrefix(text, "ERR "), "The user executing the script can't run this command") {
+	text = strings.TrimPrefix(text, "ERR ")
+	if strings.HasPrefix(text, "The user executing the script can't run this command") || // Redis 7.0
+		strings.HasPrefix(text, "ACL failure in script") { // Redis 7.2, Valkey
 		return "NOPERM"
 	}
 	word, _, _ := strings.Cut(text, " ")

@@ -27,7 +27,8 @@ type clock struct {
 	heard   time.Duration // for how long this process was able to listen
 	ticked  time.Duration // when the last tick ended
 	alarms  []*alarm
-	waits   []wait // that began during this tick
+	fresh   *alarm   // of the waits that begin during this tick
+	spare   []*alarm // of waits, for reuse
 }
 
 const (
@@ -39,13 +40,14 @@ const (
 	maxLateness = 20
 )
 
-// alarm is what the clock does after a time in which this process was able to listen.
+// alarm is what the clock does after a time in which this process was able to listen: it ends waits, or calls a function.
 type alarm struct {
 	after time.Duration // so much
 	set   time.Duration // when it was set
 	heard time.Duration // what the clock had heard by then
-	idle  func() bool   // reports whether there is nothing to do any more
-	ring  func()
+	waits []wait
+	f     func()
+	moot  func() bool // reports whether f has nothing to do any more
 }
 
 // wait is a use of a ticket.
@@ -61,75 +63,106 @@ func (c *clock) add(t *Ticket) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.run()
-	c.waits = append(c.waits, wait{t, t.use()})
+	c.fresh.waits = append(c.fresh.waits, wait{t, t.use()})
 }
 
-// set sets an alarm.
-func (c *clock) set(after time.Duration, idle func() bool, ring func()) {
+// call calls f after a time, unless it is moot by then.
+func (c *clock) call(after time.Duration, moot func() bool, f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.run()
-	c.alarms = append(c.alarms, &alarm{after, c.now(), c.heard + min(c.now()-c.ticked, c.tick()), idle, ring})
+	now := c.now()
+	c.alarms = append(c.alarms, &alarm{after: after, set: now, heard: c.heard + min(now-c.ticked, c.tick()), moot: moot, f: f})
 }
 
 // run starts the clock if it stands still. It is locked.
 func (c *clock) run() {
 	if !c.running {
 		c.running, c.ticked = true, c.now()
-		go func() {
-			for c.advance() {
-			}
-		}()
+		c.begin()
+		go c.advance()
 	}
 }
 
-// advance ends a tick, and reports false if there is no more to wait for.
-func (c *clock) advance() bool {
-	select {
-	case <-time.After(c.tick()):
-	case <-c.closing.Done():
-		time.Sleep(min(c.tick(), time.Millisecond))
+// begin begins a tick. The clock is locked.
+func (c *clock) begin() {
+	if len(c.spare) == 0 {
+		c.spare = append(c.spare, &alarm{after: c.timeout})
 	}
-	runtime.Gosched()
-	c.mu.Lock()
-	if waits := c.waits; len(waits) > 0 {
-		c.alarms = append(c.alarms, &alarm{c.timeout, c.ticked, c.heard, idle(waits), expire(waits)})
-		c.waits = make([]wait, 0, len(waits))
-	}
-	now := c.now()
-	if took := now - c.ticked; took <= c.tick()+tickLate {
-		c.heard += took
-	}
-	c.ticked = now
+	last := len(c.spare) - 1
+	c.fresh, c.spare = c.spare[last], c.spare[:last]
+	c.fresh.set, c.fresh.heard, c.fresh.waits = c.ticked, c.heard, c.fresh.waits[:0]
+	c.alarms = append(c.alarms, c.fresh)
+}
+
+// advance ticks until there is no more to wait for.
+func (c *clock) advance() {
+	timer := time.NewTimer(c.tick())
+	defer timer.Stop()
 	var due []*alarm
-	c.alarms = slices.DeleteFunc(c.alarms, func(a *alarm) bool {
-		if c.heard-a.heard+c.tick() > a.after || now-a.set > a.after+maxLateness*c.timeout {
-			due = append(due, a)
-			return true
+	for {
+		select {
+		case <-timer.C:
+		case <-c.closing.Done():
+			time.Sleep(min(c.tick(), time.Millisecond))
 		}
-		return c.closing.Err() != nil && a.idle()
-	})
-	c.running = len(c.alarms) > 0
-	running := c.running
-	c.mu.Unlock()
-	for _, a := range due {
-		if !a.idle() {
+		runtime.Gosched()
+		due = due[:0]
+		c.mu.Lock()
+		now := c.now()
+		if took := now - c.ticked; took <= c.tick()+tickLate {
+			c.heard += took
+		}
+		c.ticked = now
+		empty := true
+		c.alarms = slices.DeleteFunc(c.alarms, func(a *alarm) bool {
+			switch {
+			case c.heard-a.heard+c.tick() > a.after || now-a.set > a.after+maxLateness*c.timeout:
+				due = append(due, a)
+				return true
+			case c.closing.Err() != nil && a.idle():
+				return true
+			}
+			empty = empty && a.f == nil && len(a.waits) == 0
+			return false
+		})
+		c.running = !empty
+		if empty {
+			c.alarms = nil
+		} else {
+			c.begin()
+		}
+		c.mu.Unlock()
+		for _, a := range due {
 			a.ring()
 		}
-	}
-	return running
-}
-
-func idle(waits []wait) func() bool {
-	return func() bool {
-		return !slices.ContainsFunc(waits, func(w wait) bool { return w.ticket.pending(w.use) })
-	}
-}
-
-func expire(waits []wait) func() {
-	return func() {
-		for _, w := range waits {
-			w.ticket.expire(w.use)
+		if empty {
+			return
 		}
+		c.mu.Lock()
+		for _, a := range due {
+			if clear(a.waits); a.f == nil {
+				c.spare = append(c.spare, a)
+			}
+		}
+		c.mu.Unlock()
+		timer.Reset(c.tick())
+	}
+}
+
+// idle reports whether there is nothing to do any more.
+func (a *alarm) idle() bool {
+	if a.f != nil {
+		return a.moot()
+	}
+	return !slices.ContainsFunc(a.waits, func(w wait) bool { return w.ticket.pending(w.use) })
+}
+
+func (a *alarm) ring() {
+	for _, w := range a.waits {
+		w.ticket.expire(w.use)
+	}
+	if a.f != nil && !a.moot() {
+		a.f()
 	}
 }

@@ -122,13 +122,13 @@ func TestIdleAlarm(t *testing.T) {
 		c := newClocked(t, time.Hour)
 		closing, stop := context.WithCancel(context.Background())
 		c.closing = closing
-		c.set(time.Minute, func() bool { return true }, func() { t.Error("rang") })
+		c.call(time.Minute, func() bool { return true }, func() { t.Error("rang") })
 		rang := false
-		c.set(2*time.Minute, func() bool { return rang }, func() { rang = true })
+		c.call(2*time.Minute, func() bool { return rang }, func() { rang = true })
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		assert.True(t, rang)
-		c.set(time.Hour, func() bool { return true }, nil)
+		c.call(time.Hour, func() bool { return true }, nil)
 		stop()
 		time.Sleep(time.Second)
 		synctest.Wait()
