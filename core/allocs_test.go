@@ -46,7 +46,7 @@ func TestCachedDenialAllocatesNothing(t *testing.T) {
 	}
 }
 
-// One text that all words of the call are cut from, and the mark that the question is being asked.
+// The text that the names of all logs are cut from, and the reply.
 func TestAllowOnRedisAllocatesTwice(t *testing.T) {
 	// On one connection: another that rueidis made meanwhile would count thousands.
 	limiter, err := Connect(redistest.Shared(t).URL(), WithPrefix(redistest.Prefix()))

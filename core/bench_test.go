@@ -67,8 +67,8 @@ redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('PEXPIRE', KEYS[1], 11000)
 return n`
 
-// BenchmarkScript has redis-benchmark call the decision script and the bare one in turn, on one server, without Go in
-// between. It reports the medians of its rounds in calls per second, and their ratio.
+// BenchmarkScript has redis-benchmark call the bare script, and the decision script with one question and with 32, in turn, on
+// one server, without Go in between. It reports the medians of its rounds in questions per second, and their ratios.
 func BenchmarkScript(b *testing.B) {
 	if _, err := exec.LookPath("redis-benchmark"); err != nil {
 		b.Skip("redis-benchmark is not installed")
@@ -79,11 +79,13 @@ func BenchmarkScript(b *testing.B) {
 		b.Run(fmt.Sprint(spread, " keys"), func(b *testing.B) {
 			scripts := []struct {
 				name, text string
+				questions  int
 				args       []string
 				rates      []float64
 			}{
-				{name: "bare", text: bare, args: []string{"id__rand_int__", "10000000"}},
-				{name: "decide", text: lua.Decide, args: []string{"id__rand_int__", "1000000", "10000000"}},
+				{name: "bare", text: bare, questions: 1, args: []string{"id__rand_int__", "10000000"}},
+				{name: "decide", text: lua.Decide, questions: 1, args: []string{"id__rand_int__", "one", "1", "1000000", "10000000"}},
+				{name: "decide32", text: lua.Decide, questions: 32, args: []string{"id__rand_int__", "one", "32", "1000000", "10000000"}},
 			}
 			for b.Loop() {
 				for range 7 {
@@ -94,25 +96,30 @@ func BenchmarkScript(b *testing.B) {
 							b.Fatal(err)
 						}
 						redistest.Do(b, client, "FLUSHALL")
-						s.rates = append(s.rates, callsPerSecond(b, server, spread, sha, s.args))
+						s.rates = append(s.rates, questionsPerSecond(b, server, spread, sha, s.questions, s.args))
 					}
 				}
 			}
-			for i := range scripts {
+			median := func(i int) float64 {
 				slices.Sort(scripts[i].rates)
+				return scripts[i].rates[len(scripts[i].rates)/2]
 			}
-			bare, decide := scripts[0].rates[len(scripts[0].rates)/2], scripts[1].rates[len(scripts[1].rates)/2]
-			b.ReportMetric(bare, "bare/s")
-			b.ReportMetric(decide, "decide/s")
-			b.ReportMetric(decide/bare, "decide/bare")
+			for i := range scripts {
+				b.ReportMetric(median(i), scripts[i].name+"/s")
+				if i > 0 {
+					b.ReportMetric(median(i)/median(0), scripts[i].name+"/bare")
+				}
+			}
 		})
 	}
 }
 
-func callsPerSecond(b *testing.B, server *redistest.Server, spread int, sha string, args []string) float64 {
+func questionsPerSecond(b *testing.B, server *redistest.Server, spread int, sha string, questions int, args []string) float64 {
 	_, port, _ := strings.Cut(server.Addr, ":")
+	calls := strconv.Itoa(200_000 / questions)
 	out, err := exec.Command("redis-benchmark", slices.Concat(
-		[]string{"-p", port, "--csv", "-r", strconv.Itoa(spread), "-n", "200000", "-c", "20", "-P", "32", "evalsha", sha, "1", "log__rand_int__"},
+		[]string{"-p", port, "--csv", "-r", strconv.Itoa(spread), "-n", calls, "-c", "20", "-P", "32", "evalsha", sha, strconv.Itoa(questions)},
+		slices.Repeat([]string{"log__rand_int__"}, questions),
 		args)...).Output()
 	if err != nil {
 		b.Fatal(err)
@@ -123,5 +130,5 @@ func callsPerSecond(b *testing.B, server *redistest.Server, spread int, sha stri
 	if err != nil {
 		b.Fatal(string(out))
 	}
-	return rate
+	return rate * float64(questions)
 }

@@ -3,6 +3,8 @@ package core
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -69,32 +71,45 @@ func (c clockedInProcess) refund(_ require.TestingT, d Decision) {
 	c.inProcess.refund(d.receipt, d.States())
 }
 
-// clockedRedis runs the real scripts on a real server. Only their TIME is another: they GET it from a key. And logs expire
-// an hour late, since expiry goes by the server's own clock. Unless an option says otherwise, it has no denial cache.
+// clockedRedis asks the real script on a real server, without what dispatch does. Only its TIME is another: it is read from a
+// key. And logs expire an hour late, since expiry goes by the server's own clock. Unless an option says otherwise, it has no
+// denial cache.
 type clockedRedis struct {
 	*redisLogs
 	client rueidis.Client
+	batch  *batch
+	sha1   string
 	clock  string
 	moment *int64 // on this process's clock
 }
 
 func newClockedRedis(t testing.TB, opts ...Option) clockedRedis {
-	client := redistest.Shared(t).Client(t)
-	prefix := redistest.Prefix()
-	c, err := configure(append([]Option{WithPrefix(prefix), WithDenialCache(0, 0), patient}, opts...))
+	c, err := configure(append([]Option{WithPrefix(redistest.Prefix()), WithDenialCache(0, 0)}, opts...))
 	require.NoError(t, err)
-	logs := newRedisLogs(newConnection(client, c.log), c)
+	logs := &redisLogs{identity: 1, denials: newDenials(c.denials, c.denialHold), prefix: c.prefix, stem: "id", seed: maphash.MakeSeed()}
 	moment := new(int64)
-	logs.now = func() time.Duration { return time.Duration(*moment) * time.Microsecond }
-	redis := clockedRedis{logs, client, prefix + "-clock", moment}
-	decide := redis.onTestClock(t, lua.Decide)
-	require.Equal(t, 1, strings.Count(decide, "slack = 1000"))
-	logs.decision = rueidis.NewLuaScript(strings.Replace(decide, "slack = 1000", "slack = 3600000", 1))
-	logs.peeking = rueidis.NewLuaScript(redis.onTestClock(t, lua.Peek))
+	now := func() time.Duration { return time.Duration(*moment) * time.Microsecond }
+	redis := clockedRedis{
+		redisLogs: logs,
+		client:    redistest.Shared(t).Client(t),
+		batch:     newBatch(c.prefix, logs.newIDs(), logs.denials, now),
+		clock:     c.prefix + "-clock",
+		moment:    moment,
+	}
+	script := redis.onTestClock(t, lua.Decide)
+	require.Equal(t, 1, strings.Count(script, "slack = 1000 "))
+	redis.load(t, strings.Replace(script, "slack = 1000 ", "slack = 3600000 ", 1))
 	return redis
 }
 
-// onTestClock is a script that takes the time from the test.
+// load makes another script the one that is asked.
+func (c *clockedRedis) load(t testing.TB, script string) {
+	var err error
+	c.sha1, err = redistest.Do(t, c.client, "SCRIPT", "LOAD", script).ToString()
+	require.NoError(t, err)
+}
+
+// onTestClock returns a script that takes the time from the test.
 func (c clockedRedis) onTestClock(t testing.TB, script string) string {
 	require.Equal(t, 1, strings.Count(script, "call('TIME')"))
 	return strings.Replace(script, "call('TIME')", "cjson.decode(redis.call('GET', '"+c.clock+"'))", 1)
@@ -103,79 +118,159 @@ func (c clockedRedis) onTestClock(t testing.TB, script string) string {
 // epoch keeps the digits of the scores those of real ones.
 const epoch = 1_795_000_000_000_000
 
-func (c clockedRedis) set(t require.TestingT, now int64) {
+// call calls the script at a moment.
+func (c clockedRedis) call(t require.TestingT, now int64, keys, args []string) []rueidis.RedisMessage {
 	*c.moment = now
 	now += epoch
-	reply := fmt.Sprintf(`["%d", "%d"]`, now/1e6, now%1e6)
-	err := c.client.Do(context.Background(), c.client.B().Set().Key(c.clock).Value(reply).Build()).Error()
+	results := c.client.DoMulti(context.Background(),
+		c.client.B().Set().Key(c.clock).Value(fmt.Sprintf(`["%d", "%d"]`, now/1e6, now%1e6)).Build(),
+		c.client.B().Evalsha().Sha1(c.sha1).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build())
+	require.NoError(t, results[0].Error())
+	reply, err := results[1].ToArray()
 	require.NoError(t, err)
+	return reply
+}
+
+// ask asks questions in one call, and in others those that it leaves to be asked again. It returns how many it left.
+func (c clockedRedis) ask(t require.TestingT, now int64, questions ...*question) int {
+	again := c.askOnce(t, now, questions...)
+	left := len(again)
+	for len(again) > 0 {
+		again = c.askOnce(t, now, again...)
+	}
+	return left
+}
+
+// askOnce asks questions in one call, and returns those that it leaves to be asked again.
+func (c clockedRedis) askOnce(t require.TestingT, now int64, questions ...*question) (again []*question) {
+	*c.moment = now
+	keys, args := c.batch.Encode(questions)
+	again, err := c.batch.Decode(c.call(t, now, keys, args))
+	require.NoError(t, err)
+	return slices.Clone(again)
+}
+
+// askAgain sends the last call again, as if its reply had been lost. What it leaves to be asked again is asked.
+func (c clockedRedis) askAgain(t require.TestingT, later int64) {
+	args := c.batch.Again()
+	again, err := c.batch.Decode(c.call(t, later, c.batch.keys, args))
+	require.NoError(t, err)
+	for again = slices.Clone(again); len(again) > 0; {
+		again = c.askOnce(t, later, again...)
+	}
+}
+
+func (c clockedRedis) question(verb verb, key string, cost int, limits ...Limit) *question {
+	return c.newQuestion(verb, key, maphash.String(c.seed, key), cost, limits)
+}
+
+// decision is what redisLogs.decide makes of an answer.
+func (c clockedRedis) decision(t require.TestingT, q *question) Decision {
+	require.NoError(t, q.answer.err)
+	d := q.decision()
+	if d.Allowed {
+		d.receipt = c.receipt(q)
+	}
+	return d
 }
 
 func (c clockedRedis) allow(t require.TestingT, now int64, key string, cost int, limits ...Limit) Decision {
-	c.set(t, now)
-	d, err := c.decide(context.Background(), key, cost, limits)
-	require.NoError(t, err)
-	return d
-}
-
-// allowAs is allow under an id of the test's choice.
-func (c clockedRedis) allowAs(t require.TestingT, now int64, id, key string, cost int, limits ...Limit) Decision {
-	c.set(t, now)
-	reply, err := c.ask(context.Background(), c.question(key, cost, limits), id, 1)
-	require.NoError(t, err)
-	return reply.decision(0, cost, limits)
-}
-
-func (c clockedRedis) question(key string, cost int, limits []Limit) *question {
-	text, ends := c.appendQuestion(nil, nil, key, cost, limits)
-	words := appendWords(nil, string(text), ends)
-	return &question{key: key, cost: cost, limits: limits, logs: words[:len(limits)], numbers: words[len(limits):]}
+	hash, moment := maphash.String(c.seed, key), time.Duration(now)*time.Microsecond
+	if denied, found := c.denials.find(hash, moment, key, cost, limits); found {
+		return denied
+	}
+	q := c.question(admit, key, cost, limits...)
+	c.ask(t, now, q)
+	return c.decision(t, q)
 }
 
 func (c clockedRedis) peek(t require.TestingT, now int64, key string, limits ...Limit) Decision {
-	c.set(t, now)
-	d, err := c.redisLogs.peek(context.Background(), key, limits)
-	require.NoError(t, err)
-	return d
+	q := c.question(peek, key, 1, limits...)
+	c.ask(t, now, q)
+	require.NoError(t, q.answer.err)
+	return q.decision()
 }
 
 func (c clockedRedis) reset(t require.TestingT, key string, limits ...Limit) {
-	require.NoError(t, c.redisLogs.reset(context.Background(), key, limits))
+	q := c.question(reset, key, 1, limits...)
+	c.ask(t, *c.moment, q)
+	require.NoError(t, q.answer.err)
+	c.denials.forget(q.hash, key)
 }
 
 func (c clockedRedis) refund(t require.TestingT, d Decision) {
 	if d.receipt.cost > 0 { // as Limiter.Refund sees to
-		require.NoError(t, c.redisLogs.refund(context.Background(), d.receipt, d.States()))
+		q := c.refunding(d)
+		c.ask(t, *c.moment, q)
+		require.NoError(t, q.answer.err)
+		c.denials.forget(q.hash, q.key)
 	}
 }
 
-// entries returns the ids in a log, with their moments.
+// refunding returns the question that gives back an admission.
+func (c clockedRedis) refunding(d Decision) *question {
+	q := c.question(refund, d.receipt.key, d.receipt.cost, limitsOf(d.States())...)
+	q.paid = d.receipt
+	return q
+}
+
+// entries returns the members of a log but for its marks, with their moments.
 func (c clockedRedis) entries(t require.TestingT, key string, limit Limit) map[string]int64 {
-	name := string(appendLogKey(nil, c.prefix, key, limit))
-	scores, err := c.client.Do(context.Background(),
-		c.client.B().Zrange().Key(name).Min("0").Max("-1").Withscores().Build()).AsZScores()
-	require.NoError(t, err)
 	entries := map[string]int64{}
-	for _, score := range scores {
-		entries[score.Member] = int64(score.Score) - epoch
+	for member, score := range members(t, c.client, c.log(key, limit)) {
+		if score >= 0 {
+			entries[member] = score - epoch
+		}
 	}
 	return entries
 }
 
-// batch asks the script for several requests in one call, as coalescing does.
-func (c clockedRedis) batch(t require.TestingT, now int64, id, key string, requests, cost int, limit Limit) []int64 {
-	c.set(t, now)
-	message, err := c.decision.Exec(context.Background(), c.client,
-		[]string{string(appendLogKey(nil, c.prefix, key, limit))},
-		[]string{id, strconv.Itoa(limit.Max), strconv.FormatInt(limit.Window.Microseconds(), 10),
-			strconv.Itoa(requests), strconv.Itoa(cost)}).ToMessage()
+func (c clockedRedis) log(key string, limit Limit) string {
+	return string(appendLogKey(nil, c.prefix, key, limit))
+}
+
+// members returns all that is in a log, marks as well.
+func members(t require.TestingT, client rueidis.Client, log string) map[string]int64 {
+	scores, err := client.Do(context.Background(), client.B().Zrange().Key(log).Min("0").Max("-1").Withscores().Build()).AsZScores()
 	require.NoError(t, err)
-	if message.IsInt64() {
-		remaining, err := message.AsInt64()
-		require.NoError(t, err)
-		return []int64{remaining}
+	members := map[string]int64{}
+	for _, score := range scores {
+		members[score.Member] = int64(score.Score)
 	}
-	reply, err := message.AsIntSlice()
-	require.NoError(t, err)
-	return reply
+	return members
+}
+
+// requireMarks checks the marks of a log against its entries: "*" tells of all units that are no entries, and is there only
+// if there are any.
+func requireMarks(t require.TestingT, client rueidis.Client, log string) {
+	extra := int64(0)
+	there := members(t, client, log)
+	entries := 0
+	for member, score := range there {
+		if score >= 0 {
+			entries++
+			extra += weightOf(t, member) - 1
+		} else {
+			require.Contains(t, []string{"*", "~"}, member)
+		}
+	}
+	require.Equal(t, -extra, there["*"], "%v", there)
+	_, marked := there["*"]
+	require.Equal(t, extra > 0, marked, "%v", there)
+	require.True(t, entries > 0 || len(there) == 0, "nothing but marks: %v", there)
+	if provisional, marked := there["~"]; marked {
+		require.EqualValues(t, -1, provisional)
+	}
+}
+
+// weightOf returns the units that an entry stands for.
+func weightOf(t require.TestingT, member string) int64 {
+	_, weight, weighs := strings.Cut(member, "*")
+	if !weighs {
+		return 1
+	}
+	n, err := strconv.ParseInt(weight, 10, 64)
+	require.NoError(t, err, member)
+	require.Greater(t, n, int64(1), member)
+	return n
 }

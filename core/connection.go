@@ -14,7 +14,6 @@ import (
 // was made: rueidis makes no client before it has seen whether it talks to one server, to Sentinel or to a cluster.
 type connection struct {
 	client  atomic.Pointer[rueidis.Client]
-	cluster atomic.Bool
 	failure atomic.Pointer[error] // why there is no client yet
 
 	log     *slog.Logger
@@ -41,9 +40,8 @@ func dial(option rueidis.ClientOption, log *slog.Logger) *connection {
 }
 
 func (c *connection) use(client rueidis.Client) {
-	prepare(client, c.log)
-	c.cluster.Store(client.Mode() == rueidis.ClientModeCluster)
 	c.client.Store(&client)
+	c.dialing.Go(func() { prepare(client, c.log) }) // which may take a while if Redis does not answer
 }
 
 func (c *connection) try(option rueidis.ClientOption) bool {
@@ -57,7 +55,8 @@ func (c *connection) try(option rueidis.ClientOption) bool {
 }
 
 func (c *connection) keepTrying(ctx context.Context, option rueidis.ClientOption) {
-	for pause := maxPause / 32; ; pause = min(2*pause, maxPause) {
+	const longest = 500 * time.Millisecond
+	for pause := longest / 32; ; pause = min(2*pause, longest) {
 		select {
 		case <-ctx.Done():
 			return
@@ -70,9 +69,7 @@ func (c *connection) keepTrying(ctx context.Context, option rueidis.ClientOption
 	}
 }
 
-// owned says whether the client is ours, and so makes no connection in a request's name.
-func (c *connection) owned() bool { return c.stop != nil }
-
+// get returns the client, or why there is none yet.
 func (c *connection) get() (rueidis.Client, error) {
 	if client := c.client.Load(); client != nil {
 		return *client, nil
@@ -81,11 +78,13 @@ func (c *connection) get() (rueidis.Client, error) {
 }
 
 func (c *connection) close() {
+	if c.stop != nil {
+		c.stop()
+	}
+	c.dialing.Wait()
 	if c.stop == nil {
 		return
 	}
-	c.stop()
-	c.dialing.Wait()
 	if client := c.client.Load(); client != nil {
 		(*client).Close()
 	}

@@ -13,7 +13,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -56,7 +55,7 @@ func TestRedisComesLater(t *testing.T) {
 			for range 3 {
 				d, err := limiter.Allow(ctx, "ann", limit)
 				assert.ErrorIs(t, err, ErrUnavailable)
-				assert.ErrorContains(t, err, "connection refused")
+				assert.Regexp(t, "connection refused|no answer within 100ms", err) // the latter on a busy machine
 				assert.Zero(t, d)
 				_, err = limiter.Peek(ctx, "ann", limit)
 				assert.ErrorIs(t, err, ErrUnavailable)
@@ -179,46 +178,6 @@ func TestDeadlineDoesNotCloseTheConnection(t *testing.T) {
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
 	beside.Wait()
 	assert.Equal(t, before, connections())
-}
-
-// The rights that the README asks for are enough, on one server in any database and on a cluster; with fewer, calls fail.
-func TestRights(t *testing.T) {
-	readme, err := os.ReadFile("../README.md")
-	require.NoError(t, err)
-	line := regexp.MustCompile(`(?m)^ *ACL SETUSER limiter on >password (.*)$`).FindSubmatch(readme)
-	require.NotNil(t, line)
-	rights := string(line[1])
-	cluster := redistest.StartCluster(t, 3, 0)
-	server := redistest.Start(t)
-	servers := append([]*redistest.Server{server}, cluster.Masters...)
-	grant := func(rights string) {
-		for _, s := range servers {
-			redistest.Do(t, s.Single(t), append([]string{"ACL", "SETUSER", "limiter", "reset", "on", ">password"}, strings.Fields(rights)...)...)
-		}
-	}
-	use := func(url string) error {
-		limiter, err := Connect(strings.Replace(url, "redis://", "redis://limiter:password@", 1), patient, OnFailure(FailClosed))
-		require.NoError(t, err)
-		defer limiter.Close()
-		ctx, one, two := context.Background(), PerMinute("one", 1), PerMinute("two", 9)
-		for range 2 { // admitted, then denied
-			d, err := limiter.Allow(ctx, "ann", one, two)
-			if err != nil {
-				return err
-			}
-			defer func() { assert.NoError(t, limiter.Refund(ctx, d)) }()
-		}
-		if _, err := limiter.Peek(ctx, "ann", one); err != nil {
-			return err
-		}
-		return limiter.Reset(ctx, "ann", one, two)
-	}
-	grant(rights)
-	for _, url := range []string{server.URL(), server.URL() + "/3", cluster.URL()} {
-		assert.NoError(t, use(url), url)
-	}
-	grant(strings.Replace(rights, "+zadd", "", 1))
-	assert.ErrorIs(t, use(server.URL()), ErrUnavailable)
 }
 
 // Each instance has its prefix, and no prefix sees another's logs.

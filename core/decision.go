@@ -1,6 +1,9 @@
 package core
 
-import "time"
+import (
+	"strconv"
+	"time"
+)
 
 // Decision is the answer to one call. A denial is a decision like any other, not an error. It is a plain value and may
 // be kept; the zero Decision comes with an error and means nothing.
@@ -26,12 +29,19 @@ type receipt struct {
 	key   string // canonical
 	cost  int
 
-	id    string // in Redis: of the first unit of the call
-	first int    // in Redis: of the call's units, the request's first
+	// In Redis: the admission is one of those that one entry stands for.
+	id       string // of the call
+	question int32  // in the call
+	granted  int32  // how many requests the entry stands for
+	place    int32  // of the request among them
 
-	at     int64  // in-process: the moment
-	number uint32 // in-process: of the admission, among those of its moment
+	// In-process:
+	at     int64  // the time
+	number uint32 // of the admission, among those of its time
 }
+
+// entry returns the id of the entry in Redis.
+func (r receipt) entry() string { return r.id + "." + strconv.Itoa(int(r.question)) }
 
 // State is where one limit of one key stands after a decision.
 type State struct {
@@ -41,7 +51,8 @@ type State struct {
 	Remaining int
 	// RetryAfter is how long until the same request has room in this limit, to the microsecond: after exactly that time
 	// it is admitted, unless others come first. It is zero when there is room now, so after an admission it speaks of the
-	// next request.
+	// next request. In Redis it is a lower bound if the request waits for about a thousand admissions of more than one unit to
+	// expire, or fewer if its call asks much: at that time it is denied again, and told more.
 	RetryAfter time.Duration
 	// ResetAfter is how long until the whole budget is back, if nothing more is admitted.
 	ResetAfter time.Duration

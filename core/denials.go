@@ -14,8 +14,9 @@ import (
 // a key with the limits and the cost asked for.
 //
 // It is exact: a log without room gets room only when entries leave by age, so what is full stays full for every instance
-// until then. Only a Reset makes room earlier: ours are seen at once, those of other instances within hold. So are clocks
-// that do not run alike: Redis's stepped forward, or this process was suspended, in which Go's clock stands still.
+// until then. A log whose units may be given back before is not remembered at all: see answer.full. Apart from that only a
+// Reset, or the first Refund of a log, makes room earlier: ours are seen at once, those of other instances within hold. So are
+// clocks that do not run alike: Redis's stepped forward, or this process was suspended, in which Go's clock stands still.
 //
 // It is a table of fixed size, in which a key's denials have few places that they share with other keys'. A denial that
 // loses its place costs one call to Redis. Reading takes no lock.

@@ -61,6 +61,28 @@ func ExampleLimiter_Close() {
 }
 
 // A limit is tried out before anybody is denied by it.
+// An adapter lets a request pass without a decision, and the metrics show it.
+func ExampleLimiter_CountExempt() {
+	limiter, _ := core.NewInProcess()
+	defer limiter.Close()
+	passes := func(ctx context.Context, user string) bool {
+		if user == "monitor" {
+			limiter.CountExempt(ctx)
+			return true
+		}
+		d, err := limiter.Allow(ctx, "user:"+user, core.PerMinute("site", 1))
+		return err == nil && d.Allowed
+	}
+	for _, user := range []string{"ann", "ann", "monitor", "monitor"} {
+		fmt.Println(user, passes(context.Background(), user))
+	}
+	// Output:
+	// ann true
+	// ann false
+	// monitor true
+	// monitor true
+}
+
 func ExampleLimiter_DryRun() {
 	limiter, _ := core.NewInProcess()
 	defer limiter.Close()
@@ -179,5 +201,17 @@ func ExampleLimiter_Logger() {
 	limiter, _ := core.NewInProcess(core.WithLogger(log))
 	defer limiter.Close()
 	fmt.Println(limiter.Logger() == log)
+	// Output: true
+}
+
+// Units that are often given back, such as those of logins that succeed.
+func ExampleLimiter_Provisional() {
+	limiter, _ := core.NewInProcess()
+	defer limiter.Close()
+	ctx := context.Background()
+	login, _ := limiter.Provisional().Allow(ctx, "user:42", core.PerMinute("login", 1))
+	limiter.Refund(ctx, login) // the password was right
+	again, _ := limiter.Provisional().Allow(ctx, "user:42", core.PerMinute("login", 1))
+	fmt.Println(again.Allowed)
 	// Output: true
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/exactlimit/exactlimit/internal/dispatch"
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
@@ -105,7 +106,7 @@ type flaky struct {
 
 func (f *flaky) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
 	words := cmd.Commands()
-	if words[0] != "EVALSHA" || words[len(words)-1] == "" { // a probe
+	if words[0] != "EVALSHA" || words[len(words)-1] == "probe" {
 		return f.Client.Do(ctx, cmd)
 	}
 	f.calls.Add(1)
@@ -156,40 +157,16 @@ func TestAskedAgainChargedOnce(t *testing.T) {
 	}
 }
 
-// A call is not asked again when what it charged may have left the window, and so would be charged anew.
+// A call is not sent again when what it charged may have expired, and so would be charged anew.
 func TestNotAskedAgainAfterTheWindow(t *testing.T) {
 	client := &flaky{Client: redistest.Shared(t).Client(t)}
 	limiter, err := New(client, WithPrefix(redistest.Prefix()), patient, OnFailure(FailClosed))
 	require.NoError(t, err)
 	defer limiter.Close()
-	limiter.redis.now = func() time.Duration { return 0 }
-	begun := time.Now()
-	limiter.redis.sender.now = func() time.Duration { return 10 * time.Duration(client.calls.Load()) * time.Millisecond }
 	client.fails.Store(100)
-	_, err = limiter.Allow(context.Background(), "ann", PerDay("day", 9), Limit{Name: "short", Max: 5, Window: 25 * time.Millisecond})
+	_, err = limiter.Allow(context.Background(), "ann", PerDay("day", 9), Limit{Name: "short", Max: 5, Window: time.Millisecond})
 	assert.ErrorIs(t, err, io.EOF)
-	assert.EqualValues(t, 3, client.calls.Load(), "at 0, 10 and 20 ms")
-	assert.Less(t, time.Since(begun), 10*time.Second)
-}
-
-// A probe proves that calls work, by a refusal of the script's own, and writes nothing.
-func TestProbe(t *testing.T) {
-	server := redistest.Start(t)
-	client := server.Client(t)
-	limiter, err := New(client)
-	require.NoError(t, err)
-	defer limiter.Close()
-	about := &trouble{log: "exactlimit:{ann}:login:60000"}
-	assert.NoError(t, limiter.redis.ping(about))
-	redistest.Do(t, client, "SCRIPT", "FLUSH")
-	assert.NoError(t, limiter.redis.ping(about), "an unknown script is sent")
-	size, err := redistest.Do(t, client, "DBSIZE").AsInt64()
-	require.NoError(t, err)
-	assert.Zero(t, size)
-	redistest.Do(t, client, "SET", about.log, "no log")
-	assert.NoError(t, limiter.redis.ping(about), "one log is not Redis")
-	redistest.Do(t, client, "ACL", "SETUSER", "default", "-evalsha")
-	assert.ErrorContains(t, limiter.redis.ping(about), "NOPERM", "calls would not work")
+	assert.Less(t, client.calls.Load(), int32(10), "it is given up before all attempts are used")
 }
 
 // record is a log that the test reads.
@@ -238,26 +215,21 @@ func TestHungRedis(t *testing.T) {
 	}
 	all.Wait()
 	require.Eventually(t, func() bool { // half a timeout after the first calls have ended
-		trouble := limiter.redis.single.trouble.Load()
-		return trouble != nil && trouble.open.Load()
+		open, _ := limiter.redis.reporter.measure(0)
+		return open == 1
 	}, 10*time.Second, time.Millisecond)
-	places := len(limiter.redis.single.places)
 	for i := range 3000 {
 		assert.Equal(t, SourceInProcess, source(fmt.Sprint("key", i)))
 	}
-	assert.Equal(t, places, len(limiter.redis.single.places), "none of them was on its way to Redis")
-	assert.Positive(t, places, "those that Redis owes a reply keep their places")
 
 	require.NoError(t, server.Resume())
 	require.Eventually(t, func() bool { return source("ann") == SourceRedis }, 10*time.Second, time.Millisecond)
-	require.Eventually(t, func() bool { return len(limiter.redis.single.places) == 0 }, 10*time.Second, time.Millisecond,
-		"all places are free when Redis has answered")
 	told := said.all()
 	require.Len(t, told, 2, told)
 	assert.Contains(t, told[0], "level=WARN")
 	assert.Contains(t, told[0], "Redis does not answer; requests are decided without it")
 	assert.Contains(t, told[1], "level=INFO")
-	assert.Contains(t, told[1], "Redis answers again")
+	assert.Contains(t, told[1], "Redis decides again")
 }
 
 // A deadline of the caller's that is earlier than the timeout is kept too, and is no error: the policy decides.
@@ -266,11 +238,12 @@ func TestEarlierDeadline(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
 	o := g.allow(ctx, "ann", 1, g.limit)
-	<-g.came
+	call := <-g.came
 	o.wait(t)
 	require.NoError(t, o.err)
 	assert.Equal(t, SourceInProcess, o.Source)
 	assert.ErrorIs(t, ctx.Err(), context.DeadlineExceeded)
+	call.pass <- nil
 }
 
 // A connection that is lost, with calls under way or without, is made by a probe and costs no call more than a second attempt.
@@ -316,25 +289,6 @@ func TestLostConnections(t *testing.T) {
 	assert.Greater(t, calls.Load(), int64(100))
 }
 
-// No request makes a connection, or it would wait for it.
-func TestRequestsDoNotDial(t *testing.T) {
-	_, err := ClientOption("")
-	assert.ErrorIs(t, err, ErrInvalid)
-	option, err := ClientOption("redis://127.0.0.1:1")
-	require.NoError(t, err)
-	d := deadlines{timeout: time.Second}
-	for name, ctx := range map[string]context.Context{
-		"a moment":            d.at(0),
-		"the caller's":        undated(t.Context()),
-		"with caller's words": &request{Context: t.Context(), end: d.at(0)},
-	} {
-		_, err = option.DialCtxFn(ctx, "127.0.0.1:1", &option.Dialer, nil)
-		assert.ErrorIs(t, err, errNoConnection, name)
-	}
-	_, err = option.DialCtxFn(t.Context(), "127.0.0.1:1", &option.Dialer, nil)
-	assert.ErrorContains(t, err, "refused")
-}
-
 // A node of a cluster that hangs costs its own keys alone.
 func TestHungNode(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 0, "cluster-require-full-coverage no") // or the others refuse theirs too
@@ -347,12 +301,19 @@ func TestHungNode(t *testing.T) {
 		require.NoError(t, err)
 		return d.Source == SourceRedis
 	}
-	nodeOf := func(key string) int { return slot(string(appendLogKey(nil, "p", key, limit))) * 3 / slots }
+	const slots, links = 16384, 32
+	client := cluster.Masters[0].Single(t)
+	slot := func(key string) int {
+		n, err := redistest.Do(t, client, "CLUSTER", "KEYSLOT", "{"+key+"}").AsInt64()
+		require.NoError(t, err)
+		return int(n)
+	}
+	nodeOf := func(key string) int { return slot(key) * 3 / slots }
 	var byNode [3][]string
 	for _, key := range keys(300) {
 		require.Eventually(t, func() bool { return redis(key) }, 10*time.Second, time.Millisecond)
 		// But for those whose range of slots has another node's slots in it too.
-		if first := slot(string(appendLogKey(nil, "p", key, limit))) / (slots / links) * (slots / links); first*3/slots == (first+slots/links-1)*3/slots {
+		if first := slot(key) / (slots / links) * (slots / links); first*3/slots == (first+slots/links-1)*3/slots {
 			byNode[nodeOf(key)] = append(byNode[nodeOf(key)], key)
 		}
 	}
@@ -382,17 +343,6 @@ func TestHungNode(t *testing.T) {
 	}
 }
 
-// Slots are those that Redis says.
-func TestSlot(t *testing.T) {
-	client := redistest.StartCluster(t, 1, 0).Masters[0].Single(t)
-	for _, key := range []string{"ann", "a", "{", "{{", "{a", "127.0.0.1", "ünïcode", strings.Repeat("x", 128), "\x00\xff", "%7D", "a b"} {
-		log := string(appendLogKey(nil, "exactlimit", canonicalKey(key), PerMinute("login", 5)))
-		want, err := redistest.Do(t, client, "CLUSTER", "KEYSLOT", log).AsInt64()
-		require.NoError(t, err)
-		assert.EqualValues(t, want, slot(log), "%q", log)
-	}
-}
-
 // What would lose counts is said when the limiter is made, and is no error.
 func TestWarnings(t *testing.T) {
 	server := redistest.Start(t)
@@ -414,7 +364,7 @@ func TestWarnings(t *testing.T) {
 			assert.Empty(t, said.all(), row)
 			continue
 		}
-		require.Len(t, said.all(), 1, row)
+		require.Len(t, said.all(), 1, row) // Close has waited for it
 		assert.Contains(t, said.all()[0], row.says)
 		assert.Contains(t, said.all()[0], "node="+server.Addr)
 	}
@@ -423,41 +373,211 @@ func TestWarnings(t *testing.T) {
 	assert.Empty(t, warnings("nothing that it knows"))
 }
 
-// An outage is told of once for all links, and not again within ten seconds.
-func TestOutage(t *testing.T) {
-	said := &record{}
-	o := outage{log: slog.New(slog.NewTextHandler(said, nil))}
-	down := errors.New("refused")
-	var latest *trouble
-	begin := func(at time.Duration) {
-		latest = &trouble{since: at}
-		latest.cause.Store(&down)
-		o.begin(latest)
+// Outages and rejections are reported apart: each at most every ten seconds, an outage once, and only if a caller had no
+// decision.
+func TestReports(t *testing.T) {
+	down, silent, late := errors.New("refused"), errors.New("EOF"), context.DeadlineExceeded
+	type step struct {
+		at   int // seconds
+		does string
+		says string
 	}
-	second := time.Second
-	begin(1 * second)
-	begin(2 * second)
-	o.end(3 * second)
-	o.end(4 * second)
-	for at := 5 * second; at < 9*second; at += second {
-		begin(at)
-		o.end(at + second/2)
+	const dead, again = "WARN Redis does not answer; requests are decided without it", "INFO Redis decides again"
+	const rejects = "WARN Redis rejects calls; requests are decided without it"
+	for name, timeline := range map[string][]step{
+		"an outage of several breakers is one": {
+			{1, "open", dead + " error=refused"}, {2, "open", ""}, {3, "close", ""}, {4, "close", again + " after=3s"},
+		},
+		"it is told of once, however long it lasts": {
+			{1, "open", dead + " error=refused"}, {20, "undecided", ""}, {40, "undecided", ""},
+			{61, "close", again + " after=1m0s"}, {62, "open", dead + " error=refused"},
+		},
+		"one that begins too soon after the last report is told of if it lasts": {
+			{1, "open", dead + " error=refused"}, {2, "close", again + " after=1s"},
+			{3, "open", ""}, {4, "close", ""},
+			{5, "open", ""}, {10, "undecided", ""}, {11, "undecided", dead + " error=EOF"}, {12, "undecided", ""},
+			{15, "close", again + " after=10s"},
+		},
+		"a call that is late is none": {
+			{1, "late", ""}, {2, "open", dead + " error=refused"}, {3, "late", ""}, {4, "close", again + " after=2s"},
+		},
+		"calls that are lost are told of": {
+			{1, "undecided", dead + " error=EOF"}, {2, "undecided", ""}, {11, "undecided", dead + " error=EOF"},
+		},
+		"rejections": {
+			{1, "reject", rejects + " error=NOPERM"}, {10, "reject", ""},
+			{11, "reject", rejects + " error=NOPERM"}, {12, "reject", ""},
+		},
+		"an outage just after a rejection": {
+			{1, "reject", rejects + " error=NOPERM"}, {2, "open", dead + " error=refused"}, {3, "reject", ""},
+			{4, "close", again + " after=2s"},
+		},
+		"a rejection in an outage": {
+			{1, "open", dead + " error=refused"}, {2, "reject", rejects + " error=NOPERM"}, {3, "close", again + " after=2s"},
+		},
+		"a breaker that rejections open": {
+			{1, "reject", rejects + " error=NOPERM"}, {2, "open by rejections", ""}, {3, "reject", ""}, {4, "close", again + " after=2s"},
+			{5, "open", dead + " error=refused"}, {6, "close", again + " after=1s"},
+		},
+		"and then Redis does not answer": {
+			{1, "reject", rejects + " error=NOPERM"}, {2, "open by rejections", ""},
+			{3, "undecided", dead + " error=EOF"}, {4, "close", again + " after=2s"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			said := &record{}
+			r := &reporter{log: slog.New(slog.NewTextHandler(said, nil))}
+			for i, s := range timeline {
+				before, at := len(said.all()), time.Duration(s.at)*time.Second
+				switch s.does {
+				case "open":
+					r.changed(dispatch.HalfOpen, dispatch.Open, at, at, down)
+				case "open by rejections":
+					r.changed(dispatch.HalfOpen, dispatch.Open, at, at, rejection(t))
+				case "close":
+					r.changed(dispatch.Open, dispatch.Closed, at, at, nil)
+				case "undecided":
+					r.undecided(silent, at)
+				case "late":
+					r.undecided(late, at)
+				case "reject":
+					r.undecided(rejection(t), at)
+				}
+				told := said.all()[before:]
+				if s.says == "" {
+					assert.Empty(t, told, i)
+					continue
+				}
+				require.Len(t, told, 1, i)
+				level, rest, _ := strings.Cut(s.says, " ")
+				text, attribute, _ := strings.Cut(rest, " error=")
+				text, after, _ := strings.Cut(text, " after=")
+				assert.Contains(t, told[0], "level="+level+` msg="exactlimit: `+text+`"`)
+				assert.Contains(t, told[0], attribute)
+				assert.Contains(t, told[0], after)
+			}
+		})
 	}
-	begin(11 * second)
-	o.end(12 * second)
-	begin(13 * second) // not told of, as it comes so soon
-	o.goesOn(latest, 20*second)
-	require.Len(t, said.all(), 4)
-	o.goesOn(latest, 21*second) // but it goes on
-	o.goesOn(latest, 22*second)
-	o.end(23 * second)
-	told := said.all()
-	require.Len(t, told, 6)
-	assert.Contains(t, told[4], "does not answer")
-	assert.Contains(t, told[5], "after=10s")
-	assert.Contains(t, told[0], "does not answer; requests are decided without it\" error=refused")
-	assert.NotContains(t, told[0], "times")
-	assert.Contains(t, told[1], "answers again\" after=3s")
-	assert.Contains(t, told[2], "\"times before\"=4")
-	assert.Contains(t, told[3], "after=1s")
+}
+
+// Breakers that are open at the same time are one outage in the metrics too.
+func TestMeasure(t *testing.T) {
+	r := &reporter{log: slog.New(slog.DiscardHandler)}
+	const second = time.Second
+	change := func(from, to dispatch.State, at time.Duration) { r.changed(from, to, at, at, io.EOF) }
+	change(dispatch.HalfOpen, dispatch.Open, 1*second)
+	change(dispatch.HalfOpen, dispatch.Open, 2*second)
+	open, total := r.measure(3 * second)
+	assert.Equal(t, 2, open)
+	assert.Equal(t, 2*second, total)
+	change(dispatch.Open, dispatch.Closed, 4*second)
+	change(dispatch.Closed, dispatch.HalfOpen, 5*second)
+	change(dispatch.HalfOpen, dispatch.Closed, 5*second)
+	change(dispatch.Open, dispatch.Closed, 6*second)
+	change(dispatch.HalfOpen, dispatch.Open, 9*second)
+	open, total = r.measure(10 * second)
+	assert.Equal(t, 1, open)
+	assert.Equal(t, 6*second, total)
+}
+
+// rejection returns an error of the server whose text names a key.
+func rejection(t *testing.T) error {
+	client := redistest.Shared(t).Client(t)
+	const script = "return redis.error_reply('NOPERM no rights to {ann}')"
+	return client.Do(context.Background(), client.B().Eval().Script(script).Numkeys(0).Build()).Error()
+}
+
+// Row 19 of "What got through": a client of the user's own, with any settings, whose Redis hangs holds up neither calls nor
+// Close. All of them return before Redis goes on, also where the client itself would wait for an hour.
+func TestPlainClientAndAHungRedis(t *testing.T) {
+	for name, option := range map[string]rueidis.ClientOption{
+		"plain":                          {},
+		"plain, patient":                 {ConnWriteTimeout: time.Hour},
+		"DisableAutoPipelining":          {DisableAutoPipelining: true},
+		"DisableAutoPipelining, patient": {DisableAutoPipelining: true, ConnWriteTimeout: time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			option.InitAddress, option.DisableCache = []string{server.Addr}, true
+			client, err := rueidis.NewClient(option)
+			require.NoError(t, err)
+			defer client.Close()
+			limiter, err := New(client, WithLogger(slog.New(slog.DiscardHandler)))
+			require.NoError(t, err)
+			limit := PerHour("a", 9)
+			require.Eventually(t, func() bool {
+				d, err := limiter.Allow(context.Background(), "ann", limit)
+				return err == nil && d.Source != SourceInProcess
+			}, 10*time.Second, time.Millisecond)
+			require.NoError(t, server.Pause())
+			returned := make(chan struct{})
+			go func() {
+				defer close(returned)
+				for range 2 { // before the breaker opens, and after
+					var all sync.WaitGroup
+					for i := range 50 {
+						all.Go(func() {
+							d, err := limiter.Allow(context.Background(), fmt.Sprint("key", i), limit)
+							assert.NoError(t, err)
+							assert.Equal(t, SourceInProcess, d.Source)
+						})
+					}
+					all.Wait()
+				}
+				assert.NoError(t, limiter.Close())
+			}()
+			select {
+			case <-returned:
+			case <-time.After(30 * time.Second):
+				t.Error("a call or Close waits for Redis")
+			}
+			require.NoError(t, server.Resume())
+			<-returned
+		})
+	}
+}
+
+// busy is a client that knows how many calls are in flight.
+type busy struct {
+	rueidis.Client
+	inFlight, calls atomic.Int32
+}
+
+func (b *busy) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	b.calls.Add(1)
+	b.inFlight.Add(1)
+	defer b.inFlight.Add(-1)
+	time.Sleep(time.Millisecond)
+	return b.Client.Do(ctx, cmd)
+}
+
+// Row 26 of "What got through": Close waits for calls, so the client can be closed after it.
+func TestCloseAfterNewWaitsForCalls(t *testing.T) {
+	for range 20 {
+		client := &busy{Client: redistest.Shared(t).Client(t)}
+		limiter, err := New(client, WithPrefix(redistest.Prefix()), patient)
+		require.NoError(t, err)
+		var all sync.WaitGroup
+		for i := range 20 {
+			all.Go(func() {
+				for {
+					key, limit := fmt.Sprint("key", i), PerHour("a", 1000)
+					_, err := limiter.OnFailure(FailClosed).Allow(context.Background(), key, limit)
+					if err != nil {
+						assert.ErrorContains(t, err, "closed")
+						return
+					}
+				}
+			})
+		}
+		for client.calls.Load() < 10 {
+			time.Sleep(time.Millisecond)
+		}
+		require.NoError(t, limiter.Close())
+		calls := client.calls.Load()
+		assert.Zero(t, client.inFlight.Load())
+		all.Wait()
+		assert.Equal(t, calls, client.calls.Load(), "none begins later")
+	}
 }

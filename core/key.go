@@ -30,11 +30,12 @@ func canonicalKey(key string) string {
 
 // appendLogKey appends the name in Redis of the log that a limit keeps of a canonical key:
 //
-//	prefix:{key}:name:window
+//	prefix:{key}:name:windowv2
 //
-// with the window in milliseconds. The braces put all logs of one key on one cluster slot. No two logs share a name: the
+// with the window in milliseconds and the version of the format of its entries, which every change of the format changes, so
+// that two versions of this package on one Redis never misread each other's logs. The braces put all logs of one key on one cluster slot. No two logs share a name: the
 // prefix has no brace, so the first pair of braces holds the key, and behind it only the last colon is followed by digits
-// alone.
+// and a version.
 func appendLogKey(b []byte, prefix, canonical string, limit Limit) []byte {
 	b = append(b, prefix...)
 	b = append(b, ":{"...)
@@ -42,5 +43,6 @@ func appendLogKey(b []byte, prefix, canonical string, limit Limit) []byte {
 	b = append(b, "}:"...)
 	b = append(b, limit.Name...)
 	b = append(b, ':')
-	return strconv.AppendInt(b, int64(limit.Window/time.Millisecond), 10)
+	b = strconv.AppendInt(b, int64(limit.Window/time.Millisecond), 10)
+	return append(b, "v2"...)
 }

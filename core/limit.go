@@ -35,9 +35,6 @@ const (
 	// RFC 9651, section 3.3.1: the largest integer that the RateLimit fields can carry.
 	maxMax    = 999_999_999_999_999
 	maxWindow = 100 * 365 * 24 * time.Hour
-	// maxRedisCost exists because in Redis each unit is an entry, and 10,000 take a script about 15 ms, in which Redis
-	// answers nobody.
-	maxRedisCost = 10_000
 )
 
 // Validate says whether limits can be asked for together in one call: at least one, each of them sensible, no two of

@@ -19,28 +19,33 @@ type Limiter struct {
 	inProcess *inProcess // the logs, or those that stand in for Redis
 	policy    FailurePolicy
 	dryRun    bool
-	log       *slog.Logger
-	metrics   *metrics      // nil when nothing is measured
-	queues    *queues       // of the callers of Wait
-	closed    *atomic.Bool  // of all that share the logs
-	gone      chan struct{} // closed with them
+	// provisional says that what is charged may be given back.
+	provisional bool
+	log         *slog.Logger
+	metrics     *metrics      // nil when nothing is measured
+	queues      *queues       // of the callers of Wait
+	closed      *atomic.Bool  // of all that share the logs
+	gone        chan struct{} // closed with them
 }
 
-func newLimiter(redis *redisLogs, c config) (*Limiter, error) {
+// newLimiter returns a Limiter on a connection to Redis, which may be nil.
+func newLimiter(connection *connection, c config) (*Limiter, error) {
 	l := &Limiter{
-		redis: redis, inProcess: newInProcess(), policy: c.policy, log: c.log, queues: newQueues(c),
-		closed: new(atomic.Bool), gone: make(chan struct{}),
+		inProcess: newInProcess(), policy: c.policy, log: c.log, queues: newQueues(c), closed: new(atomic.Bool), gone: make(chan struct{}),
 	}
+	var err error
 	if c.meter != nil {
-		m, err := newMetrics(c.meter, l)
-		if err != nil {
-			l.Close()
-			return nil, fmt.Errorf("core: the meter provider: %w", err)
-		}
-		l.metrics = m
-		if redis != nil {
-			redis.metrics = m
-		}
+		l.metrics, err = newMetrics(c.meter, connection != nil)
+	}
+	if connection != nil {
+		l.redis = newRedisLogs(connection, c, l.metrics)
+	}
+	if err == nil && l.metrics != nil {
+		err = l.metrics.watch(l.redis.state)
+	}
+	if err != nil {
+		l.Close()
+		return nil, fmt.Errorf("core: the meter provider: %w", err)
 	}
 	return l, nil
 }
@@ -49,11 +54,11 @@ func newLimiter(redis *redisLogs, c config) (*Limiter, error) {
 // credentials, just as rueidis connects to them. Close leaves the client open.
 //
 // ClientOption has the settings that keep a client exact and nobody waiting, which Connect uses. With others, leave
-// ConnLifetime zero, since rueidis sends commands again when it replaces a connection, and SendToReplicas unset. A request
-// may then have to make a connection, within its timeout.
+// ConnLifetime zero, since rueidis sends commands again when it replaces a connection, and SendToReplicas unset: New cannot
+// see either. No request waits for the client to make a connection or to give up; the limiter's own goroutines do.
 //
-// A Redis that does not answer is no error here: until it does, calls are decided as OnFailure says. New waits for a second
-// at most, and for as long as the client takes to dial. An error wraps ErrInvalid, or is the meter provider's.
+// A Redis that does not answer is no error here: until it does, calls are decided as OnFailure says. New does not wait for
+// it. An error wraps ErrInvalid, or is the meter provider's.
 func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
 	if client == nil {
 		return nil, invalid("no Redis client: use core.Connect(url), or core.NewInProcess() to run without Redis")
@@ -62,7 +67,7 @@ func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newLimiter(newRedisLogs(newConnection(client, c.log), c), c)
+	return newLimiter(newConnection(client, c.log), c)
 }
 
 // Connect makes a Limiter on the Redis at a URL:
@@ -90,7 +95,7 @@ func Connect(url string, opts ...Option) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newLimiter(newRedisLogs(dial(option, c.log), c), c)
+	return newLimiter(dial(option, c.log), c)
 }
 
 // NewInProcess makes a Limiter that keeps the same exact logs in this process's memory: for one instance, for
@@ -111,7 +116,9 @@ func NewInProcess(opts ...Option) (*Limiter, error) {
 // Allow asks to admit one request of key under all of limits. If one of them has no room the request is denied and
 // charged to none. The error is non-nil exactly when there is no decision, and wraps ErrInvalid or ErrUnavailable.
 //
-// A call that is on its way to Redis when its context is cancelled returns when Redis answers or the timeout is over.
+// When its context is cancelled it returns at once, with an error. What Redis grants to it after that is given back, and so it
+// is wherever Allow has returned an error because Redis did not answer in time. If the failure policy has let the request go
+// on instead, what Redis grants late stays charged.
 //
 // A deadline of the context before Redis has answered is a case for the failure policy, as the timeout is. So do not
 // let a client choose it: under FailLocal each request with too short a deadline is decided in this process, whose
@@ -122,17 +129,14 @@ func (l *Limiter) Allow(ctx context.Context, key string, limits ...Limit) (Decis
 	return l.AllowN(ctx, key, 1, limits...)
 }
 
-// AllowN is Allow for a request that costs n units, such as bytes: all of them are charged or none is. The cost is at
-// least 1 and at most the smallest Max. On Redis it is at most 10,000.
+// AllowN is Allow for a request that costs n units, such as bytes: all of them are charged or none is. The cost is at least 1
+// and at most the smallest Max. A request that costs a million is charged by one entry, like one that costs 1.
 func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit) (d Decision, err error) {
 	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err
 	}
 	if n < 1 {
 		return Decision{}, invalid("cost %d: it must be at least 1", n)
-	}
-	if l.redis != nil && n > maxRedisCost { // to be removed, with the sentence above, when an entry in Redis has a weight
-		return Decision{}, invalid("cost %d: on Redis it must be at most %d, so count in larger units", n, maxRedisCost)
 	}
 	for i := range limits {
 		if limit := &limits[i]; n > limit.Max {
@@ -153,20 +157,17 @@ func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit
 
 func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, limits []Limit) (err error) {
 	if l.redis != nil {
-		*d, err = l.redis.decide(ctx, key, n, limits)
+		q, err := l.redis.decide(ctx, d, key, n, limits, l.provisional)
 		switch {
 		case err == nil:
-			if d.Allowed {
-				d.receipt.store = l.redis.identity
-			}
 			return nil
 		case gaveUp(ctx) || l.policy == FailClosed && !l.dryRun:
+			l.redis.giveBack(q)
 			return err
 		case l.policy != FailLocal:
 			*d = admitUncounted(limits)
 			return nil
 		}
-		*d = Decision{}
 	}
 	l.inProcess.decide(d, key, n, limits)
 	return nil
@@ -178,6 +179,17 @@ func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, li
 func (l *Limiter) DryRun() *Limiter {
 	other := *l
 	other.dryRun = true
+	return &other
+}
+
+// Provisional returns a view of l for requests whose charge is often given back, by Refund. From the first charge that
+// this view makes to a log until the log is empty, no instance remembers that the log is full, so a request is admitted as
+// soon as there is room, whichever instance has given units back. Each denial is then a call to Redis. A log of which units
+// have been given back is treated the same way; without Provisional, other instances notice the first Refund after the time
+// that WithDenialCache sets.
+func (l *Limiter) Provisional() *Limiter {
+	other := *l
+	other.provisional = true
 	return &other
 }
 
@@ -204,9 +216,9 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Deci
 // Refund gives back what an admission was charged, so that it counts no more: as if a request that failed had never come.
 // What has left its window meanwhile is not there to be given back, a second Refund of the same admission does nothing, and
 // so does one of a denial, a Peek, or an admission that was not counted. Other instances may go on denying for as long as
-// WithDenialCache says. Where Redis does not answer it returns ErrUnavailable whatever the policy, and may or may not have
-// given back; calling it again is safe. The decision must be of this Limiter, or of one by its OnFailure or DryRun: another's
-// is an error that wraps ErrInvalid.
+// WithDenialCache says, unless the charge was Provisional. Where Redis does not answer it returns ErrUnavailable whatever
+// the policy, and may or may not have given back; calling it again is safe. The decision must be of this Limiter, or of a
+// view of it, such as by OnFailure: another's is an error that wraps ErrInvalid.
 func (l *Limiter) Refund(ctx context.Context, d Decision) error {
 	switch {
 	case d.receipt.cost == 0:
@@ -220,9 +232,17 @@ func (l *Limiter) Refund(ctx context.Context, d Decision) error {
 		l.inProcess.refund(d.receipt, d.States())
 		return nil
 	case l.redis != nil && d.receipt.store == l.redis.identity:
-		return l.redis.refund(ctx, d.receipt, d.States())
+		return l.redis.refund(ctx, d.receipt, limitsOf(d.States()))
 	}
 	return invalid("the decision is another Limiter's: give it back to the one that made it")
+}
+
+func limitsOf(states []State) []Limit {
+	limits := make([]Limit, len(states))
+	for i := range states {
+		limits[i] = states[i].Limit
+	}
+	return limits
 }
 
 // Reset forgets what key has been charged under limits, as if it had never come. Other instances may go on denying for as
@@ -244,9 +264,10 @@ func (l *Limiter) Reset(ctx context.Context, key string, limits ...Limit) error 
 // Logger is what WithLogger has set, for packages that build on this one.
 func (l *Limiter) Logger() *slog.Logger { return l.log }
 
-// Close releases what the Limiter holds: its connections if Connect made them, its memory if it is in-process. Calls
-// that come later return ErrUnavailable. Closing twice does nothing. It waits for calls under way, and for an attempt to
-// connect, which takes up to a few seconds when Redis hangs. The error is always nil.
+// Close releases what the Limiter holds: its connections if Connect made them, its memory if it is in-process. Calls that come
+// later return ErrUnavailable. It waits for the calls that are in flight, so a client given to New can be closed after it. If
+// Redis hangs, it returns a second after the timeout at the latest, and what is in flight ends by itself when the client gives
+// up. Closing twice does nothing. The error is always nil.
 func (l *Limiter) Close() error {
 	if l.closed.Swap(true) {
 		return nil

@@ -2,8 +2,11 @@ package core
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -16,24 +19,36 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// lossy is a client that loses a share of the replies of the decision script, after it has done its work.
+// lossy is a client that loses a share of the replies of the script, after it has done its work, and of the calls before.
 type lossy struct {
 	rueidis.Client
 	share float64
+	pause time.Duration // the longest for which a call waits, so that others are collected
 }
 
 func (l lossy) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
-	words := cmd.Commands()
-	decision := words[0] == "EVALSHA" && words[len(words)-1] != "" // and not a probe
+	if words := cmd.Commands(); words[0] != "EVALSHA" || slices.Contains(words, "probe") {
+		return l.Client.Do(ctx, cmd)
+	}
+	if l.pause > 0 {
+		time.Sleep(rand.N(l.pause))
+	}
+	chance := rand.Float64()
+	if chance < l.share/4 {
+		return rueidis.NewErrorResult(io.EOF)
+	}
 	result := l.Client.Do(ctx, cmd)
-	if decision && rand.Float64() < l.share {
+	if chance < l.share {
 		return rueidis.NewErrorResult(io.EOF)
 	}
 	return result
 }
 
-// asked is a call of the history: a Reset when the cost is 0.
-type asked struct{ cost int }
+// operation is a call of the history. What it costs is negative of a Refund, and of a Reset or Peek nothing.
+type operation struct {
+	do   string
+	cost int
+}
 
 type told struct {
 	allowed   bool
@@ -46,10 +61,14 @@ func counter(max int, exact bool) porcupine.Model {
 	return porcupine.Model{
 		Init: func() any { return 0 },
 		Step: func(state, input, output any) (bool, any) {
-			used, in, out := state.(int), input.(asked), output.(told)
+			used, in, out := state.(int), input.(operation), output.(told)
 			switch {
-			case in.cost == 0:
+			case in.do == "reset":
 				return true, 0
+			case in.do == "refund":
+				return used+in.cost >= 0, used + in.cost
+			case in.do == "peek":
+				return out == told{used < max, max - used}, used
 			case used+in.cost <= max:
 				return out.allowed && (!exact || out.remaining == max-used-in.cost), used + in.cost
 			}
@@ -59,53 +78,140 @@ func counter(max int, exact bool) porcupine.Model {
 }
 
 // Calls of several instances at once come to what some order of them, one after the other, would have come to. That is so
-// with Resets among them, and where replies are lost and denials cached.
+// with calls that share a trip and requests that share a question, with any cost, with Peeks, Resets and Refunds among them,
+// and where replies are lost and denials cached.
 func TestLinearizable(t *testing.T) {
-	for _, lossless := range []bool{true, false} {
-		for round := range 30 {
-			limit := PerHour("linear", 5+round)
-			opts := []Option{WithPrefix(redistest.Prefix()), patient, OnFailure(FailClosed)}
-			share := 0.15 // ten in a row, which is when a call gives up, are not to be expected
-			if lossless {
-				share = 0
-				opts = append(opts, WithDenialCache(0, 0))
-			}
-			var mu sync.Mutex
-			var history []porcupine.Operation
-			var all sync.WaitGroup
-			start := time.Now()
-			for instance := range 2 {
-				limiter, err := New(lossy{redistest.Shared(t).Client(t), share}, opts...)
-				require.NoError(t, err)
-				defer limiter.Close()
-				for caller := range 3 {
-					all.Go(func() {
-						random := rand.New(rand.NewPCG(uint64(round), uint64(10*instance+caller)))
-						for range 8 {
-							in, out := asked{1 + random.IntN(2)}, told{}
-							if lossless && random.IntN(6) == 0 {
-								in.cost = 0
-							}
-							call := time.Since(start)
-							if in.cost == 0 {
-								assert.NoError(t, limiter.Reset(t.Context(), "ann", limit))
-							} else {
-								d, err := limiter.AllowN(t.Context(), "ann", in.cost, limit)
-								assert.NoError(t, err)
-								out = told{d.Allowed, d.Remaining}
-							}
-							back := time.Since(start)
-							mu.Lock()
-							history = append(history, porcupine.Operation{
-								ClientId: 10*instance + caller, Input: in, Call: int64(call), Output: out, Return: int64(back),
+	const huge = min(maxMax, math.MaxInt) / 10
+	for _, mode := range []struct {
+		name        string
+		others      []string // beside Allow
+		lossy       bool
+		provisional bool
+		crowded     bool // by others, on whose calls the callers wait so that they are asked together
+		callers     int  // in each instance
+		calls       int  // of each
+		unit        int  // of all costs
+	}{
+		{name: "resets", others: []string{"reset", "peek"}, callers: 3, calls: 8, unit: 1},
+		{name: "crowd", others: []string{"peek"}, crowded: true, callers: 5, calls: 6, unit: 1},
+		{name: "crowd with resets", others: []string{"reset", "peek"}, crowded: true, callers: 5, calls: 6, unit: huge},
+		{name: "crowd with refunds", others: []string{"refund", "peek"}, crowded: true, callers: 5, calls: 6, unit: huge},
+		{name: "lossy", lossy: true, callers: 3, calls: 8, unit: huge},
+		{name: "lossy crowd", lossy: true, crowded: true, callers: 5, calls: 4, unit: 1},
+		// Units given back are seen by other instances, whose caches know nothing of it, if they were charged provisionally.
+		{name: "lossy refunds", others: []string{"refund"}, lossy: true, provisional: true, callers: 3, calls: 6, unit: huge},
+		{name: "lossy crowd with refunds", others: []string{"refund"}, lossy: true, provisional: true, crowded: true, callers: 5, calls: 4, unit: 1},
+	} {
+		t.Run(mode.name, func(t *testing.T) {
+			shared, checked := 0, 0
+			for round := range 12 {
+				limit := PerHour("linear", 5+3*round)
+				if mode.unit > 1 {
+					limit.Max = (3 + round%8) * mode.unit
+				}
+				opts := []Option{WithPrefix(redistest.Prefix()), patient, OnFailure(FailClosed)}
+				share := 0.15 // ten in a row, which is when a call gives up, are not to be expected
+				if !mode.lossy {
+					share = 0
+					opts = append(opts, WithDenialCache(0, 0))
+				}
+				pause := time.Duration(0)
+				if mode.crowded {
+					pause = 2 * time.Millisecond
+				}
+				var mu sync.Mutex
+				var history []porcupine.Operation
+				var all, others sync.WaitGroup
+				ctx, stop := context.WithCancel(t.Context())
+				start := time.Now()
+				for instance := range 2 {
+					limiter, err := New(lossy{redistest.Shared(t).Client(t), share, pause}, opts...)
+					require.NoError(t, err)
+					defer limiter.Close()
+					if mode.provisional {
+						limiter = limiter.Provisional()
+					}
+					if mode.crowded {
+						for range 12 {
+							others.Go(func() {
+								for ctx.Err() == nil {
+									limiter.Allow(context.Background(), fmt.Sprint(rand.Int()), limit)
+								}
 							})
-							mu.Unlock()
 						}
-					})
+					}
+					for caller := range mode.callers {
+						all.Go(func() {
+							random := rand.New(rand.NewPCG(uint64(round), uint64(100*instance+caller)))
+							var admitted []Decision
+							for range mode.calls {
+								in, out := operation{do: "allow", cost: (1 + random.IntN(2)) * mode.unit}, told{}
+								if len(mode.others) > 0 && random.IntN(4) == 0 {
+									in.do = mode.others[random.IntN(len(mode.others))]
+								}
+								var back Decision
+								if in.do == "refund" {
+									if len(admitted) == 0 {
+										continue
+									}
+									i := random.IntN(len(admitted))
+									back = admitted[i]
+									admitted = slices.Delete(admitted, i, i+1)
+									in.cost = -back.receipt.cost
+								}
+								call := time.Since(start)
+								var d Decision
+								var err error
+								switch in.do {
+								case "reset":
+									err = limiter.Reset(t.Context(), "ann", limit)
+								case "refund":
+									err = limiter.Refund(t.Context(), back)
+								case "peek":
+									d, err = limiter.Peek(t.Context(), "ann", limit)
+								default:
+									d, err = limiter.AllowN(t.Context(), "ann", in.cost, limit)
+								}
+								came := time.Since(start)
+								assert.NoError(t, err)
+								if in.do == "allow" || in.do == "peek" {
+									out = told{d.Allowed, d.Remaining}
+								}
+								if in.do == "allow" && d.Allowed {
+									admitted = append(admitted, d)
+								}
+								mu.Lock()
+								if d.receipt.granted > 1 {
+									shared++
+								}
+								history = append(history, porcupine.Operation{
+									ClientId: 100*instance + caller, Input: in, Call: int64(call), Output: out, Return: int64(came),
+								})
+								mu.Unlock()
+							}
+						})
+					}
+				}
+				all.Wait()
+				stop()
+				others.Wait()
+				// There are histories of a crowd whose orders are too many to be looked through.
+				result := porcupine.CheckOperationsTimeout(counter(limit.Max, !mode.lossy), history, 2*time.Second)
+				if result == porcupine.Ok {
+					checked++
+				}
+				if !assert.NotEqual(t, porcupine.Illegal, result) {
+					for _, o := range history {
+						t.Logf("%d-%d client %d: %+v %+v", o.Call, o.Return, o.ClientId, o.Input, o.Output)
+					}
+					t.FailNow()
 				}
 			}
-			all.Wait()
-			assert.Equal(t, porcupine.Ok, porcupine.CheckOperationsTimeout(counter(limit.Max, lossless), history, 20*time.Second), "lossless: %v", lossless)
-		}
+			t.Log(shared, "admissions shared an entry,", checked, "histories were looked through")
+			assert.Positive(t, checked)
+			if mode.crowded {
+				assert.Positive(t, shared, "no requests were asked together, so this shows nothing of it")
+			}
+		})
 	}
 }

@@ -50,11 +50,12 @@ func WithPrefix(prefix string) Option {
 
 // WithDenialCache sets how many denials are remembered at most, instead of 10,000, and for how long each, instead of a
 // second. While a denial is remembered the same question is denied without a call to Redis, which is exact: a full log has
-// room when its entries leave and not before. No entries turn it off.
+// room when its entries leave and not before. Denials by logs whose units may be given back are not remembered: see
+// Limiter.Provisional. No entries turn the cache off.
 //
 // A denial remembered takes about 300 bytes. Of too few, some are forgotten and cost a call to Redis each. A longer time
-// saves calls where windows are long; it is also how late it may be seen that another instance has called Reset, that
-// Redis has lost data, or that its clock was stepped forward.
+// saves calls where windows are long; it is also how late it may be seen that another instance has called Reset, or Refund
+// for a charge that was not Provisional, that Redis has lost data, or that its clock was stepped forward.
 func WithDenialCache(entries int, hold time.Duration) Option {
 	return func(c *config) error {
 		if entries < 0 || entries > 10_000_000 {
@@ -85,7 +86,8 @@ func WithTimeout(timeout time.Duration) Option {
 // WithLogger sets where to say that Redis no longer answers, or does again, or is set up in a way that loses what is
 // counted, and where the adapters say that a program misuses them or that its errors keep them from limiting
 // requests; instead of slog.Default. No error is logged more often than about every ten seconds, and no key is. To
-// hear nothing use slog.New(slog.DiscardHandler).
+// hear nothing use slog.New(slog.DiscardHandler). The limiter's own goroutines call the handler too, so if it panics, the
+// process ends.
 func WithLogger(log *slog.Logger) Option {
 	return func(c *config) error {
 		if log == nil {

@@ -12,24 +12,31 @@ import (
 	"github.com/exactlimit/exactlimit/lua"
 )
 
-// prepare gives every node the scripts, so that the first calls need not send their texts, and warns of what would lose
+// prepare gives every node the script, so that the first calls need not send its text, and warns of what would lose
 // counts. It is best effort: a node that lacks a script says NOSCRIPT to a call and is sent the text then, and a user without
 // the right to INFO is told nothing.
 func prepare(client rueidis.Client, log *slog.Logger) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	for address, node := range client.Nodes() {
-		for _, text := range []string{lua.Decide, lua.Peek, lua.Refund} {
-			node.Do(ctx, node.B().ScriptLoad().Script(text).Build())
-		}
-		info, err := node.Do(ctx, node.B().Info().Section("server", "memory").Build()).ToString()
-		if err != nil {
-			continue
-		}
+	for address, info := range load(client) {
 		for _, warning := range warnings(info) {
 			log.Warn("exactlimit: "+warning, slog.String("node", address))
 		}
 	}
+}
+
+// load gives every node the script, and returns by their addresses what they say of themselves. A panic of a client of the
+// caller's own is nothing here: it is an error of the calls if it goes on.
+func load(client rueidis.Client) map[string]string {
+	defer func() { recover() }()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	said := map[string]string{}
+	for address, node := range client.Nodes() {
+		node.Do(ctx, node.B().ScriptLoad().Script(lua.Decide).Build())
+		if info, err := node.Do(ctx, node.B().Info().Section("server", "memory").Build()).ToString(); err == nil {
+			said[address] = info
+		}
+	}
+	return said
 }
 
 // warnings says what is wrong with a server, by what it says of itself.

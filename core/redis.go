@@ -6,243 +6,229 @@ import (
 	"encoding/base64"
 	"fmt"
 	"hash/maphash"
-	"math"
 	mathrand "math/rand/v2"
+	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
-	"github.com/redis/rueidis"
-
+	"github.com/exactlimit/exactlimit/internal/dispatch"
 	"github.com/exactlimit/exactlimit/lua"
 )
 
-// redisLogs asks the scripts in Redis. Each call is one EVALSHA, which rueidis sends together with those of other
-// goroutines on a few persistent connections.
+// redisLogs asks the script in Redis.
 type redisLogs struct {
-	*sender
-	decision  *rueidis.Lua
-	peeking   *rueidis.Lua
-	refunding *rueidis.Lua
-	identity  uint64 // in the receipts of what it admits
-	prefix    string
-	stem      string // of all ids this limiter makes
-	ids       atomic.Uint64
+	identity   uint64 // in the receipts of what it admits
+	connection *connection
+	dispatcher *dispatch.Dispatcher[*question]
+	denials    *denials
+	reporter   *reporter
+	closing    chan struct{}
 
-	now     func() time.Duration // since some moment, on Go's monotonic clock; what denials are held to
-	seed    maphash.Seed
-	denials *denials
-	flights *flights
+	prefix string
+	stem   string // of all ids this limiter makes
+	ids    atomic.Uint64
+	seed   maphash.Seed
 }
 
-func newRedisLogs(connection *connection, c config) *redisLogs {
+// newRedisLogs returns logs in the Redis of a connection. The metrics may be nil.
+func newRedisLogs(connection *connection, c config, m *metrics) *redisLogs {
 	var random [6]byte
 	rand.Read(random[:]) // never fails: crypto/rand ends the process instead
-	sender := newSender(connection, c)
-	return &redisLogs{
-		sender:    sender,
-		decision:  rueidis.NewLuaScript(lua.Decide),
-		peeking:   rueidis.NewLuaScript(lua.Peek),
-		refunding: rueidis.NewLuaScript(lua.Refund),
-		identity:  mathrand.Uint64(),
-		prefix:    c.prefix,
-		stem:      base64.RawURLEncoding.EncodeToString(random[:]),
-		now:       sender.now,
-		seed:      maphash.MakeSeed(),
-		denials:   newDenials(c.denials, c.denialHold),
-		flights:   newFlights(),
+	r := &redisLogs{
+		identity:   mathrand.Uint64(),
+		connection: connection,
+		denials:    newDenials(c.denials, c.denialHold),
+		reporter:   &reporter{log: c.log},
+		closing:    make(chan struct{}),
+		prefix:     c.prefix,
+		stem:       base64.RawURLEncoding.EncodeToString(random[:]),
+		seed:       maphash.MakeSeed(),
+	}
+	config := dispatch.Config[*question]{
+		Client:  connection.get,
+		Timeout: c.timeout,
+		Script:  lua.Decide,
+		NewBatch: func() dispatch.Batch[*question] {
+			return newBatch(c.prefix, r.newIDs(), r.denials, r.now)
+		},
+		Probe: func(hashTag string) (keys, args []string) {
+			log := c.prefix + ":{" + hashTag + "}:probe" // never a log: it has no window
+			return []string{log, log + ":none"}, []string{"probe", "probe"}
+		},
+		Late: r.giveBack,
+		Changed: func(from, to dispatch.State, since time.Duration, cause error) {
+			r.reporter.changed(from, to, since, r.now(), cause)
+		},
+	}
+	if m != nil {
+		config.Called, config.TimedOut = m.called, m.timedOut
+	}
+	r.dispatcher = dispatch.New(config)
+	return r
+}
+
+// now is the time since some moment, on Go's monotonic clock.
+func (r *redisLogs) now() time.Duration { return r.dispatcher.Now() }
+
+// newIDs returns a function that returns an id that no other call has. It makes many at once, to allocate once for all.
+func (r *redisLogs) newIDs() func() string {
+	const many = 64
+	var ids []string
+	return func() string {
+		if len(ids) == 0 {
+			var text []byte
+			var ends [many]int
+			for i := range ends {
+				text = strconv.AppendUint(append(text, r.stem...), r.ids.Add(1), 36)
+				ends[i] = len(text)
+			}
+			all, start := string(text), 0
+			for _, end := range ends {
+				ids = append(ids, all[start:end])
+				start = end
+			}
+			slices.Reverse(ids)
+		}
+		id := ids[len(ids)-1]
+		ids = ids[:len(ids)-1]
+		return id
 	}
 }
 
-// question is what Redis is asked: whether key is admitted under limits, at a cost. What it takes to ask is cut from one
-// text, so that it costs one allocation.
-type question struct {
-	hash    uint64 // of key
-	key     string
-	cost    int
-	limits  []Limit
-	text    string   // the same for the same question only
-	logs    []string // the script's KEYS
-	numbers []string // and of its ARGV max and window of each log
-}
-
-// appendQuestion appends the text of a question: its logs, its numbers and its cost, each with a newline behind it. And it
-// appends where each of them ends. No two questions have the same text: the key ends at a brace, and behind it no word
-// has a newline.
-func (r *redisLogs) appendQuestion(text []byte, ends []int, key string, cost int, limits []Limit) ([]byte, []int) {
-	for _, limit := range limits {
-		text = appendLogKey(text, r.prefix, key, limit)
-		ends = append(ends, len(text))
-		text = append(text, '\n')
-	}
-	for _, limit := range limits {
-		text = strconv.AppendInt(text, int64(limit.Max), 10)
-		ends = append(ends, len(text))
-		text = append(text, '\n')
-		text = strconv.AppendInt(text, limit.Window.Microseconds(), 10)
-		ends = append(ends, len(text))
-		text = append(text, '\n')
-	}
-	text = strconv.AppendInt(text, int64(cost), 10)
-	return append(text, '\n'), ends
-}
-
-// appendWords appends the words of a text that end where ends says.
-func appendWords(words []string, text string, ends []int) []string {
-	start := 0
-	for _, end := range ends {
-		words = append(words, text[start:end])
-		start = end + 1
-	}
-	return words
-}
-
-// appendID appends an id that no other call has.
-func (r *redisLogs) appendID(b []byte) []byte {
-	return strconv.AppendUint(append(b, r.stem...), r.ids.Add(1), 36)
-}
-
-// decide answers from what is known, together with others who ask the same just now, or by a call of its own.
-func (r *redisLogs) decide(ctx context.Context, key string, cost int, limits []Limit) (Decision, error) {
+// decide answers from the denial cache or asks Redis. It returns an error together with the question, which may be granted
+// yet: see giveBack.
+func (r *redisLogs) decide(
+	ctx context.Context, d *Decision, key string, cost int, limits []Limit, provisional bool,
+) (*question, error) {
 	hash := maphash.String(r.seed, key)
-	if denied, found := r.denials.find(hash, r.now(), key, cost, limits); found {
-		return denied, nil
+	var found bool
+	if *d, found = r.denials.find(hash, r.now(), key, cost, limits); found {
+		return nil, nil
 	}
-	b, ends := r.appendQuestion(make([]byte, 0, 256), make([]int, 0, 16), key, cost, limits)
-	shard := r.flights.shard(hash)
-	shard.mu.Lock()
-	f := shard.flying[string(b)]
-	if f != nil && f.underWay == mostUnderWay {
-		batch, place := f.join(cost)
-		shard.mu.Unlock()
-		return shard.wait(ctx, r.deadlines.at(r.sender.now()), batch, place, cost, limits)
+	q := r.newQuestion(admit, key, hash, cost, limits)
+	q.provisional = provisional
+	if err := r.do(ctx, q); err != nil {
+		return q, err
 	}
-	all := string(r.appendID(b))
-	text, id := all[:len(b)], all[len(b):]
-	if f == nil {
-		f = &flight{}
-		shard.flying[text] = f
-	}
-	f.underWay++
-	shard.mu.Unlock()
-
-	words := appendWords(make([]string, 0, 16), text, ends)
-	logs, numbers := words[:len(limits)], words[len(limits):]
-	defer func() { // also after a panic in a client of the caller's own
-		if batch := shard.next(text); batch != nil {
-			// Copies, since the words and the caller's limits would otherwise be allocated for every call.
-			q := &question{hash: hash, key: key, cost: cost, text: text}
-			q.limits = append(q.limits, limits...)
-			q.logs = append(q.logs, logs...)
-			q.numbers = append(q.numbers, numbers...)
-			go r.goOn(q, shard, batch)
-		}
-	}()
-	reply, err := r.ask(ctx, &question{hash, key, cost, limits, text, logs, numbers}, id, 1)
-	if err != nil {
-		return Decision{}, err
-	}
-	d := reply.decision(0, cost, limits)
+	*d = q.decision()
 	if d.Allowed {
-		d.receipt = receipt{key: key, id: id, cost: cost}
+		d.receipt = r.receipt(q)
 	}
-	return d, nil
+	q.free()
+	return nil, nil
 }
 
-// goOn asks for one batch after the other, until no one waits.
-func (r *redisLogs) goOn(q *question, shard *flightShard, b *batch) {
-	for ; b != nil; b = shard.next(q.text) {
-		r.answer(q, b)
+func (r *redisLogs) receipt(q *question) receipt {
+	return receipt{
+		store: r.identity, key: q.key, cost: q.cost,
+		id: q.answer.id, question: q.answer.number, granted: int32(q.answer.granted), place: q.place,
 	}
 }
 
-// answer lands a batch with its answer.
-func (r *redisLogs) answer(q *question, b *batch) {
-	defer close(b.landed)
-	defer func() {
-		if p := recover(); p != nil { // in a client of the caller's own: here nobody else would catch it
-			b.err = unavailable(fmt.Errorf("panic: %v", p))
+// do asks a question. After an error it must not be used again.
+func (r *redisLogs) do(ctx context.Context, q *question) error {
+	if err := r.dispatcher.Do(ctx, q); err != nil {
+		if !gaveUp(ctx) {
+			r.reporter.undecided(err, r.now())
 		}
-	}()
-	if denied, found := r.denials.find(q.hash, r.now(), q.key, q.cost, q.limits); found {
-		b.denied = &denied
-		return
+		return unavailable(err)
 	}
-	// Not in the name of any of those who wait: each of them leaves when its own context ends.
-	b.key, b.id = q.key, string(r.appendID(nil))
-	b.reply, b.err = r.ask(context.Background(), q, b.id, b.waiting)
+	if err := q.answer.err; err != nil {
+		r.reporter.rejected(dispatch.CodeOf(err.Error()), r.now())
+		return unavailable(fmt.Errorf("%s: %w", logsOf(q.limits), err))
+	}
+	return nil
 }
 
-// ask calls the decision script for a number of requests, and learns from the reply until when the next would be denied.
-func (r *redisLogs) ask(ctx context.Context, q *question, id string, requests int) (reply, error) {
-	args := append(append(make([]string, 0, 16), id), q.numbers...)
-	if requests > 1 || q.cost > 1 {
-		args = append(args, strconv.Itoa(requests), strconv.Itoa(q.cost))
+// logsOf names logs without the key that they are of, since errors are logged.
+func logsOf(limits []Limit) string {
+	names := make([]string, len(limits))
+	for i := range limits {
+		names[i] = strconv.Quote(limits[i].Name)
 	}
-	if r.metrics != nil {
-		r.metrics.requests.Record(ctx, int64(requests), answeredCall...)
+	if len(names) == 1 {
+		return "the log of limit " + names[0]
 	}
-	forgotten, sent := r.denials.forgotten(q.hash), r.now()
-	reply, err := r.call(ctx, r.decision, q.logs, args, requests, q.cost, q.limits)
-	if err == nil && reply.logs != nil {
-		last := reply.decision(requests-1, q.cost, q.limits)
-		r.denials.learn(q.hash, forgotten, sent, r.now(), q.key, q.cost, q.limits, last)
-	}
-	return reply, err
+	return "the logs of limits " + strings.Join(names, ", ")
 }
 
 func (r *redisLogs) peek(ctx context.Context, key string, limits []Limit) (Decision, error) {
-	text, ends := r.appendQuestion(make([]byte, 0, 256), make([]int, 0, 16), key, 1, limits)
-	words := appendWords(make([]string, 0, 16), string(text), ends)
-	reply, err := r.call(ctx, r.peeking, words[:len(limits)], words[len(limits):], 1, 1, limits)
-	if err != nil {
+	q := r.newQuestion(peek, key, maphash.String(r.seed, key), 1, limits)
+	if err := r.do(ctx, q); err != nil {
 		return Decision{}, err
 	}
-	return reply.decision(0, 1, limits), nil
+	d := q.decision()
+	q.free()
+	return d, nil
 }
 
-// call has a script answer. Asking again under the same id is safe while what was charged is still in every window.
-func (r *redisLogs) call(ctx context.Context, script *rueidis.Lua, keys, args []string, requests, cost int, limits []Limit) (reply, error) {
-	safe := limits[0].Window
-	for _, limit := range limits[1:] {
-		safe = min(safe, limit.Window)
-	}
-	message, err := r.send(ctx, safe, script, keys, args)
-	if err != nil {
-		return reply{}, unavailable(err)
-	}
-	decoded, err := decode(message, requests, cost, limits)
-	if err != nil {
-		return reply{}, unavailable(fmt.Errorf("not a reply of exactlimit's script: %w", err))
-	}
-	return decoded, nil
-}
-
-// refund removes the units of a receipt from the logs of limits.
-func (r *redisLogs) refund(ctx context.Context, paid receipt, limits []State) error {
-	logs := make([]string, len(limits))
-	args := []string{paid.id, strconv.Itoa(paid.first), strconv.Itoa(paid.cost)}
-	for i := range limits {
-		logs[i] = string(appendLogKey(nil, r.prefix, paid.key, limits[i].Limit))
-		args = append(args, strconv.FormatInt(limits[i].Limit.Window.Microseconds(), 10))
-	}
-	_, err := r.send(ctx, math.MaxInt64, r.refunding, logs, args)
-	r.denials.forget(maphash.String(r.seed, paid.key), paid.key) // even after an error: there may be room
-	if err != nil {
-		return unavailable(err)
-	}
-	return nil
+// refund gives back the units of a receipt to the logs of limits.
+func (r *redisLogs) refund(ctx context.Context, paid receipt, limits []Limit) error {
+	q := r.newQuestion(refund, paid.key, maphash.String(r.seed, paid.key), paid.cost, limits)
+	q.paid = paid
+	return r.change(ctx, q)
 }
 
 func (r *redisLogs) reset(ctx context.Context, key string, limits []Limit) error {
-	names := make([]string, len(limits))
-	for i, limit := range limits {
-		names[i] = string(appendLogKey(nil, r.prefix, key, limit))
+	return r.change(ctx, r.newQuestion(reset, key, maphash.String(r.seed, key), 1, limits))
+}
+
+// change asks for something after which there may be room.
+func (r *redisLogs) change(ctx context.Context, q *question) error {
+	hash, key := q.hash, q.key
+	err := r.do(ctx, q)
+	r.denials.forget(hash, key) // even after an error: it may have been done
+	return err
+}
+
+// giveBack is called when the caller of Allow gets an error, and when the answer to its question has come after it had left.
+// The second of these calls refunds what was granted. If the failure policy has let the request go on, there is no second
+// one, and the charge stays.
+func (r *redisLogs) giveBack(q *question) {
+	if q.unwanted.Add(1) < 2 || q.verb != admit || q.answer.err != nil || int(q.place) >= q.answer.granted {
+		return
 	}
-	_, err := r.send(ctx, math.MaxInt64, nil, names, nil)
-	r.denials.forget(maphash.String(r.seed, key), key) // even after an error: the logs may be gone
-	if err != nil {
-		return unavailable(err)
+	go r.refundLater(r.receipt(q), q.limits)
+}
+
+// refundLater refunds, and tries again after an error: the answer was late, so the circuit breaker may be open still. After
+// half a minute of this, the charge stays until it expires.
+func (r *redisLogs) refundLater(paid receipt, limits []Limit) {
+	for pause := time.Millisecond; pause < 20*time.Second; pause *= 2 {
+		if r.refund(context.Background(), paid, limits) == nil {
+			return
+		}
+		select {
+		case <-time.After(pause):
+		case <-r.closing:
+			return
+		}
 	}
-	return nil
+}
+
+// state returns what the metrics observe.
+func (r *redisLogs) state() redisState {
+	now := r.now()
+	open, away := r.reporter.measure(now)
+	if _, err := r.connection.get(); err != nil {
+		open = 1 // Redis has never been reached
+	}
+	return redisState{denials: r.denials.size(now), open: open, away: away}
+}
+
+// close returns when no call is in flight. Those to a Redis that hangs it leaves to end by themselves after a while.
+func (r *redisLogs) close() {
+	close(r.closing)
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		r.dispatcher.Close()
+		r.connection.close()
+	}()
+	select {
+	case <-closed:
+	case <-time.After(r.dispatcher.Timeout + time.Second):
+	}
 }

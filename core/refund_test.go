@@ -81,31 +81,31 @@ func TestRefund(t *testing.T) {
 	}
 }
 
-// What was admitted together is given back apart: each request of a batch has units of its own.
-func TestRefundOfABatch(t *testing.T) {
+// What was admitted together is given back apart: each request of a question has units of its own.
+func TestRefundOfOneEntry(t *testing.T) {
+	redis := newClockedRedis(t)
+	limit, other := PerHour("a", 20), PerDay("b", 100)
 	for _, cost := range []int{1, 2} {
-		g := newGated(t, 10)
-		first, second, calls := g.lead(cost)
-		others := make([]*outcome, 3)
-		for i := range others {
-			others[i] = g.allow(context.Background(), "ann", cost, g.limit)
-			g.until(i + 1)
-		}
-		calls[0].pass <- nil
-		(<-g.came).pass <- nil
-		calls[1].pass <- nil
-		charged := int64(5 * cost)
-		for _, o := range append(others, first, second) {
-			o.wait(t)
-			require.True(t, o.Allowed)
-		}
-		for _, o := range []*outcome{others[1], others[0], first, others[2], second} {
-			for range 2 {
-				go func() { (<-g.came).pass <- nil }()
-				require.NoError(t, g.limiter.Refund(context.Background(), o.Decision))
+		for _, order := range [][]int{{3, 1, 0, 4, 2}, {0, 1, 2, 3, 4}, {4, 3, 2, 1, 0}} {
+			key := fmt.Sprint(cost, order)
+			var questions []*question
+			for range 5 {
+				questions = append(questions, redis.question(admit, key, cost, limit, other))
 			}
-			charged -= int64(cost)
-			assert.Equal(t, charged, g.charged())
+			redis.ask(t, 0, questions...)
+			require.Len(t, redis.entries(t, key, limit), 1)
+			for n, place := range order {
+				for range 2 {
+					redis.refund(t, redis.decision(t, questions[place]))
+					for _, limit := range []Limit{limit, other} {
+						assert.Equal(t, limit.Max-(4-n)*cost, redis.peek(t, 1, key, limit).Remaining)
+						requireMarks(t, redis.client, redis.log(key, limit))
+					}
+				}
+			}
+			size, err := redistest.Do(t, redis.client, "EXISTS", redis.log(key, limit), redis.log(key, other)).AsInt64()
+			require.NoError(t, err)
+			assert.Zero(t, size, "nothing but marks was left")
 		}
 	}
 }

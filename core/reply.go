@@ -1,6 +1,7 @@
 package core
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -8,79 +9,109 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// reply is what a script said to one or more requests that ask the same, first come first served. The contract is in
-// lua/decide.lua.
-type reply struct {
-	granted   int
+// answer is what the script answered to one question of one or more requests that ask the same, first come first served. The
+// contract is in lua/decide.lua.
+type answer struct {
+	err error // of the question alone, such as a key that is no log
+
+	again     bool    // the script did not get to it
+	granted   int     // requests
 	remaining int64   // of the only log, if there is no list: all are granted, and there is room for one more
-	logs      []int64 // remaining, retry and reset of each
+	logs      []int64 // remaining, retry and reset of each log
+	early     bool    // units of a log may be given back, so retry may come early
+
+	id     string // of the call
+	number int32  // of the question, in the call
 }
 
-// decode reads a reply to some requests, and refuses one that makes no sense.
-func decode(message rueidis.RedisMessage, requests, cost int, limits []Limit) (reply, error) {
-	if message.IsInt64() && len(limits) == 1 {
-		remaining, err := message.AsInt64()
+// decode reads the script's answer to a question, and refuses one that makes no sense.
+func decode(message rueidis.RedisMessage, requests int, q *question) (answer, error) {
+	switch {
+	case message.IsInt64():
+		n, err := message.AsInt64()
+		switch {
+		case err != nil:
+			return answer{}, err
+		case n == -1:
+			return answer{again: true}, nil
+		case q.verb == refund || q.verb == reset:
+			return answer{}, nil
+		case q.verb == admit && len(q.limits) == 1:
+			return decodeInteger(n, requests, q)
+		}
+		return answer{}, fmt.Errorf("answer %d to %d limits", n, len(q.limits))
+	case message.IsArray():
+		list, err := message.AsIntSlice()
 		if err != nil {
-			return reply{}, err
+			return answer{}, err
 		}
-		return decodeInteger(remaining, requests, cost, limits[0])
+		return decodeList(list, requests, q)
 	}
-	list, err := message.AsIntSlice()
+	text, err := message.ToString()
 	if err != nil {
-		return reply{}, err
+		return answer{}, err
 	}
-	return decodeList(list, requests, cost, limits)
+	return answer{}, errors.New(text)
 }
 
-func decodeInteger(remaining int64, requests, cost int, limit Limit) (reply, error) {
-	if remaining < 1 || remaining > int64(limit.Max-requests*cost) {
-		return reply{}, fmt.Errorf("reply %d to %d requests of cost %d to limit %q of %d", remaining, requests, cost, limit.Name, limit.Max)
+func decodeInteger(remaining int64, requests int, q *question) (answer, error) {
+	if remaining < 1 || remaining > int64(q.limits[0].Max-requests*q.cost) {
+		return answer{}, fmt.Errorf("answer %d to %d requests of cost %d to a limit of %d", remaining, requests, q.cost, q.limits[0].Max)
 	}
-	return reply{granted: requests, remaining: remaining}, nil
+	return answer{granted: requests, remaining: remaining}, nil
 }
 
-func decodeList(list []int64, requests, cost int, limits []Limit) (reply, error) {
-	if len(list) != 1+3*len(limits) || list[0] < 0 || list[0] > int64(requests) {
-		return reply{}, fmt.Errorf("reply %d to %d requests of cost %d to %d limits", list, requests, cost, len(limits))
+func decodeList(list []int64, requests int, q *question) (answer, error) {
+	if len(list) != 1+3*len(q.limits) || list[0] < 0 || list[0] > int64(requests) {
+		return answer{}, fmt.Errorf("answer %d to %d requests to %d limits", list, requests, len(q.limits))
 	}
-	r := reply{granted: int(list[0]), logs: list[1:]}
-	for i, limit := range limits {
-		remaining, retry, reset := r.logs[3*i], r.logs[3*i+1], r.logs[3*i+2]
-		most := int64(limit.Max - max(0, r.granted-1)*cost) // less one, as a reply to Peek grants without charging
+	a := answer{granted: int(list[0]), logs: list[1:]}
+	for i, limit := range q.limits {
+		remaining, retry, reset := a.logs[3*i], a.logs[3*i+1], a.logs[3*i+2]
+		if retry < 0 {
+			a.early, retry, a.logs[3*i+1] = true, -retry, -retry
+		}
+		most := int64(limit.Max)
+		if q.verb == admit {
+			most -= int64(a.granted * q.cost)
+		}
 		const longest = math.MaxInt64 / int64(time.Microsecond)
-		if remaining > most || retry < 0 || retry > longest || reset < 0 || reset > longest {
-			return reply{}, fmt.Errorf("reply %d to %d requests of cost %d to limit %q of %d", list, requests, cost, limit.Name, limit.Max)
+		if remaining > most || retry > longest || reset < 0 || reset > longest {
+			return answer{}, fmt.Errorf("answer %d to %d requests of cost %d to a limit of %d", list, requests, q.cost, limit.Max)
 		}
 	}
-	return r, nil
+	return a, nil
 }
 
-// decision is the answer to the request that came in the given place, of which 0 is the first.
-func (r reply) decision(place, cost int, limits []Limit) Decision {
-	allowed := place < r.granted
+// full reports whether a log has no room for one request more until some of its entries expire.
+func (a answer) full() bool { return a.logs != nil && !a.early }
+
+// decision is the answer to the request in the given place, of which 0 is the first.
+func (a answer) decision(place, cost int, limits []Limit) Decision {
+	allowed := place < a.granted
 	if len(limits) == 1 {
-		return Decision{Allowed: allowed, State: r.state(0, place, cost, limits[0]), Source: SourceRedis}
+		return Decision{Allowed: allowed, State: a.state(0, place, cost, limits[0]), Source: SourceRedis}
 	}
 	states := make([]State, len(limits))
 	for i, limit := range limits {
-		states[i] = r.state(i, place, cost, limit)
+		states[i] = a.state(i, place, cost, limit)
 	}
 	return decide(allowed, states, SourceRedis)
 }
 
 // state is where limit i stood after the request in a place, with those behind it still to come.
-func (r reply) state(i, place, cost int, limit Limit) State {
-	if r.logs == nil {
-		behind := r.granted - 1 - place
-		return State{Limit: limit, Remaining: int(r.remaining) + behind*cost, ResetAfter: limit.Window}
+func (a answer) state(i, place, cost int, limit Limit) State {
+	behind := max(0, a.granted-1-place)
+	if a.logs == nil {
+		return State{Limit: limit, Remaining: int(a.remaining) + behind*cost, ResetAfter: limit.Window}
 	}
 	s := State{
 		Limit:      limit,
-		Remaining:  int(max(0, r.logs[3*i])),
-		RetryAfter: time.Duration(r.logs[3*i+1]) * time.Microsecond,
-		ResetAfter: time.Duration(r.logs[3*i+2]) * time.Microsecond,
+		Remaining:  int(max(0, a.logs[3*i])),
+		RetryAfter: time.Duration(a.logs[3*i+1]) * time.Microsecond,
+		ResetAfter: time.Duration(a.logs[3*i+2]) * time.Microsecond,
 	}
-	if behind := r.granted - 1 - place; behind > 0 {
+	if behind > 0 {
 		s.Remaining += behind * cost
 		s.RetryAfter = 0 // the next one was granted
 	}

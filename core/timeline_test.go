@@ -147,7 +147,7 @@ func TestPeekAndReset(t *testing.T) {
 			assert.Equal(t, 1, store.peek(t, 5*second, "ann", two).Remaining, "only what was named is reset")
 			assert.False(t, store.peek(t, 5*second, "bob", one).Allowed, "and only that key's")
 
-			// What has left the window is passed over, though the script that peeks removes nothing.
+			// What has left the window is passed over, whether or not it has been removed.
 			assert.Equal(t, State{Limit: two, Remaining: 2}, store.peek(t, minute, "ann", two).State)
 		})
 	}

@@ -1,10 +1,6 @@
 package core
 
 import (
-	"context"
-	"crypto/tls"
-	"errors"
-	"net"
 	"net/url"
 	"slices"
 	"strconv"
@@ -75,7 +71,6 @@ func parseURL(text string) (rueidis.ClientOption, error) {
 			"timeouts are written like 500ms, db is a number, skip_verify is true or false")
 	}
 	harden(&option)
-	dialNoRequest(&option)
 	return option, nil
 }
 
@@ -85,33 +80,10 @@ var urlParameters = []string{
 	"client_cache", "max_retries",
 }
 
-// dialNoRequest makes connections, but none in the name of a request: it would wait for it, and its context might end what
-// others wait for. A probe makes it, see link.
-func dialNoRequest(option *rueidis.ClientOption) {
-	dial := option.DialCtxFn
-	option.DialCtxFn = func(ctx context.Context, address string, dialer *net.Dialer, secure *tls.Config) (net.Conn, error) {
-		switch {
-		case isRequestContext(ctx):
-			return nil, errNoConnection
-		case dial != nil:
-			return dial(ctx, address, dialer, secure)
-		case secure != nil:
-			return (&tls.Dialer{NetDialer: dialer, Config: secure}).DialContext(ctx, "tcp", address)
-		}
-		return dialer.DialContext(ctx, "tcp", address)
-	}
-}
-
-var errNoConnection = errors.New("not connected")
-
 // harden sets what keeps a limiter exact and its callers apart.
 func harden(option *rueidis.ClientOption) {
-	// One connection a node, on which calls keep their order, and on which those that come within 6 microseconds of each
-	// other while others are under way go in one write. Where hundreds are under way this saves a fifth of the work, most
-	// of it Redis's, for 10 microseconds of a call beside a few others, and none of a call that is alone. Twice the delay
-	// saves no more and costs those beside a few others as much again.
+	// One connection for each node. A few large calls are in flight at a time, so more connections save nothing.
 	option.PipelineMultiplex = -1
-	option.MaxFlushDelay = 6 * time.Microsecond
 	// Nothing is cached, and CLIENT TRACKING needs rights that a limiter does not.
 	option.DisableCache = true
 	if option.Dialer.Timeout == 0 {

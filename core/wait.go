@@ -17,7 +17,8 @@ import (
 // instances race for each unit.
 //
 // Wait asks again when RetryAfter has passed, at once after a Refund or Reset of the key by this Limiter, and on Redis
-// after the time that WithDenialCache sets, one second by default, since another instance may have given units back.
+// after the time that WithDenialCache sets, one second by default, since another instance may have given units back. So
+// does Wait of a Provisional view: units that another instance gives back may go unnoticed for so long.
 //
 // Wait never fails before its context ends on the ground that there will be no room in time. This could only be certain
 // if no caller and no instance called Refund or Reset until then. A caller that would rather not try can call Allow

@@ -325,7 +325,9 @@ func TestWaitOnRedis(t *testing.T) {
 	all.Wait()
 	var log oracle.Log
 	for _, a := range server.Admissions(t)[string(appendLogKey(nil, "exactlimit", "ann", limit))] {
-		log.Admit(a.At, 1)
+		for range a.Weight {
+			log.Admit(a.At, 1)
+		}
 	}
 	require.Len(t, log.Admitted, 100)
 	assert.Equal(t, 10, log.Most(limit.Window.Microseconds()))

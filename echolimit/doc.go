@@ -1,4 +1,5 @@
-// Package echolimit limits the requests of an Echo v4 service: exactly, and across all its instances.
+// Package echolimit limits the requests of an Echo v4 service: exactly, and across all its instances. For Echo v5, import
+// github.com/exactlimit/exactlimit/echolimit/v5.
 //
 //	limiter, err := core.Connect(os.Getenv("REDIS_URL"))
 //	...

@@ -130,6 +130,15 @@ func app(limiter *core.Limiter) http.Handler {
 		by(echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.One))
 	e.GET("/logins", func(c echo.Context) error { adaptertest.Attempt(c.Response(), number("status")(c)); return nil },
 		by(echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.Logins))
+	exempt := echolimit.Exempt(func(c echo.Context) bool { return adaptertest.Staff(c.Request().Header.Get("X-Staff")) })
+	byExempt := by(echolimit.Header("X-API-Key"), exempt)
+	e.GET("/exempt", ok, byExempt.Limit(adaptertest.One))
+	e.GET("/exempt/plan", ok, byExempt.LimitFunc(func(c echo.Context) ([]core.Limit, error) {
+		return adaptertest.Plan(c.Request().Header.Get("X-Plan"))
+	}))
+	e.GET("/exempt/table", ok, byExempt.LimitRoutes(echolimit.Routes{"GET /exempt/table": {adaptertest.One}}))
+	e.GET("/exempt/failures", func(c echo.Context) error { return c.NoContent(http.StatusNotFound) },
+		by(echolimit.Header("X-API-Key"), exempt, echolimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.One))
 	e.GET("/dry", ok, by(echolimit.Header("X-API-Key"), echolimit.DryRun(), echolimit.Cost(number("cost"))).Limit(adaptertest.One))
 	e.GET("/answered", ok, byIP.LimitFunc(func(c echo.Context) ([]core.Limit, error) {
 		adaptertest.Refuse(c.Response())
@@ -313,15 +322,17 @@ func TestRoutesThatDoNotFit(t *testing.T) {
 	e.GET("/search", ok)
 	e.Group("/users", func(next echo.HandlerFunc) echo.HandlerFunc { return next }).POST("/:id", ok)
 	e.Host("api.example.com").GET("/search", ok)
+	e.GET("reports", ok) // which Echo matches with the slash
 	e.RouteNotFound("/*", ok)
 	one := []core.Limit{adaptertest.One}
-	fits := echolimit.Routes{"GET /search": one, "POST /users/:id": nil, "RouteNotFound": one}
+	fits := echolimit.Routes{"GET /search": one, "POST /users/:id": nil, "GET /reports": one, "RouteNotFound": one}
 	assert.NoError(t, fits.Check(e))
 	assert.NoError(t, fits.CheckAll(e))
 	misses := echolimit.Routes{"GET /search": {adaptertest.One}, "POST /users/:user": {adaptertest.One}}
 	assert.EqualError(t, misses.Check(e), "exactlimit: the table of limits does not fit the routes:\n"+
 		"\tPOST /users/:user: there are limits for it, and no such route")
 	assert.EqualError(t, misses.CheckAll(e), "exactlimit: the table of limits does not fit the routes:\n"+
+		"\tGET /reports: there is no entry for it: write its limits, or nil if it needs none\n"+
 		"\tPOST /users/:id: there is no entry for it: write its limits, or nil if it needs none\n"+
 		"\tPOST /users/:user: there are limits for it, and no such route\n"+
 		"\tRouteNotFound: there is no entry for requests that match no route:"+

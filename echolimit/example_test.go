@@ -194,6 +194,29 @@ func ExampleCountOnly() {
 	// 429
 }
 
+// Staff, as an authentication in front has found out, are not limited. Echo's own middleware calls such a function a Skipper.
+func ExampleExempt() {
+	byIP := echolimit.New(limiter, echolimit.ClientIP(), echolimit.Exempt(func(c echo.Context) bool {
+		return c.Get("staff") == true // as your authentication says
+	}))
+	authenticate := func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			c.Set("staff", c.QueryParam("token") == "sesame")
+			return next(c)
+		}
+	}
+	e := echo.New()
+	e.GET("/prices", answer, authenticate, byIP.Limit(core.PerMinute("prices", 1)))
+	for _, token := range []string{"", "", "sesame"} {
+		w := get(e, "/prices?token="+token)
+		fmt.Println(w.Code, w.Header()["Ratelimit"])
+	}
+	// Output:
+	// 200 ["prices";r=0;t=60]
+	// 429 ["prices";r=0;t=60]
+	// 200 []
+}
+
 func ExampleDryRun() {
 	trial := echolimit.New(limiter, echolimit.ClientIP(), echolimit.DryRun())
 	e := echo.New()

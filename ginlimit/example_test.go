@@ -274,6 +274,23 @@ func ExampleCountOnly() {
 	// 429
 }
 
+// Staff, as an authentication in front has found out, are not limited.
+func ExampleExempt() {
+	byIP := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.Exempt(func(c *gin.Context) bool {
+		return c.GetBool("staff") // as your authentication says
+	}))
+	r := gin.New()
+	r.GET("/prices", func(c *gin.Context) { c.Set("staff", c.Query("token") == "sesame") }, byIP.Limit(core.PerMinute("prices", 1)), answer)
+	for _, token := range []string{"", "", "sesame"} {
+		w := get(r, "/prices?token="+token)
+		fmt.Println(w.Code, w.Header()["Ratelimit"])
+	}
+	// Output:
+	// 200 ["prices";r=0;t=60]
+	// 429 ["prices";r=0;t=60]
+	// 200 []
+}
+
 func ExampleDryRun() {
 	trial := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.DryRun())
 	r := gin.New()

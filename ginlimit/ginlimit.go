@@ -43,6 +43,16 @@ func LegacyFields() Option { return func(m *Middleware) { m.gate.LegacyFields = 
 // a limit's Max, is a mistake of the service, which is answered with 500. In the RateLimit fields, quotas are in units.
 func Cost(cost func(*gin.Context) int) Option { return func(m *Middleware) { m.gate.Cost = cost } }
 
+// Exempt has the requests pass for which the function returns true, such as those of health checks, or of users of your own.
+// It is what other middleware, such as Echo's, calls a Skipper. An exempt request is neither counted nor given the RateLimit
+// fields, whether it has a key or not. The metric exactlimit.exempt counts it.
+//
+// Do not decide by what anyone may write, such as a header of its own: whoever finds it out has no limits. Decide by what
+// your authentication has found, or by the route.
+func Exempt(exempt func(*gin.Context) bool) Option {
+	return func(m *Middleware) { m.gate.Exempt = exempt }
+}
+
 // CountOnly has only those requests count whose answer has a status that the function chooses, such as failed logins:
 //
 //	ginlimit.CountOnly(func(status int) bool { return status == http.StatusUnauthorized })
@@ -52,8 +62,11 @@ func Cost(cost func(*gin.Context) int) Option { return func(m *Middleware) { m.g
 // panicked, and if there are errors in c.Errors and no answer has been written. So register the limiter before
 // middleware that answers such errors. Where Redis does not take a charge back in time it stays, and the limiter's
 // log says so.
+//
+// What one instance gives back is there for all instances at once, so none remembers that a client has no room, and each
+// denial is a call to Redis: see core.Limiter.Provisional.
 func CountOnly(counts func(status int) bool) Option {
-	return func(m *Middleware) { m.gate.CountOnly = counts }
+	return func(m *Middleware) { m.gate.CountOnly(counts) }
 }
 
 // DryRun lets every request pass and denies none, to see what limits would do: in the metrics, in Decision.DryRun
@@ -94,7 +107,7 @@ func (m *Middleware) handler(policy func(*gin.Context) (*httplimit.Policy, error
 func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit.Policy, error)) {
 	d, refusal := m.gate.Check(c, c.Request, c.Writer.Header(), policy)
 	if refusal == nil || refusal.Waived {
-		if m.gate.CountOnly != nil {
+		if m.gate.Settles() {
 			m.count(c, d)
 		}
 		return

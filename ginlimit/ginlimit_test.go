@@ -105,6 +105,15 @@ func app(limiter *core.Limiter) http.Handler {
 		func(c *gin.Context) { c.Status(number("status")(c)) })
 	r.GET("/logins", by(ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.Logins),
 		func(c *gin.Context) { adaptertest.Attempt(c.Writer, number("status")(c)) })
+	exempt := ginlimit.Exempt(func(c *gin.Context) bool { return adaptertest.Staff(c.GetHeader("X-Staff")) })
+	byExempt := by(ginlimit.Header("X-API-Key"), exempt)
+	r.GET("/exempt", byExempt.Limit(adaptertest.One), ok)
+	r.GET("/exempt/plan", byExempt.LimitFunc(func(c *gin.Context) ([]core.Limit, error) {
+		return adaptertest.Plan(c.GetHeader("X-Plan"))
+	}), ok)
+	r.GET("/exempt/table", byExempt.LimitRoutes(ginlimit.Routes{"GET /exempt/table": {adaptertest.One}}), ok)
+	r.GET("/exempt/failures", by(ginlimit.Header("X-API-Key"), exempt, ginlimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.One),
+		func(c *gin.Context) { c.Status(http.StatusNotFound) })
 	r.GET("/dry", by(ginlimit.Header("X-API-Key"), ginlimit.DryRun(), ginlimit.Cost(number("cost"))).Limit(adaptertest.One), ok)
 	r.GET("/answered", byIP.LimitFunc(func(c *gin.Context) ([]core.Limit, error) {
 		adaptertest.Refuse(c.Writer)

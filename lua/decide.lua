@@ -1,171 +1,535 @@
--- decide: admits requests to sliding window logs, to all of them or to none, and charges what it admits.
+-- decide: answers a batch of questions about sliding window logs. Each question succeeds or fails alone.
 --
--- A log is a sorted set with one entry for each admitted unit. The score is the moment of admission, in microseconds
--- of this server's clock; the member is the unit's id. The window is half open: an entry counts until just before
--- score + window.
+-- A log is a sorted set with one entry for each admission. The score is the time of admission in microseconds of this server's
+-- clock; the member is an id, and "id*n" if the entry weighs n units instead of one. The window is half open: an entry counts
+-- until just before score + window. Two members have a negative score, which no entry has. They are marks:
 --
--- KEYS    the logs, each once, all of one hash slot
--- ARGV    id         of this call's first unit, used by no other call; the unit u after it is "id:u"
---         for each log, in the order of KEYS:
---           max      units the log holds in any window
---           window   in microseconds, whole milliseconds
---         then, both 1 when left out:
---         requests   how many ask, each for itself, first come first served: as many as fit are granted
---         cost       units each request takes, all or none; at most the smallest max
+--   *   the log has entries that weigh more than one unit; the score is minus the units that ZCARD does not see
+--   ~   units of this log may be given back before they expire, so a denial may end early; the score is -1
 --
--- Reply   An integer n: there is one log, every request is granted, and n units remain, enough for one request more.
---         Otherwise a list: how many requests are granted, then three integers for each log:
---           remaining  units free after the grants; below zero when max was lowered under what is there
---           retry      microseconds until one request more fits this log; 0 when it does now
---           reset      microseconds until this log is empty, if nothing more is admitted
+-- KEYS    the logs of all questions in order, all of one hash slot
+-- ARGV    id         used by no other call; the entry of question q is "id.q", where the first q is 1
+--         "again"    only if a call with this id may have been executed before
+--         groups of questions that differ in nothing but their logs, each of which begins with a verb:
+--           admit    questions, limits, requests, cost, provisional (0 or 1), then max and window for each limit
+--           one      questions, max, window: as admit with 1 limit, 1 request, cost 1, not provisional
+--           peek     questions, limits, then max and window for each limit
+--           refund   limits, id.q, requests, place, cost, then the window of each limit: gives back what was charged to the
+--                    request at this place, from 0, of the requests that the entry id.q admitted together, at this cost each
+--           reset    logs: deletes them
+--           probe    nothing; it has two keys, of which the second never exists. It runs the commands that the others need, and
+--                    changes nothing.
+--         Windows are in microseconds, and whole milliseconds. A question of admit is asked by so many requests, first come,
+--         first served: as many as fit are granted. Each takes its cost from all logs of the question, or nothing from any.
 --
--- Clock   TIME, read once. Where it steps back, entries from what is now the future count too, so no window is overfilled.
---         A call that finds such entries in a log without room enters them anew, as of now: they leave within a window
---         from then, not when the clock is back where it was. Where it steps forward, entries leave as much earlier; so too
---         where it steps back and forth within a window, and up to max more are admitted.
---         Numbers go to redis.call as they are, which prints all their digits, slowly; tostring and .. would cut them to
---         fourteen.
--- Replay  A call sent again under its id, because the reply was lost, grants again what it granted and charges nothing
---         twice, as long as what it charged is still in the windows: ZADD NX leaves known ids alone, and a log without
---         room is searched for them before it denies. Of a replay, the short reply stands for a reset of one window.
--- Expiry  No log expires before its newest entry leaves, and each does within a window and a second after that. Setting the
---         expiry is a seventh of the work, so it is set to two windows from now when a call has removed entries or adds
---         to a log of one. A call that removed nothing came within a window of the oldest entry, at which the expiry was
---         last set or later, so what it adds is safe. The first entry of all sets one window: most logs of a flood get no
---         second. A second of slack, as expiry has a clock of its own, in milliseconds. GT, because after a step back the
---         newest entry need not be the one just added. Who removes entries in any other way has to set it anew.
--- Failure Nothing is written before all arguments are read and all keys are seen to be sorted sets.
+-- Reply   a list with one element for each question:
+--           an integer from 0   admit: there is one log, every request is granted, and so many units remain, enough for one
+--                               request more. refund: how many units were given back. reset, probe: 0.
+--           -1                  the call has used up its share of time: ask again
+--           a list              admit, peek: how many requests are granted, then three integers for each log:
+--                                 remaining  units free after the grants; below zero if max was lowered
+--                                 retry      microseconds until one request more fits this log, 0 if it does now; negative
+--                                            if units of the log may be given back earlier than that
+--                                 reset      microseconds until the log is empty, if nothing more is admitted
+--           a string            the error that this question failed with, because a log is no sorted set or is damaged;
+--                               nothing was charged
+--
+-- Clock   TIME, read once. If it steps back, entries from what is now the future still count, so no window is overfilled. A
+--         question about a log without room then moves such entries to the present, so that they expire a window from now. If
+--         it steps forward, entries expire as much earlier.
+-- Retry   A call sent again grants what it granted before, and charges nothing twice, as long as its entries have not expired.
+--         What the short reply says of the log may then be up to one round trip old. If units are not known, remaining is 0.
+-- Time    A call has a budget, so it never occupies the server for long: a thousand less seven for each key, and at least a
+--         hundred. Reading or removing an entry costs one, moving it to the present two, cleaning a log eight, and a refund
+--         one for each request of its entry. Beyond that, expired entries that are still there do not count. If their weights
+--         are not known yet, the reply is -1, so a question about a log with weights and n expired entries is answered after
+--         about n/1000 calls: each of the n has to be read. If finding retry takes more than the budget, retry is a time at
+--         which the request is still denied.
+-- Expiry  No log expires before its newest entry does, and each log expires within two windows and a second after its last
+--         admission. PEXPIRE is a seventh of the work, so it runs only when a log has its first or second entry, and when
+--         entries have expired: then it sets two windows from now, or from the oldest entry that is left if none is added. A
+--         call that finds no expired entry came within a window of the oldest entry, after which PEXPIRE has run, so the entry
+--         that it adds is covered. The first entry sets one window, because most logs of a flood get no second. A second is
+--         added, since key expiry has a clock of its own.
+--         GT, because after a step back of the clock the newest entry need not be the one just added.
+-- Failure A call with wrong arguments fails before anything is written. A server that rejects writes, or lacks a command or a
+--         right, fails the whole call with its error, and what the call has charged is taken back as far as the server lets
+--         it. Units that a refund of this call has given back stay given back. Within a question nothing is written before
+--         all its logs are seen to be sorted sets.
 
-local call = redis.call
-local id, logs = ARGV[1], #KEYS
-if #ARGV < 1 + 2 * logs then
-  return redis.error_reply('ERR exactlimit: each log needs a max and a window')
-end
-local slack = 1000
-local max, window = ARGV[2] + 0, ARGV[3] + 0 -- of the first log
-for i = 4, #ARGV do
-  local _ = ARGV[i] + 0 -- fails here, before anything is written, if it is no number
-end
+local call, try = redis.call, redis.pcall
 
+-- Numbers become text by format('%.0f', n), since tostring and .. would cut them to fourteen digits. A number passed to call
+-- keeps all digits, but formatting it is slow.
+local format = string.format
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
-local stamp = #time[2] == 6 and time[1] .. time[2] or string.format('%.0f', now)
+local stamp = #time[2] == 6 and time[1] .. time[2] or format('%.0f', now)
 
--- Count and clean. All are counted first, which fails for a key that is no log, before anything is written.
-local count = logs > 1 and {}
-for i = 2, logs do
-  count[i] = call('ZCARD', KEYS[i])
-end
-local held = call('ZCARD', KEYS[1])
-local gone = call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - window)
-held = held - gone
+local id, again, keys = ARGV[1], false, #KEYS
+local budget = keys < 128 and 1000 - 7 * keys or 100 -- entries that this call may still remove, read or add for others
+local slack = 1000 -- milliseconds
+local reply = {}
 
--- Nearly every call is one request of cost one, to one log that has room for it and for another. What follows would do
--- the same in more time.
-if #ARGV == 3 and max - held > 1 then
-  local added = call('ZADD', KEYS[1], 'NX', stamp, id)
-  if held == 0 then
-    call('PEXPIRE', KEYS[1], window / 1000 + slack)
-  elseif gone > 0 or held == 1 then
-    call('PEXPIRE', KEYS[1], 2 * window / 1000 + slack, 'GT')
+-- Nearly all calls are one group of plain questions. They are answered before any function is made, since making one takes
+-- time. All other arguments are read into groups. Both fail here, before anything is written, if an argument is wrong.
+-- A cutoff is the score up to which entries have expired. It is not negative, as that of marks is, whatever the window.
+local groups
+local plain, max, window, cutoff = 0, nil, nil, nil
+if ARGV[2] == 'one' and not ARGV[6] and ARGV[3] + 0 == keys then
+  plain, max, window = keys, ARGV[4] + 0, ARGV[5] + 0
+else
+  groups = {}
+  local a, logs = 2, 0
+  if ARGV[a] == 'again' then
+    a, again = a + 1, true
   end
-  return max - held - added
-end
-
-local removed = { gone }
-count = count or {}
-count[1] = held
-for i = 2, logs do
-  removed[i] = call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now - ARGV[2 * i + 1])
-  count[i] = count[i] - removed[i]
-end
-
-local requests, cost = (ARGV[2 * logs + 2] or 1) + 0, (ARGV[2 * logs + 3] or 1) + 0
-local granted = requests
-for i = 1, logs do
-  local room = ARGV[2 * i] - count[i]
-  if room < requests * cost then
-    local known = 0
-    while known < requests and call('ZSCORE', KEYS[i], known == 0 and id or id .. ':' .. known * cost) do
-      known = known + 1
-    end
-    granted = math.min(granted, known + math.max(0, math.floor(room / cost)))
+  local function number()
+    a = a + 1
+    return ARGV[a - 1] + 0
   end
-end
-
--- Update: from the first ZADD on, nothing may fail.
-local units, charged = granted * cost, 0
-for i = 1, logs do
-  local added = 0
-  if units == 1 then
-    added = call('ZADD', KEYS[i], 'NX', stamp, id)
-  else
-    local stem = id .. ':'
-    for first = 0, units - 1, 1000 do -- unpack cannot push more than a few thousand values
-      local entries, n = {}, 0
-      for u = first, math.min(first + 1000, units) - 1 do
-        entries[n + 1], entries[n + 2] = stamp, u == 0 and id or stem .. u
-        n = n + 2
+  local function limits(g, bounded)
+    g.max, g.window, g.cutoff = {}, {}, {}
+    for i = 1, g.logs do
+      if bounded then
+        g.max[i] = number()
       end
-      added = added + call('ZADD', KEYS[i], 'NX', unpack(entries))
+      g.window[i] = number()
+      g.cutoff[i] = format('%.0f', math.max(0, now - g.window[i]))
     end
   end
-  local length = ARGV[2 * i + 1] / 1000
-  if count[i] == 0 then
-    if units > 0 then
-      call('PEXPIRE', KEYS[i], (units == 1 and length or 2 * length) + slack)
+  while ARGV[a] do
+    local g = { verb = ARGV[a], questions = 1, logs = 1, requests = 1, cost = 1 }
+    a = a + 1
+    if g.verb == 'one' then
+      g.questions, g.charges = number(), true
+      limits(g, true)
+    elseif g.verb == 'admit' then
+      g.questions, g.logs, g.requests, g.cost, g.charges = number(), number(), number(), number(), true
+      g.provisional = number() == 1
+      limits(g, true)
+    elseif g.verb == 'peek' then
+      g.questions, g.logs = number(), number()
+      limits(g, true)
+    elseif g.verb == 'refund' then
+      g.logs, g.entry = number(), ARGV[a]
+      a = a + 1
+      g.requests, g.place, g.cost = number(), number(), number()
+      limits(g, false)
+    elseif g.verb == 'reset' then
+      g.logs = number()
+    elseif g.verb == 'probe' then
+      g.logs = 2
+    else
+      return redis.error_reply('ERR exactlimit: unknown verb')
     end
-  elseif removed[i] > 0 or units > 0 and count[i] == 1 then
-    call('PEXPIRE', KEYS[i], 2 * length + slack, 'GT')
+    groups[#groups + 1] = g
+    logs = logs + g.questions * g.logs
   end
-  count[i] = count[i] + added
-  charged = charged + added
+  if keys == 0 or logs ~= keys then
+    return redis.error_reply('ERR exactlimit: the call has other logs than its questions')
+  end
+  local first = groups[1]
+  if first.verb == 'one' and not again then
+    plain, max, window = first.questions, first.max[1], first.window[1]
+  end
 end
 
-if logs == 1 and granted == requests and max - count[1] >= cost then
-  return max - count[1]
+-- Plain questions are answered here as far as it can be in less time than below. What is left gets false: logs that have no
+-- room for another request, have marks, have too many expired entries, or fail a command, which is reported below.
+local left = groups and (groups[2] or plain == 0)
+for q = 1, plain do
+  local log = KEYS[q]
+  local held, expired, done = try('ZCARD', log), 0, nil
+  if held ~= 0 then
+    cutoff = cutoff or format('%.0f', window < now and now - window or 0)
+    expired = try('ZCOUNT', log, '-inf', cutoff)
+    if type(held) ~= 'number' or expired ~= 0 and type(expired) ~= 'number' then
+      held, expired = max, 0
+    end
+    held = held - expired
+  end
+  if max - held > 1 then
+    if expired > 0 and expired <= budget and try('ZCOUNT', log, '-inf', '(0') == 0 and
+      try('ZREMRANGEBYSCORE', log, 0, cutoff) == expired then
+      budget = budget - expired
+      expired = -1
+    end
+    if expired <= 0 then
+      done = try('ZADD', log, stamp, id .. '.' .. q)
+      if done == 1 and held == 0 then
+        done = try('PEXPIRE', log, window / 1000 + slack)
+      elseif done == 1 and (held == 1 or expired < 0) then
+        done = type(try('PEXPIRE', log, 2 * window / 1000 + slack, 'GT')) == 'number' and 1
+      end
+    end
+  end
+  reply[q] = done == 1 and max - held - 1
+  left = left or done ~= 1
+end
+if not left then
+  return reply
 end
 
-local function leaves(i, entry)
+-- weight returns how many units an entry stands for.
+local function weight(member)
+  return (string.match(member, '%*(%d+)$') or 1) + 0
+end
+
+local function setExtra(log, extra)
+  if extra > 0 then
+    call('ZADD', log, format('%.0f', -extra), '*')
+  else
+    call('ZREM', log, '*')
+  end
+end
+
+-- clean removes expired entries, as far as the budget goes, from a log of so many members, of which old have a score up to the
+-- cutoff. It returns the units and the number of the live entries, the rank of the first of them, the extra units, whether the
+-- log is marked as one whose units may be given back, and whether entries had expired: "some" if expired ones are left, "all" if
+-- none are. It returns nothing if the weights of some are not known yet.
+local function clean(log, cutoff, members, old)
+  local marks = call('ZCOUNT', log, '-inf', '(0')
+  local expired = old - marks
+  local live = members - old
+  if live == 0 then
+    if expired + marks > 0 then
+      call('UNLINK', log)
+    end
+    return 0, 0, 0, 0, false, false
+  end
+  local extra, provisional = 0, false
+  if marks > 0 then
+    extra = -(call('ZSCORE', log, '*') or 0)
+    provisional = marks > 1 or extra == 0
+  end
+  local removed = math.min(expired, math.max(0, budget))
+  if removed > 0 then
+    budget = budget - removed - 8 -- the commands are as much work as some entries
+    if extra > 0 then
+      local before = extra
+      for _, member in ipairs(call('ZRANGE', log, marks, marks + removed - 1)) do
+        extra = extra - (weight(member) - 1)
+      end
+      if extra ~= before then
+        setExtra(log, extra)
+        if extra == 0 then
+          marks = marks - 1
+        end
+      end
+    end
+    if removed == expired then
+      call('ZREMRANGEBYSCORE', log, 0, cutoff)
+    else
+      call('ZREMRANGEBYRANK', log, marks, marks + removed - 1)
+    end
+  end
+  if removed < expired and extra > 0 then
+    return
+  end
+  local were = expired > 0 and (removed == expired and 'all' or 'some')
+  return live + extra, live, marks + expired - removed, extra, provisional, were
+end
+
+-- expires returns the microseconds until the entry at a rank expires.
+local function expires(log, rank, window)
   -- In this order no difference leaves the 53 bits that a number holds exactly, whatever the window.
-  return ARGV[2 * i + 1] - (now - call('ZRANGE', KEYS[i], entry, entry, 'WITHSCORES')[2])
+  return window - (now - call('ZRANGE', log, rank, rank, 'WITHSCORES')[2])
 end
 
--- Enters what is in the future as of now. The newest entry is then of now.
-local function restamp(i)
-  local ids = call('ZRANGEBYSCORE', KEYS[i], '(' .. stamp, '+inf')
-  for first = 1, #ids, 1000 do
-    local entries, n = {}, 0
-    for u = first, math.min(first + 999, #ids) do
-      entries[n + 1], entries[n + 2] = stamp, ids[u]
-      n = n + 2
-    end
-    call('ZADD', KEYS[i], 'XX', unpack(entries))
-  end
-  call('PEXPIRE', KEYS[i], 2 * ARGV[2 * i + 1] / 1000 + slack)
+-- keep sees to it that a log from which all expired entries were removed outlasts what may be added. See "Expiry".
+local function keep(log, oldest, window)
+  call('PEXPIRE', log, format('%.0f', (expires(log, oldest, window) + window) / 1000 + slack), 'GT')
 end
 
-local reply = { granted }
-for i = 1, logs do
-  local window = ARGV[2 * i + 1] + 0
-  local remaining, retry, reset = ARGV[2 * i] - count[i], 0, 0
-  if remaining < cost then
-    retry = leaves(i, cost - remaining - 1)
+-- roomIn returns the microseconds until so many units, counted from the oldest live entry, have expired.
+local function roomIn(log, units, first, extra, window)
+  if extra == 0 then
+    return expires(log, first + units - 1, window)
   end
-  if charged > 0 then
-    reset = window
-  elseif count[i] > 0 then
-    reset = leaves(i, -1)
+  local step, score, entries = 4, nil, nil -- the first entries are enough for nearly all
+  repeat
+    step = math.max(1, math.min(step, budget))
+    entries = call('ZRANGE', log, first, first + step - 1, 'WITHSCORES')
+    for i = 1, #entries, 2 do
+      units = units - weight(entries[i])
+      score = entries[i + 1]
+      if units <= 0 then
+        break
+      end
+    end
+    budget = budget - #entries / 2
+    first, step = first + step, 4 * step
+  until units <= 0 or budget <= 0 or #entries < 2
+  return window - (now - score)
+end
+
+-- restamp moves entries from the future to the present.
+local function restamp(log, window)
+  local most = math.max(1, math.floor(budget / 2)) -- one costs twice as much as what is only read or removed
+  local members = call('ZRANGEBYSCORE', log, '(' .. stamp, '+inf', 'LIMIT', 0, most)
+  budget = budget - 2 * #members
+  for from = 1, #members, 500 do -- unpack cannot push more than a few thousand values
+    local entries = {}
+    for i = from, math.min(from + 499, #members) do
+      entries[#entries + 1] = stamp
+      entries[#entries + 1] = members[i]
+    end
+    call('ZADD', log, 'XX', unpack(entries))
   end
-  if retry > window or reset > window then
-    restamp(i)
-    reset = window
-    if remaining < cost then
-      retry = leaves(i, cost - remaining - 1)
+  if #members < most then -- nothing is left in the future
+    call('PEXPIRE', log, 2 * window / 1000 + slack)
+  end
+end
+
+-- name returns the member of an entry of so many units.
+local function name(entry, units)
+  return units == 1 and entry or entry .. '*' .. format('%.0f', units)
+end
+
+-- granted returns how many requests an earlier attempt of this call has granted.
+local function granted(g, at, entry)
+  for n = again and g.charges and g.requests or 0, 1, -1 do
+    local member = name(entry, n * g.cost)
+    for i = 1, g.logs do
+      if call('ZSCORE', KEYS[at + i], member) then
+        return n
+      end
     end
   end
-  reply[#reply + 1] = remaining
-  reply[#reply + 1] = retry
-  reply[#reply + 1] = reset
+  return 0
+end
+
+-- unfinished answers a question about a log whose units are not known. What an earlier attempt of this call has granted is
+-- said at once, since the question will be asked again under another id.
+local function unfinished(g, known)
+  if known == 0 then
+    return -1
+  end
+  local reply = { known }
+  for i = 1, g.logs do
+    reply[#reply + 1] = 0
+    reply[#reply + 1] = -1
+    reply[#reply + 1] = g.window[i]
+  end
+  return reply
+end
+
+-- fail takes back what the call has charged, as far as the server lets it, and returns the error that the call fails with.
+local charged = {} -- by questions that are not plain
+local function fail(text)
+  for i = #charged, 1, -1 do
+    local log, member, new, extra = unpack(charged[i])
+    if new then
+      try('UNLINK', log)
+    elseif try('ZREM', log, member) == 1 and extra then
+      setExtra(log, extra)
+    end
+  end
+  for q = 1, plain do
+    try('ZREM', KEYS[q], id .. '.' .. q)
+  end
+  return { err = text }
+end
+
+-- admit answers a question of any kind about the logs behind KEYS[at].
+local function admit(g, at, entry)
+  local members, units, live, first, extra, provisional, expired = {}, {}, {}, {}, {}, {}, {}
+  for i = 1, g.logs do
+    members[i] = call('ZCARD', KEYS[at + i])
+  end
+  local grants = g.requests
+  for i = 1, g.logs do
+    local log = KEYS[at + i]
+    local old = members[i] > 0 and call('ZCOUNT', log, '-inf', g.cutoff[i]) or 0
+    units[i], live[i], first[i], extra[i], provisional[i], expired[i] = members[i], members[i], 0, 0, false, false
+    if old > 0 then
+      units[i], live[i], first[i], extra[i], provisional[i], expired[i] = clean(log, g.cutoff[i], members[i], old)
+      if not units[i] then
+        for j = 1, i - 1 do
+          if expired[j] == 'all' then
+            keep(KEYS[at + j], first[j], g.window[j])
+          end
+        end
+        return unfinished(g, granted(g, at, entry))
+      end
+    end
+    grants = math.min(grants, math.max(0, math.floor((g.max[i] - units[i]) / g.cost)))
+  end
+
+  local charge = g.charges and grants * g.cost or 0
+  local known = granted(g, at, entry)
+  if known > 0 then
+    grants, charge = known, 0
+  end
+  for i = 1, g.logs do
+    local log, window = KEYS[at + i], g.window[i]
+    if charge > 0 then
+      local marks = {}
+      if charge > 1 then
+        extra[i] = extra[i] + charge - 1
+        marks = { format('%.0f', -extra[i]), '*' }
+      end
+      if g.provisional then
+        marks[#marks + 1] = -1
+        marks[#marks + 1] = '~'
+        provisional[i] = true
+      end
+      call('ZADD', log, stamp, name(entry, charge), unpack(marks))
+      charged[#charged + 1] = { log, name(entry, charge), live[i] == 0, charge > 1 and extra[i] - charge + 1 }
+      units[i] = units[i] + charge
+      if live[i] == 0 then
+        call('PEXPIRE', log, window / 1000 + slack)
+      elseif live[i] == 1 or expired[i] then
+        call('PEXPIRE', log, 2 * window / 1000 + slack, 'GT')
+      end
+    elseif expired[i] == 'all' then
+      keep(log, first[i], window)
+    end
+  end
+  if g.charges and g.logs == 1 and grants == g.requests and g.max[1] - units[1] >= g.cost then
+    return g.max[1] - units[1]
+  end
+
+  local reply = { grants }
+  for i = 1, g.logs do
+    local log, window = KEYS[at + i], g.window[i]
+    local remaining, retry, reset = g.max[i] - units[i], 0, 0
+    if charge > 0 and (charge > 1 or g.provisional) then
+      first[i] = call('ZCOUNT', log, '-inf', g.cutoff[i]) -- a mark may be new
+    end
+    for _ = 1, 2 do -- again if entries from the future were moved
+      if remaining < g.cost then
+        retry = roomIn(log, g.cost - remaining, first[i], extra[i], window)
+      elseif known > 0 and grants < g.requests then
+        retry = 1 -- the earlier attempt denied some, and there has been room since
+      end
+      if charge > 0 then
+        reset = window
+      elseif units[i] > 0 then
+        reset = expires(log, -1, window)
+      end
+      if retry <= window and reset <= window then
+        break
+      end
+      restamp(log, window)
+    end
+    retry, reset = math.min(retry, window), math.min(reset, window)
+    reply[#reply + 1] = remaining
+    reply[#reply + 1] = provisional[i] and -retry or retry
+    reply[#reply + 1] = reset
+  end
+  return reply
+end
+
+-- refund gives back what one request was charged.
+local function refund(g, at)
+  local single, together = name(g.entry .. ':' .. g.place, g.cost), name(g.entry, g.requests * g.cost)
+  local removed = 0
+  if g.requests > 1 and budget <= 0 then
+    return -1 -- before anything, so that no other question finds one log with the units and another without
+  end
+  for i = 1, g.logs do
+    local log = KEYS[at + i]
+    local marked = call('ZSCORE', log, '*')
+    local extra = marked and -marked or 0
+    local score = call('ZSCORE', log, together)
+    local units = 0
+    if score then
+      if g.requests > 1 then
+        budget = budget - g.requests
+      end
+      call('ZREM', log, together)
+      extra = extra - (g.requests * g.cost - 1)
+      if g.requests > 1 then -- the entry becomes one for each of the other requests
+        local entries = {}
+        for place = 0, g.requests - 1 do
+          if place ~= g.place then
+            entries[#entries + 1] = score
+            entries[#entries + 1] = name(g.entry .. ':' .. place, g.cost)
+          end
+        end
+        call('ZADD', log, unpack(entries))
+        extra = extra + (g.requests - 1) * (g.cost - 1)
+      end
+      units = g.cost
+    elseif g.requests > 1 and call('ZREM', log, single) == 1 then
+      extra = extra - (g.cost - 1)
+      units = g.cost
+    end
+    if units > 0 then
+      local oldest = call('ZRANGEBYSCORE', log, '(' .. g.cutoff[i], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+      if not oldest then
+        call('UNLINK', log)
+      else
+        setExtra(log, extra)
+        call('ZADD', log, -1, '~')
+        -- The oldest entry may be another one now. See "Expiry".
+        call('PEXPIRE', log, format('%.0f', (oldest - now + 2 * g.window[i]) / 1000 + slack), 'GT')
+      end
+    end
+    removed = removed + units
+  end
+  return removed
+end
+
+local function reset(g, at)
+  call('UNLINK', unpack(KEYS, at + 1, at + g.logs))
+  return 0
+end
+
+local function probe(_, at)
+  local log = KEYS[at + 1]
+  call('ZCARD', log)
+  call('ZCOUNT', log, '(0', '(0')
+  call('ZSCORE', log, '')
+  call('ZRANGE', log, 1, 0)
+  call('ZRANGEBYSCORE', log, '(0', '(0')
+  call('ZADD', log, 'XX', 0, '')
+  call('ZREM', log, '')
+  call('ZREMRANGEBYSCORE', log, '(0', '(0')
+  call('ZREMRANGEBYRANK', log, 1, 0)
+  call('UNLINK', KEYS[at + 2])
+  return 0
+end
+
+groups = groups or { {
+  verb = 'one', questions = plain, logs = 1, requests = 1, cost = 1, charges = true,
+  max = { max }, window = { window }, cutoff = { cutoff or format('%.0f', math.max(0, now - window)) },
+} }
+local answers = { one = admit, admit = admit, peek = admit, refund = refund, reset = reset, probe = probe }
+
+-- damaged reports whether an error comes of what is in a log: it is an error of Lua, which has no code, or one about a number
+-- that was computed from the log.
+local function damaged(text)
+  return not string.find(text, '^%u+ ') or string.find(text, '^ERR value is not ') or string.find(text, '^ERR invalid expire ')
+end
+
+-- A server that rejects writes rejects this, and with it the whole call. It has no effect, since a log expires later than
+-- that, but once a script has run a command that may write, the server accepts its writes even if memory is full.
+local writable = try('PEXPIRE', KEYS[1], 1, 'GT')
+if type(writable) == 'table' then
+  return fail(writable.err)
+end
+
+local q, at = 0, 0
+for _, g in ipairs(groups) do
+  for _ = 1, g.questions do
+    q = q + 1
+    if not reply[q] then
+      local ok, answer = pcall(answers[g.verb], g, at, id .. '.' .. q)
+      if not ok then
+        answer = type(answer) == 'table' and answer.err or tostring(answer)
+        if not string.find(answer, '^WRONGTYPE ') then
+          if not damaged(answer) then
+            return fail(answer)
+          end
+          answer = 'exactlimit: the log is damaged: ' .. answer
+        end
+      end
+      reply[q] = answer
+    end
+    at = at + g.logs
+  end
 end
 return reply

@@ -8,18 +8,9 @@ package main
 
 import (
 	"cmp"
-	"context"
-	"errors"
-	"flag"
-	"fmt"
-	"log"
-	"net"
 	"net/http"
-	"net/url"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -30,17 +21,13 @@ import (
 )
 
 func main() {
-	addr := flag.String("addr", "127.0.0.1:8080", "where to listen")
-	redis := flag.String("redis", os.Getenv("REDIS_URL"), "what keeps the logs, such as redis://localhost:6379; empty: this process")
-	proxies := flag.String("proxies", "", "the proxies in front of it, such as 10.0.0.0/8,fd00::/8, which tell who is behind them")
-	flag.Parse()
-	if err := run(*addr, *redis, *proxies); err != nil {
-		log.Fatal(err)
-	}
+	gin.SetMode(cmp.Or(os.Getenv(gin.EnvGinMode), gin.ReleaseMode))
+	demo.Run(routes)
 }
 
 // routes is the service. The limits are all here, next to what they protect.
-func routes(limiter *core.Limiter, clientIP ginlimit.KeyFunc) http.Handler {
+func routes(limiter *core.Limiter, proxies []string) http.Handler {
+	clientIP := ginlimit.ClientIP(ginlimit.TrustedProxies(proxies...))
 	byIP := ginlimit.New(limiter, clientIP)
 	byAPIKey := ginlimit.New(limiter, ginlimit.Header("X-API-Key"))
 	byToken := ginlimit.New(limiter, ginlimit.BearerToken())
@@ -72,60 +59,4 @@ func answer(text string) gin.HandlerFunc {
 		c.Header("Content-Type", "application/json")
 		c.String(http.StatusOK, "{\"answer\":%q}\n", text)
 	}
-}
-
-// newServer returns the server of the service. Its timeouts end what no limit counts: connections on which a client
-// sends no request, or never the rest of one. Without them a client could keep as many open as it likes.
-func newServer(handler http.Handler) *http.Server {
-	server := &http.Server{
-		Handler:     handler,
-		ReadTimeout: 10 * time.Second, // for the header and the body
-		IdleTimeout: 2 * time.Minute,  // longer than most proxies, so that they close first
-		Protocols:   new(http.Protocols),
-	}
-	server.Protocols.SetHTTP1(true)
-	server.Protocols.SetUnencryptedHTTP2(true) // as proxies speak it
-	return server
-}
-
-// run serves until it is told to stop, and then finishes what it has begun.
-func run(addr, redis, proxies string) error {
-	limiter, err := core.Connect(redis)
-	if err != nil {
-		return err
-	}
-	defer limiter.Close()
-
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	listener, err := net.Listen("tcp", addr)
-	if err != nil {
-		return err
-	}
-	gin.SetMode(cmp.Or(os.Getenv(gin.EnvGinMode), gin.ReleaseMode))
-	trusted := strings.FieldsFunc(proxies, func(r rune) bool { return r == ',' }) // none in ""
-	clientIP := ginlimit.ClientIP(ginlimit.TrustedProxies(trusted...))
-	server := newServer(routes(limiter, clientIP))
-	fmt.Printf("listening on http://%s, logs kept in %s\n", listener.Addr(), keeper(redis))
-
-	stopped := make(chan error, 1)
-	go func() {
-		<-ctx.Done()
-		stop() // a second signal ends it at once
-		grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		stopped <- server.Shutdown(grace)
-	}()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return <-stopped
-}
-
-func keeper(redis string) string {
-	if redis == "" {
-		return "this process (set REDIS_URL or -redis to share them)"
-	}
-	u, _ := url.Parse(redis) // Connect has read it
-	return "Redis at " + u.Host
 }

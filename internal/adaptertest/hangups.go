@@ -10,13 +10,11 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-
-	"github.com/exactlimit/exactlimit/core"
 )
 
-// HangsUp checks that an example's server closes connections on which a client stops sending. A limiter counts
-// requests, and such a connection makes none.
-func HangsUp(t *testing.T, newServer func(*core.Limiter) *http.Server) {
+// HangsUp checks that a server closes connections on which a client stops sending. A limiter counts requests, and such a
+// connection makes none.
+func HangsUp(t *testing.T, newServer func() *http.Server) {
 	const head = "POST /api/login HTTP/1.1\r\nHost: example.com\r\n"
 	const preface, settings = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 	for name, sent := range map[string]string{
@@ -32,10 +30,7 @@ func HangsUp(t *testing.T, newServer func(*core.Limiter) *http.Server) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				limiter, err := core.NewInProcess()
-				require.NoError(t, err)
-				defer limiter.Close()
-				listener, server := &wire{conns: make(chan net.Conn)}, newServer(limiter)
+				listener, server := &wire{conns: make(chan net.Conn)}, newServer()
 				go server.Serve(listener)
 				defer server.Close()
 				client, accepted := net.Pipe()
@@ -43,7 +38,7 @@ func HangsUp(t *testing.T, newServer func(*core.Limiter) *http.Server) {
 				listener.conns <- from{accepted, "192.0.2.1:1234"}
 				go io.WriteString(client, sent)
 				require.NoError(t, client.SetReadDeadline(time.Now().Add(time.Hour))) // which takes no time in here
-				_, err = io.Copy(io.Discard, client)
+				_, err := io.Copy(io.Discard, client)
 				assert.NoError(t, err, "the connection is still open")
 			})
 		})

@@ -117,6 +117,23 @@ var table = []struct {
 		{target: "/free"},
 		{target: "/one"},
 	}},
+	{"exempt", []request{
+		{target: "/exempt", header: "X-API-Key: ann"},
+		{target: "/exempt", header: "X-API-Key: ann\nX-Staff: yes"}, // neither counted nor told of limits
+		{target: "/exempt", header: "X-API-Key: ann"},
+		{target: "/exempt", header: "X-API-Key: ann"}, // denied
+		{target: "/exempt", header: "X-API-Key: ann\nX-Staff: yes"},
+		{target: "/exempt", header: "X-Staff: yes"}, // not even asked for its key
+		{target: "/exempt/plan", header: "X-Staff: yes"},
+		{target: "/exempt/plan", header: "X-API-Key: ann"},
+		{target: "/exempt/table", header: "X-Staff: yes"},
+		{target: "/exempt/table", header: "X-API-Key: bob"},
+		{target: "/exempt/failures", header: "X-API-Key: eve\nX-Staff: yes"},
+		{target: "/exempt/failures", header: "X-API-Key: eve"},
+		{target: "/exempt/failures", header: "X-API-Key: eve\nX-Staff: yes"},
+		{target: "/exempt/failures", header: "X-API-Key: eve"},
+		{target: "/exempt/failures", header: "X-API-Key: eve"}, // denied
+	}},
 	{"dry", []request{
 		{target: "/dry?cost=1", header: "X-API-Key: ann"},
 		{target: "/dry?cost=1", header: "X-API-Key: ann"},

@@ -12,11 +12,16 @@ import (
 )
 
 // ceiling says how near limiting through Go comes to the most that the script can do: Redis has one core to itself, and who
-// asks has another, be it redis-benchmark or us.
+// asks has another, be it redis-benchmark or us. The rates are of calls for "return 1", and else of decisions, per second.
 type ceiling struct {
-	Nothing, Bare, Decide, Go float64 // per second: "return 1", five commands, the decision script, and through Go
-	Ratio                     float64 // Go over Decide
+	Nothing, Bare float64 // "return 1", and five commands
+	One, Batch    float64 // the decision script with one question in a call, and with many
+	Go            float64 // through Go
+	Ratio         float64 // Go over Batch
 }
+
+// batch is how many questions a call of many asks.
+const batch = 32
 
 // bare does the five commands of a sliding log and nothing else: the most that a script with them can reach.
 const bare = `
@@ -29,9 +34,9 @@ redis.call('PEXPIRE', KEYS[1], 11000)
 return n`
 
 const (
-	rawCalls  = 150_000
-	redisCore = "0"
-	askCore   = "1"
+	rawQuestions = 150_000
+	redisCore    = "0"
+	askCore      = "1"
 
 	decideScript = "../../lua/decide.lua"
 )
@@ -55,11 +60,14 @@ func measureCeiling(rounds int, length time.Duration, progress func(string)) (*c
 	}
 	defer redis.stop()
 
-	scripts := []struct {
-		text string
-		adds bool
-	}{{"return 1", false}, {bare, true}, {string(decide), true}}
-	rates := make([][]float64, 4)
+	one := func(questions int) []string { return []string{"one", strconv.Itoa(questions), "1000", "10000000"} }
+	scripts := []script{
+		{"return 1", "return 1", 1, nil, false},
+		{"bare", bare, 1, []string{"1000", "10000000"}, true},
+		{"decide", string(decide), 1, one(1), true},
+		{fmt.Sprint("decide ", batch), string(decide), batch, one(batch), true},
+	}
+	rates := make([][]float64, len(scripts)+1)
 	for round := range rounds {
 		for i := range rates {
 			i = (i + round) % len(rates)
@@ -67,8 +75,10 @@ func measureCeiling(rounds int, length time.Duration, progress func(string)) (*c
 				return nil, err
 			}
 			var perSecond float64
+			name := "through Go"
 			if i < len(scripts) {
-				perSecond, err = raw(redis, scripts[i].text, scripts[i].adds)
+				name = scripts[i].name
+				perSecond, err = scripts[i].raw(redis)
 			} else {
 				perSecond, err = pinned(redis, length)
 			}
@@ -76,25 +86,39 @@ func measureCeiling(rounds int, length time.Duration, progress func(string)) (*c
 				return nil, fmt.Errorf("ceiling: %w", err)
 			}
 			rates[i] = append(rates[i], perSecond)
-			progress(fmt.Sprintf("ceiling %d/%d %s %s/s", round+1, rounds, []string{"return 1", "bare", "decide", "through Go"}[i], amount(perSecond)))
+			progress(fmt.Sprintf("ceiling %d/%d %s %s/s", round+1, rounds, name, amount(perSecond)))
 		}
 	}
-	return &ceiling{median(rates[0]), median(rates[1]), median(rates[2]), median(rates[3]), median(ratios(rates[3], rates[2]))}, nil
+	return &ceiling{
+		Nothing: median(rates[0]), Bare: median(rates[1]), One: median(rates[2]), Batch: median(rates[3]), Go: median(rates[4]),
+		Ratio: median(ratios(rates[4], rates[3])),
+	}, nil
 }
 
 var errSkipped = errors.New("skipped")
 
-// raw has redis-benchmark call a script, under names and ids as long as ours. It draws a number for each place, so of twenty
-// calls for a key hardly two have one id; that so many entries are there is checked.
-func raw(redis *server, script string, adds bool) (float64, error) {
-	sha, err := redis.do("SCRIPT", "LOAD", script).ToString()
+// script is one that redis-benchmark calls.
+type script struct {
+	name, text string
+	questions  int      // in a call, each with a key
+	args       []string // behind an id
+	adds       bool     // an entry for each question
+}
+
+// raw has redis-benchmark call a script, under names and ids as long as ours, and returns how many questions it answers per
+// second. A number is drawn for each place, so of twenty questions about a key hardly two have one id; that so many entries
+// are there is checked.
+func (s script) raw(redis *server) (float64, error) {
+	sha, err := redis.do("SCRIPT", "LOAD", s.text).ToString()
 	if err != nil {
 		return 0, err
 	}
 	_, port, _ := strings.Cut(redis.addr, ":")
-	out, err := exec.Command("taskset", "-c", askCore, "redis-benchmark", "-p", port, "--csv", "-r", "10000",
-		"-n", strconv.Itoa(rawCalls), "-c", "20", "-P", "32",
-		"evalsha", sha, "1", "b:{__rand_int__}:bench:10000", "__rand_int__", "1000", "10000000").Output()
+	out, err := exec.Command("taskset", slices.Concat(
+		[]string{"-c", askCore, "redis-benchmark", "-p", port, "--csv", "-r", "10000",
+			"-n", strconv.Itoa(rawQuestions / s.questions), "-c", "20", "-P", "32", "evalsha", sha, strconv.Itoa(s.questions)},
+		slices.Repeat([]string{"b:{__rand_int__}:bench:10000v2"}, s.questions),
+		[]string{"__rand_int__"}, s.args)...).Output()
 	if err != nil {
 		return 0, err
 	}
@@ -103,13 +127,14 @@ func raw(redis *server, script string, adds bool) (float64, error) {
 	if len(fields) < 2 {
 		return 0, fmt.Errorf("redis-benchmark says %q", out)
 	}
-	if adds {
+	if s.adds {
 		entries, err := redis.do("EVAL", "local n = 0 for _, k in ipairs(redis.call('KEYS', '*')) do n = n + redis.call('ZCARD', k) end return n", "0").AsInt64()
-		if err != nil || entries < rawCalls*99/100 {
-			return 0, fmt.Errorf("%d entries of %d calls: %v", entries, rawCalls, err)
+		if err != nil || entries < rawQuestions*99/100 {
+			return 0, fmt.Errorf("%s: %d entries of %d questions: %v", s.name, entries, rawQuestions, err)
 		}
 	}
-	return strconv.ParseFloat(strings.Trim(fields[1], `"`), 64)
+	calls, err := strconv.ParseFloat(strings.Trim(fields[1], `"`), 64)
+	return calls * float64(s.questions), err
 }
 
 // pinned has this program run once more, on a core of its own, to ask as the scenario spread/256 does.

@@ -3,6 +3,7 @@ package browser
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -29,11 +30,10 @@ import (
 // patience is how long a test waits for what must come. No test asserts how fast it does.
 const patience = time.Minute
 
-var frameworks = []string{"ginlimit", "echolimit"}
-
 var (
-	binaries string          // the folder of the examples
-	chromium context.Context // one process; every tab has a window and storage of its own
+	frameworks []string        // the adapters, which are the packages that have an example
+	binaries   string          // the folder of the examples
+	chromium   context.Context // one process; every tab has a window and storage of its own
 )
 
 func TestMain(m *testing.M) {
@@ -51,12 +51,26 @@ func setUp(m *testing.M) (int, error) {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	for _, framework := range frameworks {
-		build := exec.Command("go", "build", "-o", filepath.Join(dir, framework), "./"+framework+"/example")
+	examples := exec.Command("go", "list", "./...")
+	examples.Dir = "../.."
+	packages, err := examples.Output()
+	if err != nil {
+		return 0, err
+	}
+	for _, pkg := range strings.Fields(string(packages)) {
+		framework, isExample := strings.CutSuffix(strings.TrimPrefix(pkg, "github.com/exactlimit/exactlimit/"), "/example")
+		if !isExample {
+			continue
+		}
+		frameworks = append(frameworks, framework)
+		build := exec.Command("go", "build", "-o", filepath.Join(dir, binary(framework)), pkg)
 		build.Dir = "../.."
 		if out, err := build.CombinedOutput(); err != nil {
 			return 0, fmt.Errorf("%w\n%s", err, out)
 		}
+	}
+	if len(frameworks) == 0 {
+		return 0, errors.New("there are no examples")
 	}
 	binaries = dir
 
@@ -80,6 +94,9 @@ func setUp(m *testing.M) (int, error) {
 	return m.Run(), nil
 }
 
+// binary is the name of an adapter's example in the folder of all.
+func binary(framework string) string { return strings.ReplaceAll(framework, "/", "-") }
+
 // serve runs an example until the test ends, and returns its URL.
 func serve(t *testing.T, framework string, args ...string) string {
 	t.Helper()
@@ -89,7 +106,7 @@ func serve(t *testing.T, framework string, args ...string) string {
 
 func start(t *testing.T, framework string, args ...string) (address string, stop func()) {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(binaries, framework), append([]string{"-addr", "127.0.0.1:0"}, args...)...)
+	cmd := exec.Command(filepath.Join(binaries, binary(framework)), append([]string{"-addr", "127.0.0.1:0"}, args...)...)
 	cmd.Env = append(os.Environ(), "REDIS_URL=")
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)

@@ -17,16 +17,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gin-contrib/cors"
-	"github.com/gin-gonic/gin"
-	"github.com/labstack/echo/v4"
-	"github.com/labstack/echo/v4/middleware"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/exactlimit/exactlimit/core"
-	"github.com/exactlimit/exactlimit/echolimit"
-	"github.com/exactlimit/exactlimit/ginlimit"
+	"github.com/exactlimit/exactlimit/internal/adapters"
 )
 
 // page asks each API four times, with a header that needs leave, and sends what it saw to where it came from. The fourth
@@ -59,10 +54,6 @@ func TestBrowser(t *testing.T) {
 	require.NoError(t, err)
 	script := regexp.MustCompile("(?s)```js\n(.*?)```").FindSubmatch(readme)
 	require.NotNil(t, script)
-	limiter, err := core.NewInProcess()
-	require.NoError(t, err)
-	defer limiter.Close()
-
 	var preflights atomic.Int64
 	serve := func(handler http.Handler) string {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -78,7 +69,13 @@ func TestBrowser(t *testing.T) {
 	pages := httptest.NewUnstartedServer(nil)
 	origin := "http://" + pages.Listener.Addr().String()
 	limit := core.Limit{Name: "page", Max: 2, Window: 5 * time.Second}
-	apis := []string{serve(ginAPI(limiter, origin, limit)), serve(echoAPI(limiter, origin, limit))}
+	var apis []string
+	for _, adapter := range adapters.All {
+		limiter, err := core.NewInProcess()
+		require.NoError(t, err)
+		defer limiter.Close()
+		apis = append(apis, serve(adapter.Page(limiter, limit, origin)))
+	}
 	pages.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/":
@@ -96,7 +93,7 @@ func TestBrowser(t *testing.T) {
 	browse(t, chromium, origin)
 	select {
 	case all := <-results:
-		require.Len(t, all, 2)
+		require.Len(t, all, len(adapters.All))
 		for i, answers := range all {
 			require.Len(t, answers, 4, answers)
 			seconds := regexp.MustCompile(`(t=|\| )[1-5]\b`)
@@ -108,47 +105,16 @@ func TestBrowser(t *testing.T) {
 			} {
 				got := seconds.ReplaceAllString(answers[n], "${1}N")
 				if n == 3 {
-					assert.Contains(t, got, want, frameworks[i])
+					assert.Contains(t, got, want, adapters.All[i].Dir)
 				} else {
-					assert.Equal(t, want, got, frameworks[i])
+					assert.Equal(t, want, got, adapters.All[i].Dir)
 				}
 			}
 		}
-		assert.GreaterOrEqual(t, preflights.Load(), int64(2), "each API was asked for leave")
+		assert.GreaterOrEqual(t, preflights.Load(), int64(len(adapters.All)), "each API was asked for leave")
 	case <-time.After(time.Minute):
 		t.Fatal("the page has not said what it saw")
 	}
-}
-
-func ginAPI(limiter *core.Limiter, origin string, limit core.Limit) http.Handler {
-	gin.SetMode(gin.TestMode)
-	r := gin.New()
-	r.Use(cors.New(cors.Config{
-		AllowOrigins:  []string{origin},
-		AllowHeaders:  []string{"X-API-Key"},
-		ExposeHeaders: []string{"RateLimit", "RateLimit-Policy", "Retry-After"},
-	}))
-	byKey := ginlimit.New(limiter, ginlimit.Header("X-API-Key"), ginlimit.OnDenied(func(c *gin.Context, _ core.Decision) {
-		c.String(http.StatusTooManyRequests, "denied")
-	}))
-	r.Use(byKey.Limit(limit))
-	r.GET("/", func(c *gin.Context) { c.String(http.StatusOK, "results") })
-	return r
-}
-
-func echoAPI(limiter *core.Limiter, origin string, limit core.Limit) http.Handler {
-	e := echo.New()
-	e.Use(middleware.CORSWithConfig(middleware.CORSConfig{
-		AllowOrigins:  []string{origin},
-		AllowHeaders:  []string{"X-API-Key"},
-		ExposeHeaders: []string{"RateLimit", "RateLimit-Policy", "Retry-After"},
-	}))
-	byIP := echolimit.New(limiter, echolimit.ClientIP(), echolimit.OnDenied(func(c echo.Context, _ core.Decision) error {
-		return c.String(http.StatusTooManyRequests, "denied")
-	}))
-	e.Use(byIP.Limit(limit))
-	e.GET("/", func(c echo.Context) error { return c.String(http.StatusOK, "results") })
-	return e
 }
 
 // browse opens a page, and keeps it open until the end of the test: a browser that may be debugged does not leave by

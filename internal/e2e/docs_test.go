@@ -10,11 +10,17 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/adapters"
 )
 
 // Every exported name of the packages that services import has a comment, and every function and method an Example.
 func TestEverythingIsDocumented(t *testing.T) {
-	for _, dir := range []string{"core", "ginlimit", "echolimit"} {
+	dirs := []string{"core"}
+	for _, adapter := range adapters.All {
+		dirs = append(dirs, adapter.Dir)
+	}
+	for _, dir := range dirs {
 		names, err := filepath.Glob(filepath.Join("../..", dir, "*.go"))
 		require.NoError(t, err)
 		fset := gotoken.NewFileSet()

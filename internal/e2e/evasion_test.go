@@ -17,6 +17,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/core"
+	"github.com/exactlimit/exactlimit/internal/adapters"
 )
 
 // prey is a limited route of the examples, and what a client of it sends who plays by the rules. $A is the attacker and $V
@@ -177,9 +180,9 @@ func TestEvasions(t *testing.T) {
 	for i, binary := range buildExamples(t) {
 		for _, http1 := range []bool{true, false} {
 			protocol := map[bool]string{true: "HTTP1", false: "h2c"}[http1]
-			t.Run(frameworks[i]+"/"+protocol, func(t *testing.T) {
+			t.Run(adapters.All[i].Dir+"/"+protocol, func(t *testing.T) {
 				t.Parallel()
-				example, keys := runExample(t, binary, "-proxies", "127.0.0.1").addr, serveKeyRoutes(t, frameworks[i])
+				example, keys := runExample(t, binary, "-proxies", "127.0.0.1").addr, serveKeys(t, adapters.All[i])
 				for k, row := range evasions {
 					if row.http1 && !http1 {
 						continue
@@ -219,6 +222,21 @@ func TestEvasions(t *testing.T) {
 			})
 		}
 	}
+}
+
+// serveKeys serves the keys that the examples do not use over HTTP/1.1 and h2c until the test ends, and returns the address.
+func serveKeys(t *testing.T, adapter adapters.Adapter) string {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	t.Cleanup(func() { limiter.Close() })
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	server := &http.Server{Handler: adapter.Keys(limiter, core.PerMinute("keys", 3), nil, io.Discard), Protocols: new(http.Protocols)}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true)
+	go server.Serve(listener)
+	t.Cleanup(func() { server.Close() })
+	return listener.Addr().String()
 }
 
 // name is what tells the attacker or the victim of a row from all others: what the limit counts by.

@@ -23,12 +23,11 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/exactlimit/exactlimit/internal/adapters"
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
 func TestMain(m *testing.M) { redistest.Main(m) }
-
-var frameworks = []string{"ginlimit", "echolimit"}
 
 // build compiles packages to binaries of the same names in a folder of the test's.
 func build(t *testing.T, dir string, packages ...string) []string {
@@ -45,8 +44,13 @@ func build(t *testing.T, dir string, packages ...string) []string {
 	return binaries
 }
 
+// buildExamples compiles the example of each adapter.
 func buildExamples(t *testing.T) []string {
-	return build(t, "../..", "./ginlimit/example", "./echolimit/example")
+	var packages []string
+	for _, adapter := range adapters.All {
+		packages = append(packages, "./"+adapter.Dir+"/example")
+	}
+	return build(t, "../..", packages...)
 }
 
 // server is a running process that said where it listens.
@@ -99,7 +103,7 @@ func (s *server) exchange(t *testing.T, request string) string {
 	return regexp.MustCompile(`(?m)^Date: .*\r\n`).ReplaceAllString(string(answer), "")
 }
 
-// Both examples give the same bytes to the same requests, from the first to the last. What depends on the fraction of a
+// All examples give the same bytes to the same requests, from the first to the last. What depends on the fraction of a
 // second that a machine takes, the seconds left in a window, is compared on a clock that stands still in adaptertest.
 func TestExamplesAnswerAlike(t *testing.T) {
 	var servers []*server
@@ -117,10 +121,14 @@ func TestExamplesAnswerAlike(t *testing.T) {
 	}
 	statuses := map[string]int{}
 	for _, request := range requests {
-		gin, echo := servers[0].exchange(t, request), servers[1].exchange(t, request)
-		require.Equal(t, seconds.ReplaceAllString(gin, "${1}N"), seconds.ReplaceAllString(echo, "${1}N"), request)
+		first := servers[0].exchange(t, request)
+		for i, server := range servers[1:] {
+			answer := server.exchange(t, request)
+			require.Equal(t, seconds.ReplaceAllString(first, "${1}N"), seconds.ReplaceAllString(answer, "${1}N"),
+				"%s of %s", request, adapters.All[i+1].Dir)
+		}
 		path, _, _ := strings.Cut(request, "\n")
-		statuses[path+" "+gin[9:12]]++
+		statuses[path+" "+first[9:12]]++
 	}
 	assert.Equal(t, map[string]int{
 		"GET /healthz 200":    1,
@@ -132,7 +140,7 @@ func TestExamplesAnswerAlike(t *testing.T) {
 	}, statuses)
 }
 
-// Several processes of both frameworks on one Redis admit, of any burst, exactly Max between them; and when Retry-After
+// Several processes of all frameworks on one Redis admit, of any burst, exactly Max between them; and when Retry-After
 // is over, the next.
 func TestProcessesShareLimits(t *testing.T) {
 	redis := redistest.Start(t)
@@ -186,7 +194,7 @@ func TestProcessesShareLimits(t *testing.T) {
 // Told to stop, the examples finish what they have begun and end well; told nonsense, they say so and end badly.
 func TestExamplesStopAndRefuse(t *testing.T) {
 	for i, binary := range buildExamples(t) {
-		t.Run(frameworks[i], func(t *testing.T) {
+		t.Run(adapters.All[i].Dir, func(t *testing.T) {
 			for _, sig := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
 				s := runExample(t, binary)
 				s.exchange(t, "GET /healthz")
@@ -209,7 +217,7 @@ func TestExamplesStartWithoutRedis(t *testing.T) {
 	redis := redistest.Start(t)
 	redis.Kill()
 	for i, binary := range buildExamples(t) {
-		t.Run(frameworks[i], func(t *testing.T) {
+		t.Run(adapters.All[i].Dir, func(t *testing.T) {
 			s := runExample(t, binary, "-redis", redis.URL())
 			assert.Contains(t, s.exchange(t, "GET /healthz"), "HTTP/1.1 200 OK")
 			for range 10 {

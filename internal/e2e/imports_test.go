@@ -7,6 +7,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/adapters"
 )
 
 // The layers of the house: who may import what, of what is not the standard library's. A dependency that is not named here
@@ -14,16 +16,21 @@ import (
 func TestImports(t *testing.T) {
 	const module = "github.com/exactlimit/exactlimit/"
 	allowed := map[string][]string{
-		"lua": {},
-		"core": {module + "lua", "github.com/redis/rueidis", "github.com/puzpuzpuz/xsync/v4",
+		"lua":               {},
+		"internal/dispatch": {"github.com/redis/rueidis"},
+		"core": {module + "lua", module + "internal/dispatch", "github.com/redis/rueidis", "github.com/puzpuzpuz/xsync/v4",
 			"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/metric"},
 		"internal/httplimit": {module + "core"},
-		"ginlimit":           {module + "core", module + "internal/httplimit", "github.com/gin-gonic/gin"},
-		"echolimit":          {module + "core", module + "internal/httplimit", "github.com/labstack/echo/v4"},
-		"internal/demo":      {},
-		"ginlimit/example":   {module + "core", module + "ginlimit", module + "internal/demo", "github.com/gin-gonic/gin"},
-		"echolimit/example": {module + "core", module + "echolimit", module + "internal/demo", "github.com/labstack/echo/v4",
-			"github.com/labstack/echo/v4/middleware"},
+		"internal/demo":      {module + "core"},
+	}
+	frameworks := map[string]string{"core": ""} // which each package may be built of
+	for _, adapter := range adapters.All {
+		example := adapter.Dir + "/example"
+		allowed[adapter.Dir] = []string{module + "core", module + "internal/httplimit", adapter.Framework}
+		allowed[example] = []string{module + "core", module + adapter.Dir, module + "internal/demo", adapter.Framework,
+			adapter.Framework + "/middleware"}
+		frameworks[adapter.Dir] = adapter.Framework
+		frameworks[example] = adapter.Framework
 	}
 	for pkg, allowed := range allowed {
 		imports := list(t, "-f", `{{join .Imports "\n"}}`, module+pkg)
@@ -37,15 +44,16 @@ func TestImports(t *testing.T) {
 			assert.NotContains(t, imports, "net/http", "an import of %s", pkg)
 		}
 	}
-	// A user of core alone builds no framework, and a user of one framework not the other.
-	for pkg, never := range map[string][]string{
-		"core":      {"github.com/gin-gonic/gin", "github.com/labstack/echo/v4"},
-		"ginlimit":  {"github.com/labstack/echo/v4"},
-		"echolimit": {"github.com/gin-gonic/gin"},
-	} {
+	// A user of core alone builds no framework, and a user of one framework no other.
+	for pkg, own := range frameworks {
 		deps := list(t, "-deps", "-f", "{{.ImportPath}}", module+pkg)
-		for _, path := range append(never, "github.com/stretchr/testify/assert", "pgregory.net/rapid", "go.uber.org/goleak",
-			"github.com/dunglas/httpsfv", "github.com/anishathalye/porcupine", "go.opentelemetry.io/otel/sdk/metric", "github.com/gin-contrib/cors") {
+		for _, adapter := range adapters.All {
+			if adapter.Framework != own {
+				assert.NotContains(t, deps, adapter.Framework, "what %s is built of", pkg)
+			}
+		}
+		for _, path := range []string{"github.com/stretchr/testify/assert", "pgregory.net/rapid", "go.uber.org/goleak",
+			"github.com/dunglas/httpsfv", "github.com/anishathalye/porcupine", "go.opentelemetry.io/otel/sdk/metric", "github.com/gin-contrib/cors"} {
 			assert.NotContains(t, deps, path, "what %s is built of", pkg)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/exactlimit/exactlimit/internal/adapters"
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
@@ -42,7 +43,11 @@ func trimmed(text string) string {
 // Every snippet of the README stands in an Example, which the compiler has seen; of a whole program, its main does.
 func TestReadmeSnippetsAreExamples(t *testing.T) {
 	var examples strings.Builder
-	for _, dir := range []string{"core", "ginlimit", "echolimit"} {
+	dirs := []string{"core"}
+	for _, adapter := range adapters.All {
+		dirs = append(dirs, adapter.Dir)
+	}
+	for _, dir := range dirs {
 		text, err := os.ReadFile(filepath.Join("../..", dir, "example_test.go"))
 		require.NoError(t, err)
 		examples.WriteString(trimmed(string(text)))
@@ -57,6 +62,9 @@ func TestReadmeSnippetsAreExamples(t *testing.T) {
 	}
 }
 
+// v4 makes a program for Echo v5 one for Echo v4, as the README says in words.
+var v4 = strings.NewReplacer("labstack/echo/v5", "labstack/echo/v4", "echolimit/v5", "echolimit", "*echo.Context", "echo.Context")
+
 // The programs of the README, pasted into an empty module by somebody new, each give their 429.
 func TestReadmeProgramsLimit(t *testing.T) {
 	root, err := filepath.Abs("../..")
@@ -66,17 +74,19 @@ func TestReadmeProgramsLimit(t *testing.T) {
 	var programs []string
 	for _, block := range snippets(t) {
 		if strings.HasPrefix(block, "package main") {
-			programs = append(programs, block)
+			programs = append(programs, block, v4.Replace(block))
 		}
 	}
-	require.Len(t, programs, 2)
-	for _, program := range programs {
-		name := frameworks[slices.IndexFunc(frameworks, func(f string) bool { return strings.Contains(program, f) })]
-		t.Run(name, func(t *testing.T) {
+	for _, adapter := range adapters.All {
+		t.Run(adapter.Dir, func(t *testing.T) {
 			t.Parallel()
+			i := slices.IndexFunc(programs, func(p string) bool {
+				return strings.Contains(p, `"github.com/exactlimit/exactlimit/`+adapter.Dir+`"`)
+			})
+			require.GreaterOrEqual(t, i, 0, "the README has no program")
 			dir := t.TempDir()
 			addr := fmt.Sprint("127.0.0.1:", redistest.FreePort(t))
-			program := strings.Replace(program, "127.0.0.1:8080", addr, 1)
+			program := strings.Replace(programs[i], "127.0.0.1:8080", addr, 1)
 			for file, text := range map[string]string{
 				"main.go": program,
 				"go.mod": "module example.com/new\n\ngo 1.25.0\n\nrequire github.com/exactlimit/exactlimit v0.0.0\n\n" +

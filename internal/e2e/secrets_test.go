@@ -19,14 +19,12 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
-	"github.com/labstack/echo/v4"
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/exactlimit/exactlimit/core"
-	"github.com/exactlimit/exactlimit/echolimit"
-	"github.com/exactlimit/exactlimit/ginlimit"
+	"github.com/exactlimit/exactlimit/internal/adapters"
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
@@ -41,7 +39,11 @@ func TestSecretsStayHere(t *testing.T) {
 	limiter, err := core.Connect(redis.URL())
 	require.NoError(t, err)
 	defer limiter.Close()
-	apps := []http.Handler{ginKeys(limiter, said), echoKeys(limiter, said)}
+	gin.DefaultWriter, gin.DefaultErrorWriter = said, said
+	var apps []http.Handler
+	for _, adapter := range adapters.All {
+		apps = append(apps, adapter.Keys(limiter, core.PerHour(adapter.Dir, 1), nil, said))
+	}
 	askAll := func(secret string) {
 		for _, app := range apps {
 			ask := func(header, value, target string) {
@@ -91,49 +93,6 @@ func TestSecretsStayHere(t *testing.T) {
 			t.Errorf("in %s: %q", where, text[max(0, i-100):min(len(text), i+100)])
 		}
 	}
-}
-
-func ginKeys(limiter *core.Limiter, said io.Writer) http.Handler {
-	gin.DefaultWriter, gin.DefaultErrorWriter = said, said
-	gin.SetMode(gin.TestMode)
-	r := gin.New()
-	r.Use(func(c *gin.Context) {
-		c.Next()
-		fmt.Fprintln(said, c.Errors.String())
-	})
-	secret := ginlimit.HashKey([]byte("hunter2-of-the-service"))
-	for path, key := range map[string]ginlimit.KeyFunc{
-		"/header":   ginlimit.Header("X-API-Key"),
-		"/bearer":   ginlimit.BearerToken(secret),
-		"/cookie":   ginlimit.Cookie("session", secret),
-		"/query":    ginlimit.Query("api_key"),
-		"/path/:id": ginlimit.PathParam("id"),
-		"/join":     ginlimit.Join(ginlimit.Header("X-API-Key"), ginlimit.Route()),
-		"/first":    ginlimit.FirstOf(ginlimit.BearerToken(), ginlimit.Header("X-API-Key", secret)),
-		"/mistake":  ginlimit.Join(ginlimit.Header("X-API-Key"), ginlimit.PathParam("id")),
-	} {
-		r.GET(path, ginlimit.New(limiter, key).Limit(core.PerHour("gin", 1)), func(c *gin.Context) { c.String(200, "ok") })
-	}
-	return r
-}
-
-func echoKeys(limiter *core.Limiter, said io.Writer) http.Handler {
-	e := echo.New()
-	e.Logger.SetOutput(said)
-	secret := echolimit.HashKey([]byte("hunter2-of-the-service"))
-	for path, key := range map[string]echolimit.KeyFunc{
-		"/header":   echolimit.Header("X-API-Key"),
-		"/bearer":   echolimit.BearerToken(secret),
-		"/cookie":   echolimit.Cookie("session", secret),
-		"/query":    echolimit.Query("api_key"),
-		"/path/:id": echolimit.PathParam("id"),
-		"/join":     echolimit.Join(echolimit.Header("X-API-Key"), echolimit.Route()),
-		"/first":    echolimit.FirstOf(echolimit.BearerToken(), echolimit.Header("X-API-Key", secret)),
-		"/mistake":  echolimit.Join(echolimit.Header("X-API-Key"), echolimit.PathParam("id")),
-	} {
-		e.GET(path, func(c echo.Context) error { return c.String(200, "ok") }, echolimit.New(limiter, key).Limit(core.PerHour("echo", 1)))
-	}
-	return e
 }
 
 // monitor returns what Redis was told, from now on until it is called.

@@ -8,14 +8,11 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/gin-gonic/gin"
-	"github.com/labstack/echo/v4"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/exactlimit/exactlimit/core"
-	"github.com/exactlimit/exactlimit/echolimit"
-	"github.com/exactlimit/exactlimit/ginlimit"
+	"github.com/exactlimit/exactlimit/internal/adapters"
 )
 
 // On a Unix socket nobody has an address: not who binds theirs to a file whose name reads like one. A proxy there is
@@ -32,14 +29,14 @@ func TestUnixSocket(t *testing.T) {
 		{"the proxy", []string{"unix"}, "198.51.100.1", []int{200, 429, 429}},
 		{"the proxy, silent", []string{"unix"}, "", []int{500, 500, 500}},
 	} {
-		for framework, app := range map[string]func(*core.Limiter, []string) http.Handler{"gin": ginOnUnix, "echo": echoOnUnix} {
-			t.Run(row.name+"/"+framework, func(t *testing.T) {
+		for _, adapter := range adapters.All {
+			t.Run(row.name+"/"+adapter.Dir, func(t *testing.T) {
 				limiter, err := core.NewInProcess()
 				require.NoError(t, err)
 				defer limiter.Close()
 				listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "socket"))
 				require.NoError(t, err)
-				server := &http.Server{Handler: app(limiter, row.trusted)}
+				server := &http.Server{Handler: adapter.Keys(limiter, core.PerHour("unix", 1), row.trusted, io.Discard)}
 				go server.Serve(listener)
 				defer server.Close()
 				for _, status := range row.statuses {
@@ -59,7 +56,7 @@ func askOnUnix(t *testing.T, addr net.Addr, forwardedFor string) int {
 		return net.DialUnix("unix", local, addr.(*net.UnixAddr))
 	}}
 	defer transport.CloseIdleConnections()
-	r, err := http.NewRequest("GET", "http://unix/", nil)
+	r, err := http.NewRequest("GET", "http://unix/address", nil)
 	require.NoError(t, err)
 	if forwardedFor != "" {
 		r.Header.Set("X-Forwarded-For", forwardedFor)
@@ -69,26 +66,4 @@ func askOnUnix(t *testing.T, addr net.Addr, forwardedFor string) int {
 	io.Copy(io.Discard, response.Body)
 	response.Body.Close()
 	return response.StatusCode
-}
-
-func ginOnUnix(limiter *core.Limiter, trusted []string) http.Handler {
-	key := ginlimit.ClientIP()
-	if trusted != nil {
-		key = ginlimit.ClientIP(ginlimit.TrustedProxies(trusted...))
-	}
-	gin.SetMode(gin.TestMode)
-	r := gin.New()
-	r.GET("/", ginlimit.New(limiter, key).Limit(core.PerHour("unix", 1)), func(c *gin.Context) { c.Status(http.StatusOK) })
-	return r
-}
-
-func echoOnUnix(limiter *core.Limiter, trusted []string) http.Handler {
-	key := echolimit.ClientIP()
-	if trusted != nil {
-		key = echolimit.ClientIP(echolimit.TrustedProxies(trusted...))
-	}
-	e := echo.New()
-	e.Logger.SetOutput(io.Discard)
-	e.GET("/", func(c echo.Context) error { return c.NoContent(http.StatusOK) }, echolimit.New(limiter, key).Limit(core.PerHour("unix", 1)))
-	return e
 }

@@ -20,12 +20,13 @@ type Gate[C any] struct {
 	LegacyFields bool
 	// PlainText answers in text instead of problem bodies.
 	PlainText bool
+	// Exempt reports whether a request is neither counted nor told of limits; nil means that none is.
+	Exempt func(C) bool
 	// Cost is how many units a request takes; nil means one.
 	Cost func(C) int
-	// CountOnly says by the status of its answer whether a request counts; nil means that all do.
-	CountOnly func(status int) bool
 
 	limiter  *core.Limiter
+	counts   func(status int) bool // nil if all requests count
 	key      func(C) (string, error)
 	template func(C) string // of the route that a request matched
 	dryRun   bool
@@ -49,8 +50,17 @@ func (g *Gate[C]) Logger() *slog.Logger { return g.warnings.log }
 // DryRun has the gate let all requests pass.
 func (g *Gate[C]) DryRun() { g.dryRun, g.limiter = true, g.limiter.DryRun() }
 
+// CountOnly has only those requests count whose answer has a status that counts chooses. The charges of the others are given
+// back, so no instance may remember that a client has no room.
+func (g *Gate[C]) CountOnly(counts func(status int) bool) {
+	g.counts, g.limiter = counts, g.limiter.Provisional()
+}
+
+// Settles reports whether what Check returns is due for Settle.
+func (g *Gate[C]) Settles() bool { return g.counts != nil }
+
 // Check decides the request r of c and sets the fields of its response in h. It returns no refusal if the request
-// goes on to its handler, after which its decision is due for Settle.
+// goes on to its handler, after which its decision is due for Settle if the gate settles.
 //
 // An error of the service goes to the log and nowhere else. Frameworks collect errors for middleware that shows them to
 // clients, often without looking whether the request has been answered already, so an error there would become a second
@@ -58,6 +68,10 @@ func (g *Gate[C]) DryRun() { g.dryRun, g.limiter = true, g.limiter.DryRun() }
 func (g *Gate[C]) Check(
 	c C, r *http.Request, h http.Header, policy func(C) (*Policy, error),
 ) (core.Decision, *Refusal) {
+	if g.Exempt != nil && g.Exempt(c) {
+		g.limiter.CountExempt(r.Context())
+		return core.Decision{}, nil // without a charge, so there is none to give back
+	}
 	d, refusal := g.decide(c, r, h, policy)
 	// What fails after the client has left fails because of that, and is no one's fault.
 	if refusal != nil && refusal.err != nil && !errors.Is(r.Context().Err(), context.Canceled) {
@@ -128,7 +142,7 @@ func (g *Gate[C]) decide(
 // being given back the client may leave.
 func (g *Gate[C]) Settle(ctx context.Context, d core.Decision, status int) {
 	final := status >= http.StatusOK || status == http.StatusSwitchingProtocols
-	if !final || ctx.Err() != nil || g.CountOnly(status) {
+	if !final || ctx.Err() != nil || g.counts(status) {
 		return
 	}
 	if err := g.limiter.Refund(context.WithoutCancel(ctx), d); err != nil {

@@ -184,14 +184,14 @@ func TestSettle(t *testing.T) {
 	} {
 		gate := NewGate(limiter, func(int) (string, error) { return "ann", nil }, func(int) string { return "" })
 		ctx, leave := context.WithCancel(t.Context())
-		gate.CountOnly = func(status int) bool {
+		gate.CountOnly(func(status int) bool {
 			if row.leaves == "during" { // and Redis does not answer yet
 				require.NoError(t, server.Pause())
 				time.AfterFunc(100*time.Millisecond, func() { server.Resume() })
 				leave()
 			}
 			return status == 401
-		}
+		})
 		d, v := gate.Check(0, new(http.Request).WithContext(ctx), http.Header{}, policy)
 		require.Nil(t, v)
 		if row.leaves == "before" {

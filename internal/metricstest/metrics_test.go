@@ -6,7 +6,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +24,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/exactlimit/exactlimit/core"
+	"github.com/exactlimit/exactlimit/internal/httplimit"
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
@@ -127,6 +131,42 @@ func TestDecisions(t *testing.T) {
 	assert.Empty(t, collect(t), "a closed limiter tells nothing")
 }
 
+// An exempt request is no decision, and is counted on its own, without the name of a limit that it might have had.
+func TestExempt(t *testing.T) {
+	provider, collect := reader()
+	limiter, err := core.NewInProcess(core.WithMeterProvider(provider))
+	require.NoError(t, err)
+	defer limiter.Close()
+	global := httplimit.Global[*http.Request]
+	template := func(r *http.Request) string { return r.URL.Path }
+	gate := httplimit.NewGate(limiter, global, template)
+	gate.Exempt = func(r *http.Request) bool { return r.URL.Path == "/healthz" }
+	trial := httplimit.NewGate(limiter, global, template)
+	trial.DryRun()
+	trial.Exempt = gate.Exempt
+	login := httplimit.Fixed[*http.Request]([]core.Limit{core.PerHour("login", 1)})
+	for range 2 {
+		for _, gate := range []*httplimit.Gate[*http.Request]{gate, trial} {
+			for _, path := range []string{"/healthz", "/login"} {
+				r := httptest.NewRequest("GET", path, nil)
+				_, _ = gate.Check(r, r, http.Header{}, login)
+			}
+		}
+	}
+	assert.Equal(t, map[string]float64{
+		"exactlimit.exempt": 4,
+		"exactlimit.decisions{limit=login,outcome=allowed,source=in-process}": 1,
+		"exactlimit.decisions{limit=login,outcome=denied,source=in-process}":  1,
+		"exactlimit.decisions{limit=login,outcome=dry_run,source=in-process}": 2,
+		"exactlimit.decisions.near_limit{limit=login}":                        1,
+	}, collect(t))
+
+	unmeasured, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer unmeasured.Close()
+	unmeasured.CountExempt(context.Background())
+}
+
 // On Redis: what its calls took and asked for, what is remembered, and outages.
 func TestRedis(t *testing.T) {
 	server := redistest.Start(t)
@@ -155,8 +195,8 @@ func TestRedis(t *testing.T) {
 	server.Kill()
 	_, err = limiter.OnFailure(core.FailOpen).Allow(ctx, "bob", limit)
 	require.NoError(t, err)
+	require.Eventually(t, func() bool { return collect(t)["exactlimit.outage.links"] == 1 }, 10*time.Second, time.Millisecond)
 	series = collect(t)
-	assert.Equal(t, 1.0, series["exactlimit.outage.links"])
 	assert.Positive(t, series["exactlimit.outage.duration"])
 	assert.Positive(t, series["exactlimit.redis.call.duration{type=connection}"])
 	assert.Equal(t, 1.0, series["exactlimit.decisions{limit=a,outcome=allowed,source=fail-open}"])
@@ -177,23 +217,45 @@ func TestNoRedis(t *testing.T) {
 	require.Eventually(t, func() bool { return collect(t)["exactlimit.outage.links"] == 0 }, 10*time.Second, 10*time.Millisecond)
 }
 
-// Prometheus finds them under names that follow its conventions, and no key among them.
+// Calls that Redis rejects are told apart by the code of the error.
+func TestRejections(t *testing.T) {
+	server := redistest.Start(t, "min-replicas-to-write 1")
+	provider, collect := reader()
+	limiter, err := core.Connect(server.URL(), core.WithMeterProvider(provider), core.WithLogger(slog.New(slog.DiscardHandler)))
+	require.NoError(t, err)
+	defer limiter.Close()
+	_, err = limiter.Allow(context.Background(), "ann", core.PerHour("a", 2))
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		return collect(t)["exactlimit.redis.call.duration{type=NOREPLICAS}"] > 0
+	}, 10*time.Second, time.Millisecond)
+}
+
+// Prometheus finds them under names that follow its conventions, which the README's queries use, and no key among them.
 func TestPrometheus(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	exporter, err := otelprometheus.New(otelprometheus.WithRegisterer(registry))
 	require.NoError(t, err)
-	limiter, err := core.Connect(redistest.Start(t).URL(), core.WithMeterProvider(metric.NewMeterProvider(metric.WithReader(exporter))))
+	server := redistest.Start(t)
+	limiter, err := core.Connect(server.URL(), core.WithMeterProvider(metric.NewMeterProvider(metric.WithReader(exporter))),
+		core.WithLogger(slog.New(slog.DiscardHandler)))
 	require.NoError(t, err)
 	defer limiter.Close()
 	for range 3 {
 		_, err := limiter.Allow(context.Background(), "user:hunter2", core.PerHour("login", 2))
 		require.NoError(t, err)
 	}
+	limiter.CountExempt(context.Background())
+	require.NoError(t, server.Pause())
+	_, err = limiter.Allow(context.Background(), "late", core.PerHour("login", 2)) // which is decided without Redis
+	require.NoError(t, err)
+	require.NoError(t, server.Resume())
 	w := httptest.NewRecorder()
 	promhttp.HandlerFor(registry, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	scrape := w.Body.String()
 	for _, series := range []string{
 		`exactlimit_decisions_total{exactlimit_limit="login",exactlimit_outcome="allowed",exactlimit_source="redis"`,
+		`exactlimit_exempt_total{`,
 		`exactlimit_decisions_near_limit_total{exactlimit_limit="login"`,
 		`exactlimit_redis_call_duration_seconds_bucket{`,
 		`exactlimit_outage_links{`,
@@ -201,6 +263,15 @@ func TestPrometheus(t *testing.T) {
 		`exactlimit_denial_cache_size{`,
 	} {
 		assert.Contains(t, scrape, series)
+	}
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	queried := regexp.MustCompile(`[( ](exactlimit_\w+)[{[)]`).FindAllStringSubmatch(string(readme), -1)
+	require.NotEmpty(t, queried)
+	for _, metric := range queried {
+		if metric[1] != "exactlimit_limit" { // a label
+			assert.Contains(t, scrape, "\n"+metric[1]+"{")
+		}
 	}
 	assert.NotContains(t, scrape, "hunter2")
 }

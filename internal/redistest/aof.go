@@ -15,18 +15,24 @@ import (
 )
 
 // AppendOnly is the configuration of a server whose Admissions can be read. What a server had recorded before its master
-// sent it everything anew is kept, and what it was sent is written as commands.
+// sent it everything anew is kept, what it was sent is written as commands, and a log that moves to another server is not
+// compressed.
 var AppendOnly = []string{
 	"appendonly yes", "appendfsync no", "auto-aof-rewrite-percentage 0", "aof-use-rdb-preamble no", "aof-disable-auto-gc yes",
+	"rdbcompression no",
 }
 
-// Admission is one entry that the server itself recorded as added to a log.
+// Admission is what one entry of a log stood for when the server recorded it.
 type Admission struct {
-	At   int64 // microseconds of the server's clock
-	ID   string
-	Addr string // of the server whose record this is
-	// Gone is the command that removed the entry: ZREMRANGEBYSCORE when its window was over, ZREM for a refund, DEL or
-	// UNLINK for a reset or when the log expired, FLUSHALL. It is "" of an entry that is there still.
+	At       int64  // microseconds of the server's clock
+	ID       string // without the weight
+	Weight   int    // units
+	Refunded int    // units that were given back later
+	Moved    int64  // where the entry stands instead of At, or 0: a clock that steps back leaves entries in the future
+	Addr     string // of the server whose record this is
+	// Gone is the command that removed the entry, or the last part of it: ZREMRANGEBYSCORE or ZREMRANGEBYRANK when its window
+	// was over, ZREM for a refund, DEL or UNLINK for a reset, a log that expired or one that moved, FLUSHALL. It is "" if the
+	// entry is still there.
 	Gone string
 }
 
@@ -52,8 +58,9 @@ func (s *Server) Records(t testing.TB) []Record {
 	return records
 }
 
-// ReadRecords is Records for who wants to see an entry that no right script writes, which is an error: one added without NX,
-// or with a score that is no whole number of microseconds.
+// ReadRecords is Records for tests that expect an error: the server has recorded something that the right script never writes.
+// Such are an id that is added while it is in the log, a score that is no whole number of microseconds, and a log whose mark
+// does not say how much its entries weigh beyond one unit each.
 func (s *Server) ReadRecords() ([]Record, error) {
 	// The file is written before the replies of an event are sent, so what was acknowledged is there.
 	dirs, err := filepath.Glob(filepath.Join(s.dir, "appendonlydir*"))
@@ -82,7 +89,8 @@ func (s *Server) ReadRecords() ([]Record, error) {
 	return records, nil
 }
 
-// Merge puts records together, in the order of the servers' clocks. An admission that several have is one.
+// Merge returns what is in any of the records, in the order of the servers' clocks. An admission that several have is one: as
+// heavy as any of them says, and with as little left of it.
 func Merge(records ...Record) Record {
 	type entry struct {
 		at int64
@@ -92,17 +100,32 @@ func Merge(records ...Record) Record {
 	if len(records) == 1 {
 		return records[0]
 	}
-	seen := map[string]map[entry]bool{}
+	seen := map[string]map[entry]int{} // of each log, the index in merged
 	for _, record := range records {
 		for log, admissions := range record {
 			if seen[log] == nil {
-				seen[log] = map[entry]bool{}
+				seen[log] = map[entry]int{}
 			}
 			for _, a := range admissions {
-				if e := (entry{a.At, a.ID}); !seen[log][e] {
-					seen[log][e] = true
+				i, found := seen[log][entry{a.At, a.ID}]
+				if !found {
+					i, found = seen[log][entry{a.Stands(), a.ID}]
+				}
+				if found {
+					m := &merged[log][i]
+					left := min(m.Left(), a.Left())
+					m.Weight = max(m.Weight, a.Weight)
+					m.Refunded = m.Weight - left
+					if a.At > m.At { // the other record began with the entry where it had been moved
+						m.Moved = cmp.Or(m.Moved, m.At)
+						m.At = a.At
+					}
+					m.Moved = cmp.Or(m.Moved, a.Moved)
+				} else {
+					i = len(merged[log])
 					merged[log] = append(merged[log], a)
 				}
+				seen[log][entry{a.At, a.ID}], seen[log][entry{a.Stands(), a.ID}] = i, i
 			}
 		}
 	}
@@ -111,6 +134,12 @@ func Merge(records ...Record) Record {
 	}
 	return merged
 }
+
+// Stands returns the score of the entry.
+func (a Admission) Stands() int64 { return cmp.Or(a.Moved, a.At) }
+
+// Left returns the units that were not given back.
+func (a Admission) Left() int { return a.Weight - a.Refunded }
 
 // Missing returns what of one record another has not: after a failover, what the old master admitted and the new one never
 // heard of.
@@ -130,11 +159,29 @@ func Missing(from, in Record) Record {
 	return missing
 }
 
-// Len counts the admissions of all logs.
+// Len returns the number of admissions in all logs.
 func (r Record) Len() int {
 	n := 0
 	for _, admissions := range r {
 		n += len(admissions)
+	}
+	return n
+}
+
+// Units returns how much was admitted, to all logs.
+func (r Record) Units() int {
+	n := 0
+	for _, admissions := range r {
+		n += Units(admissions)
+	}
+	return n
+}
+
+// Units returns how much was admitted.
+func Units(admissions []Admission) int {
+	n := 0
+	for _, a := range admissions {
+		n += a.Weight
 	}
 	return n
 }
@@ -185,142 +232,6 @@ func recordFiles(dir string) ([]recordFile, error) {
 		return a.sequence - b.sequence
 	})
 	return files, nil
-}
-
-// recorder follows what a server says it did.
-type recorder struct {
-	addr   string
-	record Record
-	live   map[string]map[string]entry // of each log, the entries that are there, by id
-}
-
-// entry is one that is there.
-type entry struct {
-	index int   // in the record
-	at    int64 // where it stands, which is where it was added unless a clock stepped back
-}
-
-func newRecorder(addr string) *recorder {
-	return &recorder{addr: addr, record: Record{}, live: map[string]map[string]entry{}}
-}
-
-func (r *recorder) read(from recordFile) error {
-	file, err := os.Open(from.name)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	in := bufio.NewReader(file)
-	var transaction [][]string // what a script writes stands between MULTI and EXEC, and counts whole or not at all
-	open := false
-	for {
-		words, err := readCommand(in)
-		if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil // the end is being written, or was when the server was killed, which then forgets it when it starts
-		}
-		if err != nil {
-			return err
-		}
-		words[0] = strings.ToUpper(words[0])
-		switch {
-		case words[0] == "MULTI":
-			open = true
-		case words[0] == "EXEC":
-			for _, words := range transaction {
-				if err := r.apply(words, from.base); err != nil {
-					return err
-				}
-			}
-			open, transaction = false, nil
-		case open:
-			transaction = append(transaction, words)
-		default:
-			if err := r.apply(words, from.base); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-func (r *recorder) apply(words []string, base bool) error {
-	switch words[0] {
-	case "ZADD":
-		return r.add(words, base)
-	case "ZREM":
-		for _, id := range words[2:] {
-			r.remove(words[1], id, words[0])
-		}
-	case "ZREMRANGEBYSCORE":
-		text, exclusive := strings.CutPrefix(words[3], "(")
-		bound, err := strconv.ParseInt(text, 10, 64)
-		if err != nil || words[2] != "-inf" {
-			return fmt.Errorf("a range that is not all up to a whole number of microseconds: %q", words)
-		}
-		if exclusive {
-			bound--
-		}
-		for id, e := range r.live[words[1]] {
-			if e.at <= bound {
-				r.remove(words[1], id, words[0])
-			}
-		}
-	case "DEL", "UNLINK":
-		for _, log := range words[1:] {
-			for id := range r.live[log] {
-				r.remove(log, id, words[0])
-			}
-		}
-	case "FLUSHALL", "FLUSHDB":
-		for log, live := range r.live {
-			for id := range live {
-				r.remove(log, id, words[0])
-			}
-		}
-	}
-	return nil
-}
-
-func (r *recorder) add(words []string, base bool) error {
-	log, entries := words[1], words[2:]
-	again := false
-	if !base { // which is written from what there is, and not what a script said
-		again = strings.EqualFold(words[2], "XX") // of entries that are in the future, after a step back
-		if !again && !strings.EqualFold(words[2], "NX") {
-			return fmt.Errorf("an entry added without NX: %q", words)
-		}
-		entries = words[3:]
-	}
-	if r.live[log] == nil {
-		r.live[log] = map[string]entry{}
-	}
-	for i := 0; i+1 < len(entries); i += 2 {
-		at, err := strconv.ParseInt(entries[i], 10, 64)
-		if err != nil {
-			return fmt.Errorf("a score that is no whole number of microseconds: %q", words)
-		}
-		id := entries[i+1]
-		old, there := r.live[log][id]
-		if again {
-			if !there || old.at <= at {
-				return fmt.Errorf("%s stands at %d, and was put off to %d", id, old.at, at)
-			}
-			r.live[log][id] = entry{old.index, at}
-			continue
-		}
-		if there {
-			continue // NX: a batch sent again adds those of it that are not there, and is recorded whole
-		}
-		r.live[log][id] = entry{len(r.record[log]), at}
-		r.record[log] = append(r.record[log], Admission{At: at, ID: id, Addr: r.addr})
-	}
-	return nil
-}
-
-func (r *recorder) remove(log, id, how string) {
-	if e, there := r.live[log][id]; there {
-		r.record[log][e.index].Gone = how
-		delete(r.live[log], id)
-	}
 }
 
 func readCommand(r *bufio.Reader) ([]string, error) {

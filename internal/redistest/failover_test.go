@@ -20,7 +20,7 @@ func TestClusterFailsOver(t *testing.T) {
 	add := func(log string) { // clients find out
 		last++
 		require.Eventually(t, func() bool {
-			return client.Do(context.Background(), client.B().Zadd().Key(log).Nx().ScoreMember().
+			return client.Do(context.Background(), client.B().Zadd().Key(log).ScoreMember().
 				ScoreMember(float64(last), fmt.Sprint("id", last)).Build()).Error() == nil
 		}, 20*time.Second, 20*time.Millisecond)
 	}
@@ -80,11 +80,11 @@ func TestSentinelFailsOver(t *testing.T) {
 	})
 	require.NoError(t, err)
 	defer client.Close()
-	Do(t, client, "ZADD", "log", "NX", "1", "a")
+	Do(t, client, "ZADD", "log", "1", "a")
 	second := set.Failover(t)
 	assert.NotEqual(t, first, second)
 	assert.Eventually(t, func() bool {
-		return client.Do(context.Background(), client.B().Arbitrary("ZADD", "log", "NX", "2", "b").Build()).Error() == nil
+		return client.Do(context.Background(), client.B().Arbitrary("ZADD", "log", "2", "b").Build()).Error() == nil
 	}, 20*time.Second, 20*time.Millisecond)
 
 	for _, s := range set.Servers {

@@ -69,6 +69,7 @@ func Main(m *testing.M) {
 		// replaced five seconds later, and looks at the cluster again within a second of losing one.
 		if err := goleak.Find(
 			goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*clusterClient)._refresh.func2"),
+			goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*clusterClient).redirectOrNew.func1"),
 			goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*call).DelayDo.func1"),
 		); err != nil {
 			fmt.Fprintln(os.Stderr, "goroutines left over:", err)

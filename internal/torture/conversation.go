@@ -201,7 +201,7 @@ func (c *conversation) send(to chan message, m message) bool {
 	}
 }
 
-func (c *conversation) write(to *net.TCPConn, messages chan message) {
+func (c *conversation) write(to *net.TCPConn, messages chan message, way direction) {
 	out := bufio.NewWriterSize(to, 1<<16)
 	for {
 		var m message
@@ -218,7 +218,7 @@ func (c *conversation) write(to *net.TCPConn, messages chan message) {
 				return
 			}
 		}
-		if !c.wait(m, out) {
+		if !c.wait(m, out, way) {
 			return
 		}
 		out.Write(m.bytes) // an error shows when it is flushed
@@ -236,16 +236,9 @@ func (c *conversation) write(to *net.TCPConn, messages chan message) {
 }
 
 // wait waits until a message may arrive. What was written before it arrives meanwhile.
-func (c *conversation) wait(m message, out *bufio.Writer) bool {
-	if left := time.Until(m.due); !m.due.IsZero() && left > 0 {
-		out.Flush()
-		timer := time.NewTimer(left)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-c.ended:
-			return false
-		}
+func (c *conversation) wait(m message, out *bufio.Writer, way direction) bool {
+	if !c.waitUntil(m.due, out) {
+		return false
 	}
 	for hole := c.proxy.held(); hole != nil; hole = c.proxy.held() {
 		out.Flush()
@@ -255,7 +248,23 @@ func (c *conversation) wait(m message, out *bufio.Writer) bool {
 			return false
 		}
 	}
-	return true
+	return c.waitUntil(c.proxy.carried(way, len(m.bytes)), out)
+}
+
+func (c *conversation) waitUntil(due time.Time, out *bufio.Writer) bool {
+	left := time.Until(due)
+	if left <= 0 {
+		return true
+	}
+	out.Flush()
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-c.ended:
+		return false
+	}
 }
 
 // end closes both connections.

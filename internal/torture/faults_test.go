@@ -21,21 +21,24 @@ var faults = []struct {
 	play func(*scene)
 }{
 	{"none", none},
-	{"replies lost", chance(Faults{Command: "EVALSHA", LoseReply: 0.005})},
-	{"requests lost", chance(Faults{Command: "EVALSHA", LoseRequest: 0.005})},
-	{"connections reset", chance(Faults{Command: "EVALSHA", Reset: 0.005})},
-	{"requests delayed beyond the timeout", chance(Faults{Command: "EVALSHA", DelayRequest: 0.002, Delay: 150 * ms})},
-	{"replies delayed beyond the timeout", chance(Faults{Command: "EVALSHA", DelayReply: 0.002, Delay: 150 * ms})},
+	{"none, several limits", severalLimits},
+	{"replies lost", chance(Faults{Command: "EVALSHA", LoseReply: 0.02})},
+	{"replies lost, of requests that cost 1", light(chance(Faults{Command: "EVALSHA", LoseReply: 0.02}))},
+	{"requests lost", chance(Faults{Command: "EVALSHA", LoseRequest: 0.02})},
+	{"connections reset", chance(Faults{Command: "EVALSHA", Reset: 0.02})},
+	{"requests delayed beyond the timeout", chance(Faults{Command: "EVALSHA", DelayRequest: 0.01, Delay: 150 * ms})},
+	{"replies delayed beyond the timeout", chance(Faults{Command: "EVALSHA", DelayReply: 0.01, Delay: 150 * ms})},
 	{"network cut", cut},
 	{"slow handshakes", slowHandshakes},
+	{"narrow network", narrow},
 	{"SCRIPT FLUSH every 20 ms", scriptFlush},
-	{"CLIENT KILL every 20 ms", clientKill},
+	{"CLIENT KILL every 20 ms", light(clientKill)},
 	{"Redis stopped", stopped},
 	{"overload", overload},
-	{"kill -9, restart", restart(false)},
+	{"kill -9, restart", light(restart(false))},
 	{"kill -9, restart empty", restart(true)},
-	{"a restart that loads, fail-closed", loading},
-	{"Redis gone from the start", gone},
+	{"a restart that loads, fail-closed", light(loading)},
+	{"Redis gone from the start", light(gone)},
 	{"errors of the server", serverErrors},
 	{"a log of another type", wrongType},
 	{"clock stepped", clockSteps},
@@ -52,11 +55,29 @@ func appendOnly(s *scene, config ...string) *redistest.Server {
 
 // none is to see that the load fills the logs, and that ids do not collide: many callers of one key, admitted at once.
 func none(s *scene) {
-	s.Keys, s.Limit.Max, s.Goroutines, s.Pause = keys(1), 2000, 24, 300*time.Microsecond
+	s.Keys, s.Limit.Max, s.Costs, s.Goroutines, s.Pause, s.Burst = keys(1), 2000, nil, 24, 300*time.Microsecond, 0
 	s.quiet, s.Timeout = true, 5*time.Second
 	server := appendOnly(s)
 	h, _ := s.play(server.URL(), []*redistest.Server{server}, func() { s.last(700 * ms) })
 	assert.Zero(s, h.unknown(), "Redis decides: %v", h.errors())
+}
+
+// severalLimits charges two limits with each call, of which now the one and now the other denies.
+func severalLimits(s *scene) {
+	s.Timeout, s.Second = 5*time.Second, core.Limit{Name: "second", Max: 2_500_000, Window: 300 * ms}
+	server := appendOnly(s)
+	h, _ := s.play(server.URL(), []*redistest.Server{server}, func() { s.last(500 * ms) })
+	assert.Zero(s, h.unknown(), "Redis decides: %v", h.errors())
+	denied := [2]int{}
+	for _, call := range h.Calls {
+		for i, state := range call.States {
+			if !call.Allowed && state[0] > 0 {
+				denied[i]++
+			}
+		}
+	}
+	assert.Positive(s, denied[0])
+	assert.Positive(s, denied[1])
 }
 
 // unknown counts the calls of which Redis may not have decided.
@@ -85,12 +106,13 @@ func chance(f Faults) func(*scene) {
 		delays := f.DelayReply+f.DelayRequest > 0
 		if !delays {
 			s.Timeout = 5 * time.Second
+			s.lengthen()
 		}
 		server := appendOnly(s)
 		proxy := NewProxy(s, server.Addr, s.seed)
 		h, _ := s.play(proxy.URL(), []*redistest.Server{server}, func() {
 			proxy.Strike(f)
-			s.last(1500 * ms)
+			s.last(1200 * ms)
 			require.NoError(s, proxy.Heal())
 		})
 		assert.Positive(s, len(proxy.Struck()), "no request met its fate, so this shows nothing")
@@ -100,13 +122,19 @@ func chance(f Faults) func(*scene) {
 	}
 }
 
+// lengthen has windows that are longer than it takes to make a call again on a busy machine. After a window it is not made again,
+// since what it has charged would no longer be found.
+func (s *scene) lengthen() {
+	s.Limit.Window, s.Limit.Max = 5*s.Limit.Window, 5*s.Limit.Max
+}
+
 // cut is a network that carries nothing, then one that refuses connections, and then is whole again.
 func cut(s *scene) {
 	server := appendOnly(s)
 	proxy := NewProxy(s, server.Addr, s.seed)
 	s.play(proxy.URL(), []*redistest.Server{server}, func() {
 		proxy.Hold()
-		s.last(1300 * ms)
+		s.last(1800 * ms)
 		require.NoError(s, proxy.Heal())
 		s.last(200 * ms)
 		proxy.Refuse()
@@ -129,6 +157,21 @@ func slowHandshakes(s *scene) {
 	})
 }
 
+// narrow is a network that carries less and less: enough for batches, and then too little for all.
+func narrow(s *scene) {
+	server := appendOnly(s)
+	proxy := NewProxy(s, server.Addr, s.seed)
+	h, _ := s.play(proxy.URL(), []*redistest.Server{server}, func() {
+		for _, rate := range []int{1_000_000, 300_000, 20_000} {
+			proxy.Narrow(rate)
+			s.last(600 * ms)
+		}
+		require.NoError(s, proxy.Heal())
+		s.last(400 * ms)
+	})
+	assert.NotZero(s, h.unknown(), "the network carried all, so this shows nothing")
+}
+
 func scriptFlush(s *scene) {
 	s.Policy, s.Timeout = core.FailClosed, 5*time.Second
 	server := appendOnly(s)
@@ -140,6 +183,7 @@ func scriptFlush(s *scene) {
 }
 
 func clientKill(s *scene) {
+	s.lengthen()
 	s.Policy, s.Timeout = core.FailClosed, 5*time.Second
 	server := appendOnly(s)
 	client := server.Client(s)
@@ -151,7 +195,7 @@ func clientKill(s *scene) {
 
 // stopped is a Redis that hangs, under more callers than can be on their way to it.
 func stopped(s *scene) {
-	s.processes, s.Keys, s.Limit.Max, s.within = 1, keys(100), 10, 2*time.Second
+	s.processes, s.Keys, s.Limit.Max, s.Costs, s.Burst, s.within = 1, keys(40), 10, nil, 0, 2*time.Second
 	server := appendOnly(s)
 	for i, load := range []struct {
 		callers         int
@@ -160,8 +204,7 @@ func stopped(s *scene) {
 		deadline, waits time.Duration // of the callers' contexts, if they have one, and what they wait at most
 	}{
 		{1000, 100 * ms, 1000 * ms, 0, 100 * ms},
-		{5000, 400 * ms, 500 * ms, 50 * ms, 50 * ms},
-		{5000, 400 * ms, 2000 * ms, 50 * ms, 50 * ms},
+		{5000, 400 * ms, 1500 * ms, 50 * ms, 50 * ms},
 	} {
 		s.Prefix = fmt.Sprint("torture", i)
 		s.Goroutines, s.Pause, s.Load.Deadline = load.callers, load.pause, load.deadline
@@ -179,7 +222,7 @@ func stopped(s *scene) {
 // overload is a service with more runnable goroutines than processors: beside a healthy Redis, a slow one, and one that
 // stops. Lateness of the service is not silence of Redis, so only the last one is an outage.
 func overload(s *scene) {
-	s.Goroutines, s.Burn, s.Pause, s.quiet = 64, 3*ms, 0, true
+	s.Goroutines, s.Burn, s.Pause, s.Burst, s.quiet = 64, 3*ms, 0, 0, true
 	s.within = 21 * s.timeout() // a starved process waits for up to 20 timeouts more
 	server := appendOnly(s)
 	proxy := NewProxy(s, server.Addr, s.seed)
@@ -188,17 +231,19 @@ func overload(s *scene) {
 		h, _ := s.play(proxy.URL(), []*redistest.Server{server}, fault)
 		return h
 	}
-	h := play("Redis healthy", func() { s.last(1500 * ms) })
-	assert.Zero(s, h.unknown(), "of %d decisions", len(h.Calls))
+	few := func(h History) int { return 1 + len(h.Calls)/1000 }
+	h := play("Redis healthy", func() { s.last(1200 * ms) })
+	assert.LessOrEqual(s, h.unknown(), few(h), "of %d decisions", len(h.Calls))
 	h = play("Redis slow", func() {
 		proxy.Strike(Faults{Command: "EVALSHA", DelayReply: 1, Delay: 5 * ms})
-		s.last(1500 * ms)
+		s.last(1000 * ms)
 		require.NoError(s, proxy.Heal())
 	})
-	assert.Zero(s, h.unknown(), "of %d decisions", len(h.Calls))
+	assert.LessOrEqual(s, h.unknown(), few(h), "of %d decisions", len(h.Calls))
+	s.Goroutines, s.Busy = 16, 8 // or the process is calm while its callers wait
 	h = play("Redis stopped", func() {
 		require.NoError(s, server.Pause())
-		s.last(4000 * ms)
+		s.last(4500 * ms)
 		require.NoError(s, server.Resume())
 		s.last(1000 * ms)
 	})
@@ -228,14 +273,14 @@ func restart(empty bool) func(*scene) {
 // loading is a Redis that is there again and refuses with LOADING while it reads its data.
 func loading(s *scene) {
 	s.Policy = core.FailClosed
-	server := redistest.Start(s, append(slices.Clone(redistest.AppendOnly), "appendfsync always", "key-load-delay 400", "loading-process-events-interval-bytes 1024")...)
+	server := redistest.Start(s, append(slices.Clone(redistest.AppendOnly), "appendfsync always", "key-load-delay 1000", "loading-process-events-interval-bytes 1024")...)
 	h, _ := s.play(server.URL(), []*redistest.Server{server}, func() {
 		s.last(300 * ms)
 		server.Kill()
 		require.NoError(s, server.Start())
 		s.last(500 * ms)
 	})
-	assert.Contains(s, strings.Join(h.errors(), "\n"), "LOADING")
+	assert.Regexp(s, "LOADING|no answer to a probe", strings.Join(h.errors(), "\n")) // which waits while Redis loads
 }
 
 // gone is no Redis from the start until the load is nearly over. One instance admits exactly Max in each window.
@@ -314,13 +359,18 @@ func clockSteps(s *scene) {
 		server := redistest.StartWithClock(s, redistest.AppendOnly...)
 		step := time.Duration(windows * float64(s.Limit.Window))
 		s.play(server.URL(), []*redistest.Server{server}, func() {
+			// The server stands still meanwhile, and for longer than the smallest step back, so that the scores of what it did
+			// last before the step, which it may not have recorded yet, are not those of what it does first after it.
+			require.NoError(s, server.Pause())
+			stopped := time.Now().UnixMicro()
+			time.Sleep(20 * ms)
 			recorded := map[string]int{}
 			for log, admitted := range server.Admissions(s) {
 				recorded[log] = len(admitted)
 			}
-			from := time.Now().UnixMicro()
 			offset := server.StepClock(s, step)
-			s.steps = append(s.steps, Step{From: from, To: time.Now().UnixMicro(), Offset: offset.Microseconds(), Recorded: recorded})
+			require.NoError(s, server.Resume())
+			s.steps = append(s.steps, Step{From: stopped - 5000, To: stopped, Offset: offset.Microseconds(), Recorded: recorded})
 			time.Sleep(max(0, -step) + 3*s.Limit.Window)
 		})
 	}
@@ -363,10 +413,13 @@ func clusterFailover(replace func(*redistest.Cluster, testing.TB, *redistest.Ser
 	}
 }
 
-// slotsMoved moves the slot of each key to another master, while it is in use.
+// slotsMoved moves the slot of each key to another master, while it is in use. For a time the logs of a key are on two servers,
+// which answer TRYAGAIN.
 func slotsMoved(s *scene) {
+	s.Policy = core.FailClosed
+	s.Timeout, s.Second = 5*time.Second, core.Limit{Name: "second", Max: 2_500_000, Window: 300 * ms}
 	cluster := redistest.StartCluster(s, 3, 0, redistest.AppendOnly...)
-	s.play(cluster.URL(), cluster.Servers(), func() {
+	h, _ := s.play(cluster.URL(), cluster.Servers(), func() {
 		for _, key := range s.Keys {
 			slot, from := cluster.Slot(s, s.log(key)), cluster.MasterOf(s, s.log(key))
 			to := cluster.Masters[(slices.Index(cluster.Masters, from)+1)%len(cluster.Masters)]
@@ -374,6 +427,7 @@ func slotsMoved(s *scene) {
 		}
 		s.until(cluster.URL())
 	})
+	assert.Zero(s, h.unknown(), "a call is made again within its time: %v", h.errors())
 }
 
 // until waits until calls for every key are decided by Redis.

@@ -16,9 +16,12 @@ type Call struct {
 	Cost         int // units; 0 is 1
 	Sent, Came   int64
 	Allowed      bool
-	Source       string // core.Source as text: who decided
-	Retry, Reset int64  // microseconds, of a denial
-	Err          string `json:",omitempty"`
+	Source       string     // core.Source as text: who decided
+	States       [][2]int64 `json:",omitempty"` // retry and reset under each limit, in microseconds, of a denial
+	Retry, Reset int64      `json:"-"`          // under this limit
+	// Elsewhere marks a denial by another limit of the call. Nothing is known then of this one.
+	Elsewhere bool   `json:"-"`
+	Err       string `json:",omitempty"`
 }
 
 // Redis and Cache are the sources that speak of the log in Redis. Any other has decided without it, perhaps after asking it.
@@ -26,6 +29,16 @@ const (
 	Redis = "redis"
 	Cache = "denial-cache"
 )
+
+// under is what the caller saw of one of the limits.
+func (c Call) under(limit int) Call {
+	if len(c.States) == 0 {
+		return c
+	}
+	c.Retry, c.Reset = c.States[limit][0], c.States[limit][1]
+	c.Elsewhere = c.Retry == 0 && slices.ContainsFunc(c.States, func(s [2]int64) bool { return s[0] > 0 })
+	return c
+}
 
 func (c Call) cost() int { return max(1, c.Cost) }
 
@@ -40,6 +53,28 @@ type Step struct {
 	Recorded map[string]int
 }
 
+// Uneven looks for admissions that two limits do not share: of a call under both, each charges what the other does.
+func (h History) Uneven(other History) []string {
+	var found violations
+	ours, theirs := redistest.Merge(h.Records...), redistest.Merge(other.Records...)
+	for _, key := range h.keys() {
+		charged := map[string]int{}
+		for _, a := range ours[h.log(key)] {
+			charged[a.ID] = a.Left()
+		}
+		for _, a := range theirs[other.log(key)] {
+			if charged[a.ID] != a.Left() {
+				found.add("%s: %s was charged %d to one limit and %d to the other", key, a.ID, charged[a.ID], a.Left())
+			}
+			delete(charged, a.ID)
+		}
+		for id, units := range charged {
+			found.add("%s: %s was charged %d to one limit and nothing to the other", key, id, units)
+		}
+	}
+	return found.list()
+}
+
 // History is a run under one limit: what the callers saw and what the servers recorded. Its methods each check one thing
 // that must hold whatever happened, and say in words where it does not.
 type History struct {
@@ -51,6 +86,10 @@ type History struct {
 	// Log gives the log of a key in the records. Where it is nil, the log is named as the key.
 	Log func(key string) string
 
+	// Apart is how far the servers' clocks may be from the machine's at any time: that of a Valkey 9.1 is up to some hundred
+	// microseconds ahead, and not always as far.
+	Apart time.Duration
+
 	Losses int              // how often servers may have forgotten admissions
 	Lost   redistest.Record // what was forgotten, as far as it is known: see redistest.Missing
 	Steps  []Step           // in their order
@@ -61,22 +100,22 @@ func (h History) Check() []string {
 	return slices.Concat(h.OverAdmitted(), h.Unaccounted(), h.Repeated(), h.Unfounded(), h.Late())
 }
 
-// OverAdmitted looks for windows, on the servers' clocks, in which more was admitted than Max, or than Max once more for each
-// time that data was lost. Of each log it names the worst.
+// OverAdmitted looks for windows, on the servers' clocks, in which more units were admitted than Max, or than Max once more for
+// each time that data was lost. Of each log it names the worst.
 func (h History) OverAdmitted() []string {
 	var found violations
 	limit := h.Max * (1 + h.Losses)
 	h.each(func(key string, admitted []redistest.Admission) {
-		if w := h.worst(admitted); w.count > limit {
+		if w := h.worst(admitted); w.units > limit {
 			found.add("%s: %d admissions within %v, where %d are allowed: from %d (%s, %s) to %d (%s, %s)",
-				key, w.count, h.Window, limit, w.first.At, w.first.ID, w.first.Addr, w.last.At, w.last.ID, w.last.Addr)
+				key, w.units, h.Window, limit, w.first.At, w.first.ID, w.first.Addr, w.last.At, w.last.ID, w.last.Addr)
 		}
 	})
 	return found.list()
 }
 
-// Unaccounted compares the admissions that callers know of with those that servers recorded. Every one a caller knows of was
-// recorded, and one that no caller knows of belongs to a call whose outcome its caller does not know.
+// Unaccounted compares the units that callers know to be admitted with those that servers recorded. Every one a caller knows of
+// was recorded, and one that no caller knows of belongs to a call whose outcome its caller does not know.
 func (h History) Unaccounted() []string {
 	var found violations
 	acknowledged, unknown := map[string]int{}, map[string]int{}
@@ -90,13 +129,13 @@ func (h History) Unaccounted() []string {
 	}
 	h.each(func(key string, admitted []redistest.Admission) {
 		// A call that is sent again after its admission was forgotten may be admitted twice, or be denied.
-		may := acknowledged[key] + unknown[key] + len(h.Lost[h.log(key)])
-		if acknowledged[key] > len(admitted) {
-			found.add("%s: callers were told of %d admissions, and the servers recorded %d", key, acknowledged[key], len(admitted))
+		recorded, lost := redistest.Units(admitted), redistest.Units(h.Lost[h.log(key)])
+		if acknowledged[key] > recorded {
+			found.add("%s: callers were told of %d admissions, and the servers recorded %d", key, acknowledged[key], recorded)
 		}
-		if len(admitted) > may {
+		if recorded > acknowledged[key]+unknown[key]+lost {
 			found.add("%s: the servers recorded %d admissions; %d callers were told, %d do not know and %d were forgotten",
-				key, len(admitted), acknowledged[key], unknown[key], len(h.Lost[h.log(key)]))
+				key, recorded, acknowledged[key], unknown[key], lost)
 		}
 	})
 	return found.list()
@@ -129,27 +168,38 @@ func (h History) Repeated() []string {
 
 // Unfounded looks for denials while there was room: those for which no moment within the call can be found at which the log
 // was full in just the way the denial says. The log is what all servers recorded, since they may hand it on to each other;
-// where data was lost, it is what one of them did. A denial that a step of the clock excuses counts as founded: see excused.
+// where data was lost, it is what one of them did. When units were given back is not known, so a log is tried with and without
+// them, and before and after entries were moved: where a server's clock is not steady, the script moves
+// entries that are in its future. A denial that a step of the clock excuses counts as founded: see excused.
 func (h History) Unfounded() []string {
 	var found violations
 	records := h.Records
 	if h.Losses == 0 {
 		records = []redistest.Record{redistest.Merge(records...)}
 	}
-	moments := make([]map[string][]int64, len(records)) // of each log, sorted
-	for i, record := range records {
-		moments[i] = map[string][]int64{}
+	logs := map[string][]entries{} // of each name, those that may have denied
+	for _, record := range records {
 		for log, admitted := range record {
-			for _, a := range byTime(h.unstepped(log, admitted)) {
-				moments[i][log] = append(moments[i][log], a.At)
+			admitted = byTime(h.unstepped(log, admitted))
+			whole := func(a redistest.Admission) int { return a.Weight }
+			logs[log] = append(logs[log], entriesOf(admitted, whole))
+			if slices.ContainsFunc(admitted, func(a redistest.Admission) bool { return a.Moved != 0 }) && len(h.Steps) == 0 {
+				moved := slices.Clone(admitted)
+				for i := range moved {
+					moved[i].At = moved[i].Stands()
+				}
+				logs[log] = append(logs[log], entriesOf(byTime(moved), whole))
+			}
+			if slices.ContainsFunc(admitted, func(a redistest.Admission) bool { return a.Refunded > 0 }) {
+				logs[log] = append(logs[log], entriesOf(admitted, redistest.Admission.Left))
 			}
 		}
 	}
 	for _, call := range h.Calls {
-		if !call.known() || call.Allowed || h.excused(call) {
+		if !call.known() || call.Allowed || call.Elsewhere || h.excused(call) {
 			continue
 		}
-		if !slices.ContainsFunc(moments, func(m map[string][]int64) bool { return h.founded(m[h.log(call.Key)], call) }) {
+		if !slices.ContainsFunc(logs[h.log(call.Key)], func(log entries) bool { return h.founded(log, call) }) {
 			found.add("%s: denied by %s while there was room, by a call from %d to %d, with retry after %d µs and reset after %d µs",
 				call.Key, call.Source, call.Sent, call.Came, call.Retry, call.Reset)
 		}
@@ -210,7 +260,7 @@ func (h History) excused(call Call) bool {
 }
 
 // founded tries all offsets that the servers' clocks had during a call, as if they had not stepped back.
-func (h History) founded(admitted []int64, call Call) bool {
+func (h History) founded(log entries, call Call) bool {
 	check := h.foundedInRedis
 	if call.Source == Cache {
 		check = h.foundedInCache
@@ -220,7 +270,7 @@ func (h History) founded(admitted []int64, call Call) bool {
 		if step.Offset < offset {
 			continue
 		}
-		if call.Sent <= step.To && check(admitted, call.shifted(offset)) {
+		if call.Sent <= step.To && check(log, call.shifted(offset)) {
 			return true
 		}
 		if call.Came < step.From {
@@ -228,7 +278,7 @@ func (h History) founded(admitted []int64, call Call) bool {
 		}
 		offset = step.Offset
 	}
-	return check(admitted, call.shifted(offset))
+	return check(log, call.shifted(offset))
 }
 
 func (c Call) shifted(by int64) Call {
@@ -236,22 +286,73 @@ func (c Call) shifted(by int64) Call {
 	return c
 }
 
-// slack is for clocks that are both cut to microseconds.
-const slack = 1
+// slack is how far apart a moment of the machine's clock and the same moment of a server's may be: both are cut to microseconds.
+func (h History) slack() int64 { return 1 + h.Apart.Microseconds() }
+
+// entries is what was ever admitted to a log, in the order of time.
+type entries struct {
+	at    []int64
+	units []int // of all entries up to this one
+}
+
+func entriesOf(admitted []redistest.Admission, units func(redistest.Admission) int) (log entries) {
+	sum := 0
+	for _, a := range admitted {
+		if n := units(a); n > 0 {
+			sum += n
+			log.at, log.units = append(log.at, a.At), append(log.units, sum)
+		}
+	}
+	return log
+}
+
+// between returns the units of the entries after one and up to another, of which -1 is before the first.
+func (e entries) between(after, to int) int {
+	before := 0
+	if after >= 0 {
+		before = e.units[after]
+	}
+	return e.units[to] - before
+}
+
+// from returns the first entry at a moment or later.
+func (e entries) from(at int64) int {
+	return sort.Search(len(e.at), func(i int) bool { return e.at[i] >= at })
+}
+
+// decisive reports whether a log whose newest entry is the last one denies the call until the entry k has expired, and no longer.
+func (h History) decisive(log entries, k, last int, call Call) bool {
+	return k <= last && log.between(k-1, last)+call.cost() > h.Max && log.between(k, last)+call.cost() <= h.Max
+}
 
 // foundedInRedis looks for a moment within the call at which so many units were in the log that the call's did not fit, and
-// the one that had to leave first, and the newest, had just the time left that the denial says.
-func (h History) foundedInRedis(admitted []int64, call Call) bool {
-	window, last := h.Window.Microseconds(), h.Max-call.cost()
-	first := sort.Search(len(admitted), func(i int) bool { return admitted[i] >= call.Sent-slack-window+call.Retry })
-	for k := first; k+last < len(admitted); k++ {
-		now := admitted[k] + window - call.Retry
-		if now > call.Came+slack {
-			return false
+// the entry that had to expire first, and the newest, had just the time left that the denial says. Of a call that was sent again, a
+// denial by the first attempt may say that there is room by now: in a microsecond.
+func (h History) foundedInRedis(log entries, call Call) bool {
+	window := h.Window.Microseconds()
+	for k := log.from(call.Sent - h.slack() - window + call.Retry); k < len(log.at) && call.Retry > 0; k++ {
+		now := log.at[k] + window - call.Retry
+		if now > call.Came+h.slack() {
+			break
 		}
-		newest := admitted[k+last]
-		if newest <= now && newest+window-now == call.Reset && call.Retry > 0 {
-			return true
+		newest := now + call.Reset - window
+		for last := log.from(newest); newest <= now && last < len(log.at) && log.at[last] == newest; last++ {
+			if h.decisive(log, k, last, call) {
+				return true
+			}
+		}
+	}
+	return call.Retry == 1 && h.full(log, call)
+}
+
+// full reports whether the call had no room at a moment within it.
+func (h History) full(log entries, call Call) bool {
+	for k := log.from(call.Sent - h.slack() - h.Window.Microseconds()); k < len(log.at) && log.at[k] <= call.Came+h.slack(); k++ {
+		until := log.at[k] + h.Window.Microseconds()
+		for last := max(k, log.from(call.Sent-h.slack())-1); last < len(log.at) && log.at[last] < min(until, call.Came+h.slack()+1); last++ {
+			if log.between(k-1, last)+call.cost() > h.Max {
+				return true
+			}
 		}
 	}
 	return false
@@ -259,16 +360,19 @@ func (h History) foundedInRedis(admitted []int64, call Call) bool {
 
 // foundedInCache is the same of a denial that another call's reply told of. That call's moment is not known, so what the
 // denial says is counted from its reply, and may be later than the truth by the time that the reply took, and never earlier.
-func (h History) foundedInCache(admitted []int64, call Call) bool {
-	window, last := h.Window.Microseconds(), h.Max-call.cost()
-	first := sort.Search(len(admitted), func(i int) bool { return admitted[i] >= call.Sent-slack-window })
-	for k := first; k+last < len(admitted); k++ {
-		newest := admitted[k+last]
-		from, to := newest, admitted[k]+window // full from the one until just before the other
-		if from > call.Came+slack {
+func (h History) foundedInCache(log entries, call Call) bool {
+	window := h.Window.Microseconds()
+	for k := log.from(call.Sent - h.slack() - window); k < len(log.at); k++ {
+		last := k + sort.Search(len(log.at)-k, func(i int) bool { return log.between(k-1, k+i)+call.cost() > h.Max })
+		if last == len(log.at) {
+			return false // and nor will a later entry
+		}
+		from, to := log.at[last], log.at[k]+window // full from the one until just before the other
+		if from > call.Came+h.slack() {
 			return false
 		}
-		if to > call.Sent-slack && to > from && call.Came+slack+call.Retry >= to && call.Came+slack+call.Reset >= newest+window {
+		if h.decisive(log, k, last, call) && to > call.Sent-h.slack() && to > from &&
+			call.Came+h.slack()+call.Retry >= to && call.Came+h.slack()+call.Reset >= from+window {
 			return true
 		}
 	}
@@ -277,19 +381,21 @@ func (h History) foundedInCache(admitted []int64, call Call) bool {
 
 // window is the fullest of a log.
 type window struct {
-	count       int
+	units       int
 	first, last redistest.Admission
 }
 
 func (h History) worst(admitted []redistest.Admission) (worst window) {
-	admitted = slices.DeleteFunc(byTime(admitted), func(a redistest.Admission) bool { return a.Gone == "ZREM" }) // refunded
-	first := 0
-	for i, a := range admitted { // the fullest can be slid until it ends at an admission
+	admitted = byTime(admitted)
+	first, units := 0, 0
+	for _, a := range admitted { // the fullest can be slid until it ends at an admission
+		units += a.Left()
 		for admitted[first].At <= a.At-h.Window.Microseconds() {
+			units -= admitted[first].Left()
 			first++
 		}
-		if n := i - first + 1; n > worst.count {
-			worst = window{n, admitted[first], a}
+		if units > worst.units {
+			worst = window{units, admitted[first], a}
 		}
 	}
 	return worst

@@ -31,7 +31,11 @@ func local(sent, came int64) Call {
 	return Call{Key: "ann", Sent: sent, Came: came, Allowed: true, Source: "in-process"}
 }
 
-func at(at int64, id string) redistest.Admission { return redistest.Admission{At: at, ID: id} }
+func at(at int64, id string) redistest.Admission { return heavy(at, id, 1) }
+
+func heavy(at int64, id string, weight int) redistest.Admission {
+	return redistest.Admission{At: at, ID: id, Weight: weight}
+}
 
 // record is of one log.
 func record(admitted ...redistest.Admission) redistest.Record {
@@ -75,16 +79,28 @@ func TestChecks(t *testing.T) {
 		{"a third in a window", func(h *History) { h.Records[0]["ann"][2].At = 114; h.Records[1] = nil }, over,
 			"ann: 3 admissions within 100µs, where 2 are allowed: from 15 (a, ) to 114 (c, )"},
 		{"a third on another server", func(h *History) { h.Records[1] = record(at(40, "x")) }, over, "ann: 3 admissions"},
-		{"a third, but one is refunded", func(h *History) { h.Records[1] = record(redistest.Admission{At: 40, ID: "x", Gone: "ZREM"}) }, over, ""},
+		{"a third, but one is refunded", func(h *History) {
+			h.Records[1] = record(redistest.Admission{At: 40, ID: "x", Weight: 1, Refunded: 1, Gone: "ZREM"})
+		}, over, ""},
 		{"four after a loss", func(h *History) { h.Losses, h.Records[1] = 1, record(at(40, "x"), at(41, "y")) }, over, ""},
 		{"five after a loss", func(h *History) { h.Losses, h.Records[1] = 1, record(at(40, "x"), at(41, "y"), at(42, "z")) }, over,
 			"ann: 5 admissions within 100µs, where 4 are allowed"},
+		{"heavy ones", func(h *History) { h.Records[0]["ann"][1].Weight, h.Records[1] = 2, nil }, over, "ann: 3 admissions within 100µs, where 2 are allowed: from 15"},
+		{"of which a part is refunded", func(h *History) {
+			h.Records[0]["ann"][1].Weight, h.Records[0]["ann"][1].Refunded, h.Records[1] = 2, 1, nil
+		}, over, ""},
+		{"which one of the servers knows of", func(h *History) {
+			h.Records[0]["ann"][1].Weight, h.Records[1]["ann"][1].Weight, h.Records[1]["ann"][1].Refunded = 2, 2, 1
+		}, over, ""},
 		{"clocks apart", func(h *History) { h.Records = []redistest.Record{record(at(35, "b"), at(15, "a"), at(114, "c"))} }, over, "ann: 3"},
 
 		{"an admission nobody recorded", func(h *History) { h.Calls = append(h.Calls, allowed(300, 310), allowed(320, 330)) }, accounts,
 			"ann: callers were told of 5 admissions, and the servers recorded 4"},
 		{"of a key nobody recorded", func(h *History) { h.Calls[0].Key = "bob" }, accounts, "bob: callers were told of 1 admissions, and the servers recorded 0"},
 		{"of a cost", func(h *History) { h.Calls[0].Cost = 3 }, accounts, "told of 5"},
+		{"as heavy as its cost", func(h *History) { h.Calls[0].Cost, h.Records[0]["ann"][0].Weight = 3, 3 }, accounts, ""},
+		{"and no heavier", func(h *History) { h.Calls[0].Cost, h.Records[0]["ann"][0].Weight, h.Records[1] = 3, 6, nil }, accounts,
+			"ann: the servers recorded 9 admissions; 5 callers were told, 3 do not know"},
 		{"an admission nobody knows of", func(h *History) { h.Calls = h.Calls[:5] }, accounts,
 			"ann: the servers recorded 4 admissions; 3 callers were told, 0 do not know and 0 were forgotten"},
 		{"which was denied in-process", func(h *History) { h.Calls = append(h.Calls[:5], Call{Key: "ann", Source: "in-process"}) }, accounts, ""},
@@ -108,6 +124,48 @@ func TestChecks(t *testing.T) {
 		{"one more would do, but not two", func(h *History) { h.Calls[2] = denied(20, 30, 90, 90); h.Calls[2].Cost = 2 }, founded, ""},
 		{"nor two where two are", func(h *History) { h.Calls[2].Cost, h.Calls[2].Retry = 2, 80 }, founded, ""},
 		{"nor none", func(h *History) { h.Calls[2] = denied(0, 9, 90, 90); h.Calls[2].Cost = 2 }, founded, "ann: denied"},
+		{"a heavy entry", func(h *History) {
+			h.Records = []redistest.Record{record(heavy(15, "a", 2))}
+			h.Calls[2] = denied(50, 60, 60, 60)
+		}, founded, ""},
+		{"which is older than that", func(h *History) {
+			h.Records = []redistest.Record{record(heavy(15, "a", 2), at(35, "b"))}
+			h.Calls[2] = denied(50, 60, 80, 80)
+		}, founded, "ann: denied"},
+		{"and before it a light one", func(h *History) {
+			h.Records = []redistest.Record{record(at(15, "a"), heavy(35, "b", 2))}
+			h.Calls = []Call{denied(50, 60, 80, 80)}
+		}, founded, ""},
+		{"with a part of it given back", func(h *History) {
+			h.Records = []redistest.Record{record(redistest.Admission{At: 15, ID: "a", Weight: 3, Refunded: 1}, at(35, "b"))}
+			h.Calls[2] = denied(50, 60, 60, 80)
+		}, founded, ""},
+		{"and of two nearly all", func(h *History) {
+			h.Records = []redistest.Record{record(redistest.Admission{At: 15, ID: "a", Weight: 3, Refunded: 2}, at(135, "b"))}
+			h.Calls[2] = denied(150, 160, 60, 80)
+		}, founded, "ann: denied"},
+		{"that ends too early", func(h *History) {
+			h.Records = []redistest.Record{record(at(15, "a"), heavy(35, "b", 2))}
+			h.Calls = []Call{denied(50, 60, 60, 80)}
+		}, founded, "ann: denied"},
+		{"by an entry in its future, which it moves", func(h *History) {
+			h.Records = []redistest.Record{record(at(15, "a"), redistest.Admission{At: 57, ID: "b", Weight: 1, Moved: 52})}
+			h.Calls = []Call{denied(50, 60, 63, 100), denied(56, 60, 55, 97)}
+		}, founded, ""},
+		{"by a clock that is ahead", func(h *History) { h.Calls[2] = denied(50, 60, 50, 70) }, founded, "ann: denied"},
+		{"as it may be", func(h *History) { h.Calls[2], h.Apart = denied(50, 60, 50, 70), 5*time.Microsecond }, founded, ""},
+		{"by one that it did not move", func(h *History) {
+			h.Records = []redistest.Record{record(at(15, "a"), at(57, "b"))}
+			h.Calls = []Call{denied(50, 60, 63, 100)}
+		}, founded, "ann: denied"},
+		{"by another limit", func(h *History) { h.Calls[2] = denied(0, 10, 0, 0); h.Calls[2].Elsewhere = true }, founded, ""},
+		{"when the call was sent first", func(h *History) { h.Calls[2] = denied(50, 60, 1, 3) }, founded, ""},
+		{"but not then either", func(h *History) { h.Calls[2] = denied(16, 20, 1, 3) }, founded, "ann: denied"},
+		{"nor later", func(h *History) {
+			h.Calls[2] = denied(117, 120, 1, 3)
+			h.Records[0]["ann"][2].At = 130
+			h.Records[1] = nil
+		}, founded, "ann: denied"},
 		{"denied by the replica", func(h *History) { h.Records[0] = nil }, founded, ""},
 		{"denied by the one that took the log over", func(h *History) {
 			h.Records = []redistest.Record{record(at(15, "a")), record(at(35, "b"))}
@@ -137,6 +195,28 @@ func TestChecks(t *testing.T) {
 			assert.Subset(t, h.Check(), found)
 		})
 	}
+}
+
+func TestUneven(t *testing.T) {
+	of := func(admitted ...redistest.Admission) History {
+		return History{Calls: []Call{allowed(1, 2)}, Records: []redistest.Record{record(admitted...)}}
+	}
+	one := of(at(15, "a"), heavy(35, "b", 5))
+	assert.Empty(t, one.Uneven(of(at(15, "a"), heavy(35, "b", 5))))
+	assert.Equal(t, []string{"ann: b was charged 5 to one limit and nothing to the other"}, one.Uneven(of(at(15, "a"))))
+	assert.Equal(t, []string{"ann: b was charged 5 to one limit and 4 to the other"}, one.Uneven(of(at(15, "a"), heavy(35, "b", 4))))
+	assert.Equal(t, []string{"ann: c was charged 0 to one limit and 1 to the other"}, one.Uneven(of(at(15, "a"), heavy(35, "b", 5), at(40, "c"))))
+}
+
+// Of a call, each history has what its own limit says.
+func TestUnder(t *testing.T) {
+	call := Call{Key: "ann", Source: Redis, States: [][2]int64{{0, 50}, {70, 80}}}
+	assert.True(t, call.under(0).Elsewhere)
+	second := call.under(1)
+	assert.Equal(t, []any{false, int64(70), int64(80)}, []any{second.Elsewhere, second.Retry, second.Reset})
+	call.States = [][2]int64{{0, 50}, {0, 80}} // denied by none of them
+	assert.False(t, call.under(0).Elsewhere)
+	assert.Equal(t, allowed(1, 2), allowed(1, 2).under(1))
 }
 
 func TestViolationsAreCut(t *testing.T) {
@@ -177,9 +257,10 @@ func TestSteps(t *testing.T) {
 	assert.Equal(t, 2, h.Excused())
 }
 
-// simulate is a run of a limiter that is right but for what is planted: it answers random calls in a random moment of each.
-func simulate(random *rand.Rand, window, cache, border int64) History {
-	h := History{Max: 5, Window: time.Duration(window) * time.Microsecond, Within: time.Second, Log: func(key string) string { return "p:" + key }}
+// simulate is a run of a limiter that is right but for what is planted: it answers random calls of random costs in a random
+// moment of each.
+func simulate(random *rand.Rand, max, mostCost int, window, cache, border int64) History {
+	h := History{Max: max, Window: time.Duration(window) * time.Microsecond, Within: time.Second, Log: func(key string) string { return "p:" + key }}
 	log, rec := oracle.Log{}, []redistest.Admission{}
 	var now, full int64 // the cache denies until full
 	var told Call
@@ -187,19 +268,19 @@ func simulate(random *rand.Rand, window, cache, border int64) History {
 		sent := now + random.Int64N(30)
 		now = sent + random.Int64N(20)
 		came := now + random.Int64N(20)
-		call := Call{Key: "ann", Sent: sent, Came: came, Source: Redis}
+		call := Call{Key: "ann", Cost: 1 + random.IntN(mostCost), Sent: sent, Came: came, Source: Redis}
 		switch {
-		case sent < full:
+		case sent < full && call.Cost == told.Cost:
 			call.Source = Cache
 			call.Retry, call.Reset = told.Retry-(sent-told.Came), told.Reset-(sent-told.Came)
 			call.Came = sent
 			now = sent
-		case log.Fits(now, window+border, 1, h.Max):
-			log.Admit(now, 1)
+		case log.Fits(now, window+border, call.Cost, h.Max):
+			log.Admit(now, call.Cost)
 			call.Allowed = true
-			rec = append(rec, at(now, fmt.Sprint(i)))
+			rec = append(rec, heavy(now, fmt.Sprint(i), call.Cost))
 		default:
-			call.Retry, call.Reset = log.Retry(now, window, 1, h.Max), log.Reset(now, window)
+			call.Retry, call.Reset = log.Retry(now, window, call.Cost, h.Max), log.Reset(now, window)
 			told, full = call, sent+call.Retry+cache
 			now = came
 		}
@@ -214,12 +295,26 @@ func TestSimulated(t *testing.T) {
 	t.Log("seed ", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	const window = 500
-	for range 20 {
-		assert.Empty(t, simulate(random, window, 0, 0).Check())
+	for _, load := range []struct{ max, mostCost int }{{5, 1}, {5, 5}, {17, 9}} {
+		simulate := func(cache, border int64) History {
+			return simulate(random, load.max, load.mostCost, window, cache, border)
+		}
+		for range 10 {
+			assert.Empty(t, simulate(0, 0).Check())
+		}
+		// What is planted shows in nearly every run.
+		shows := func(cache, border int64, check func(History) []string) bool {
+			for range 10 {
+				if len(check(simulate(cache, border))) > 0 {
+					return true
+				}
+			}
+			return false
+		}
+		assert.True(t, shows(0, -1, History.OverAdmitted), "a window short by one")
+		assert.True(t, shows(0, 1, History.Unfounded), "a window long by one")
+		assert.True(t, shows(window, 0, History.Unfounded), "a cache that denies a window too long")
 	}
-	assert.NotEmpty(t, simulate(random, window, 0, -1).OverAdmitted(), "a window short by one")
-	assert.NotEmpty(t, simulate(random, window, 0, 1).Unfounded(), "a window long by one")
-	assert.NotEmpty(t, simulate(random, window, window, 0).Unfounded(), "a cache that denies a window too long")
 }
 
 func TestTable(t *testing.T) {

@@ -19,17 +19,22 @@ import (
 	"github.com/exactlimit/exactlimit/core"
 )
 
-// Load is what callers do: in some processes, some goroutines each ask for one of the keys, pause, and ask again.
+// Load is what callers do: in some processes, some goroutines each ask for one of the keys, pause, and ask again. They ask in
+// bursts, so that there are batches.
 type Load struct {
 	URL, Prefix string
 	Keys        []string
 	Limit       core.Limit
+	Second      core.Limit    // of each call, too, unless its Max is 0
+	Costs       []int         // of which each call has one; 1 if there are none
 	Goroutines  int           // of each process
 	Pause       time.Duration // between a goroutine's calls, on average
+	Burst       time.Duration // unless 0, calls begin at multiples of it
 	Policy      core.FailurePolicy
 	Timeout     time.Duration // core's own when 0
 	Deadline    time.Duration // of each call's context, if any
 	Burn        time.Duration // of CPU time, after each call
+	Busy        int           // goroutines of each process that burn CPU time all the while
 	Seed        uint64
 }
 
@@ -45,8 +50,17 @@ func keys(n int) []string {
 }
 
 // log is the name of a key's log in Redis, as README documents it. The keys of a load need no escapes.
-func (l Load) log(key string) string {
-	return fmt.Sprintf("%s:{%s}:%s:%d", l.Prefix, key, l.Limit.Name, l.Limit.Window.Milliseconds())
+func (l Load) log(key string) string { return l.logOf(key, l.Limit) }
+
+func (l Load) logOf(key string, limit core.Limit) string {
+	return fmt.Sprintf("%s:{%s}:%s:%dv2", l.Prefix, key, limit.Name, limit.Window.Milliseconds())
+}
+
+func (l Load) limits() []core.Limit {
+	if l.Second.Max == 0 {
+		return []core.Limit{l.Limit}
+	}
+	return []core.Limit{l.Limit, l.Second}
 }
 
 func (l Load) timeout() time.Duration {
@@ -84,12 +98,26 @@ func (l Load) run(ctx context.Context) (seen Seen, err error) {
 			seen.Stall = max(seen.Stall, time.Since(begun)-nap)
 		}
 	})
+	for range l.Busy {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				burn(10 * time.Millisecond)
+			}
+		})
+	}
 	for g := range l.Goroutines {
 		all.Go(func() {
 			random := rand.New(rand.NewPCG(l.Seed, uint64(g)))
 			for ctx.Err() == nil {
 				time.Sleep(time.Duration(random.Int64N(int64(2*l.Pause) + 1)))
-				calls[g] = append(calls[g], l.call(limiter, l.Keys[random.IntN(len(l.Keys))]))
+				if l.Burst > 0 {
+					time.Sleep(time.Until(time.Now().Truncate(l.Burst).Add(l.Burst)))
+				}
+				cost := 1
+				if len(l.Costs) > 0 {
+					cost = l.Costs[random.IntN(len(l.Costs))]
+				}
+				calls[g] = append(calls[g], l.call(limiter, l.Keys[random.IntN(len(l.Keys))], cost))
 				burn(l.Burn)
 			}
 		})
@@ -105,17 +133,21 @@ func burn(d time.Duration) {
 	}
 }
 
-func (l Load) call(limiter *core.Limiter, key string) Call {
+func (l Load) call(limiter *core.Limiter, key string, cost int) Call {
 	ctx, cancel := context.Background(), func() {}
 	if l.Deadline > 0 {
 		ctx, cancel = context.WithTimeout(ctx, l.Deadline)
 	}
 	defer cancel()
-	call := Call{Key: key, Sent: time.Now().UnixMicro()}
-	d, err := limiter.Allow(ctx, key, l.Limit)
+	call := Call{Key: key, Cost: cost, Sent: time.Now().UnixMicro()}
+	d, err := limiter.AllowN(ctx, key, cost, l.limits()...)
 	call.Came = time.Now().UnixMicro()
 	call.Allowed, call.Source = d.Allowed, d.Source.String()
-	call.Retry, call.Reset = d.RetryAfter.Microseconds(), d.ResetAfter.Microseconds()
+	if err == nil && !d.Allowed {
+		for _, state := range d.States() {
+			call.States = append(call.States, [2]int64{state.RetryAfter.Microseconds(), state.ResetAfter.Microseconds()})
+		}
+	}
 	if err != nil {
 		call.Err = err.Error()
 		if !errors.Is(err, core.ErrUnavailable) {

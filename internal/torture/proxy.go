@@ -70,6 +70,8 @@ type Proxy struct {
 	mu       sync.Mutex
 	listener net.Listener // nil while connections are refused
 	hole     chan struct{}
+	rate     int          // bytes per second in each direction; 0 is no limit
+	free     [2]time.Time // when each direction has carried what it was given
 	faults   Faults
 	next     []Struck // explicit fates still to be met, with the command as the only word
 	open     map[*conversation]bool
@@ -118,6 +120,36 @@ func (p *Proxy) Hold() {
 	}
 }
 
+// Narrow makes a network that carries so many bytes per second in each direction, all connections together. A message arrives
+// when its last byte has.
+func (p *Proxy) Narrow(bytesPerSecond int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rate, p.free = bytesPerSecond, [2]time.Time{}
+}
+
+// direction is a way through a proxy.
+type direction int
+
+const (
+	toServer direction = iota
+	toClient
+)
+
+// carried returns when a network that carries so much has carried so many bytes more.
+func (p *Proxy) carried(way direction, bytes int) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.rate == 0 {
+		return time.Time{}
+	}
+	if now := time.Now(); p.free[way].Before(now) {
+		p.free[way] = now
+	}
+	p.free[way] = p.free[way].Add(time.Duration(bytes) * time.Second / time.Duration(p.rate))
+	return p.free[way]
+}
+
 // Refuse refuses new connections, as where no process listens. Those there are stay.
 func (p *Proxy) Refuse() {
 	p.mu.Lock()
@@ -141,11 +173,12 @@ func (p *Proxy) Cut() {
 	}
 }
 
-// Heal ends all faults. What was held arrives; what is delayed is so for as long as it was to be.
+// Heal ends all faults. What was held arrives; what is delayed, or waits for a narrow network, is so for as long as it was to
+// be.
 func (p *Proxy) Heal() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.faults, p.next = Faults{}, nil
+	p.faults, p.next, p.rate = Faults{}, nil, 0
 	if p.hole != nil {
 		close(p.hole)
 		p.hole = nil
@@ -228,8 +261,8 @@ func (p *Proxy) serve(client *net.TCPConn) {
 	var parts sync.WaitGroup
 	parts.Go(c.readRequests)
 	parts.Go(c.readReplies)
-	parts.Go(func() { c.write(c.server, c.requests) })
-	parts.Go(func() { c.write(c.client, c.replies) })
+	parts.Go(func() { c.write(c.server, c.requests, toServer) })
+	parts.Go(func() { c.write(c.client, c.replies, toClient) })
 	parts.Wait()
 	c.end(false) // both sides have said all they had to say
 	p.mu.Lock()

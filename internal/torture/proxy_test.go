@@ -101,7 +101,7 @@ func TestProxyPassesBytes(t *testing.T) {
 		case 0:
 			say("HELLO", fmt.Sprint(2+random.IntN(2)), "SETNAME", "x") // a list, or a map
 		case 1:
-			say("EVALSHA", sha, "1", "log", fmt.Sprint("id", i), "9", "60000000") // an integer, then lists
+			say("EVALSHA", sha, "1", "log", fmt.Sprint("id", i), "one", "1", "9", "60000000") // integers, then lists
 		case 2:
 			say("EVALSHA", strings.Repeat("0", 40), "0") // NOSCRIPT
 		case 3:
@@ -395,6 +395,28 @@ func TestProxyBeforeReplica(t *testing.T) {
 	assert.Len(t, get(t, replica, "k"), 1<<20)
 	require.NoError(t, proxy.Heal())
 	assert.Eventually(t, func() bool { return get(t, replica, "k") == "new" }, 10*time.Second, 10*time.Millisecond)
+}
+
+// A narrow network takes its time for every byte, in each direction, for all connections together, and then carries all.
+func TestProxyNarrow(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := NewProxy(t, server.Addr, 1)
+	text := strings.Repeat("x", 20_000)
+	begun := time.Now()
+	proxy.Narrow(1_000_000)
+	var all sync.WaitGroup
+	for range 5 {
+		conn := dial(t, proxy.Addr)
+		all.Go(func() {
+			assert.Contains(t, conn.ask(t, "ECHO "+text)[0], text)
+		})
+	}
+	all.Wait()
+	assert.GreaterOrEqual(t, time.Since(begun), 100*time.Millisecond)
+	conn := dial(t, proxy.Addr)
+	proxy.Narrow(1)
+	require.NoError(t, proxy.Heal())
+	assert.Contains(t, conn.ask(t, "ECHO "+text)[0], text)
 }
 
 // What is no request is not passed on, and one that breaks off is passed on as it is.

@@ -15,16 +15,16 @@ type Row struct {
 	Calls    int
 	Errors   int           // calls without a decision
 	Local    int           // decisions by other than Redis
-	Admitted int           // as the servers recorded it
-	Worst    int           // the most admissions in any window
+	Admitted int           // units, as the servers recorded them
+	Worst    int           // the most units in any window
 	Max      int           // and how many are allowed
 	Latency  time.Duration // the longest call
-	Lost     int           // admissions that were forgotten
+	Lost     int           // units that were forgotten
 }
 
 // Row sums up a run.
 func (h History) Row(fault string) Row {
-	row := Row{Fault: fault, Calls: len(h.Calls), Max: h.Max, Lost: h.Lost.Len()}
+	row := Row{Fault: fault, Calls: len(h.Calls), Max: h.Max, Lost: h.Lost.Units()}
 	for _, call := range h.Calls {
 		switch {
 		case call.Err != "":
@@ -35,8 +35,8 @@ func (h History) Row(fault string) Row {
 		row.Latency = max(row.Latency, call.took())
 	}
 	h.each(func(_ string, admitted []redistest.Admission) {
-		row.Admitted += len(admitted)
-		row.Worst = max(row.Worst, h.worst(admitted).count)
+		row.Admitted += redistest.Units(admitted)
+		row.Worst = max(row.Worst, h.worst(admitted).units)
 	})
 	return row
 }

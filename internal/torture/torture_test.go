@@ -1,6 +1,6 @@
 // Package torture breaks what a limiter stands on, and checks what it does then by what the servers themselves recorded.
 //
-//	go test -v ./internal/torture                      two minutes: every fault once
+//	go test -v ./internal/torture                      two minutes and a half: every fault once
 //	go test -v ./internal/torture -long -timeout 1h    eight minutes: most for five times as long, and twice
 //
 // A run prints its seed. -seed plays it again, as far as a machine with other things to do can, and -run chooses faults.
@@ -54,14 +54,24 @@ type scene struct {
 	quiet  bool
 }
 
-// newScene has a load that keeps its logs full: 2 processes, 4 keys, 40 per 100 ms.
+// newScene has a load that keeps its logs full: 2 processes, 4 keys, 1,000,000 units per 100 ms, in requests for at most 100,000
+// of them. There are so many callers that many calls are batches.
 func newScene(t *testing.T, what string, seed uint64) *scene {
 	return &scene{
 		T: t, what: what, seed: seed, processes: 2, within: time.Second,
 		Load: Load{
-			Prefix: "torture", Keys: keys(4), Limit: core.Limit{Name: "exact", Max: 40, Window: 100 * time.Millisecond},
-			Goroutines: 8, Pause: 4 * time.Millisecond, Seed: seed,
+			Prefix: "torture", Keys: keys(4), Limit: core.Limit{Name: "exact", Max: 1_000_000, Window: 100 * time.Millisecond},
+			Costs:      []int{1, 25_000, 25_000, 25_000, 25_000, 50_000, 50_000, 100_000},
+			Goroutines: 32, Pause: 12 * time.Millisecond, Burst: 8 * time.Millisecond, Seed: seed,
 		},
+	}
+}
+
+// light is a fault under a load of requests that cost 1, of which there are as many.
+func light(play func(*scene)) func(*scene) {
+	return func(s *scene) {
+		s.Limit.Max, s.Costs = 40, nil
+		play(s)
 	}
 }
 
@@ -94,21 +104,42 @@ func (s *scene) play(url string, servers []*redistest.Server, fault func()) (His
 	s.settle()
 	s.settle()
 	processes := stop()
-	history := History{Max: s.Limit.Max, Window: s.Limit.Window, Within: s.timeout() + s.within, Losses: s.losses, Steps: s.steps, Log: s.log}
-	for _, seen := range processes {
-		history.Calls = append(history.Calls, seen.Calls...)
-		history.Within = max(history.Within, s.timeout()+s.within+4*seen.Stall)
-	}
+	var records []redistest.Record
 	for _, server := range servers {
-		history.Records = append(history.Records, server.Records(s)...)
+		records = append(records, server.Records(s)...)
 	}
-	require.NotEmpty(s, history.Calls)
-	for _, violation := range history.Check() {
-		s.Error(violation)
+	apart := time.Duration(0)
+	if os.Getenv("EXACTLIMIT_REDIS_SERVER") != "" { // it may be any server
+		apart = time.Millisecond
+	}
+	var histories []History // one for each limit
+	for i, limit := range s.limits() {
+		h := History{
+			Max: limit.Max, Window: limit.Window, Within: s.timeout() + s.within, Losses: s.losses, Steps: s.steps,
+			Log: func(key string) string { return s.logOf(key, limit) }, Records: records,
+			Apart: apart,
+		}
+		for _, seen := range processes {
+			for _, call := range seen.Calls {
+				h.Calls = append(h.Calls, call.under(i))
+			}
+			h.Within = max(h.Within, s.timeout()+s.within+4*seen.Stall)
+		}
+		require.NotEmpty(s, h.Calls)
+		for _, violation := range h.Check() {
+			s.Error(violation)
+		}
+		histories = append(histories, h)
+	}
+	history := histories[0]
+	for _, other := range histories[1:] {
+		for _, violation := range history.Uneven(other) {
+			s.Error(violation)
+		}
 	}
 	for _, seen := range processes {
 		if n := fullestLocally(seen.Calls, s.Limit.Window); n > s.Limit.Max {
-			s.Errorf("one process without Redis admitted %d of a key within a window, where %d are allowed", n, s.Limit.Max)
+			s.Errorf("one process without Redis admitted %d units of a key within a window, where %d are allowed", n, s.Limit.Max)
 		}
 	}
 	for _, call := range history.Calls {
@@ -122,16 +153,38 @@ func (s *scene) play(url string, servers []*redistest.Server, fault func()) (His
 	}
 	row := history.Row(s.what)
 	report = append(report, row)
-	if !s.quiet && s.losses == 0 && len(s.steps) == 0 {
-		assert.Equal(s, s.Limit.Max, row.Worst, "the load never filled a window, so this shows nothing")
+	if !s.quiet {
+		if s.losses == 0 && len(s.steps) == 0 { // a request of the most common cost has no room
+			common := 1
+			if len(s.Costs) > 0 {
+				common = s.Costs[len(s.Costs)/2]
+			}
+			assert.Greater(s, row.Worst, s.Limit.Max-common, "the load never filled a window, so this shows nothing")
+		}
+		assert.NotZero(s, history.batched(), "no call asked several questions, so this shows nothing of batches")
 	}
 	return history, processes
 }
 
-// settle is time without a fault.
-func (s *scene) settle() { time.Sleep(400 * time.Millisecond) }
+// batched counts the admissions by calls that asked more than one question: their ids end in the question's number.
+func (h History) batched() int {
+	n := 0
+	for _, record := range h.Records {
+		for _, admitted := range record {
+			for _, a := range admitted {
+				if !strings.HasSuffix(a.ID, ".1") {
+					n++
+				}
+			}
+		}
+	}
+	return n
+}
 
-// fullestLocally is the most that one process without Redis has surely admitted of any key within a window.
+// settle is time without a fault.
+func (s *scene) settle() { time.Sleep(300 * time.Millisecond) }
+
+// fullestLocally is the most units that one process without Redis has surely admitted of any key within a window.
 func fullestLocally(calls []Call, window time.Duration) int {
 	byKey := map[string][]Call{}
 	for _, call := range calls {
@@ -149,7 +202,7 @@ func fullestLocally(calls []Call, window time.Duration) int {
 					break
 				}
 				if call.Came < first.Sent+window.Microseconds() {
-					n++
+					n += call.cost()
 				}
 			}
 			most = max(most, n)

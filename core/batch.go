@@ -1,0 +1,237 @@
+package core
+
+import (
+	"errors"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// batch is the questions of one call of the script. Requests that ask the same are one question to the script: as many of them
+// as fit are granted, first come, first served. Questions that differ in nothing but their keys are one group. The calling
+// convention is at the head of lua/decide.lua.
+//
+// A batch also keeps the denial cache: it stores what a reply shows to be full.
+type batch struct {
+	prefix  string
+	id      func() string // a new one with each call
+	denials *denials
+	now     func() time.Duration
+
+	sent    time.Duration
+	all     []*question
+	asked   []asked          // the questions to the script
+	byHash  map[uint64]int32 // the index in asked of the last question about a key of this hash
+	groups  []group
+	order   []int32 // indexes in asked, in the order of the call
+	names   []byte  // of the logs, one after the other
+	ends    []int   // where each ends
+	keys    []string
+	args    []string         // with room in front of them for one more
+	texts   map[int64]string // of numbers that were sent lately
+	callID  string
+	longest time.Duration // how long the call may be sent again
+	again   []*question
+}
+
+func newBatch(prefix string, id func() string, denials *denials, now func() time.Duration) *batch {
+	return &batch{prefix: prefix, id: id, denials: denials, now: now, byHash: map[uint64]int32{}, texts: map[int64]string{}}
+}
+
+// asked is one question to the script.
+type asked struct {
+	*question        // the first of the requests
+	requests  int    // how many ask this
+	group     int32  // index in groups
+	before    int32  // index in asked of the question before this about a key of this hash, or -1
+	forgotten uint64 // see denials.forgotten
+}
+
+// group is questions that differ in nothing but their keys.
+type group struct {
+	asked
+	questions int
+}
+
+// maxRequests is how many requests may be one question. A refund makes an entry for each of the others.
+const maxRequests = 250
+
+// Encode returns the keys and arguments of a call that asks questions.
+func (b *batch) Encode(questions []*question) (keys, args []string) {
+	b.all, b.asked, b.groups, b.order = questions, b.asked[:0], b.groups[:0], b.order[:0]
+	clear(b.byHash)
+	b.names, b.ends = b.names[:0], b.ends[:0]
+	b.sent, b.longest, b.callID = b.now(), math.MaxInt64, b.id()
+	for _, q := range questions {
+		b.join(q)
+	}
+	for i := range b.asked {
+		b.asked[i].group = b.groupOf(&b.asked[i])
+	}
+	b.keys, b.args = b.keys[:0], append(b.args[:0], "", b.callID)
+	first := b.first()
+	b.appendGroup(int32(first))
+	for g := range b.groups {
+		if g != first {
+			b.appendGroup(int32(g))
+		}
+	}
+	names, start := string(b.names), 0 // one allocation for all
+	for _, end := range b.ends {
+		b.keys = append(b.keys, names[start:end])
+		start = end
+	}
+	return b.keys, b.args[1:]
+}
+
+// first returns the index of the group that the script answers fastest, which it does if the group comes first: the largest of
+// plain questions.
+func (b *batch) first() int {
+	first := 0
+	for i := range b.groups {
+		if g := &b.groups[i]; g.plain() && (!b.groups[first].plain() || g.questions > b.groups[first].questions) {
+			first = i
+		}
+	}
+	return first
+}
+
+// plain reports whether a question is of the most common kind.
+func (a *asked) plain() bool {
+	return a.verb == admit && len(a.limits) == 1 && a.requests == 1 && a.cost == 1 && !a.provisional
+}
+
+// join adds a request, to the question that asks the same if there is one.
+func (b *batch) join(q *question) {
+	q.place, q.answer = 0, answer{}
+	q.asked = int32(len(b.asked))
+	before := int32(-1)
+	if q.verb == admit {
+		if n, found := b.byHash[q.hash]; found {
+			before = n
+		}
+		for n := before; n >= 0; n = b.asked[n].before {
+			if a := &b.asked[n]; a.requests < maxRequests && q.Alike(a.question) {
+				q.asked, q.place = n, int32(a.requests)
+				a.requests++
+				return
+			}
+		}
+		b.byHash[q.hash] = q.asked
+		for j := range q.limits {
+			b.longest = min(b.longest, q.limits[j].Window)
+		}
+	}
+	b.asked = append(b.asked, asked{question: q, requests: 1, before: before, forgotten: b.denials.forgotten(q.hash)})
+}
+
+// groupOf returns the index of the group of a question.
+func (b *batch) groupOf(a *asked) int32 {
+	for i := range b.groups {
+		if g := &b.groups[i]; g.requests == a.requests && (g.verb == admit || g.verb == peek) && g.sameTerms(a.question) {
+			g.questions++
+			return int32(i)
+		}
+	}
+	b.groups = append(b.groups, group{asked: *a, questions: 1})
+	return int32(len(b.groups) - 1)
+}
+
+// appendGroup appends the logs and the arguments of a group.
+func (b *batch) appendGroup(index int32) {
+	for i := range b.asked {
+		if b.asked[i].group == index {
+			b.order = append(b.order, int32(i))
+			for j := range b.asked[i].limits {
+				b.names = appendLogKey(b.names, b.prefix, b.asked[i].key, b.asked[i].limits[j])
+				b.ends = append(b.ends, len(b.names))
+			}
+		}
+	}
+	g := &b.groups[index]
+	switch {
+	case g.plain():
+		b.append("one", g.questions)
+	case g.verb == admit:
+		provisional := 0
+		if g.provisional {
+			provisional = 1
+		}
+		b.append("admit", g.questions, len(g.limits), g.requests, g.cost, provisional)
+	case g.verb == peek:
+		b.append("peek", g.questions, len(g.limits))
+	case g.verb == refund:
+		b.append("refund", len(g.limits))
+		b.append(g.paid.entry(), int(g.paid.granted), int(g.paid.place), g.paid.cost)
+	case g.verb == reset:
+		b.append("reset", len(g.limits))
+		return
+	}
+	for i := range g.limits {
+		if g.verb != refund {
+			b.args = append(b.args, b.text(int64(g.limits[i].Max)))
+		}
+		b.args = append(b.args, b.text(g.limits[i].Window.Microseconds()))
+	}
+}
+
+// text returns the digits of a number. Most numbers are the same in each call, so their texts are kept.
+func (b *batch) text(n int64) string {
+	text, found := b.texts[n]
+	if !found {
+		if len(b.texts) >= 1000 {
+			clear(b.texts)
+		}
+		text = strconv.FormatInt(n, 10)
+		b.texts[n] = text
+	}
+	return text
+}
+
+// append appends a word and numbers to the arguments.
+func (b *batch) append(word string, numbers ...int) {
+	b.args = append(b.args, word)
+	for _, n := range numbers {
+		b.args = append(b.args, b.text(int64(n)))
+	}
+}
+
+// Again returns the arguments for the same call if it may have been executed before.
+func (b *batch) Again() []string {
+	b.args[0], b.args[1] = b.callID, "again"
+	return b.args
+}
+
+// RetryFor returns how long the call may be sent again: while what it may have charged has not expired.
+func (b *batch) RetryFor() time.Duration { return b.longest }
+
+// Decode stores the answers in the questions.
+func (b *batch) Decode(reply []rueidis.RedisMessage) (again []*question, err error) {
+	if len(reply) != len(b.order) {
+		return nil, errors.New("as many answers as questions were expected")
+	}
+	b.again = b.again[:0]
+	came := b.now()
+	for n, i := range b.order {
+		a := &b.asked[i]
+		a.answer, err = decode(reply[n], a.requests, a.question)
+		a.answer.err, a.answer.id, a.answer.number = err, b.callID, int32(n+1)
+	}
+	for _, q := range b.all {
+		if a := &b.asked[q.asked]; a.question != q {
+			q.answer = a.answer
+		}
+		if q.answer.again {
+			b.again = append(b.again, q)
+		}
+	}
+	for i := range b.asked {
+		if a := &b.asked[i]; a.verb == admit && a.answer.err == nil && a.answer.full() {
+			d := a.answer.decision(a.requests-1, a.cost, a.limits)
+			b.denials.learn(a.hash, a.forgotten, b.sent, came, a.key, a.cost, a.limits, d)
+		}
+	}
+	return b.again, nil
+}

@@ -1,0 +1,235 @@
+package core
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/redistest"
+)
+
+// lateCancel is a context that is cancelled just after the caller has left for another reason: nothing announces it.
+type lateCancel struct {
+	context.Context
+	cancelled atomic.Bool
+}
+
+func (c *lateCancel) Done() <-chan struct{} { return nil }
+
+func (c *lateCancel) Err() error {
+	if c.cancelled.Load() {
+		return context.Canceled
+	}
+	return nil
+}
+
+// Row 5 of "What got through". Redis grants a request whose caller has left. The charge stays if the failure policy has let the
+// request go on, which the caller knows, and is given back if the caller got an error.
+func TestLateGrants(t *testing.T) {
+	// leave returns a context, and what ends the call once Redis has been asked.
+	type leave func() (context.Context, func())
+	cancelled := func() (context.Context, func()) { return context.WithCancel(context.Background()) }
+	deadline := func() (context.Context, func()) {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
+		return ctx, func() { <-ctx.Done(); cancel() }
+	}
+	timeout := func() (context.Context, func()) { return context.Background(), func() {} }
+	both := func() (context.Context, func()) {
+		ctx := &lateCancel{Context: context.Background()}
+		return ctx, func() { ctx.cancelled.Store(true) } // which is before the timeout, and not seen until after it
+	}
+	closed := func(l *Limiter) *Limiter { return l.OnFailure(FailClosed) }
+	open := func(l *Limiter) *Limiter { return l.OnFailure(FailOpen) }
+	local := func(l *Limiter) *Limiter { return l.OnFailure(FailLocal) }
+	dryRun := func(l *Limiter) *Limiter { return l.OnFailure(FailClosed).DryRun() }
+	for name, row := range map[string]struct {
+		view   func(*Limiter) *Limiter
+		leave  leave
+		source Source // of the decision that the caller gets, or noDecision
+		stays  bool
+	}{
+		"closed, cancelled":          {closed, cancelled, noDecision, false},
+		"closed, deadline":           {closed, deadline, noDecision, false},
+		"closed, timeout":            {closed, timeout, noDecision, false},
+		"closed, timeout, cancelled": {closed, both, noDecision, false},
+		"local, cancelled":           {local, cancelled, noDecision, false},
+		"local, deadline":            {local, deadline, SourceInProcess, true},
+		"local, timeout":             {local, timeout, SourceInProcess, true},
+		"local, timeout, cancelled":  {local, both, noDecision, false},
+		"open, cancelled":            {open, cancelled, noDecision, false},
+		"open, deadline":             {open, deadline, SourceFailOpen, true},
+		"open, timeout":              {open, timeout, SourceFailOpen, true},
+		"open, timeout, cancelled":   {open, both, noDecision, false},
+		"dry run, timeout":           {dryRun, timeout, SourceFailOpen, true},
+		"dry run, cancelled":         {dryRun, cancelled, noDecision, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, prefix := redistest.Shared(t).Client(t), redistest.Prefix()
+			g := newGated(t, 5, WithPrefix(prefix), WithTimeout(100*time.Millisecond))
+			witness, err := New(client, WithPrefix(prefix), patient, OnFailure(FailClosed))
+			require.NoError(t, err)
+			defer witness.Close()
+			charged := func(key string) int {
+				d, err := witness.Peek(context.Background(), key, g.limit)
+				require.NoError(t, err)
+				return g.limit.Max - d.Remaining
+			}
+			_, err = witness.AllowN(context.Background(), "full", 5, g.limit)
+			require.NoError(t, err)
+			g.limiter = row.view(g.limiter)
+			ctx, end := row.leave()
+			granted := g.allow(ctx, "ann", 3, g.limit)
+			first := <-g.came
+			denied := g.allow(ctx, "full", 3, g.limit)
+			second := <-g.came
+			end()
+			for _, o := range []*outcome{granted, denied} {
+				o.wait(t)
+				if row.source == noDecision {
+					assert.ErrorIs(t, o.err, ErrUnavailable)
+				} else {
+					assert.NoError(t, o.err)
+					assert.Equal(t, row.source, o.Source)
+				}
+			}
+			assert.Zero(t, charged("ann"))
+			refunded := make(chan bool, 100)
+			go func() {
+				for call := range g.came {
+					assert.Contains(t, call.words, "refund")
+					call.pass <- nil
+					refunded <- true
+				}
+			}()
+			first.pass <- nil
+			second.pass <- nil
+			if row.stays {
+				require.Eventually(t, func() bool { return charged("ann") == 3 }, 10*time.Second, time.Millisecond)
+				g.limiter.Close() // which waits for all that is in flight
+				assert.Equal(t, 3, charged("ann"))
+			} else {
+				select {
+				case <-refunded:
+				case <-time.After(10 * time.Second):
+					t.Fatal("nothing is given back")
+				}
+				require.Eventually(t, func() bool { return charged("ann") == 0 }, 10*time.Second, time.Millisecond)
+			}
+			assert.Equal(t, 5, charged("full"))
+		})
+	}
+}
+
+const noDecision Source = 255
+
+// A caller that is cancelled leaves at once. If its question was not sent yet, it never is.
+func TestCancelledBeforeItIsSent(t *testing.T) {
+	g := newGated(t, 5)
+	ctx, cancel := context.WithCancel(context.Background())
+	lead, calls := g.lead()
+	queued := g.allow(ctx, "ann", 5, g.limit)
+	time.Sleep(20 * time.Millisecond)
+	cancel()
+	assert.ErrorIs(t, queued.wait(t).err, context.Canceled)
+	honest := g.allow(context.Background(), "ann", 5, g.limit)
+	calls[0].pass <- nil
+	(<-g.came).pass <- nil
+	require.NoError(t, honest.wait(t).err)
+	assert.True(t, honest.Allowed)
+	calls[1].pass <- nil
+	for _, o := range lead {
+		assert.NoError(t, o.wait(t).err)
+	}
+}
+
+// distant is a client of a Redis that is some way off, so that callers can leave while their calls are in flight.
+type distant struct{ rueidis.Client }
+
+func (d distant) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	time.Sleep(time.Millisecond)
+	defer time.Sleep(time.Millisecond)
+	return d.Client.Do(ctx, cmd)
+}
+
+// Row 5 of "What got through". Clients that abort all the time do not fill the limit for an honest one, whatever the policy.
+func TestAbortingClientsDoNotFillTheLimit(t *testing.T) {
+	for _, policy := range []FailurePolicy{FailLocal, FailOpen, FailClosed} {
+		prefix := redistest.Prefix()
+		limiter, err := New(distant{redistest.Shared(t).Client(t)}, WithPrefix(prefix), patient, OnFailure(policy))
+		require.NoError(t, err)
+		defer limiter.Close()
+		limit := PerHour("login", 20)
+		var all sync.WaitGroup
+		var aborted atomic.Int64
+		for range 32 {
+			all.Go(func() {
+				for range 20 {
+					ctx, cancel := context.WithCancel(context.Background())
+					timer := time.AfterFunc(time.Duration(rand.IntN(4000))*time.Microsecond, cancel)
+					d, err := limiter.Allow(ctx, "office", limit)
+					timer.Stop()
+					cancel()
+					switch {
+					case err != nil:
+						assert.ErrorIs(t, err, context.Canceled)
+						aborted.Add(1)
+					case d.Allowed: // its client has left before it could do anything
+						assert.NoError(t, limiter.Refund(context.Background(), d))
+					}
+				}
+			})
+		}
+		all.Wait()
+		assert.Positive(t, aborted.Load())
+		require.Eventually(t, func() bool {
+			d, err := limiter.Peek(context.Background(), "office", limit)
+			require.NoError(t, err)
+			return d.Remaining == 20
+		}, 10*time.Second, time.Millisecond)
+		d, err := limiter.AllowN(context.Background(), "office", 20, limit)
+		require.NoError(t, err)
+		assert.True(t, d.Allowed)
+	}
+}
+
+// What a Redis grants that hung until the callers had left is given back too, even if the circuit breaker is open when it comes.
+func TestLateGrantsOfAHungRedis(t *testing.T) {
+	server := redistest.Start(t)
+	limiter, err := Connect(server.URL(), OnFailure(FailClosed), WithTimeout(20*time.Millisecond),
+		WithLogger(slog.New(slog.DiscardHandler)))
+	require.NoError(t, err)
+	defer limiter.Close()
+	ctx, limit := context.Background(), PerHour("login", 1000)
+	for range 3 {
+		require.Eventually(t, func() bool {
+			_, err := limiter.Peek(ctx, "ann", limit)
+			return err == nil
+		}, 10*time.Second, time.Millisecond)
+		require.NoError(t, server.Pause())
+		var all sync.WaitGroup
+		for range 50 {
+			all.Go(func() {
+				_, err := limiter.Allow(ctx, "ann", limit)
+				assert.ErrorIs(t, err, ErrUnavailable)
+			})
+		}
+		all.Wait()
+		require.Eventually(t, func() bool { // the breaker is open
+			open, _ := limiter.redis.reporter.measure(0)
+			return open == 1
+		}, 10*time.Second, time.Millisecond)
+		require.NoError(t, server.Resume())
+	}
+	require.Eventually(t, func() bool {
+		d, err := limiter.Peek(ctx, "ann", limit)
+		return err == nil && d.Remaining == 1000
+	}, 20*time.Second, time.Millisecond)
+}

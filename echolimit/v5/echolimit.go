@@ -1,0 +1,189 @@
+package echolimit
+
+import (
+	"net/http"
+	"sync"
+
+	"github.com/labstack/echo/v5"
+
+	"github.com/exactlimit/exactlimit/core"
+	"github.com/exactlimit/exactlimit/internal/httplimit"
+)
+
+// Middleware makes middleware functions that limit requests, all counted by one key. It is safe for concurrent use. Make it
+// with New; the zero Middleware is not usable.
+type Middleware struct {
+	gate     *httplimit.Gate[*echo.Context]
+	onDenied func(*echo.Context, core.Decision) error
+	inPre    sync.Once // said that it is in the wrong place
+}
+
+// Option changes what a Middleware does. Without any, it answers denied requests with 429 and a problem body, and sets the
+// RateLimit fields. Functions given to options are called for many requests at once.
+type Option func(*Middleware)
+
+// OnDenied writes the answer to a denied request in place of the problem body. The status is 429 unless the function writes
+// another; the fields, Retry-After among them, are set before it is called. An error it returns goes to Echo's error
+// handler.
+func OnDenied(answer func(*echo.Context, core.Decision) error) Option {
+	return func(m *Middleware) { m.onDenied = answer }
+}
+
+// PlainText answers refused requests in a line of plain text, for people who read it, instead of a problem body.
+func PlainText() Option { return func(m *Middleware) { m.gate.PlainText = true } }
+
+// NoFields leaves the RateLimit and RateLimit-Policy fields out, for services that tell nobody their limits. The
+// bodies of refused requests do not name the limits either. A denied request still gets Retry-After, as of the limits
+// of this Middleware alone: how others stand that the request has passed is known from the fields.
+func NoFields() Option { return func(m *Middleware) { m.gate.NoFields = true } }
+
+// LegacyFields adds X-RateLimit-Limit, X-RateLimit-Remaining and X-RateLimit-Reset, for clients that were written for them.
+// They hold one limit, so they tell of the strictest. Reset is in seconds since 1970, on this instance's clock: when there
+// is more or, while something remains, when all is back.
+func LegacyFields() Option { return func(m *Middleware) { m.gate.LegacyFields = true } }
+
+// Cost has a request take as many units as the function says, instead of one: a report that costs ten. A cost below 1, or above
+// a limit's Max, is a mistake of the service, which is answered with 500. In the RateLimit fields, quotas are in units.
+func Cost(cost func(*echo.Context) int) Option { return func(m *Middleware) { m.gate.Cost = cost } }
+
+// Exempt has the requests pass for which the function returns true, such as those of health checks, or of users of your own.
+// It is what other middleware, such as Echo's, calls a Skipper. An exempt request is neither counted nor given the RateLimit
+// fields, whether it has a key or not. The metric exactlimit.exempt counts it.
+//
+// Do not decide by what anyone may write, such as a header of its own: whoever finds it out has no limits. Decide by what
+// your authentication has found, or by the route.
+func Exempt(exempt func(*echo.Context) bool) Option {
+	return func(m *Middleware) { m.gate.Exempt = exempt }
+}
+
+// CountOnly has only those requests count whose answer has a status that the function chooses, such as failed logins:
+//
+//	echolimit.CountOnly(func(status int) bool { return status == http.StatusUnauthorized })
+//
+// Each request is charged before its handler runs and given back after it, so of many at once no more are under way
+// than the limit allows. Where the handler returns an error, that is when middleware further out, or Echo's error
+// handler, begins the answer. The charge stays where the answer is not known: if the client has left, if a handler
+// has panicked, and if the first status that Echo was given is an interim one, such as 100, which hides the others.
+// Where Redis does not take a charge back in time it stays, and the limiter's log says so.
+//
+// What one instance gives back is there for all instances at once, so none remembers that a client has no room, and each
+// denial is a call to Redis: see core.Limiter.Provisional.
+func CountOnly(counts func(status int) bool) Option {
+	return func(m *Middleware) { m.gate.CountOnly(counts) }
+}
+
+// DryRun lets every request pass and denies none, to see what limits would do: in the metrics, in Decision.DryRun
+// and, unless NoFields leaves them out, in the RateLimit fields. What would have been answered with an error passes
+// too, and the error goes to the limiter's log.
+func DryRun() Option { return func(m *Middleware) { m.gate.DryRun() } }
+
+// New makes a Middleware that counts by key. It panics if limiter or key is nil.
+func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
+	m := &Middleware{gate: httplimit.NewGate(limiter, key, template)}
+	for _, opt := range opts {
+		opt(m)
+	}
+	return m
+}
+
+// Limit makes a middleware function that admits requests under all of limits: on an Echo, a group or a route. It panics if
+// the limits make no sense, as core.Validate says.
+func (m *Middleware) Limit(limits ...core.Limit) echo.MiddlewareFunc {
+	return m.middleware(httplimit.Fixed[*echo.Context](limits))
+}
+
+// LimitFunc is Limit with limits chosen for each request. If choose fails, or returns none or limits that make no sense,
+// the request is refused with 500 and the error goes to the limiter's log.
+//
+// Do not let choose, a key function or earlier middleware set a deadline in the request's context that the client
+// chooses, as from a header: where the deadline passes before Redis has answered, core.FailLocal lets this instance
+// decide, and each instance has a budget of its own. Nothing that a client sends shortens the context otherwise.
+func (m *Middleware) LimitFunc(choose func(*echo.Context) ([]core.Limit, error)) echo.MiddlewareFunc {
+	return m.middleware(httplimit.Chosen(choose))
+}
+
+func (m *Middleware) middleware(policy func(*echo.Context) (*httplimit.Policy, error)) echo.MiddlewareFunc {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c *echo.Context) error { return m.limit(c, next, policy) }
+	}
+}
+
+// limit lets a request pass, or answers it.
+func (m *Middleware) limit(
+	c *echo.Context, next echo.HandlerFunc, policy func(*echo.Context) (*httplimit.Policy, error),
+) error {
+	writer := c.Response()
+	response := watch(c)
+	d, refusal := m.gate.Check(c, c.Request(), writer.Header(), policy)
+	if refusal == nil || refusal.Waived {
+		if m.gate.Settles() {
+			return m.count(c, next, response, d)
+		}
+		c.SetResponse(writer)
+		return m.pass(c, next)
+	}
+	switch {
+	case response.Committed: // a function of the user's has answered
+	case refusal.Denied() && m.onDenied != nil:
+		response.Status = http.StatusTooManyRequests
+		if err := m.onDenied(c, d); err != nil {
+			return err
+		}
+		if !response.Committed {
+			response.WriteHeader(response.Status)
+		}
+	default:
+		// Returned as an error, the answer would be replaced by that of Echo's error handler.
+		refusal.Write(response)
+	}
+	return nil
+}
+
+// watch returns the Response that keeps the status of what is written from now on. Where middleware has put a writer of
+// its own in front of Echo's, that is a new Response in front of both, as Echo's WrapMiddleware makes one: a writer may
+// lack Unwrap, and Echo's own for gzip and for HEAD hold answers back, so that the Response behind them learns the status
+// later or not at all.
+func watch(c *echo.Context) *echo.Response {
+	writer := c.Response()
+	if response, ok := writer.(*echo.Response); ok {
+		return response
+	}
+	response := echo.NewResponse(writer, c.Logger())
+	response.Status = http.StatusOK
+	if behind, err := echo.UnwrapResponse(writer); err == nil { // the answer may have begun
+		response.Status, response.Committed = behind.Status, behind.Committed
+	}
+	c.SetResponse(response)
+	return response
+}
+
+// pass goes on to what is behind. If that finds the route, this was before routing, in Echo.Pre.
+func (m *Middleware) pass(c *echo.Context, next echo.HandlerFunc) error {
+	routed := c.Path() != ""
+	err := next(c)
+	if !routed && c.Path() != "" {
+		m.inPre.Do(func() {
+			m.gate.Logger().Warn("exactlimit: a limit runs in Echo.Pre, before there is a route: Route counts all requests together there," +
+				" PathParam refuses them, and LimitRoutes finds no route. Write Echo.Use instead")
+		})
+	}
+	return err
+}
+
+// count runs the handler behind, and then gives the charge back if the request does not count. A panic leaves the
+// charge.
+func (m *Middleware) count(c *echo.Context, next echo.HandlerFunc, response *echo.Response, d core.Decision) error {
+	ctx := c.Request().Context()
+	err := m.pass(c, next)
+	if err != nil && !response.Committed {
+		// What the status will be is for middleware further out to say, or for Echo's error handler. They may take a
+		// writer of theirs out again and write to Echo's Response behind it.
+		if behind, err := echo.UnwrapResponse(response.Unwrap()); err == nil {
+			response = behind
+		}
+		response.Before(func() { m.gate.Settle(ctx, d, response.Status) })
+		return err
+	}
+	m.gate.Settle(ctx, d, response.Status)
+	return err
+}

@@ -1,0 +1,59 @@
+// The example is a small API behind exactlimit, in Echo v5:
+//
+//	go run ./echolimit/v5/example
+//	curl -i http://127.0.0.1:8080/api/search
+//
+// Give several instances one Redis, by -redis or REDIS_URL, and they share every limit.
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v5"
+	"github.com/labstack/echo/v5/middleware"
+
+	"github.com/exactlimit/exactlimit/core"
+	"github.com/exactlimit/exactlimit/echolimit/v5"
+	"github.com/exactlimit/exactlimit/internal/demo"
+)
+
+func main() { demo.Run(routes) }
+
+// routes is the service. The limits are all here, next to what they protect.
+func routes(limiter *core.Limiter, proxies []string) http.Handler {
+	clientIP := echolimit.ClientIP(echolimit.TrustedProxies(proxies...))
+	byIP := echolimit.New(limiter, clientIP)
+	byAPIKey := echolimit.New(limiter, echolimit.Header("X-API-Key"))
+	byToken := echolimit.New(limiter, echolimit.BearerToken())
+	byItem := echolimit.New(limiter, echolimit.Join(echolimit.PathParam("id"), clientIP))
+
+	e := echo.New()
+	e.Use(middleware.Recover())
+	e.GET("/healthz", answer("ok"))
+	e.GET("/", echo.WrapHandler(demo.Handler())) // shows the limits at work; leave it out of a service of your own
+
+	api := e.Group("/api", byIP.Limit(core.PerMinute("api", 100)))
+	api.GET("/search", answer("results"), byIP.Limit(core.Limit{Name: "search", Max: 10, Window: 10 * time.Second}))
+	api.POST("/login", answer("welcome"), byIP.Limit(core.PerMinute("login", 5)))
+	api.GET("/me", answer("you"), byToken.Limit(core.PerMinute("me", 5)))
+	api.POST("/items/:id/votes", answer("counted"), byItem.Limit(core.PerMinute("vote", 2)))
+	api.GET("/report", answer("report"), byAPIKey.LimitFunc(reportLimits))
+	return e
+}
+
+// reportLimits gives paying customers more.
+func reportLimits(c *echo.Context) ([]core.Limit, error) {
+	if strings.HasPrefix(c.Request().Header.Get("X-API-Key"), "pro-") {
+		return []core.Limit{core.PerMinute("report", 30)}, nil
+	}
+	return []core.Limit{core.PerMinute("report", 3)}, nil
+}
+
+func answer(text string) echo.HandlerFunc {
+	return func(c *echo.Context) error {
+		return c.Blob(http.StatusOK, "application/json", fmt.Appendf(nil, "{\"answer\":%q}\n", text))
+	}
+}

@@ -1,0 +1,174 @@
+package echolimit
+
+import (
+	"net/http"
+	"net/url"
+
+	"github.com/labstack/echo/v5"
+
+	"github.com/exactlimit/exactlimit/internal/httplimit"
+)
+
+// KeyFunc says who a request is from. Different strings are different clients. An empty string says that the request does
+// not tell, and an error that it could not be found out. Either way the request is refused, with 401 unless the keys below
+// say otherwise: it neither passes uncounted nor shares a budget with others like it. The client is not shown the text of
+// an error of your own; it goes to the logger of the limiter.
+//
+// Begin a key of your own with what it is, as in "user:" + id, so that no id can pass for a key of another kind. Keys are
+// part of the names of logs, so hash what is secret. It is called for many requests at once.
+type KeyFunc func(*echo.Context) (string, error)
+
+// ClientIP counts by the address of the client, IPv6 by /64. By default that is the socket's peer, and no header is
+// trusted. Behind a proxy every request comes from the proxy's address, so name the proxies with TrustedProxies there.
+//
+// IPv4 addresses count as such however they are written: mapped into IPv6, or under NAT64's prefix 64:ff9b::/96. A
+// 6to4 address (2002::/16) counts by the IPv4 address in it, whose host may choose all the rest. Under
+// 64:ff9b:1::/48, which RFC 8215 reserves for translators of your own, each address is a client: it stands for one
+// IPv4 host, but only you know which bits of it are the IPv4 address, so that host counts apart when it comes without
+// the translator.
+//
+// A connection without an address is refused with 500, as is a Unix socket's unless TrustedProxies names it.
+func ClientIP(opts ...AddressOption) KeyFunc { return of(httplimit.ClientIP(opts...)) }
+
+// AddressOption changes how ClientIP finds an address, and how much of it counts.
+type AddressOption = httplimit.AddressOption
+
+// TrustedProxies names the proxies, by address or prefix, that are believed in what they say of those who come through
+// them:
+//
+//	echolimit.ClientIP(echolimit.TrustedProxies("10.0.0.0/8", "fd00::/8"))
+//
+// X-Forwarded-For is read from the right for as long as it names trusted proxies, and the first that is not one of
+// them is the client. What is to the left of it, which the client may have written, is not looked at. Where the
+// header is missing or cannot be read, the nearest proxy counts as the client. Name a proxy only if it adds the
+// address of its peer, and no network in which clients are. "unix" stands for whatever is at the other end of a Unix
+// socket. An empty list trusts no proxy, as ClientIP does without TrustedProxies.
+//
+// It panics if a proxy is no address and no prefix, or a prefix is so wide that clients could choose their addresses.
+func TrustedProxies(proxies ...string) AddressOption { return httplimit.TrustedProxies(proxies...) }
+
+// ProxyHeader names the header in which the trusted proxies tell the client's address, in place of X-Forwarded-For:
+// Forwarded (RFC 7239), which is read as X-Forwarded-For is, or one such as X-Real-IP or CF-Connecting-IP, which is
+// believed if it is there once and holds one address. Such a header says nothing of who wrote it: name it only if the
+// trusted proxies replace what a client sends in it, and cannot be gone around.
+//
+// ClientIP panics if there are no TrustedProxies to believe it from.
+func ProxyHeader(name string) AddressOption { return httplimit.ProxyHeader(name) }
+
+// IPv6Prefix sets how many bits of an IPv6 address make out one client, from 32 to 128, in place of 64. Providers give a
+// home a /64 to a /56, and a company up to a /48, within which it may choose. It panics if bits is another number.
+func IPv6Prefix(bits int) AddressOption { return httplimit.IPv6Prefix(bits) }
+
+// FrameworkClientIP counts by what echo.Context.RealIP returns, IPv6 by /64: for services that have told Echo whom to
+// trust. Without an Echo.IPExtractor, that is the socket's peer.
+//
+// Be careful with it. With an extractor that believes X-Forwarded-For from anyone, such as echo.LegacyIPExtractor, a
+// client that can choose its address is never limited. Requests are therefore refused with 500 on each Echo whose
+// extractor believes X-Forwarded-For or X-Real-IP from all addresses, over IPv4 or IPv6. Echo's other extractors trust
+// loopback, link-local and private addresses unless they are told not to. ClientIP with TrustedProxies has no such
+// traps.
+func FrameworkClientIP() KeyFunc {
+	return httplimit.FrameworkClientIP((*echo.Context).Request, func(c *echo.Context, r *http.Request) string {
+		own := c.Request()
+		c.SetRequest(r)
+		defer c.SetRequest(own)
+		return c.RealIP()
+	}, "set Echo.IPExtractor to one that trusts your proxies alone, or to echo.ExtractIPDirect() if there are none")
+}
+
+// Header counts by the value of a header field, such as an API key.
+//
+// Where requests are authenticated, count by the user that your authentication found instead, with a KeyFunc of your
+// own. A client may write any value, and is a new client with each. Even a valid credential is not one client: a user
+// may hold several, and a verifier may accept one in several spellings, as many decoders of base64 ignore the last
+// bits of a token. If you must count before authentication, limit by ClientIP as well.
+//
+// The value is kept as a hash, like all values that clients send, so that no secret among them reaches Redis, logs or
+// errors. A request without it is refused with 401. One that has it twice, longer than 8 KiB, or with a control
+// character, which decoders skip, is refused with 400. Header panics if name is no field's name.
+func Header(name string, opts ...HashOption) KeyFunc { return of(httplimit.Header(name, opts...)) }
+
+// HashOption changes how the value that a client sends is hashed. By default it is SHA-256.
+type HashOption = httplimit.HashOption
+
+// HashKey makes the hash an HMAC-SHA-256 under a secret of the service's, at least 16 bytes and the same in all instances.
+// Without it, who can read Redis can try out what hashes to a key, which succeeds where values are short or few. It panics
+// if the secret is shorter.
+func HashKey(secret []byte) HashOption { return httplimit.HashKey(secret) }
+
+// BearerToken counts by the token in "Authorization: Bearer ...", as Header does by a value. A request without one is
+// refused with 401 and a challenge. A token is a credential and not a user: read what Header says about that.
+func BearerToken(opts ...HashOption) KeyFunc { return of(httplimit.BearerToken(opts...)) }
+
+// Cookie counts by the value of a cookie, as Header does by that of a field. Of several, the first counts, which is the one
+// that Context.Cookie returns. %-escapes in it are decoded where they can be, so one value is one client however it is
+// escaped. It panics if name is no cookie's name.
+func Cookie(name string, opts ...HashOption) KeyFunc { return of(httplimit.Cookie(name, opts...)) }
+
+// Query counts by a parameter of the query, as Header does by a field. Of several, the first counts. It panics if name is
+// empty.
+func Query(name string, opts ...HashOption) KeyFunc {
+	return httplimit.Query(name, func(c *echo.Context) string { return c.QueryParam(name) }, opts)
+}
+
+// PathParam counts by a parameter of the route, such as "id" of "/users/:id". Encoded in whatever way, a parameter is one
+// client, while Echo.Context.Param may return it as it was written. Anybody can spend the budget of what a path names: join
+// it with ClientIP where that matters. On a route without the parameter, requests are refused with 500. It panics if name
+// is not the name alone.
+func PathParam(name string, opts ...HashOption) KeyFunc {
+	return httplimit.PathParam(name, func(c *echo.Context) (string, bool) {
+		value, found := c.PathValues().Get(name)
+		if c.Get(echo.ContextKeyHeaderAllow) != nil { // no route, and the names of another request's parameters
+			return "", false
+		}
+		if escaped(c) {
+			value, _ = url.PathUnescape(value) // an error leaves nothing, which is refused
+		}
+		return value, found
+	}, opts)
+}
+
+// escaped reports whether the parameters of the path are as they were written. RouterConfig's UnescapePathParamValues
+// and UseEscapedPathForMatching have them decoded already, and a second time would make "%2561" the same client as "a".
+// Decoded parameters in the route's template make up the decoded path.
+func escaped(c *echo.Context) bool {
+	u := c.Request().URL
+	if u.RawPath == "" {
+		return false
+	}
+	var values []any
+	for _, param := range c.PathValues() {
+		values = append(values, param.Value)
+	}
+	return c.RouteInfo().Reverse(values...) != u.Path
+}
+
+// Route counts all clients of a route together, by its template, as "/users/:id". Requests that match no route are together
+// one client: their paths would be new clients, as many as anybody cares to write. In Echo.Pre there is no route yet.
+func Route() KeyFunc { return httplimit.Route(template) }
+
+// Global counts all requests together.
+func Global() KeyFunc { return httplimit.Global[*echo.Context] }
+
+// Join counts by all of keys together, such as a route and an address: who differs in one of them is another client. If a
+// request lacks one it is refused, as that key says. It panics if there are no keys or one is nil.
+func Join(keys ...KeyFunc) KeyFunc { return httplimit.Join(keys) }
+
+// FirstOf counts by the first of keys that a request has, such as a user and otherwise the address. It passes over a
+// key only if it is missing: if the key function returns an empty string, or the credential of one of the functions
+// above is not there. A request with a malformed credential is refused, and so is one whose key function returns an
+// error. Otherwise a client could choose what it is counted by.
+//
+// Its clients are its own: none of one key is the same as one of another, or as one that the same key counts outside of
+// FirstOf. It panics if there are no keys or one is nil.
+func FirstOf(keys ...KeyFunc) KeyFunc { return httplimit.FirstOf(keys) }
+
+// template is of the route that a request matched.
+func template(c *echo.Context) string {
+	_, template := matched(c.RouteInfo())
+	return template
+}
+
+func of(key func(*http.Request) (string, error)) KeyFunc {
+	return func(c *echo.Context) (string, error) { return key(c.Request()) }
+}

@@ -1,0 +1,156 @@
+package dispatch
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// clocked is a clock of the tests. While it is late, each tick of 5 ms takes 15.
+type clocked struct {
+	clock
+	late atomic.Bool
+}
+
+func newClocked(t *testing.T, timeout time.Duration) *clocked {
+	start, lost := time.Now(), time.Duration(0)
+	c := &clocked{}
+	closing, stop := context.WithCancel(context.Background())
+	t.Cleanup(stop)
+	c.clock = clock{timeout: timeout, closing: closing, now: func() time.Duration {
+		if c.late.Load() {
+			lost += 10 * time.Millisecond
+		}
+		return time.Since(start) + lost
+	}}
+	return c
+}
+
+func (c *clocked) wait() *Ticket {
+	t := new(Ticket)
+	t.begin(0)
+	c.add(t)
+	return t
+}
+
+// In a calm process a wait ends after its timeout and not later, and at most a sixteenth of it earlier.
+func TestClock(t *testing.T) {
+	for _, timeout := range []time.Duration{time.Millisecond, 5 * time.Millisecond, 100 * time.Millisecond, time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newClocked(t, timeout)
+			var all sync.WaitGroup
+			for range 200 {
+				begun := time.Now()
+				ticket := c.wait()
+				all.Go(func() {
+					<-ticket.done
+					took := time.Since(begun)
+					assert.LessOrEqual(t, took, timeout)
+					assert.GreaterOrEqual(t, took, timeout-timeout/16)
+					assert.True(t, ticket.in(expired))
+				})
+				time.Sleep(timeout / 100)
+			}
+			all.Wait()
+			time.Sleep(timeout)
+			synctest.Wait()
+			assert.False(t, c.running)
+			assert.Empty(t, c.alarms)
+		})
+	}
+}
+
+// Time in which this process cannot listen does not count, up to a limit.
+func TestLateness(t *testing.T) {
+	const ms, timeout = time.Millisecond, 160 * time.Millisecond
+	for name, row := range map[string]struct {
+		calm, late time.Duration // for so long, in turn
+		want       time.Duration // in ticks of 5 ms
+	}{
+		"calm":                       {time.Hour, 0, 160 * ms},
+		"late at first":              {0, 500 * ms, 660 * ms},
+		"late for a moment":          {100 * ms, 50 * ms, 210 * ms},
+		"late when it would be over": {140 * ms, 300 * ms, 460 * ms},
+		"always late":                {0, time.Hour, (1 + maxLateness) * timeout / 3},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newClocked(t, timeout)
+			begun, ticket := time.Now(), c.wait()
+			go func() {
+				time.Sleep(row.calm)
+				c.late.Store(true)
+				time.Sleep(row.late)
+				c.late.Store(false)
+			}()
+			<-ticket.done
+			assert.InDelta(t, row.want.Seconds(), time.Since(begun).Seconds(), 0.016, name)
+			time.Sleep(3 * time.Hour) // until nothing runs any more
+		})
+	}
+}
+
+// A wait that is over is not ended again, when the ticket has been used again.
+func TestEarlierUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newClocked(t, 160*time.Millisecond)
+		ticket := c.wait()
+		require.True(t, ticket.send())
+		require.True(t, ticket.answer(nil))
+		<-ticket.done
+		time.Sleep(100 * time.Millisecond)
+		ticket.begin(0)
+		c.add(ticket)
+		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
+		assert.True(t, ticket.in(waiting))
+		time.Sleep(60 * time.Millisecond)
+		synctest.Wait()
+		assert.True(t, ticket.in(expired))
+	})
+}
+
+// An alarm with nothing to do does not ring, and does not keep the clock of a Dispatcher that is closed.
+func TestIdleAlarm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newClocked(t, time.Hour)
+		closing, stop := context.WithCancel(context.Background())
+		c.closing = closing
+		c.call(time.Minute, func() bool { return true }, func() { t.Error("rang") })
+		rang := false
+		c.call(2*time.Minute, func() bool { return rang }, func() { rang = true })
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		assert.True(t, rang)
+		c.call(time.Hour, func() bool { return true }, nil)
+		stop()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		assert.False(t, c.running)
+	})
+}
+
+// A caller waits for the timeout where Redis says nothing, and its question counts as one that Redis did not decide.
+func TestTimeout(t *testing.T) {
+	release := make(chan struct{})
+	d := start(t, func(_ context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+		if isCall(words) {
+			<-release
+		}
+		return send()
+	}, func(c *Config[*question]) { c.Timeout = 20 * time.Millisecond })
+	err := d.Do(context.Background(), d.about("a"))
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.EqualError(t, err, "no answer within 20ms")
+	assert.EqualValues(t, 1, d.timeouts.Load())
+	d.eventually(func() bool { return len(d.changed()) == 2 })
+	assert.Equal(t, []change{{Closed, HalfOpen}, {HalfOpen, Closed}}, d.changed(), "the probe is answered")
+	close(release)
+	assert.Equal(t, d.prefix+"a", <-d.late)
+}

@@ -1,0 +1,306 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/redistest"
+)
+
+func TestMain(m *testing.M) { redistest.Main(m) }
+
+// script adds a member to the set of each question, and answers how many it has. A call sent again adds nothing twice.
+const script = `
+local at = 1
+if ARGV[1] == 'again' then at = 2 end
+local reply = {}
+for i, key in ipairs(KEYS) do
+  if ARGV[at] ~= 'probe' then
+    redis.call('SADD', key, ARGV[at] .. '.' .. i)
+  end
+  reply[i] = redis.call('SCARD', key)
+end
+return reply`
+
+// question asks to be added to a set.
+type question struct {
+	Ticket
+	key   string
+	size  int
+	again int // how often the batch has it asked again
+	count int64
+}
+
+func (q *question) HashTag() string {
+	_, tail, _ := strings.Cut(q.key, "{")
+	tag, _, found := strings.Cut(tail, "}")
+	if !found {
+		return q.key
+	}
+	return tag
+}
+func (q *question) Size() int                  { return max(1, q.size) }
+func (q *question) Alike(other *question) bool { return q.key == other.key }
+
+// isCall reports whether a command is a call of the script that is no probe.
+func isCall(words []string) bool { return words[0] == "EVALSHA" && !isProbe(words) }
+
+func isProbe(words []string) bool { return words[len(words)-1] == "probe" }
+func isQuit(words []string) bool  { return words[0] == "QUIT" }
+
+// names returns what the questions of a call are about.
+func names(words []string) (names []string) {
+	n, _ := strconv.Atoi(words[2])
+	for _, key := range words[3 : 3+n] {
+		names = append(names, key[strings.LastIndexByte(key, ':')+1:])
+	}
+	return names
+}
+
+// fakeBatch is a batch of such questions.
+type fakeBatch struct {
+	id        func() string
+	retryFor  time.Duration
+	questions []*question
+	args      []string
+}
+
+func (b *fakeBatch) Encode(questions []*question) (keys, args []string) {
+	b.questions = questions
+	for _, q := range questions {
+		keys = append(keys, q.key)
+	}
+	b.args = []string{b.id()}
+	return keys, b.args
+}
+
+func (b *fakeBatch) Again() []string {
+	if b.args[0] != "again" {
+		b.args = append([]string{"again"}, b.args...)
+	}
+	return b.args
+}
+
+func (b *fakeBatch) RetryFor() time.Duration { return b.retryFor }
+
+func (b *fakeBatch) Decode(reply []rueidis.RedisMessage) (again []*question, err error) {
+	if len(reply) != len(b.questions) {
+		return nil, errors.New("a reply to other questions")
+	}
+	for i, q := range b.questions {
+		if q.again--; q.again >= 0 {
+			again = append(again, q)
+			continue
+		}
+		if q.count, err = reply[i].AsInt64(); err != nil {
+			return nil, err
+		}
+	}
+	return again, nil
+}
+
+// client is a client whose calls of the script a test can hold up or answer itself.
+type client struct {
+	rueidis.Client
+	mode rueidis.ClientMode // what it says it is
+	do   func(ctx context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult
+
+	mu    sync.Mutex
+	words [][]string // of all commands
+}
+
+func (c *client) Mode() rueidis.ClientMode { return c.mode }
+
+func (c *client) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	words := slices.Clone(cmd.Commands())
+	c.mu.Lock()
+	c.words = append(c.words, words)
+	c.mu.Unlock()
+	send := func() rueidis.RedisResult { return c.Client.Do(ctx, cmd) }
+	if c.do == nil {
+		return send()
+	}
+	return c.do(ctx, words, send)
+}
+
+func (c *client) DoMulti(ctx context.Context, cmds ...rueidis.Completed) (results []rueidis.RedisResult) {
+	for _, cmd := range cmds {
+		results = append(results, c.Do(ctx, cmd))
+	}
+	return results
+}
+
+// sent returns the commands that hold, of those sent so far.
+func (c *client) sent(holds func(words []string) bool) (sent [][]string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, words := range c.words {
+		if holds(words) {
+			sent = append(sent, words)
+		}
+	}
+	return sent
+}
+
+// change is a change of a breaker.
+type change struct{ from, to State }
+
+// dispatched is a Dispatcher of the tests, and what it has told.
+type dispatched struct {
+	*Dispatcher[*question]
+	*testing.T
+	client   *client
+	prefix   string
+	late     chan string // the keys of questions
+	timeouts atomic.Int32
+
+	mu      sync.Mutex
+	changes []change
+	calls   []int // how many questions each had
+}
+
+// start returns a dispatcher on the shared server, with patience unless the test says otherwise.
+func start(t *testing.T, do func(ctx context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult,
+	set ...func(*Config[*question])) *dispatched {
+	t.Helper()
+	d := &dispatched{T: t, prefix: redistest.Prefix() + ":", late: make(chan string, 1000)}
+	d.client = &client{Client: redistest.Shared(t).Client(t), do: do}
+	redistest.Do(t, d.client.Client, "SCRIPT", "LOAD", script)
+	var ids atomic.Int64
+	config := Config[*question]{
+		Client:  func() (rueidis.Client, error) { return d.client, nil },
+		Timeout: 10 * time.Second,
+		Script:  script,
+		NewBatch: func() Batch[*question] {
+			return &fakeBatch{id: func() string { return fmt.Sprint("id", ids.Add(1)) }, retryFor: time.Hour}
+		},
+		Probe: func(hashTag string) (keys, args []string) { return []string{"{" + hashTag + "}"}, []string{"probe"} },
+		Late:  func(q *question) { d.late <- q.key },
+		Called: func(questions int, _ time.Duration, _ error) {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			d.calls = append(d.calls, questions)
+		},
+		TimedOut: func() { d.timeouts.Add(1) },
+		Changed: func(from, to State, _ time.Duration, _ error) {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			d.changes = append(d.changes, change{from, to})
+		},
+	}
+	for _, f := range set {
+		f(&config)
+	}
+	d.Dispatcher = New(config)
+	t.Cleanup(d.Close)
+	return d
+}
+
+// outcome is what a Do came to. It is read after done.
+type outcome struct {
+	*question
+	err  error
+	done chan struct{}
+}
+
+// about returns a question about a key of this test.
+func (d *dispatched) about(name string) *question { return &question{key: d.prefix + name} }
+
+// ask asks in a goroutine of its own.
+func (d *dispatched) ask(ctx context.Context, q *question) *outcome {
+	o := &outcome{question: q, done: make(chan struct{})}
+	go func() {
+		defer close(o.done)
+		o.err = d.Do(ctx, q)
+	}()
+	return o
+}
+
+// queue has a question for each key wait, one behind the other.
+func (d *dispatched) queue(ctx context.Context, names ...string) (outcomes []*outcome) {
+	d.Helper()
+	before := d.waiting()
+	for i, name := range names {
+		outcomes = append(outcomes, d.ask(ctx, d.about(name)))
+		d.eventually(func() bool { return d.waiting() == before+i+1 })
+	}
+	return outcomes
+}
+
+// waiting returns how many questions are in the queue.
+func (d *dispatched) waiting() int {
+	l := d.single
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.queue) - l.head
+}
+
+func (d *dispatched) eventually(holds func() bool) {
+	d.Helper()
+	require.Eventually(d, holds, 10*time.Second, 50*time.Microsecond)
+}
+
+func (d *dispatched) changed() []change {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.changes)
+}
+
+func (o *outcome) wait(t *testing.T) *outcome {
+	t.Helper()
+	select {
+	case <-o.done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("no outcome")
+	}
+	return o
+}
+
+// gate holds up calls until the test lets them pass.
+type gate struct {
+	came chan *held
+}
+
+// held is a call at the gate.
+type held struct {
+	words []string
+	pass  chan error // lets it pass, or makes it fail
+}
+
+func (g *gate) do(_ context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+	if !isCall(words) {
+		return send()
+	}
+	h := &held{words, make(chan error)}
+	g.came <- h
+	if err := <-h.pass; err != nil {
+		return rueidis.NewErrorResult(err)
+	}
+	return send()
+}
+
+// gated returns a dispatcher behind a gate.
+func gated(t *testing.T, set ...func(*Config[*question])) (*dispatched, *gate) {
+	g := &gate{came: make(chan *held)}
+	return start(t, g.do, set...), g
+}
+
+// busy has as many calls at the gate as may be in flight.
+func (d *dispatched) busy(g *gate) (outcomes []*outcome, calls []*held) {
+	for i := range maxInFlight {
+		outcomes = append(outcomes, d.ask(context.Background(), d.about(fmt.Sprint("busy", i))))
+		calls = append(calls, <-g.came)
+	}
+	return outcomes, calls
+}

@@ -1,0 +1,364 @@
+package redistest
+
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// recorder follows what a server says it did. It knows the format of the logs, which lua/decide.lua documents, and shares no
+// code with the script.
+type recorder struct {
+	addr   string
+	record Record
+	logs   map[string]*sortedSet
+
+	// Of the transaction that is being read:
+	touched map[string]bool            // the logs
+	removed map[string]map[string]part // of each log, the entries that ZREM has removed, by id
+}
+
+// sortedSet is a log as it is.
+type sortedSet struct {
+	parts map[string]part  // by id
+	marks map[string]int64 // scores
+	left  []int            // the units that are there of each admission of the record
+	extra int              // the units of the parts beyond one for each
+}
+
+func (s *sortedSet) add(id string, p part) {
+	s.parts[id] = p
+	s.left[p.admission] += p.weight
+	s.extra += p.weight - 1
+}
+
+func (s *sortedSet) remove(id string, p part) {
+	delete(s.parts, id)
+	s.left[p.admission] -= p.weight
+	s.extra -= p.weight - 1
+}
+
+// part is an entry. Most stand for a whole admission. A refund replaces the entry of requests that were admitted together by
+// one for each of the others, whose ids are the admission's with a colon and a number.
+type part struct {
+	admission int   // index in the record
+	at        int64 // the score, which is the admission's unless a clock stepped back
+	weight    int
+}
+
+func newRecorder(addr string) *recorder {
+	r := &recorder{addr: addr, record: Record{}, logs: map[string]*sortedSet{}}
+	r.begin()
+	return r
+}
+
+func (r *recorder) log(name string) *sortedSet {
+	if r.logs[name] == nil {
+		r.logs[name] = &sortedSet{parts: map[string]part{}, marks: map[string]int64{}}
+	}
+	r.touched[name] = true
+	return r.logs[name]
+}
+
+func (r *recorder) read(from recordFile) error {
+	file, err := os.Open(from.name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	in := bufio.NewReader(file)
+	var transaction [][]string // what a script writes stands between MULTI and EXEC, and counts whole or not at all
+	open := false
+	for {
+		words, err := readCommand(in)
+		if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
+			// The end is being written, or was when the server was killed, which then forgets it when it starts.
+			if from.base {
+				return r.end()
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		words[0] = strings.ToUpper(words[0])
+		switch {
+		case words[0] == "MULTI":
+			open = true
+			continue
+		case words[0] == "EXEC":
+			open = false
+		default:
+			transaction = append(transaction, words)
+		}
+		if open {
+			continue
+		}
+		for _, words := range transaction {
+			if err := r.apply(words, from.base); err != nil {
+				return fmt.Errorf("%w in %q", err, transaction)
+			}
+		}
+		if !from.base { // of a base, the commands together make a log
+			if err := r.end(); err != nil {
+				return fmt.Errorf("%w after %q", err, transaction)
+			}
+		}
+		transaction = nil
+	}
+}
+
+func (r *recorder) begin() {
+	r.touched, r.removed = map[string]bool{}, map[string]map[string]part{}
+}
+
+// end checks the logs that a transaction has changed. What a log's entries weigh beyond one unit each is what its mark says.
+func (r *recorder) end() error {
+	for _, name := range slices.Sorted(maps.Keys(r.touched)) {
+		log := r.logs[name]
+		if marked := int(-log.marks["*"]); marked != log.extra {
+			return fmt.Errorf("%s: the mark stands for %d units and should stand for %d", name, marked, log.extra)
+		}
+	}
+	r.begin()
+	return nil
+}
+
+func (r *recorder) apply(words []string, base bool) error {
+	switch words[0] {
+	case "ZADD":
+		return r.add(words[1], words[2:], base)
+	case "ZREM":
+		for _, member := range words[2:] {
+			r.remove(words[1], member, words[0])
+		}
+	case "ZREMRANGEBYSCORE":
+		return r.removeByScore(words)
+	case "ZREMRANGEBYRANK":
+		return r.removeByRank(words)
+	case "DEL", "UNLINK":
+		for _, log := range words[1:] {
+			r.removeAll(log, words[0])
+		}
+	case "SET":
+		r.removeAll(words[1], words[0])
+	case "FLUSHALL", "FLUSHDB":
+		for log := range r.logs {
+			r.removeAll(log, words[0])
+		}
+	case "RESTORE", "RESTORE-ASKING": // of a log that comes from another server
+		entries, err := restored(words[3])
+		if err != nil {
+			return fmt.Errorf("%s: %w", words[1], err)
+		}
+		r.removeAll(words[1], words[0])
+		return r.add(words[1], entries, true)
+	}
+	return nil
+}
+
+// add adds scores and members to a log. If the log is a copy of another one, its entries are what is left of admissions.
+func (r *recorder) add(name string, entries []string, copied bool) error {
+	log := r.log(name)
+	again := strings.EqualFold(entries[0], "XX") // entries in the future are moved, after the clock has stepped back
+	if again {
+		entries = entries[1:]
+	}
+	if len(entries)%2 != 0 {
+		return fmt.Errorf("ZADD with an option other than XX")
+	}
+	for ; len(entries) > 0; entries = entries[2:] {
+		at, err := strconv.ParseInt(entries[0], 10, 64)
+		if err != nil {
+			return fmt.Errorf("a score that is no whole number of microseconds")
+		}
+		member := entries[1]
+		id, weight, err := parseMember(member)
+		old, there := log.parts[id]
+		switch mark := isMark(member); {
+		case err != nil:
+			return err
+		case mark != (at < 0):
+			return fmt.Errorf("%s with a score of %d", member, at)
+		case mark:
+			log.marks[member] = at
+		case again:
+			if !there || old.at <= at || old.weight != weight {
+				return fmt.Errorf("%s stands at %d, and was put off to %d", member, old.at, at)
+			}
+			old.at = at
+			log.parts[id] = old
+			r.record[name][old.admission].Moved = at
+		case there:
+			return fmt.Errorf("an id added twice: %s", member)
+		case copied:
+			r.copied(name, id, at, weight)
+		case strings.Contains(id, ":"):
+			if err := r.split(name, id, at, weight); err != nil {
+				return err
+			}
+		default:
+			r.admit(name, id, at, weight)
+		}
+	}
+	return nil
+}
+
+func isMark(member string) bool { return member == "*" || member == "~" }
+
+// parseMember returns the id and the weight of a member. No weight of one is written.
+func parseMember(member string) (id string, weight int, err error) {
+	id, text, found := strings.Cut(member, "*")
+	if !found || member == "*" {
+		return member, 1, nil
+	}
+	if weight, err = strconv.Atoi(text); err != nil || weight < 2 || strconv.Itoa(weight) != text {
+		return "", 0, fmt.Errorf("%q is not the weight of %s", text, member)
+	}
+	return id, weight, nil
+}
+
+func memberOf(id string, weight int) string {
+	if weight == 1 {
+		return id
+	}
+	return id + "*" + strconv.Itoa(weight)
+}
+
+// admit adds an entry of its own.
+func (r *recorder) admit(name, id string, at int64, weight int) {
+	log := r.log(name)
+	log.left = append(log.left, 0)
+	log.add(id, part{len(r.record[name]), at, weight})
+	r.record[name] = append(r.record[name], Admission{At: at, ID: id, Weight: weight, Addr: r.addr})
+}
+
+// split adds an entry for a part of an admission whose entry the same transaction has removed.
+func (r *recorder) split(name, id string, at int64, weight int) error {
+	whole, _, _ := strings.Cut(id, ":")
+	old, found := r.removed[name][whole]
+	if !found || old.at != at {
+		return fmt.Errorf("%s at %d is no part of an entry that is removed", id, at)
+	}
+	log, a := r.log(name), &r.record[name][old.admission]
+	log.add(id, part{old.admission, at, weight})
+	a.Refunded -= weight
+	a.Gone = ""
+	if a.Refunded < 1 {
+		return fmt.Errorf("the parts of %s weigh no less than it did", whole)
+	}
+	return nil
+}
+
+// copied adds an entry that was recorded elsewhere, or here before the log moved away and came back.
+func (r *recorder) copied(name, id string, at int64, weight int) {
+	whole, _, _ := strings.Cut(id, ":")
+	log, admissions := r.log(name), r.record[name]
+	i := len(admissions) - 1
+	for i >= 0 && admissions[i].ID != whole {
+		i--
+	}
+	if i < 0 {
+		i = len(admissions)
+		log.left = append(log.left, 0)
+		admissions = append(admissions, Admission{At: at, ID: whole, Addr: r.addr})
+		r.record[name] = admissions
+	}
+	log.add(id, part{i, at, weight})
+	admissions[i].Weight = max(admissions[i].Weight, log.left[i])
+	admissions[i].Gone = ""
+}
+
+func (r *recorder) remove(name, member, how string) {
+	log := r.log(name)
+	if isMark(member) {
+		delete(log.marks, member)
+		return
+	}
+	id, weight, _ := parseMember(member)
+	p, there := log.parts[id]
+	if !there || p.weight != weight {
+		return
+	}
+	log.remove(id, p)
+	a := &r.record[name][p.admission]
+	if how == "ZREM" {
+		a.Refunded += p.weight
+		if r.removed[name] == nil {
+			r.removed[name] = map[string]part{}
+		}
+		r.removed[name][id] = p
+	}
+	if log.left[p.admission] == 0 {
+		a.Gone = how
+	}
+}
+
+// member is one of a sorted set.
+type member struct {
+	score int64
+	text  string
+}
+
+// members returns all of a log, in their order.
+func (r *recorder) members(name string) (all []member) {
+	log := r.log(name)
+	for id, p := range log.parts {
+		all = append(all, member{p.at, memberOf(id, p.weight)})
+	}
+	for mark, score := range log.marks {
+		all = append(all, member{score, mark})
+	}
+	slices.SortFunc(all, func(a, b member) int { return cmp.Or(cmp.Compare(a.score, b.score), cmp.Compare(a.text, b.text)) })
+	return all
+}
+
+func (r *recorder) removeAll(name, how string) {
+	r.removeIf(name, how, func(int64) bool { return true })
+}
+
+func (r *recorder) removeIf(name, how string, is func(score int64) bool) {
+	log := r.log(name)
+	for id, p := range log.parts {
+		if is(p.at) {
+			r.remove(name, memberOf(id, p.weight), how)
+		}
+	}
+	for mark, score := range log.marks {
+		if is(score) {
+			delete(log.marks, mark)
+		}
+	}
+}
+
+func (r *recorder) removeByScore(words []string) error {
+	last, err := strconv.ParseInt(words[3], 10, 64)
+	if err != nil || words[2] != "0" && words[2] != "-inf" {
+		return errors.New("a range that is not all up to a whole number of microseconds")
+	}
+	r.removeIf(words[1], words[0], func(score int64) bool {
+		return score <= last && (score >= 0 || words[2] == "-inf")
+	})
+	return nil
+}
+
+func (r *recorder) removeByRank(words []string) error {
+	first, err1 := strconv.Atoi(words[2])
+	last, err2 := strconv.Atoi(words[3])
+	if err1 != nil || err2 != nil || first < 0 || last < first {
+		return errors.New("a range of ranks that are not counted from the first member")
+	}
+	for i, m := range r.members(words[1]) {
+		if i >= first && i <= last {
+			r.remove(words[1], m.text, words[0])
+		}
+	}
+	return nil
+}
