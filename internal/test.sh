@@ -9,7 +9,7 @@ if [ "${1:-}" = -fuzztime ]; then fuzztime=$2; fi
 
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.7.0 # the newest that Go 1.25 builds
 
-step() { printf '\n== %s\n' "$*"; }
+step() { printf '\n== %d:%02d %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$*"; }
 
 # need COMMAND PACKAGE: installs Debian's PACKAGE unless COMMAND is there.
 missing=()
