@@ -10,149 +10,91 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// worker asks the questions of a link, one batch after the other. In Redis Cluster the questions that it takes at once are
-// one batch for each slot, and go to Redis together.
-type worker[Q Question[Q]] struct {
-	link  *link[Q]
-	calls []*call[Q] // in use
-	spare []*call[Q]
-}
-
-// call is one call of the script.
+// call is a call of the script. A worker makes one after the other with it.
 type call[Q Question[Q]] struct {
-	questions []Q
+	link      *link[Q]
 	batch     Batch[Q]
-	slot      int
-	alone     bool // all questions are alike
+	questions []Q
 	keys      []string
 	args      []string
-	again     bool // it may have been executed
-	result    rueidis.RedisResult
 }
 
+// work asks the questions of a link until it is closed.
 func (l *link[Q]) work() {
-	w := &worker[Q]{link: l}
-	var questions []Q
+	c := &call[Q]{link: l, batch: l.d.NewBatch()}
 	for ok := true; ok; {
-		questions, ok = l.take(questions[:0])
-		w.sort(questions)
-		clear(questions)
-		w.send()
-		for _, c := range w.calls {
-			clear(c.questions)
-			c.result = rueidis.RedisResult{}
+		c.questions, ok = l.take(c.questions[:0])
+		c.questions = slices.DeleteFunc(c.questions, func(q Q) bool { return !q.ticket().send() })
+		if len(c.questions) > 0 {
+			c.keys, c.args = c.batch.Encode(c.questions)
+			c.send()
 		}
-		w.spare, w.calls = append(w.spare, w.calls...), w.calls[:0]
+		clear(c.questions)
 	}
 }
 
-// sort makes calls of questions.
-func (w *worker[Q]) sort(questions []Q) {
-	for _, q := range questions {
-		if q.ticket().send() {
-			c := w.call(q)
-			c.questions = append(c.questions, q)
-		}
-	}
-	for _, c := range w.calls {
-		c.keys, c.args = c.batch.Encode(c.questions)
-	}
-}
+const (
+	// maxAttempts is how often a call is sent whose connection is lost each time. Each attempt waits for a probe to succeed.
+	maxAttempts = 10
+	// tryAgainPause is between two attempts while a slot moves.
+	tryAgainPause = time.Millisecond
+)
 
-// call returns the call that a question goes with.
-func (w *worker[Q]) call(q Q) *call[Q] {
-	t := q.ticket()
-	for _, c := range w.calls {
-		if c.slot == t.slot && c.alone == t.alone && (!t.alone || q.Alike(c.questions[0])) {
-			return c
-		}
-	}
-	if len(w.spare) == 0 {
-		w.spare = append(w.spare, &call[Q]{batch: w.link.d.NewBatch()})
-	}
-	c := w.spare[len(w.spare)-1]
-	w.spare = w.spare[:len(w.spare)-1]
-	c.slot, c.alone, c.again, c.questions = t.slot, t.alone, false, c.questions[:0]
-	w.calls = append(w.calls, c)
-	return c
-}
-
-// maxAttempts is how often a call is sent whose connection is lost each time. Each attempt waits for a probe to succeed.
-const maxAttempts = 10
-
-// send sends the calls, and again those whose outcome is not known, and answers their questions.
-func (w *worker[Q]) send() {
-	d, breaker := w.link.d, &w.link.breaker
-	pending := w.calls
-	begun := d.Now()
+// send sends the call, and again while its outcome is not known, and answers its questions.
+func (c *call[Q]) send() {
+	d, breaker := c.link.d, &c.link.breaker
+	begun, again := d.Now(), false // again says that it may have been executed
 	var failure error
-	for attempt := 1; len(pending) > 0; attempt++ {
+	for attempt := 1; ; attempt++ {
 		client, err := d.Client()
 		if err == nil {
 			err = breaker.pass()
 		}
+		if err == nil && again && d.Now()-begun >= c.batch.RetryFor() {
+			err = failure // it took time until the call could be sent again
+		}
 		if err != nil {
-			w.fail(pending, err)
+			c.fail(err)
 			return
 		}
-		if failure != nil { // it took time until the calls could be sent again
-			pending = slices.DeleteFunc(pending, func(c *call[Q]) bool {
-				late := c.again && d.Now()-begun >= c.batch.RetryFor()
-				if late {
-					c.fail(failure)
-				}
-				return late
-			})
-			if len(pending) == 0 {
+		reply, err := c.exec(client)
+		_, rejected := rueidis.IsRedisErr(err)
+		switch {
+		case err == nil:
+			c.answer(reply)
+			return
+		case rejected && tryAgain(err):
+			time.Sleep(tryAgainPause)
+			if !again {
+				c.askAlone()
 				return
 			}
+			attempt = min(attempt, maxAttempts-1)
+		case rejected && readOnly(err):
+			breaker.suspect(c.questions[0].HashTag(), err, true)
+		case rejected:
+			breaker.suspect(c.questions[0].HashTag(), err, false)
+			c.fail(err)
+			return
+		default:
+			breaker.suspect(c.questions[0].HashTag(), err, true)
+			c.args, again = c.batch.Again(), true
 		}
-		w.exec(client, pending)
-		unknown, moving := pending[:0:0], false
-		for _, c := range pending {
-			reply, err := c.result.ToArray()
-			_, rejected := rueidis.IsRedisErr(err)
-			switch {
-			case err == nil:
-				w.answer(c, reply)
-				continue
-			case rejected && tryAgain(err):
-				moving = true
-				if !c.again {
-					w.retryAlone(c)
-					continue
-				}
-				attempt = min(attempt, maxAttempts-1)
-			case rejected && readOnly(err):
-				breaker.suspect(c.questions[0].HashTag(), err, true)
-			case rejected:
-				breaker.suspect(c.questions[0].HashTag(), err, false)
-				c.fail(err)
-				continue
-			default:
-				breaker.suspect(c.questions[0].HashTag(), err, true)
-				c.args, c.again = c.batch.Again(), true
-			}
-			failure = err
-			if attempt >= maxAttempts || d.closing.Err() != nil || !c.awaited() || d.Now()-begun >= c.batch.RetryFor() {
-				c.fail(failure)
-				continue
-			}
-			unknown = append(unknown, c)
-		}
-		if pending = unknown; moving {
-			time.Sleep(time.Millisecond)
+		failure = err
+		if attempt >= maxAttempts || d.closing.Err() != nil || !c.awaited() || d.Now()-begun >= c.batch.RetryFor() {
+			c.fail(failure)
+			return
 		}
 	}
 }
 
-// retryAlone has the questions of a call that had no effect asked again, but not those about different keys in one call. While
-// a slot moves, keys that are on one node can be asked about where keys on both cannot. Other slots do not have to wait for it.
-func (w *worker[Q]) retryAlone(c *call[Q]) {
+// askAlone has the questions of a call that had no effect asked again, but not those about different keys in one call. While
+// a slot moves, keys that are on one node can be asked about where keys on both cannot.
+func (c *call[Q]) askAlone() {
 	for _, q := range c.questions {
 		q.ticket().alone = true
 	}
-	w.link.again(c.questions)
+	c.link.again(c.questions)
 }
 
 // awaited reports whether a caller waits for an answer.
@@ -160,39 +102,39 @@ func (c *call[Q]) awaited() bool {
 	return slices.ContainsFunc(c.questions, func(q Q) bool { return q.ticket().in(sent) })
 }
 
-// exec fills in the results of calls.
-func (w *worker[Q]) exec(client rueidis.Client, calls []*call[Q]) {
-	d := w.link.d
-	var begun time.Duration
+func (c *call[Q]) exec(client rueidis.Client) ([]rueidis.RedisMessage, error) {
+	d, begun := c.link.d, time.Duration(0)
 	if d.Called != nil {
 		begun = d.Now()
 	}
-	if len(calls) == 1 {
-		calls[0].result = d.call(context.Background(), client, calls[0].keys, calls[0].args)
-	} else {
-		d.callAll(client, calls)
-	}
+	result := d.call(context.Background(), client, c.keys, c.args)
 	if d.Called != nil {
-		for _, c := range calls {
-			d.Called(len(c.questions), d.Now()-begun, c.result.Error())
+		d.Called(len(c.questions), d.Now()-begun, result.Error())
+	}
+	return result.ToArray()
+}
+
+// answer hands the answers in a reply to the callers.
+func (c *call[Q]) answer(reply []rueidis.RedisMessage) {
+	again, err := c.batch.Decode(reply)
+	if err != nil {
+		c.fail(fmt.Errorf("not a reply of exactlimit's script: %w", err))
+		return
+	}
+	if len(again) > 0 {
+		c.link.again(again)
+	}
+	for _, q := range c.questions {
+		if t := q.ticket(); !slices.ContainsFunc(again, func(a Q) bool { return a.ticket() == t }) && !t.answer(nil) {
+			c.link.d.Late(q)
 		}
 	}
 }
 
-func (d *Dispatcher[Q]) callAll(client rueidis.Client, calls []*call[Q]) {
-	defer caught(func(err error) {
-		for _, c := range calls {
-			c.result = rueidis.NewErrorResult(err)
-		}
-	})
-	commands := make([]rueidis.Completed, len(calls))
-	for i, c := range calls {
-		commands[i] = d.command(client, c.keys, c.args)
-	}
-	for i, result := range client.DoMulti(context.Background(), commands...) {
-		if calls[i].result = result; noScript(result.Error()) {
-			calls[i].result = d.eval(context.Background(), client, calls[i].keys, calls[i].args)
-		}
+// fail answers the questions with an error.
+func (c *call[Q]) fail(err error) {
+	for _, q := range c.questions {
+		q.ticket().answer(err)
 	}
 }
 
@@ -219,36 +161,6 @@ func (d *Dispatcher[Q]) command(client rueidis.Client, keys, args []string) ruei
 
 func (d *Dispatcher[Q]) eval(ctx context.Context, client rueidis.Client, keys, args []string) rueidis.RedisResult {
 	return client.Do(ctx, client.B().Eval().Script(d.Script).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build())
-}
-
-// answer hands the answers in a reply to the callers.
-func (w *worker[Q]) answer(c *call[Q], reply []rueidis.RedisMessage) {
-	again, err := c.batch.Decode(reply)
-	if err != nil {
-		c.fail(fmt.Errorf("not a reply of exactlimit's script: %w", err))
-		return
-	}
-	if len(again) > 0 {
-		w.link.again(again)
-	}
-	for _, q := range c.questions {
-		if t := q.ticket(); !slices.ContainsFunc(again, func(a Q) bool { return a.ticket() == t }) && !t.answer(nil) {
-			w.link.d.Late(q)
-		}
-	}
-}
-
-func (w *worker[Q]) fail(calls []*call[Q], err error) {
-	for _, c := range calls {
-		c.fail(err)
-	}
-}
-
-// fail answers the questions of a call with an error.
-func (c *call[Q]) fail(err error) {
-	for _, q := range c.questions {
-		q.ticket().answer(err)
-	}
 }
 
 // Code returns the code of an error of the server, which is the first word of its text, such as READONLY, or "".

@@ -57,8 +57,7 @@ func TestSizeOfACall(t *testing.T) {
 		"then another": {func(i int) *question { return &question{key: fmt.Sprint(i / 100)} }, []int{512, 512, 512}},
 	} {
 		d := &Dispatcher[*question]{}
-		l := newLink(d)
-		l.started = maxInFlight // none works
+		l := newLink(d, 0) // nobody works
 		for i := range 2000 {
 			require.NoError(t, l.push(row.questions(i)))
 		}

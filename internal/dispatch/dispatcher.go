@@ -91,9 +91,9 @@ func New[Q Question[Q]](config Config[Q]) *Dispatcher[Q] {
 	}
 	d.closing, d.close = context.WithCancel(context.Background())
 	d.clock = clock{timeout: config.Timeout, now: d.Now, closing: d.closing}
-	d.single = newLink(d)
+	d.single = newLink(d, maxInFlight)
 	for i := range d.ranges {
-		d.ranges[i] = newLink(d)
+		d.ranges[i] = newLink(d, maxInFlightOfRange)
 	}
 	return d
 }

@@ -13,6 +13,7 @@ import (
 type link[Q Question[Q]] struct {
 	d       *Dispatcher[Q]
 	breaker breaker
+	most    int // workers
 	room    int // for questions that wait
 
 	mu      sync.Mutex
@@ -30,6 +31,8 @@ const (
 	// maxInFlight is how many calls may be in flight to a server: while it works on one, the next is on its way. More would be
 	// smaller and cost the server more work for each question.
 	maxInFlight = 2
+	// maxInFlightOfRange is how many may be in flight to a range of slots, where each is about one slot.
+	maxInFlightOfRange = 16
 	// maxSize and maxQuestions are the most in one call: what Redis answers in half a millisecond. Questions in a row that are
 	// alike count as one.
 	maxSize, maxQuestions = 128, 512
@@ -37,8 +40,8 @@ const (
 	maxQueue = 1 << 16
 )
 
-func newLink[Q Question[Q]](d *Dispatcher[Q]) *link[Q] {
-	l := &link[Q]{d: d, room: maxQueue}
+func newLink[Q Question[Q]](d *Dispatcher[Q], most int) *link[Q] {
+	l := &link[Q]{d: d, most: most, room: maxQueue}
 	l.wake.L = &l.mu
 	l.breaker = breaker{
 		clock: &d.clock, now: d.Now, closing: d.closing,
@@ -84,7 +87,7 @@ func (l *link[Q]) wakeWorker() {
 	case l.gathers:
 	case l.idle > 0:
 		l.wake.Signal()
-	case l.started < maxInFlight:
+	case l.started < l.most:
 		l.started++
 		l.workers.Go(l.work)
 	}
@@ -127,24 +130,38 @@ func (l *link[Q]) take(questions []Q) (_ []Q, ok bool) {
 		l.mu.Lock()
 		l.gathers = false
 	}
-	size := 0
-	for ; l.head < len(l.queue) && len(questions) < maxQuestions; l.head++ {
-		q := l.queue[l.head]
-		if len(questions) == 0 || !q.Alike(questions[len(questions)-1]) {
+	rest, size := l.queue[l.head:], 0
+	kept := 0 // of those passed over, since they go elsewhere
+	for i, q := range rest {
+		switch {
+		case len(questions) == 0:
+			size = q.Size()
+		case !goTogether(questions[0], q):
+			rest[kept] = q
+			kept++
+			continue
+		case !q.Alike(questions[len(questions)-1]):
 			size += q.Size()
 		}
-		if size > maxSize && len(questions) > 0 {
+		if len(questions) == maxQuestions || size > maxSize && len(questions) > 0 {
+			kept += copy(rest[kept:], rest[i:])
 			break
 		}
 		questions = append(questions, q)
-		clear(l.queue[l.head : l.head+1])
 	}
-	if l.head == len(l.queue) {
+	clear(rest[kept:])
+	if l.queue = l.queue[:l.head+kept]; kept == 0 {
 		l.queue, l.head = l.queue[:0], 0
 	} else {
 		l.wakeWorker() // several questions may have come before this worker woke, and woken nobody else
 	}
 	return questions, !l.closed
+}
+
+// goTogether reports whether two questions may be asked in one call.
+func goTogether[Q Question[Q]](a, b Q) bool {
+	s, t := a.ticket(), b.ticket()
+	return s.slot == t.slot && s.alone == t.alone && (!s.alone || b.Alike(a))
 }
 
 // drain answers all questions that wait with an error.
