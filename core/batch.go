@@ -39,7 +39,9 @@ type batch struct {
 }
 
 func newBatch(prefix string, id func() string, denials *denials, now func() time.Duration) *batch {
-	return &batch{prefix: prefix, id: id, denials: denials, now: now, byHash: map[uint64]int32{}, texts: map[int64]string{}}
+	return &batch{
+		prefix: prefix, id: id, denials: denials, now: now, byHash: map[uint64]int32{}, texts: map[int64]string{},
+	}
 }
 
 // asked is one question to the script. It stands for one question of a caller, or for several requests that ask the
@@ -135,7 +137,8 @@ func (b *batch) join(q *question) {
 // groupOf returns the index of the group of a question, which it adds if there is none yet.
 func (b *batch) groupOf(a *asked) int32 {
 	for i := range b.groups {
-		if g := &b.groups[i]; g.requests == a.requests && (g.verb == admit || g.verb == peek) && g.sameTerms(a.question) {
+		g := &b.groups[i]
+		if g.requests == a.requests && (g.verb == admit || g.verb == peek) && g.sameTerms(a.question) {
 			g.questions++
 			return int32(i)
 		}
