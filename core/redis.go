@@ -184,7 +184,7 @@ func (r *redisLogs) change(ctx context.Context, q *question) error {
 	return err
 }
 
-// giveBack refunds a late grant that nobody has use for. It is called twice for such a question, in either order:
+// giveBack refunds a late grant that no caller has use for. It is called twice for such a question, in either order:
 // when Allow returns an error, and when the answer comes after Allow stopped waiting for it. The second call refunds.
 // If the failure policy has decided the request instead, there is no call for the former, and the charge stays.
 func (r *redisLogs) giveBack(q *question) {
@@ -195,7 +195,7 @@ func (r *redisLogs) giveBack(q *question) {
 }
 
 // refundLater refunds, and tries again after each error, since the circuit breaker may still be open after a late
-// answer. It gives up after half a minute; the charge then stays until it expires.
+// answer. It gives up after about half a minute; the charge then stays until it expires.
 func (r *redisLogs) refundLater(paid receipt, limits []Limit) {
 	for pause := time.Millisecond; pause < 20*time.Second; pause *= 2 {
 		if r.refund(context.Background(), paid, limits) == nil {
