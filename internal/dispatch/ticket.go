@@ -11,7 +11,7 @@ type Ticket struct {
 	done  chan struct{} // has one element when the ticket is answered or expired
 	err   error
 	slot  int  // in Redis Cluster
-	alone bool // it must not share a call with questions about other keys
+	alone bool // it may share a call only with questions that are alike
 }
 
 // The states of a ticket. The caller waits in the first two.
