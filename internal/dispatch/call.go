@@ -10,12 +10,12 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// worker asks the questions of a link, one batch after the other. In Redis Cluster the questions that it takes at once are
-// one batch for each slot, and go to Redis together.
+// worker asks the questions of a link. The questions that it takes from the queue at once are one call, or in Redis
+// Cluster one call for each slot. It sends these calls together, and waits until all of them have ended.
 type worker[Q Question[Q]] struct {
 	link  *link[Q]
 	calls []*call[Q] // in use
-	spare []*call[Q]
+	spare []*call[Q] // for reuse
 }
 
 // call is one call of the script.
@@ -23,13 +23,14 @@ type call[Q Question[Q]] struct {
 	questions []Q
 	batch     Batch[Q]
 	slot      int
-	alone     bool // all questions are alike
+	alone     bool // the questions must be alike: see retryAlone
 	keys      []string
 	args      []string
-	again     bool // it may have been executed
+	again     bool // an earlier attempt may have been executed
 	result    rueidis.RedisResult
 }
 
+// work runs a worker until the link is closed.
 func (l *link[Q]) work() {
 	w := &worker[Q]{link: l}
 	var questions []Q
@@ -46,7 +47,7 @@ func (l *link[Q]) work() {
 	}
 }
 
-// sort makes calls of questions.
+// sort distributes questions over calls, and encodes the calls. It drops questions whose callers no longer wait.
 func (w *worker[Q]) sort(questions []Q) {
 	for _, q := range questions {
 		if q.ticket().send() {
@@ -59,7 +60,7 @@ func (w *worker[Q]) sort(questions []Q) {
 	}
 }
 
-// call returns the call that a question goes with.
+// call returns the call that a question goes with, which it adds if there is none yet.
 func (w *worker[Q]) call(q Q) *call[Q] {
 	t := q.ticket()
 	for _, c := range w.calls {
@@ -77,10 +78,17 @@ func (w *worker[Q]) call(q Q) *call[Q] {
 	return c
 }
 
-// maxAttempts is how often a call is sent whose connection is lost each time. Each attempt waits for a probe to succeed.
+// maxAttempts is how often a call is sent if its connection is lost each time. Before each attempt but the first a
+// probe has succeeded.
 const maxAttempts = 10
 
-// send sends the calls, and again those whose outcome is not known, and answers their questions.
+// send sends the calls, and answers their questions. It sends a call again
+//
+//   - if its outcome is unknown because the connection was lost: as a retry, so that it charges nothing twice
+//   - if it had no effect because the server is a replica
+//   - if it had no effect because its slot is moving, and it may have been executed before; otherwise see retryAlone
+//
+// as long as a caller still waits, the batch allows it, and the Dispatcher is not closed.
 func (w *worker[Q]) send() {
 	d, breaker := w.link.d, &w.link.breaker
 	pending := w.calls
@@ -95,7 +103,7 @@ func (w *worker[Q]) send() {
 			w.fail(pending, err)
 			return
 		}
-		if failure != nil { // it took time until the calls could be sent again
+		if failure != nil { // this is not the first attempt, and pass may have waited for a long time
 			pending = slices.DeleteFunc(pending, func(c *call[Q]) bool {
 				late := c.again && d.Now()-begun >= c.batch.RetryFor()
 				if late {
@@ -108,7 +116,7 @@ func (w *worker[Q]) send() {
 			}
 		}
 		w.exec(client, pending)
-		unknown, moving := pending[:0:0], false
+		retries, moving := pending[:0:0], false
 		for _, c := range pending {
 			reply, err := c.result.ToArray()
 			_, rejected := rueidis.IsRedisErr(err)
@@ -122,7 +130,7 @@ func (w *worker[Q]) send() {
 					w.retryAlone(c)
 					continue
 				}
-				attempt = min(attempt, maxAttempts-1)
+				attempt = min(attempt, maxAttempts-1) // a slot may move for a long time: never the last attempt
 			case rejected && readOnly(err):
 				breaker.suspect(c.questions[0].HashTag(), err, true)
 			case rejected:
@@ -138,16 +146,17 @@ func (w *worker[Q]) send() {
 				c.fail(failure)
 				continue
 			}
-			unknown = append(unknown, c)
+			retries = append(retries, c)
 		}
-		if pending = unknown; moving {
+		if pending = retries; moving {
 			time.Sleep(time.Millisecond)
 		}
 	}
 }
 
-// retryAlone has the questions of a call that had no effect asked again, but not those about different keys in one call. While
-// a slot moves, keys that are on one node can be asked about where keys on both cannot. Other slots do not have to wait for it.
+// retryAlone puts the questions of a call that had no effect back into the queue, to be asked in calls that only
+// questions that are alike share. While a slot moves, Redis answers a call if all its keys are on one node, which is
+// more likely the fewer keys it has. The worker can ask other questions meanwhile.
 func (w *worker[Q]) retryAlone(c *call[Q]) {
 	for _, q := range c.questions {
 		q.ticket().alone = true
@@ -155,12 +164,12 @@ func (w *worker[Q]) retryAlone(c *call[Q]) {
 	w.link.again(c.questions)
 }
 
-// awaited reports whether a caller waits for an answer.
+// awaited reports whether a caller still waits for an answer.
 func (c *call[Q]) awaited() bool {
 	return slices.ContainsFunc(c.questions, func(q Q) bool { return q.ticket().in(sent) })
 }
 
-// exec fills in the results of calls.
+// exec sends calls, and sets their results.
 func (w *worker[Q]) exec(client rueidis.Client, calls []*call[Q]) {
 	d := w.link.d
 	var begun time.Duration
@@ -179,6 +188,7 @@ func (w *worker[Q]) exec(client rueidis.Client, calls []*call[Q]) {
 	}
 }
 
+// callAll sends several calls in one pipeline, and sets their results.
 func (d *Dispatcher[Q]) callAll(client rueidis.Client, calls []*call[Q]) {
 	defer caught(func(err error) {
 		for _, c := range calls {
@@ -196,15 +206,18 @@ func (d *Dispatcher[Q]) callAll(client rueidis.Client, calls []*call[Q]) {
 	}
 }
 
-// caught makes an error of a panic in a client of the user's own, which would end the process here.
+// caught is deferred. It recovers from a panic in a Redis client that the user has written, which would end the
+// process here, and calls f with an error.
 func caught(f func(error)) {
 	if p := recover(); p != nil {
 		f(fmt.Errorf("the Redis client panicked: %v", p))
 	}
 }
 
-// call calls the script by its SHA-1, or sends it to a server that does not have it.
-func (d *Dispatcher[Q]) call(ctx context.Context, client rueidis.Client, keys, args []string) (result rueidis.RedisResult) {
+// call calls the script by its SHA-1. If the server does not have the script, it sends the text.
+func (d *Dispatcher[Q]) call(
+	ctx context.Context, client rueidis.Client, keys, args []string,
+) (result rueidis.RedisResult) {
 	defer caught(func(err error) { result = rueidis.NewErrorResult(err) })
 	result = client.Do(ctx, d.command(client, keys, args))
 	if noScript(result.Error()) {
@@ -218,10 +231,11 @@ func (d *Dispatcher[Q]) command(client rueidis.Client, keys, args []string) ruei
 }
 
 func (d *Dispatcher[Q]) eval(ctx context.Context, client rueidis.Client, keys, args []string) rueidis.RedisResult {
-	return client.Do(ctx, client.B().Eval().Script(d.Script).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build())
+	eval := client.B().Eval().Script(d.Script).Numkeys(int64(len(keys))).Key(keys...).Arg(args...)
+	return client.Do(ctx, eval.Build())
 }
 
-// answer hands the answers in a reply to the callers.
+// answer decodes a reply, and answers the questions of its call.
 func (w *worker[Q]) answer(c *call[Q], reply []rueidis.RedisMessage) {
 	again, err := c.batch.Decode(reply)
 	if err != nil {
@@ -238,6 +252,7 @@ func (w *worker[Q]) answer(c *call[Q], reply []rueidis.RedisMessage) {
 	}
 }
 
+// fail answers the questions of calls with an error.
 func (w *worker[Q]) fail(calls []*call[Q], err error) {
 	for _, c := range calls {
 		c.fail(err)
@@ -251,7 +266,8 @@ func (c *call[Q]) fail(err error) {
 	}
 }
 
-// Code returns the code of an error of the server, which is the first word of its text, such as READONLY, or "".
+// Code returns the code of an error that the server has answered with, such as READONLY, or "" if err is another
+// error.
 func Code(err error) string {
 	rejection, is := rueidis.IsRedisErr(err)
 	if !is {
@@ -260,9 +276,10 @@ func Code(err error) string {
 	return CodeOf(rejection.Error())
 }
 
-// CodeOf returns the code of an error of the server with such a text. Rueidis leaves out ERR, so the text may begin with
-// another word, such as in "DB index is out of range". Servers have no code for a script that uses a command without the right
-// to it, where they say NOPERM otherwise.
+// CodeOf returns the code of an error that the server has answered with, given its text: the first word. Rueidis
+// leaves out the code ERR, so the first word may be another, as in "DB index is out of range". When a script runs a
+// command that the user has no right to, servers send a text without a code; CodeOf returns NOPERM then, as for calls
+// outside a script.
 func CodeOf(text string) string {
 	text = strings.TrimPrefix(text, "ERR ")
 	if strings.HasPrefix(text, "The user executing the script can't run this command") || // Redis 7.0
@@ -276,11 +293,11 @@ func CodeOf(text string) string {
 	return word
 }
 
-// noScript reports whether the server does not have the script, so that the call had no effect.
+// noScript reports whether the server does not have the script. The call had no effect then.
 func noScript(err error) bool { return Code(err) == "NOSCRIPT" }
 
-// readOnly reports whether the server is a replica, so that the call had no effect.
+// readOnly reports whether the server is a replica. The call had no effect then.
 func readOnly(err error) bool { return Code(err) == "READONLY" }
 
-// tryAgain reports whether the keys of the call are on two nodes while their slot moves, so that the call had no effect.
+// tryAgain reports whether the keys of the call are on two nodes while their slot moves. The call had no effect then.
 func tryAgain(err error) bool { return Code(err) == "TRYAGAIN" }
