@@ -19,7 +19,7 @@ type call[Q Question[Q]] struct {
 	args      []string
 }
 
-// work asks the questions of a link until it is closed.
+// work runs a worker until the link is closed. It drops questions whose callers no longer wait.
 func (l *link[Q]) work() {
 	c := &call[Q]{link: l, batch: l.d.NewBatch()}
 	for ok := true; ok; {
@@ -34,13 +34,20 @@ func (l *link[Q]) work() {
 }
 
 const (
-	// maxAttempts is how often a call is sent whose connection is lost each time. Each attempt waits for a probe to succeed.
+	// maxAttempts is how often a call is sent if its connection is lost each time. Before each attempt but the first
+	// a probe has succeeded.
 	maxAttempts = 10
 	// tryAgainPause is between two attempts while a slot moves.
 	tryAgainPause = time.Millisecond
 )
 
-// send sends the call, and again while its outcome is not known, and answers its questions.
+// send sends the call and answers its questions. It sends the call again
+//
+//   - if its outcome is unknown because the connection was lost: as a retry, so that it charges nothing twice
+//   - if it had no effect because the server is a replica
+//   - if it had no effect because its slot is moving, and it may have been executed before; otherwise see askAlone
+//
+// as long as a caller still waits, the batch allows it, and the Dispatcher is not closed.
 func (c *call[Q]) send() {
 	d, breaker := c.link.d, &c.link.breaker
 	begun, again := d.Now(), false // again says that it may have been executed
@@ -69,7 +76,7 @@ func (c *call[Q]) send() {
 				c.askAlone()
 				return
 			}
-			attempt = min(attempt, maxAttempts-1)
+			attempt = min(attempt, maxAttempts-1) // a slot may move for a long time: never the last attempt
 		case rejected && readOnly(err):
 			breaker.suspect(c.questions[0].HashTag(), err, true)
 		case rejected:
@@ -88,8 +95,9 @@ func (c *call[Q]) send() {
 	}
 }
 
-// askAlone has the questions of a call that had no effect asked again, but not those about different keys in one call. While
-// a slot moves, keys that are on one node can be asked about where keys on both cannot.
+// askAlone puts the questions of a call that had no effect back into the queue, to be asked in calls that only questions
+// that are alike share. While a slot moves, Redis answers a call if all its keys are on one node, which is more likely the
+// fewer keys it has.
 func (c *call[Q]) askAlone() {
 	for _, q := range c.questions {
 		q.ticket().alone = true
@@ -97,7 +105,7 @@ func (c *call[Q]) askAlone() {
 	c.link.again(c.questions)
 }
 
-// awaited reports whether a caller waits for an answer.
+// awaited reports whether a caller still waits for an answer.
 func (c *call[Q]) awaited() bool {
 	return slices.ContainsFunc(c.questions, func(q Q) bool { return q.ticket().in(sent) })
 }
@@ -138,15 +146,18 @@ func (c *call[Q]) fail(err error) {
 	}
 }
 
-// caught makes an error of a panic in a client of the user's own, which would end the process here.
+// caught is deferred. It recovers from a panic in a Redis client that the user has written, which would end the
+// process here, and calls f with an error.
 func caught(f func(error)) {
 	if p := recover(); p != nil {
 		f(fmt.Errorf("the Redis client panicked: %v", p))
 	}
 }
 
-// call calls the script by its SHA-1, or sends it to a server that does not have it.
-func (d *Dispatcher[Q]) call(ctx context.Context, client rueidis.Client, keys, args []string) (result rueidis.RedisResult) {
+// call calls the script by its SHA-1. If the server does not have the script, it sends the text.
+func (d *Dispatcher[Q]) call(
+	ctx context.Context, client rueidis.Client, keys, args []string,
+) (result rueidis.RedisResult) {
 	defer caught(func(err error) { result = rueidis.NewErrorResult(err) })
 	result = client.Do(ctx, d.command(client, keys, args))
 	if noScript(result.Error()) {
@@ -160,7 +171,8 @@ func (d *Dispatcher[Q]) command(client rueidis.Client, keys, args []string) ruei
 }
 
 func (d *Dispatcher[Q]) eval(ctx context.Context, client rueidis.Client, keys, args []string) rueidis.RedisResult {
-	return client.Do(ctx, client.B().Eval().Script(d.Script).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build())
+	eval := client.B().Eval().Script(d.Script).Numkeys(int64(len(keys))).Key(keys...).Arg(args...)
+	return client.Do(ctx, eval.Build())
 }
 
 // Code returns the code of an error of the server, which is the first word of its text, such as READONLY, or "".
@@ -172,9 +184,10 @@ func Code(err error) string {
 	return CodeOf(rejection.Error())
 }
 
-// CodeOf returns the code of an error of the server with such a text. Rueidis leaves out ERR, so the text may begin with
-// another word, such as in "DB index is out of range". Servers have no code for a script that uses a command without the right
-// to it, where they say NOPERM otherwise.
+// CodeOf returns the code of an error that the server has answered with, given its text: the first word. Rueidis
+// leaves out the code ERR, so the first word may be another, as in "DB index is out of range". When a script runs a
+// command that the user has no right to, servers send a text without a code; CodeOf returns NOPERM then, as for calls
+// outside a script.
 func CodeOf(text string) string {
 	text = strings.TrimPrefix(text, "ERR ")
 	if strings.HasPrefix(text, "The user executing the script can't run this command") || // Redis 7.0
@@ -188,11 +201,11 @@ func CodeOf(text string) string {
 	return word
 }
 
-// noScript reports whether the server does not have the script, so that the call had no effect.
+// noScript reports whether the server does not have the script. The call had no effect then.
 func noScript(err error) bool { return Code(err) == "NOSCRIPT" }
 
-// readOnly reports whether the server is a replica, so that the call had no effect.
+// readOnly reports whether the server is a replica. The call had no effect then.
 func readOnly(err error) bool { return Code(err) == "READONLY" }
 
-// tryAgain reports whether the keys of the call are on two nodes while their slot moves, so that the call had no effect.
+// tryAgain reports whether the keys of the call are on two nodes while their slot moves. The call had no effect then.
 func tryAgain(err error) bool { return Code(err) == "TRYAGAIN" }

@@ -8,49 +8,53 @@ import (
 	"time"
 )
 
-// clock measures the time in which this process is able to listen, and ends waits that have lasted too long by it.
+// clock measures the time in which this process is able to listen to Redis, and ends the waits that have reached the
+// timeout by that measure.
 //
-// Lateness of this process is not silence of Redis. In a process that has more runnable goroutines than processors, a
-// reply may be in the socket's buffer for a long time until the goroutines that hand it on have run. So a wait for Redis
-// is over when this process has been able to listen for the timeout, and after twenty more timeouts at the latest.
+// The reason is that a busy process must not take its own lateness for an outage of Redis. If more goroutines can run
+// than there are processors, a reply may be in the socket's buffer for a long time before the goroutines that deliver
+// it have run. So a wait ends once this process was able to listen for the timeout, and after 20 more timeouts at the
+// latest.
 //
-// The clock advances in ticks. Each is a short sleep, and then a turn behind all goroutines that can run. Ticks that take
-// too long do not count. Waits that begin during one tick end together, so the clock needs one timer for all. It stands
-// still while nobody waits.
+// The clock advances in ticks. A tick is a short sleep, and then a turn of the scheduler, in which the goroutines
+// that were ready before run. A tick that takes too long does not count. Waits that begin in the same tick end
+// together, so that one timer is enough for all. The clock stops when it has no alarms but empty ones, and starts
+// again with the next wait.
 type clock struct {
 	timeout time.Duration
 	now     func() time.Duration
-	closing context.Context // then alarms that are idle no longer keep it running
+	closing context.Context // once it has ended, the clock does not run for alarms that have nothing to do
 
 	mu      sync.Mutex
 	running bool
-	heard   time.Duration // for how long this process was able to listen
+	heard   time.Duration // the total time in which this process was able to listen
 	ticked  time.Duration // when the last tick ended
 	alarms  []*alarm
-	fresh   *alarm   // of the waits that begin during this tick
-	spare   []*alarm // of waits, for reuse
+	fresh   *alarm   // for the waits that begin in this tick
+	spare   []*alarm // for reuse
 }
 
 const (
-	// ticks is how many ticks a timeout has. A wait may end two of them too early, but never too late.
+	// ticks is how many ticks the timeout has. By the clock, a wait ends at most two ticks before the timeout, and at
+	// most tickLate after it.
 	ticks = 32
-	// tickLate is how late a tick may end in a process that is able to listen.
+	// tickLate is how much longer than it should a tick may take in a process that is able to listen.
 	tickLate = 2 * time.Millisecond
-	// maxLateness is for how many timeouts, at most, a wait goes on in a process that is not.
+	// maxLateness is how many timeouts later than it should a wait may end in a process that is not able to listen.
 	maxLateness = 20
 )
 
-// alarm is what the clock does after a time in which this process was able to listen: it ends waits, or calls a function.
+// alarm ends waits, or calls a function, once this process was able to listen for some time.
 type alarm struct {
-	after time.Duration // so much
-	set   time.Duration // when it was set
-	heard time.Duration // what the clock had heard by then
+	after time.Duration // for how long
+	set   time.Duration // when the alarm was set, by clock.now
+	heard time.Duration // clock.heard at that time
 	waits []wait
 	f     func()
-	moot  func() bool // reports whether f has nothing to do any more
+	moot  func() bool // reports whether f need not be called any more
 }
 
-// wait is a use of a ticket.
+// wait is the wait of a caller: one use of a ticket.
 type wait struct {
 	ticket *Ticket
 	use    uint64
@@ -58,7 +62,7 @@ type wait struct {
 
 func (c *clock) tick() time.Duration { return c.timeout / ticks }
 
-// add has the wait for a ticket end after the timeout.
+// add lets the current wait for a ticket end after the timeout.
 func (c *clock) add(t *Ticket) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -66,16 +70,17 @@ func (c *clock) add(t *Ticket) {
 	c.fresh.waits = append(c.fresh.waits, wait{t, t.use()})
 }
 
-// call calls f after a time, unless it is moot by then.
+// call lets f be called after a time in which this process was able to listen, unless moot reports true by then.
 func (c *clock) call(after time.Duration, moot func() bool, f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.run()
 	now := c.now()
-	c.alarms = append(c.alarms, &alarm{after: after, set: now, heard: c.heard + min(now-c.ticked, c.tick()), moot: moot, f: f})
+	heard := c.heard + min(now-c.ticked, c.tick())
+	c.alarms = append(c.alarms, &alarm{after: after, set: now, heard: heard, moot: moot, f: f})
 }
 
-// run starts the clock if it stands still. It is locked.
+// run starts the clock if it does not run. The clock must be locked.
 func (c *clock) run() {
 	if !c.running {
 		c.running, c.ticked = true, c.now()
@@ -84,7 +89,7 @@ func (c *clock) run() {
 	}
 }
 
-// begin begins a tick. The clock is locked.
+// begin begins a tick, with an alarm for the waits that begin in it. The clock must be locked.
 func (c *clock) begin() {
 	if len(c.spare) == 0 {
 		c.spare = append(c.spare, &alarm{after: c.timeout})
@@ -95,7 +100,7 @@ func (c *clock) begin() {
 	c.alarms = append(c.alarms, c.fresh)
 }
 
-// advance ticks until there is no more to wait for.
+// advance runs the clock until it stops.
 func (c *clock) advance() {
 	timer := time.NewTimer(c.tick())
 	defer timer.Stop()
@@ -150,7 +155,7 @@ func (c *clock) advance() {
 	}
 }
 
-// idle reports whether there is nothing to do any more.
+// idle reports whether the alarm has nothing to do any more.
 func (a *alarm) idle() bool {
 	if a.f != nil {
 		return a.moot()
@@ -158,6 +163,7 @@ func (a *alarm) idle() bool {
 	return !slices.ContainsFunc(a.waits, func(w wait) bool { return w.ticket.pending(w.use) })
 }
 
+// ring ends the waits, and calls the function.
 func (a *alarm) ring() {
 	for _, w := range a.waits {
 		w.ticket.expire(w.use)
