@@ -63,8 +63,9 @@ func Exempt(exempt func(*echo.Context) bool) Option {
 //
 // Each request is charged before its handler runs and given back after it, so of many at once no more are under way
 // than the limit allows. Where the handler returns an error, that is when middleware further out, or Echo's error
-// handler, begins the answer. The charge stays where the answer is not known: if the client has left, if a handler
-// has panicked, and if the first status that Echo was given is an interim one, such as 100, which hides the others.
+// handler, begins the answer. The charge stays where the answer is not known: if the client has left or the request's
+// context has ended otherwise while the handler ran, if a handler has panicked, and if the first status that Echo was
+// given is an interim one, such as 100, which hides the others.
 // Where Redis does not take a charge back in time it stays, and the limiter's log says so.
 //
 // What one instance gives back is there for all instances at once, so none remembers that a client has no room, and each
