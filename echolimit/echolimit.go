@@ -1,6 +1,7 @@
 package echolimit
 
 import (
+	"context"
 	"net/http"
 	"sync"
 
@@ -62,8 +63,9 @@ func Exempt(exempt func(echo.Context) bool) Option {
 //
 // Each request is charged before its handler runs and given back after it, so of many at once no more are under way
 // than the limit allows. Where the handler returns an error, that is when middleware further out, or Echo's error
-// handler, begins the answer. The charge stays where the answer is not known: if the client has left, if a handler
-// has panicked, and if the first status that Echo was given is an interim one, such as 100, which hides the others.
+// handler, begins the answer. The charge stays where the answer is not known: if the client has left or the request's
+// context has ended otherwise while the handler ran, if a handler has panicked, and if the first status that Echo was
+// given is an interim one, such as 100, which hides the others.
 // Where Redis does not take a charge back in time it stays, and the limiter's log says so.
 //
 // What one instance gives back is there for all instances at once, so none remembers that a client has no room, and each
@@ -149,15 +151,26 @@ func (m *Middleware) pass(c echo.Context, next echo.HandlerFunc) error {
 
 // count runs the handler behind, and then gives the charge back if the request does not count. A panic leaves the
 // charge.
+//
+// What the client was sent is seen behind Echo's Response: Context.JSON changes the status there when an answer has been
+// sent already, WrapMiddleware puts another Response in its place, and Echo's Timeout answers around it.
 func (m *Middleware) count(c echo.Context, next echo.HandlerFunc, d core.Decision) error {
-	ctx := c.Request().Context()
+	ctx, response := c.Request().Context(), c.Response()
+	sent := echo.NewResponse(response.Writer, c.Echo())
+	sent.Status, sent.Committed = http.StatusOK, response.Committed
+	if sent.Committed {
+		sent.Status = response.Status
+	}
+	response.Writer = sent
 	err := m.pass(c, next)
-	response := c.Response()
-	if err != nil && !response.Committed {
-		// What the status will be is for middleware further out to say, or for Echo's error handler.
-		response.Before(func() { m.gate.Settle(ctx, d, response.Status) })
+	if err == nil || sent.Committed {
+		m.gate.Settle(ctx, d, sent.Status)
 		return err
 	}
-	m.gate.Settle(ctx, d, response.Status)
+	// What the status will be is for middleware further out to say, or for Echo's error handler.
+	if ctx.Err() == nil { // otherwise the client has left
+		ctx = context.WithoutCancel(ctx) // which may be of middleware that ends it before the answer, as ContextTimeout does
+		response.Before(func() { m.gate.Settle(ctx, d, response.Status) })
+	}
 	return err
 }

@@ -58,9 +58,9 @@ func Exempt(exempt func(*gin.Context) bool) Option {
 //	ginlimit.CountOnly(func(status int) bool { return status == http.StatusUnauthorized })
 //
 // Each request is charged before its handler runs and given back after it, so of many at once no more are under way
-// than the limit allows. The charge stays where the answer is not known: if the client has left, if a handler has
-// panicked, and if there are errors in c.Errors and no answer has been written. So register the limiter before
-// middleware that answers such errors. Where Redis does not take a charge back in time it stays, and the limiter's
+// than the limit allows. The charge stays where the answer is not known: if the client has left or the request's context
+// has ended otherwise, if a handler has panicked, and if there are errors in c.Errors and no answer has been written. So
+// register the limiter before middleware that answers such errors. Where Redis does not take a charge back in time it stays, and the limiter's
 // log says so.
 //
 // What one instance gives back is there for all instances at once, so none remembers that a client has no room, and each
@@ -127,9 +127,49 @@ func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit
 // charge.
 func (m *Middleware) count(c *gin.Context, d core.Decision) {
 	ctx := c.Request.Context()
+	answer := &answer{ResponseWriter: c.Writer, status: c.Writer.Status()}
+	c.Writer = answer
 	c.Next()
-	if len(c.Errors) > 0 && !c.Writer.Written() {
+	if len(c.Errors) > 0 && !answer.Written() {
 		return // what the status will be is for middleware further out to say
 	}
-	m.gate.Settle(ctx, d, c.Writer.Status())
+	m.gate.Settle(ctx, d, answer.status)
 }
+
+// answer keeps the status that an answer was begun with. Writers of middleware's do not always tell: gin-contrib's for
+// gzip returns the last status that it was given, be it after the answer, and one that holds answers back may return
+// that of Gin's own writer behind it, which has no answer yet.
+type answer struct {
+	gin.ResponseWriter
+	status int // 0 if it is not known
+	begun  bool
+}
+
+func (a *answer) WriteHeader(status int) {
+	switch {
+	case status <= 0 || status == a.status || a.Written(): // Gin's writer ignores it
+	case a.begun: // of two, a writer that has held back the first sends either
+		a.status = 0
+	default:
+		a.status = status
+	}
+	a.ResponseWriter.WriteHeader(status)
+}
+
+func (a *answer) WriteHeaderNow() {
+	a.begun = true
+	a.ResponseWriter.WriteHeaderNow()
+}
+
+func (a *answer) Write(p []byte) (int, error) {
+	a.begun = true
+	return a.ResponseWriter.Write(p)
+}
+
+func (a *answer) WriteString(s string) (int, error) {
+	a.begun = true
+	return a.ResponseWriter.WriteString(s)
+}
+
+// Unwrap is for http.ResponseController.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }

@@ -1,6 +1,7 @@
 package echolimit
 
 import (
+	"context"
 	"net/http"
 	"sync"
 
@@ -62,8 +63,9 @@ func Exempt(exempt func(*echo.Context) bool) Option {
 //
 // Each request is charged before its handler runs and given back after it, so of many at once no more are under way
 // than the limit allows. Where the handler returns an error, that is when middleware further out, or Echo's error
-// handler, begins the answer. The charge stays where the answer is not known: if the client has left, if a handler
-// has panicked, and if the first status that Echo was given is an interim one, such as 100, which hides the others.
+// handler, begins the answer. The charge stays where the answer is not known: if the client has left or the request's
+// context has ended otherwise while the handler ran, if a handler has panicked, and if the first status that Echo was
+// given is an interim one, such as 100, which hides the others.
 // Where Redis does not take a charge back in time it stays, and the limiter's log says so.
 //
 // What one instance gives back is there for all instances at once, so none remembers that a client has no room, and each
@@ -145,15 +147,17 @@ func (m *Middleware) limit(
 // later or not at all.
 func watch(c *echo.Context) *echo.Response {
 	writer := c.Response()
-	if response, ok := writer.(*echo.Response); ok {
-		return response
+	response, ok := writer.(*echo.Response)
+	if !ok {
+		response = echo.NewResponse(writer, c.Logger())
+		if behind, err := echo.UnwrapResponse(writer); err == nil { // the answer may have begun
+			response.Status, response.Committed = behind.Status, behind.Committed
+		}
+		c.SetResponse(response)
 	}
-	response := echo.NewResponse(writer, c.Logger())
-	response.Status = http.StatusOK
-	if behind, err := echo.UnwrapResponse(writer); err == nil { // the answer may have begun
-		response.Status, response.Committed = behind.Status, behind.Committed
+	if response.Status == 0 { // as echo.NewResponse leaves it; net/http answers 200 where nothing is written
+		response.Status = http.StatusOK
 	}
-	c.SetResponse(response)
 	return response
 }
 
@@ -175,15 +179,18 @@ func (m *Middleware) pass(c *echo.Context, next echo.HandlerFunc) error {
 func (m *Middleware) count(c *echo.Context, next echo.HandlerFunc, response *echo.Response, d core.Decision) error {
 	ctx := c.Request().Context()
 	err := m.pass(c, next)
-	if err != nil && !response.Committed {
-		// What the status will be is for middleware further out to say, or for Echo's error handler. They may take a
-		// writer of theirs out again and write to Echo's Response behind it.
-		if behind, err := echo.UnwrapResponse(response.Unwrap()); err == nil {
-			response = behind
-		}
-		response.Before(func() { m.gate.Settle(ctx, d, response.Status) })
+	if err == nil || response.Committed {
+		m.gate.Settle(ctx, d, response.Status)
 		return err
 	}
-	m.gate.Settle(ctx, d, response.Status)
+	// What the status will be is for middleware further out to say, or for Echo's error handler. They may take a
+	// writer of theirs out again and write to Echo's Response behind it.
+	if behind, err := echo.UnwrapResponse(response.Unwrap()); err == nil {
+		response = behind
+	}
+	if ctx.Err() == nil { // otherwise the client has left
+		ctx = context.WithoutCancel(ctx) // which may be of middleware that ends it before the answer, as ContextTimeout does
+		response.Before(func() { m.gate.Settle(ctx, d, response.Status) })
+	}
 	return err
 }
