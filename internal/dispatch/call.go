@@ -51,7 +51,7 @@ func (l *link[Q]) work() {
 func (w *worker[Q]) sort(questions []Q) {
 	for _, q := range questions {
 		if q.ticket().send() {
-			c := w.call(q)
+			c := w.callFor(q)
 			c.questions = append(c.questions, q)
 		}
 	}
@@ -60,8 +60,8 @@ func (w *worker[Q]) sort(questions []Q) {
 	}
 }
 
-// call returns the call that a question goes with, which it adds if there is none yet.
-func (w *worker[Q]) call(q Q) *call[Q] {
+// callFor returns the call that a question goes with, which it adds if there is none yet.
+func (w *worker[Q]) callFor(q Q) *call[Q] {
 	t := q.ticket()
 	for _, c := range w.calls {
 		if c.slot == t.slot && c.alone == t.alone && (!t.alone || q.Alike(c.questions[0])) {
