@@ -32,7 +32,7 @@ type batch struct {
 	args    []string         // with room in front of them for one more
 	texts   map[int64]string // of numbers that were sent lately
 	callID  string
-	longest time.Duration // how long the call may be sent again
+	longest time.Duration // the shortest window of what the call may charge
 	again   []*question
 }
 
@@ -204,8 +204,9 @@ func (b *batch) Again() []string {
 	return b.args
 }
 
-// RetryFor returns how long the call may be sent again: while what it may have charged has not expired.
-func (b *batch) RetryFor() time.Duration { return b.longest }
+// RetryFor returns how long the call may be sent again: while what it may have charged has not expired when it arrives. It may
+// take half of the window to arrive.
+func (b *batch) RetryFor() time.Duration { return b.longest / 2 }
 
 // Decode stores the answers in the questions.
 func (b *batch) Decode(reply []rueidis.RedisMessage) (again []*question, err error) {

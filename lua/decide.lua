@@ -38,6 +38,7 @@
 --         question about a log without room then moves such entries to the present, so that they expire a window from now. If
 --         it steps forward, entries expire as much earlier.
 -- Retry   A call sent again grants what it granted before, and charges nothing twice, as long as its entries have not expired.
+--         If it overtakes its first attempt, that charges nothing twice either, where as many requests fit as before.
 --         What the short reply says of the log may then be up to one round trip old. If units are not known, remaining is 0.
 -- Time    A call has a budget, so it never occupies the server for long: a thousand less seven for each key, and at least a
 --         hundred. Reading or removing an entry costs one, moving it to the present two, cleaning a log eight, and a refund
@@ -365,18 +366,22 @@ local function admit(g, at, entry)
   for i = 1, g.logs do
     local log, window = KEYS[at + i], g.window[i]
     if charge > 0 then
-      local marks = {}
-      if charge > 1 then
-        extra[i] = extra[i] + charge - 1
-        marks = { format('%.0f', -extra[i]), '*' }
+      local member, marks = name(entry, charge), {}
+      if call('ZADD', log, stamp, member) == 1 then -- it is there if this call was sent again, and that came first
+        charged[#charged + 1] = { log, member, live[i] == 0, charge > 1 and extra[i] }
+        if charge > 1 then
+          extra[i] = extra[i] + charge - 1
+          marks = { format('%.0f', -extra[i]), '*' }
+        end
       end
       if g.provisional then
         marks[#marks + 1] = -1
         marks[#marks + 1] = '~'
         provisional[i] = true
       end
-      call('ZADD', log, stamp, name(entry, charge), unpack(marks))
-      charged[#charged + 1] = { log, name(entry, charge), live[i] == 0, charge > 1 and extra[i] - charge + 1 }
+      if marks[1] then
+        call('ZADD', log, unpack(marks))
+      end
       units[i] = units[i] + charge
       if live[i] == 0 then
         call('PEXPIRE', log, window / 1000 + slack)
