@@ -374,6 +374,7 @@ func TestRepliesLostInMidTraffic(t *testing.T) {
 		}
 	}
 	assert.Positive(t, client.lost.Load())
-	t.Logf("%d replies were lost, and %d requests were denied by the first attempt of a call that granted others", client.lost.Load(), partly)
+	t.Logf("%d replies were lost; %d requests were denied by the first attempt of a call that granted others",
+		client.lost.Load(), partly)
 	verify(t, server, j, answers)
 }

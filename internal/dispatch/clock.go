@@ -114,6 +114,8 @@ func (c *clock) advance() {
 			c.heard += took
 		}
 		c.ticked = now
+		// Of a tick that took longer, the waits that began at its end have had nothing.
+		c.fresh.set, c.fresh.heard = now-c.tick(), c.heard-c.tick()
 		empty := true
 		c.alarms = slices.DeleteFunc(c.alarms, func(a *alarm) bool {
 			switch {

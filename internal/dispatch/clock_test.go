@@ -16,7 +16,8 @@ import (
 // clocked is a clock of the tests. While it is late, each tick of 5 ms takes 15.
 type clocked struct {
 	clock
-	late atomic.Bool
+	late  atomic.Bool
+	stall func(time.Duration) // lets time pass in which nothing runs
 }
 
 func newClocked(t *testing.T, timeout time.Duration) *clocked {
@@ -24,6 +25,7 @@ func newClocked(t *testing.T, timeout time.Duration) *clocked {
 	c := &clocked{}
 	closing, stop := context.WithCancel(context.Background())
 	t.Cleanup(stop)
+	c.stall = func(d time.Duration) { lost += d }
 	c.clock = clock{timeout: timeout, closing: closing, now: func() time.Duration {
 		if c.late.Load() {
 			lost += 10 * time.Millisecond
@@ -92,6 +94,28 @@ func TestLateness(t *testing.T) {
 			<-ticket.done
 			assert.InDelta(t, row.want.Seconds(), time.Since(begun).Seconds(), 0.016, name)
 			time.Sleep(3 * time.Hour) // until nothing runs any more
+		})
+	}
+}
+
+// A wait that begins at the end of a tick that took long has had nothing of it.
+func TestWaitsBeginInALateTick(t *testing.T) {
+	const ms = time.Millisecond
+	for _, row := range []struct{ timeout, late time.Duration }{
+		{ms, 10 * ms},                      // longer than a tick that counts
+		{ms, ms},                           // a tick that counts, and is longer than the timeout
+		{100 * ms, 10 * time.Second},       // past the hard limit of what began with the tick
+		{100 * ms, time.Minute},            //
+		{time.Minute, 30 * 60 * 1000 * ms}, //
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newClocked(t, row.timeout)
+			first := c.wait() // starts the clock
+			c.stall(row.late)
+			begun, ticket := time.Now(), c.wait()
+			<-ticket.done
+			assert.GreaterOrEqual(t, time.Since(begun), row.timeout-row.timeout/16, "%+v", row)
+			<-first.done
 		})
 	}
 }
