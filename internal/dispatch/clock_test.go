@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -118,6 +119,52 @@ func TestWaitsBeginInALateTick(t *testing.T) {
 			<-first.done
 		})
 	}
+}
+
+// The clock keeps what still waits, and not what waited during the whole timeout. It stands still soon after nobody waits.
+func TestClockKeepsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newClocked(t, time.Minute)
+		held := func() uint64 {
+			var m runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&m)
+			return m.HeapAlloc
+		}
+		before, hung, ticket := held(), c.wait(), new(Ticket)
+		for range 20 {
+			for range 100_000 {
+				ticket.begin(0)
+				c.add(ticket)
+				ticket.send()
+				ticket.answer(nil)
+				<-ticket.done
+			}
+			time.Sleep(2 * time.Second)
+		}
+		assert.Less(t, held(), before+10<<20) // two ticks have 1.6 MB each
+		assert.True(t, hung.in(waiting))
+		<-hung.done
+		ticket.begin(0)
+		c.add(ticket)
+		ticket.leave()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		assert.False(t, c.running)
+		runtime.KeepAlive(c)
+	})
+}
+
+// What the clock calls may take its time.
+func TestAlarmsThatHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newClocked(t, 100*time.Millisecond)
+		c.call(10*time.Millisecond, func() bool { return false }, func() { time.Sleep(time.Hour) })
+		begun, ticket := time.Now(), c.wait()
+		<-ticket.done
+		assert.LessOrEqual(t, time.Since(begun), 100*time.Millisecond)
+		time.Sleep(time.Hour)
+	})
 }
 
 // A wait that is over is not ended again, when the ticket has been used again.
