@@ -43,8 +43,9 @@
 --         no window is overfilled. A question about a log without room then moves them to the present, so that they
 --         expire a window from now. If the clock steps forward, entries expire earlier by as much.
 -- Retry   A call that is sent again, with "again", grants what the earlier attempt has granted and charges nothing
---         twice, as long as the entries of that attempt have not expired. What a short reply says of a log may then
---         be a round trip old. If the units of a log are not known, its remaining is 0.
+--         twice, as long as the entries of that attempt have not expired. If it overtakes the earlier attempt, that one
+--         charges nothing twice either, if as many requests fit as before. What a short reply says of a log may be a
+--         round trip old. If the units of a log are not known, its remaining is 0.
 -- Time    A call has a budget, so that it never occupies the server for long: 1000 less 7 for each key, and at least
 --         100. Reading or removing an entry takes 1, moving it to the present 2, cleaning a log 8 (but 0 if it is
 --         done before any function is made), and a refund 1 for each request of its entry. Once the budget is used
@@ -381,18 +382,22 @@ local function admit(g, at, entry)
   for i = 1, g.logs do
     local log, window = KEYS[at + i], g.window[i]
     if charge > 0 then
-      local marks = {}
-      if charge > 1 then
-        extra[i] = extra[i] + charge - 1
-        marks = { format('%.0f', -extra[i]), '*' }
+      local member, marks = name(entry, charge), {}
+      if call('ZADD', log, stamp, member) == 1 then -- it is there if this call was sent again, and that came first
+        charged[#charged + 1] = { log, member, live[i] == 0, charge > 1 and extra[i] }
+        if charge > 1 then
+          extra[i] = extra[i] + charge - 1
+          marks = { format('%.0f', -extra[i]), '*' }
+        end
       end
       if g.provisional then
         marks[#marks + 1] = -1
         marks[#marks + 1] = '~'
         provisional[i] = true
       end
-      call('ZADD', log, stamp, name(entry, charge), unpack(marks))
-      charged[#charged + 1] = { log, name(entry, charge), live[i] == 0, charge > 1 and extra[i] - charge + 1 }
+      if marks[1] then
+        call('ZADD', log, unpack(marks))
+      end
       units[i] = units[i] + charge
       if live[i] == 0 then
         call('PEXPIRE', log, window / 1000 + slack)
