@@ -34,7 +34,7 @@ type batch struct {
 	args     []string         // args[0] is unused until Again inserts an argument
 	texts    map[int64]string // of numbers that were sent lately
 	callID   string
-	retryFor time.Duration // see RetryFor
+	shortest time.Duration // the shortest window of the requests
 	again    []*question
 }
 
@@ -69,7 +69,7 @@ func (b *batch) Encode(questions []*question) (keys, args []string) {
 	b.all, b.asked, b.groups, b.order = questions, b.asked[:0], b.groups[:0], b.order[:0]
 	clear(b.byHash)
 	b.names, b.ends = b.names[:0], b.ends[:0]
-	b.sent, b.retryFor, b.callID = b.now(), math.MaxInt64, b.id()
+	b.sent, b.shortest, b.callID = b.now(), math.MaxInt64, b.id()
 	for _, q := range questions {
 		b.join(q)
 	}
@@ -128,7 +128,7 @@ func (b *batch) join(q *question) {
 		}
 		b.byHash[q.hash] = q.index
 		for j := range q.limits {
-			b.retryFor = min(b.retryFor, q.limits[j].Window)
+			b.shortest = min(b.shortest, q.limits[j].Window)
 		}
 	}
 	b.asked = append(b.asked, asked{question: q, requests: 1, before: before, forgotten: b.denials.forgotten(q.hash)})
@@ -212,10 +212,10 @@ func (b *batch) Again() []string {
 	return b.args
 }
 
-// RetryFor returns how long after Encode the call may be sent again. It is the shortest window of its requests: once
-// entries of an earlier attempt may have expired, the script can no longer tell what that attempt charged. It is not
-// bounded if there are none.
-func (b *batch) RetryFor() time.Duration { return b.retryFor }
+// RetryFor returns how long after Encode the call may be sent again: half of the shortest window of its requests,
+// which leaves the other half for it to arrive. Once entries of an earlier attempt have expired, the script can no
+// longer tell what that attempt charged. Without requests there is no bound.
+func (b *batch) RetryFor() time.Duration { return b.shortest / 2 }
 
 // Decode stores the answers in the callers' questions, and returns those that the script did not get to.
 func (b *batch) Decode(reply []rueidis.RedisMessage) (again []*question, err error) {

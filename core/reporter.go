@@ -29,7 +29,7 @@ type reporter struct {
 // reports is the state of the log messages about one kind of failure.
 type reports struct {
 	last time.Duration // when the last one was written, or 0
-	told bool          // the open breakers have had a failure of this kind that the log tells of
+	told bool          // the log tells of such a failure of the breakers that are open, so it must tell of its end
 }
 
 // quietFor is the shortest time between two messages of the same kind.

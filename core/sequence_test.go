@@ -309,3 +309,40 @@ func TestSentAgainAndFirst(t *testing.T) {
 		}
 	})
 }
+
+// The first attempt of a call whose connection was lost may reach the server after the second, since the network goes on
+// sending what a closed connection was given. It is charged as little twice as in their order, and the logs stay sound.
+func TestFirstAttemptComesLast(t *testing.T) {
+	redis := newClockedRedis(t)
+	run := 0
+	rapid.Check(t, func(r *rapid.T) {
+		run++
+		limits := []Limit{{Name: "a", Max: 30, Window: time.Second}, {Name: "b", Max: 30, Window: 300 * time.Millisecond}}
+		asked := map[string][]Limit{}
+		var questions []*question
+		for i := range rapid.IntRange(1, 6).Draw(r, "questions") {
+			key := fmt.Sprint(run, "key", i)
+			asked[key] = limits[rapid.IntRange(0, 1).Draw(r, "from"):]
+			cost := rapid.IntRange(1, 3).Draw(r, "cost")
+			for range rapid.IntRange(1, 3).Draw(r, "requests") {
+				questions = append(questions, redis.question(admit, key, cost, asked[key]...))
+			}
+		}
+		keys, args := redis.batch.Encode(questions)
+		args = slices.Clone(args)
+		_, err := redis.batch.Decode(redis.call(r, 0, keys, redis.batch.Again()))
+		require.NoError(r, err)
+		redis.call(r, rapid.SampledFrom([]int64{0, 1, 1000}).Draw(r, "later"), keys, args)
+		charged := map[string]int{}
+		for _, q := range questions {
+			require.True(r, redis.decision(r, q).Allowed)
+			charged[q.key] += q.cost
+		}
+		for key, limits := range asked {
+			for _, limit := range limits {
+				requireMarks(r, redis.client, redis.log(key, limit))
+				require.Equal(r, limit.Max-charged[key], redis.peek(r, 2000, key, limit).Remaining)
+			}
+		}
+	})
+}

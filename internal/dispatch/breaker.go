@@ -103,7 +103,7 @@ func (b *breaker) suspect(hashTag string, cause error, lost bool) {
 		i.lost.Store(lost)
 		b.incident.Store(i)
 		b.changed(Closed, HalfOpen, i.since, cause)
-		b.probes.Go(func() { b.recover(i) })
+		b.probes.Go(func() { b.keepProbing(i) })
 	}
 }
 
@@ -116,9 +116,9 @@ const (
 	probeTimeout, dialTimeout = 5 * time.Second, time.Second
 )
 
-// recover probes until it can close the breaker. If that takes longer than half a timeout, it opens the breaker
+// keepProbing probes until it can close the breaker. If that takes longer than half a timeout, it opens the breaker
 // meanwhile.
-func (b *breaker) recover(i *incident) {
+func (b *breaker) keepProbing(i *incident) {
 	settled := func() bool { return b.closing.Err() != nil || b.incident.Load() != i || i.open.Load() }
 	b.clock.call(b.clock.timeout/2, settled, func() { b.setOpen(i) })
 	for pause := time.Millisecond; ; pause = min(2*pause, maxPause) {

@@ -20,8 +20,8 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// The first questions go by themselves, until as many calls are in flight as may be. Those that come then go together, in the
-// order in which they came.
+// The first questions go by themselves, until as many calls are in flight as may be. Those that come then go
+// together, in the order in which they came.
 func TestQuestionsGatherWhileCallsAreInFlight(t *testing.T) {
 	d, g := gated(t)
 	first, calls := d.busy(g)
@@ -130,7 +130,8 @@ func TestAskedAgain(t *testing.T) {
 	assert.Empty(t, d.late)
 }
 
-// A caller whose context ends leaves at once. If its question was not sent, it never is; if it was, the answer is told of.
+// A caller whose context ends leaves at once. If its question was not sent, it never is; if it was, the answer is
+// told of.
 func TestCallersLeave(t *testing.T) {
 	for name, row := range map[string]struct {
 		end       func() (context.Context, func())
@@ -232,7 +233,8 @@ func TestCloseWaitsForCallsInFlight(t *testing.T) {
 	d.Close()
 }
 
-// Close ends it all when a bit of everything is under way: every caller returns, and no goroutine is left (see TestMain).
+// Close ends it all when a bit of everything is under way: every caller returns, and no goroutine is left (see
+// TestMain).
 func TestCloseDuringEverything(t *testing.T) {
 	for seed := range uint64(20) {
 		random := rand.New(rand.NewPCG(1, seed))
@@ -286,7 +288,8 @@ func TestCloseDuringEverything(t *testing.T) {
 	}
 }
 
-// A question may be asked anew as soon as it is answered, so nothing may look at it afterwards. The race detector sees it.
+// A question may be asked anew as soon as it is answered, so nothing may look at it afterwards. The race detector
+// sees it.
 func TestQuestionsAreReused(t *testing.T) {
 	var n atomic.Uint64
 	d := start(t, func(_ context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
@@ -449,8 +452,8 @@ func TestPanicInTheClient(t *testing.T) {
 	}
 }
 
-// While a slot moves, questions about keys on both of its nodes are asked until they are on one. They hold up no others: not those
-// about keys of the slot that are on one node, nor those of other slots.
+// While a slot moves, questions about keys on both of its nodes are asked until they are on one. They hold up no
+// others: not those about keys of the slot that are on one node, nor those of other slots.
 func TestQuestionsWaitForASlotThatMoves(t *testing.T) {
 	moves := rejection(t, "TRYAGAIN no")
 	var moved atomic.Bool

@@ -72,7 +72,7 @@ type Dispatcher[Q Question[Q]] struct {
 	close   context.CancelFunc // ends closing
 }
 
-// ranges is the number of ranges of slots, of 512 slots each.
+// ranges is the number of ranges of slots, of 512 slots each. A range may have slots of several nodes.
 const ranges = 32
 
 var (

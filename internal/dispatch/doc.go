@@ -7,11 +7,11 @@
 // sent at once, and those that arrive while all workers have calls in flight are sent together.
 //
 // A queue with its workers is a link. There is one link to a Redis server, and one to each of 32 ranges of slots of
-// Redis Cluster, so that a node that fails holds up only keys in ranges of its own. Each link has a circuit breaker,
-// which opens when Redis does not answer, or rejects what it is asked; see breaker.
+// Redis Cluster, so that a node that fails holds up the keys of few others: those in ranges with slots of both. Each
+// link has a circuit breaker, which opens when Redis does not answer, or rejects what it is asked; see breaker.
 //
-// The timeout counts only time in which this process was able to read answers. A busy process that reads an answer
-// late must not take that for an outage of Redis; see clock.
+// Lateness of this process is not silence of Redis: the timeout counts only time in which this process was able to
+// read answers; see clock.
 //
 // The package knows Redis, and how to call a script. It does not know what the questions are about: package core
 // encodes a batch of them into the arguments of a call, and decodes the reply.

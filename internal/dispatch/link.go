@@ -124,7 +124,8 @@ func (l *link[Q]) take(questions []Q) (_ []Q, ok bool) {
 			l.wake.Wait()
 			l.idle--
 		}
-		// Let callers that can run now add their questions, such as those that the last call has answered.
+		// Let callers that can run now add their questions, such as those that the last call has answered. Another
+		// worker may take the questions meanwhile; then wait again.
 		l.gathers = true
 		l.mu.Unlock()
 		runtime.Gosched()
