@@ -24,6 +24,7 @@ type redisLogs struct {
 	dispatcher *dispatch.Dispatcher[*question]
 	denials    *denials
 	reporter   *reporter
+	freed      func(key string) // called when units may have been given back
 	closing    chan struct{}
 
 	prefix string
@@ -33,7 +34,7 @@ type redisLogs struct {
 }
 
 // newRedisLogs returns logs in the Redis of a connection. The metrics may be nil.
-func newRedisLogs(connection *connection, c config, m *metrics) *redisLogs {
+func newRedisLogs(connection *connection, c config, m *metrics, freed func(key string)) *redisLogs {
 	var random [6]byte
 	rand.Read(random[:]) // never fails: crypto/rand ends the process instead
 	r := &redisLogs{
@@ -41,6 +42,7 @@ func newRedisLogs(connection *connection, c config, m *metrics) *redisLogs {
 		connection: connection,
 		denials:    newDenials(c.denials, c.denialHold),
 		reporter:   &reporter{log: c.log},
+		freed:      freed,
 		closing:    make(chan struct{}),
 		prefix:     c.prefix,
 		stem:       base64.RawURLEncoding.EncodeToString(random[:]),
@@ -57,7 +59,7 @@ func newRedisLogs(connection *connection, c config, m *metrics) *redisLogs {
 			log := c.prefix + ":{" + hashTag + "}:probe" // never a log: it has no window
 			return []string{log, log + ":none"}, []string{"probe", "probe"}
 		},
-		Late: r.giveBack,
+		Late: r.late,
 		Changed: func(from, to dispatch.State, since time.Duration, cause error) {
 			r.reporter.changed(from, to, since, r.now(), cause)
 		},
@@ -179,8 +181,23 @@ func (r *redisLogs) reset(ctx context.Context, key string, limits []Limit) error
 func (r *redisLogs) change(ctx context.Context, q *question) error {
 	hash, key := q.hash, q.key
 	err := r.do(ctx, q)
-	r.denials.forget(hash, key) // even after an error: it may have been done
+	r.changed(hash, key) // even after an error: it may have been done
 	return err
+}
+
+// changed forgets what was known of a key, of which units may have been given back.
+func (r *redisLogs) changed(hash uint64, key string) {
+	r.denials.forget(hash, key)
+	r.freed(key)
+}
+
+// late is called when the answer to a question has come after its caller had left.
+func (r *redisLogs) late(q *question) {
+	if q.verb == refund || q.verb == reset {
+		r.changed(q.hash, q.key)
+	} else {
+		r.giveBack(q)
+	}
 }
 
 // giveBack is called when the caller of Allow gets an error, and when the answer to its question has come after it had left.
