@@ -85,7 +85,8 @@ func FrameworkClientIP() KeyFunc {
 //
 // The value is kept as a hash, like all values that clients send, so that no secret among them reaches Redis, logs or
 // errors. A request without it is refused with 401. One that has it twice, longer than 8 KiB, or with a control
-// character, which decoders skip, is refused with 400. Header panics if name is no field's name.
+// character, which decoders skip, is refused with 400. Whitespace around it, which services trim, does not count. Header
+// panics if name is no field's name.
 func Header(name string, opts ...HashOption) KeyFunc { return of(httplimit.Header(name, opts...)) }
 
 // HashOption changes how the value that a client sends is hashed. By default it is SHA-256.
