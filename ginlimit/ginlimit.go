@@ -134,6 +134,9 @@ func (m *Middleware) count(c *gin.Context, d core.Decision) {
 	if len(c.Errors) > 0 && !answer.Written() {
 		return // what the status will be is for middleware further out to say
 	}
+	if !answer.begun && answer.Written() { // around it, as Engine.HandleContext does
+		answer.status = answer.Status()
+	}
 	m.gate.Settle(answer.ctx, d, answer.status, answer.there)
 }
 
