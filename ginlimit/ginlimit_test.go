@@ -412,6 +412,28 @@ func TestCountOnlyAmongMiddleware(t *testing.T) {
 	}
 }
 
+// Engine.HandleContext goes on with Gin's own writer, whatever middleware has put in front of it.
+func TestCountOnlyBehindHandleContext(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	r := gin.New()
+	failed := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Failed)).Limit(core.PerHour("failures", 1))
+	for path, status := range map[string]int{"/failure": 401, "/success": 200} {
+		r.GET(path, func(c *gin.Context) { c.Status(status) })
+		r.GET("/old"+path, failed, func(c *gin.Context) {
+			c.Request.URL.Path = path
+			r.HandleContext(c)
+		})
+	}
+	for _, row := range []struct {
+		path   string
+		status int
+	}{{"/old/success", 200}, {"/old/success", 200}, {"/old/failure", 401}, {"/old/failure", 429}} {
+		assert.Equal(t, row.status, adaptertest.Get(r, row.path).StatusCode, row.path)
+	}
+}
+
 // Behind CountOnly, handlers can still control the connection.
 func TestCountOnlyPassesControls(t *testing.T) {
 	limiter, err := core.NewInProcess()

@@ -126,6 +126,34 @@ func disconnects(t *testing.T, app App) {
 	}
 }
 
+// streams has clients that leave once an answer has begun, as of a stream of events when its page is closed: its status was
+// known by then.
+func streams(t *testing.T, app App) {
+	for protocol := range protocols {
+		t.Run(protocol, func(t *testing.T) {
+			limiter, ended := inProcess(t), make(chan struct{})
+			handler := app(limiter)
+			server, client := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				handler.ServeHTTP(w, r)
+				ended <- struct{}{}
+			}), protocol, func(w http.ResponseWriter, r *http.Request) {
+				io.WriteString(w, "event\n")
+				assert.NoError(t, http.NewResponseController(w).Flush())
+				<-r.Context().Done()
+			})
+			for path, want := range map[string]int{"/given": 0, "/actions": 1} { // where failures count, and where successes do
+				response, err := client.Get(server + path)
+				require.NoError(t, err)
+				assert.Equal(t, http.StatusOK, response.StatusCode)
+				require.NoError(t, response.Body.Close())
+				<-ended
+				assert.Equal(t, want, charged(t, limiter, "127.0.0.1"), path)
+				require.NoError(t, limiter.Reset(t.Context(), "ip:127.0.0.1", Inner))
+			}
+		})
+	}
+}
+
 // contextsOfHandlers has the context of a request end while its client waits, with what a handler has made of it:
 // that does not count as leaving.
 func contextsOfHandlers(t *testing.T, app App) {
