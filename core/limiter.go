@@ -38,7 +38,7 @@ func newLimiter(connection *connection, c config) (*Limiter, error) {
 		l.metrics, err = newMetrics(c.meter, connection != nil)
 	}
 	if connection != nil {
-		l.redis = newRedisLogs(connection, c, l.metrics)
+		l.redis = newRedisLogs(connection, c, l.metrics, l.queues.wake)
 	}
 	if err == nil && l.metrics != nil {
 		err = l.metrics.watch(l.redis.state)
@@ -226,10 +226,10 @@ func (l *Limiter) Refund(ctx context.Context, d Decision) error {
 	case l.closed.Load():
 		return unavailable(errClosed)
 	}
-	defer l.queues.wake(d.receipt.key)
 	switch {
 	case d.receipt.store == l.inProcess.identity:
 		l.inProcess.refund(d.receipt, d.States())
+		l.queues.wake(d.receipt.key)
 		return nil
 	case l.redis != nil && d.receipt.store == l.redis.identity:
 		return l.redis.refund(ctx, d.receipt, limitsOf(d.States()))

@@ -24,7 +24,8 @@ type redisLogs struct {
 	dispatcher *dispatch.Dispatcher[*question]
 	denials    *denials
 	reporter   *reporter
-	closing    chan struct{} // closed by close
+	freed      func(key string) // called when units of a key may have been given back
+	closing    chan struct{}    // closed by close
 
 	prefix string        // of the names of the logs
 	stem   string        // random; every call id begins with it
@@ -32,8 +33,9 @@ type redisLogs struct {
 	seed   maphash.Seed  // of the hashes of keys
 }
 
-// newRedisLogs returns the logs in the Redis of a connection. The metrics may be nil.
-func newRedisLogs(connection *connection, c config, m *metrics) *redisLogs {
+// newRedisLogs returns the logs in the Redis of a connection. The metrics may be nil. It calls freed with a canonical
+// key after units of the key may have been given back.
+func newRedisLogs(connection *connection, c config, m *metrics, freed func(key string)) *redisLogs {
 	var random [6]byte
 	rand.Read(random[:]) // never fails: crypto/rand ends the process instead
 	r := &redisLogs{
@@ -41,6 +43,7 @@ func newRedisLogs(connection *connection, c config, m *metrics) *redisLogs {
 		connection: connection,
 		denials:    newDenials(c.denials, c.denialHold),
 		reporter:   &reporter{log: c.log},
+		freed:      freed,
 		closing:    make(chan struct{}),
 		prefix:     c.prefix,
 		stem:       base64.RawURLEncoding.EncodeToString(random[:]),
@@ -57,7 +60,7 @@ func newRedisLogs(connection *connection, c config, m *metrics) *redisLogs {
 			log := c.prefix + ":{" + hashTag + "}:probe" // no log has this name, since those end in a window
 			return []string{log, log + ":none"}, []string{"probe", "probe"}
 		},
-		Late: r.giveBack,
+		Late: r.late,
 		Changed: func(from, to dispatch.State, since time.Duration, cause error) {
 			r.reporter.changed(from, to, since, r.now(), cause)
 		},
@@ -176,12 +179,27 @@ func (r *redisLogs) reset(ctx context.Context, key string, limits []Limit) error
 	return r.change(ctx, r.newQuestion(reset, key, maphash.String(r.seed, key), 1, limits))
 }
 
-// change asks a question that may make room, which the denial cache has to learn of.
+// change asks a question that may make room.
 func (r *redisLogs) change(ctx context.Context, q *question) error {
 	hash, key := q.hash, q.key
 	err := r.do(ctx, q)
-	r.denials.forget(hash, key) // even after an error, since Redis may have done it
+	r.changed(hash, key) // even after an error, since Redis may have done it
 	return err
+}
+
+// changed tells the denial cache, and the callers of Wait, that units of a key may have been given back.
+func (r *redisLogs) changed(hash uint64, key string) {
+	r.denials.forget(hash, key)
+	r.freed(key)
+}
+
+// late is called when the answer to a question has come and its caller no longer waits for it.
+func (r *redisLogs) late(q *question) {
+	if q.verb == refund || q.verb == reset {
+		r.changed(q.hash, q.key)
+	} else {
+		r.giveBack(q)
+	}
 }
 
 // giveBack refunds a late grant that no caller has use for. It is called twice for such a question, in either order:
