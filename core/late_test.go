@@ -130,6 +130,28 @@ func TestLateGrants(t *testing.T) {
 
 const noDecision Source = 255
 
+// A request that is denied in this process, because Redis did not answer in time, is charged nowhere.
+func TestLateGrantOfADeniedRequest(t *testing.T) {
+	g := newGated(t, 5, WithTimeout(100*time.Millisecond), OnFailure(FailLocal))
+	var d Decision
+	g.limiter.inProcess.decide(&d, "ann", 5, []Limit{g.limit})
+	require.True(t, d.Allowed)
+	o := g.allow(context.Background(), "ann", 3, g.limit)
+	first := <-g.came
+	o.wait(t)
+	assert.Equal(t, SourceInProcess, o.Source)
+	assert.False(t, o.Allowed)
+	first.pass <- nil
+	call := <-g.came
+	assert.Contains(t, call.words, "refund")
+	call.pass <- nil
+	require.Eventually(t, func() bool {
+		go func() { (<-g.came).pass <- nil }()
+		d, err := g.limiter.OnFailure(FailClosed).Peek(context.Background(), "ann", g.limit)
+		return err == nil && d.Remaining == 5
+	}, 10*time.Second, 10*time.Millisecond)
+}
+
 // What gives units back after its caller has left is noticed at once all the same, by the denial cache and by those who wait.
 func TestLateRoom(t *testing.T) {
 	for name, free := range map[string]func(ctx context.Context, g gated, admitted Decision) error{

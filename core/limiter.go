@@ -155,9 +155,11 @@ func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit
 	return d, nil
 }
 
-func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, limits []Limit) (err error) {
+func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, limits []Limit) error {
+	var q *question // that Redis may still grant
 	if l.redis != nil {
-		q, err := l.redis.decide(ctx, d, key, n, limits, l.provisional)
+		var err error
+		q, err = l.redis.decide(ctx, d, key, n, limits, l.provisional)
 		switch {
 		case err == nil:
 			return nil
@@ -170,6 +172,9 @@ func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, li
 		}
 	}
 	l.inProcess.decide(d, key, n, limits)
+	if q != nil && !d.Allowed {
+		l.redis.giveBack(q)
+	}
 	return nil
 }
 

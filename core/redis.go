@@ -24,7 +24,7 @@ type redisLogs struct {
 	dispatcher *dispatch.Dispatcher[*question]
 	denials    *denials
 	reporter   *reporter
-	freed      func(key string) // called when units may have been given back
+	freed      func(key string) // called when units of a key may have been given back
 	closing    chan struct{}    // closed by close
 
 	prefix string        // of the names of the logs
@@ -33,7 +33,8 @@ type redisLogs struct {
 	seed   maphash.Seed  // of the hashes of keys
 }
 
-// newRedisLogs returns the logs in the Redis of a connection. The metrics may be nil.
+// newRedisLogs returns the logs in the Redis of a connection. The metrics may be nil. It calls freed with a canonical
+// key after units of the key may have been given back.
 func newRedisLogs(connection *connection, c config, m *metrics, freed func(key string)) *redisLogs {
 	var random [6]byte
 	rand.Read(random[:]) // never fails: crypto/rand ends the process instead
@@ -178,7 +179,7 @@ func (r *redisLogs) reset(ctx context.Context, key string, limits []Limit) error
 	return r.change(ctx, r.newQuestion(reset, key, maphash.String(r.seed, key), 1, limits))
 }
 
-// change asks a question that may make room, which the denial cache has to learn of.
+// change asks a question that may make room.
 func (r *redisLogs) change(ctx context.Context, q *question) error {
 	hash, key := q.hash, q.key
 	err := r.do(ctx, q)
@@ -186,13 +187,13 @@ func (r *redisLogs) change(ctx context.Context, q *question) error {
 	return err
 }
 
-// changed forgets what was known of a key, of which units may have been given back.
+// changed tells the denial cache, and the callers of Wait, that units of a key may have been given back.
 func (r *redisLogs) changed(hash uint64, key string) {
 	r.denials.forget(hash, key)
 	r.freed(key)
 }
 
-// late is called when the answer to a question has come after its caller had left.
+// late is called when the answer to a question has come and its caller no longer waits for it.
 func (r *redisLogs) late(q *question) {
 	if q.verb == refund || q.verb == reset {
 		r.changed(q.hash, q.key)
