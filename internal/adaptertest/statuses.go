@@ -154,6 +154,26 @@ func streams(t *testing.T, app App) {
 	}
 }
 
+// upgrades has handlers leave HTTP, as for websockets, behind what sees the status of their answers: it is no failure.
+func upgrades(t *testing.T, app App) {
+	limiter, ended := inProcess(t), make(chan struct{}, 1)
+	handler := app(limiter)
+	server, client := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handler.ServeHTTP(w, r)
+		ended <- struct{}{}
+	}), "HTTP/1.1", func(w http.ResponseWriter, _ *http.Request) { Upgrade(w) })
+	for range Inner.Max + 1 {
+		response, err := client.Get(server + "/given")
+		require.NoError(t, err)
+		require.Equal(t, http.StatusSwitchingProtocols, response.StatusCode)
+		body, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		assert.Equal(t, "hello", string(body))
+		<-ended
+		assert.Zero(t, charged(t, limiter, "127.0.0.1"))
+	}
+}
+
 // contextsOfHandlers has the context of a request end while its client waits, with what a handler has made of it:
 // that does not count as leaving.
 func contextsOfHandlers(t *testing.T, app App) {
