@@ -27,6 +27,7 @@ type call[Q Question[Q]] struct {
 	keys      []string
 	args      []string
 	again     bool // it may have been executed
+	attempts  int  // that failed, but for those that met a slot that moves
 	result    rueidis.RedisResult
 }
 
@@ -72,7 +73,7 @@ func (w *worker[Q]) call(q Q) *call[Q] {
 	}
 	c := w.spare[len(w.spare)-1]
 	w.spare = w.spare[:len(w.spare)-1]
-	c.slot, c.alone, c.again, c.questions = t.slot, t.alone, false, c.questions[:0]
+	c.slot, c.alone, c.again, c.attempts, c.questions = t.slot, t.alone, false, 0, c.questions[:0]
 	w.calls = append(w.calls, c)
 	return c
 }
@@ -86,7 +87,7 @@ func (w *worker[Q]) send() {
 	pending := w.calls
 	begun := d.Now()
 	var failure error
-	for attempt := 1; len(pending) > 0; attempt++ {
+	for len(pending) > 0 {
 		client, err := d.Client()
 		if err == nil {
 			err = breaker.pass()
@@ -122,19 +123,20 @@ func (w *worker[Q]) send() {
 					w.retryAlone(c)
 					continue
 				}
-				attempt = min(attempt, maxAttempts-1)
 			case rejected && readOnly(err):
+				c.attempts++
 				breaker.suspect(c.questions[0].HashTag(), err, true)
 			case rejected:
 				breaker.suspect(c.questions[0].HashTag(), err, false)
 				c.fail(err)
 				continue
 			default:
+				c.attempts++
 				breaker.suspect(c.questions[0].HashTag(), err, true)
 				c.args, c.again = c.batch.Again(), true
 			}
 			failure = err
-			if attempt >= maxAttempts || d.closing.Err() != nil || !c.awaited() || d.Now()-begun >= c.batch.RetryFor() {
+			if c.attempts >= maxAttempts || d.closing.Err() != nil || !c.awaited() || d.Now()-begun >= c.batch.RetryFor() {
 				c.fail(failure)
 				continue
 			}
