@@ -52,7 +52,8 @@ func (c *call[Q]) send() {
 	d, breaker := c.link.d, &c.link.breaker
 	begun, again := d.Now(), false // again says that it may have been executed
 	var failure error
-	for attempt := 1; ; attempt++ {
+	attempts := 0 // that failed, but for those that met a slot that moves
+	for {
 		client, err := d.Client()
 		if err == nil {
 			err = breaker.pass()
@@ -76,19 +77,20 @@ func (c *call[Q]) send() {
 				c.askAlone()
 				return
 			}
-			attempt = min(attempt, maxAttempts-1) // a slot may move for a long time: never the last attempt
 		case rejected && readOnly(err):
+			attempts++
 			breaker.suspect(c.questions[0].HashTag(), err, true)
 		case rejected:
 			breaker.suspect(c.questions[0].HashTag(), err, false)
 			c.fail(err)
 			return
 		default:
+			attempts++
 			breaker.suspect(c.questions[0].HashTag(), err, true)
 			c.args, again = c.batch.Again(), true
 		}
 		failure = err
-		if attempt >= maxAttempts || d.closing.Err() != nil || !c.awaited() || d.Now()-begun >= c.batch.RetryFor() {
+		if attempts >= maxAttempts || d.closing.Err() != nil || !c.awaited() || d.Now()-begun >= c.batch.RetryFor() {
 			c.fail(failure)
 			return
 		}

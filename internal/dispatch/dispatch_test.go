@@ -399,6 +399,28 @@ func TestEveryError(t *testing.T) {
 	}
 }
 
+// The attempts of a call that meet a slot that moves are not counted as lost ones, however many they are.
+func TestLossesWhileASlotMoves(t *testing.T) {
+	moves := rejection(t, "TRYAGAIN no")
+	var n atomic.Int32
+	d := start(t, func(_ context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+		if !isCall(words) {
+			return send()
+		}
+		switch i := n.Add(1); {
+		case i == 1, i == 22, i == 23:
+			return rueidis.NewErrorResult(io.EOF)
+		case i < 22:
+			return rueidis.NewErrorResult(moves)
+		}
+		return send()
+	})
+	assert.NoError(t, d.Do(context.Background(), d.about("a")))
+	for i, words := range d.client.sent(isCall) {
+		assert.Equal(t, i > 0, words[4] == "again")
+	}
+}
+
 // A call is not sent again when what it did may have expired, nor if no caller waits for it.
 func TestNotSentAgain(t *testing.T) {
 	lose := func(_ context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
