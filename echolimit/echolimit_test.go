@@ -472,7 +472,7 @@ func TestCountOnlyAmongMiddleware(t *testing.T) {
 		"body dump":    plain(middleware.BodyDump(func(echo.Context, []byte, []byte) {})),
 		"a deadline":   middleware.ContextTimeout,
 		"timeout": func(d time.Duration) echo.MiddlewareFunc {
-			//lint:ignore SA1019 it is deprecated, and services use it
+			//lint:ignore SA1019 services that have it are to be limited as well
 			return middleware.TimeoutWithConfig(middleware.TimeoutConfig{Timeout: d})
 		},
 		"TimeoutHandler": func(d time.Duration) echo.MiddlewareFunc {
