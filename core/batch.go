@@ -204,8 +204,8 @@ func (b *batch) Again() []string {
 	return b.args
 }
 
-// RetryFor returns how long the call may be sent again: while what it may have charged has not expired when it arrives. It may
-// take half of the window to arrive.
+// RetryFor returns how long the call may be sent again: so long that what it may have charged has not expired when it
+// arrives. It may take half of the window to arrive.
 func (b *batch) RetryFor() time.Duration { return b.longest / 2 }
 
 // Decode stores the answers in the questions.

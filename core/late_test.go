@@ -130,7 +130,7 @@ func TestLateGrants(t *testing.T) {
 
 const noDecision Source = 255
 
-// What gives units back after its caller has left is noticed at once all the same, by the denial cache and by those who wait.
+// What gives units back after its caller has left is noticed at once all the same, by the denial cache and by Wait.
 func TestLateRoom(t *testing.T) {
 	for name, free := range map[string]func(ctx context.Context, g gated, admitted Decision) error{
 		"refund": func(ctx context.Context, g gated, admitted Decision) error { return g.limiter.Refund(ctx, admitted) },
