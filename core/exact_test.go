@@ -354,8 +354,8 @@ func (f *forgetful) Do(ctx context.Context, cmd rueidis.Completed) rueidis.Redis
 	return result
 }
 
-// Where replies are lost all the time, each request is charged once, and none is denied that had room when it first came. Some of
-// the denials are of requests that shared a question with others, of which the first attempt granted some and not all.
+// Where replies are lost all the time, each request is charged once, and none is denied that had room when it first came.
+// Some of the denials are of requests that shared a question with others, of which the first attempt granted some.
 func TestRepliesLostInMidTraffic(t *testing.T) {
 	server := redistest.Start(t, redistest.AppendOnly...)
 	j := job{

@@ -190,8 +190,8 @@ func (s *slow) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResul
 	return rueidis.NewErrorResult(io.EOF)
 }
 
-// A call that is sent again within the window may arrive after it, and would be charged twice. So it is sent again within half of
-// the window only.
+// A call that is sent again within the window may arrive after it, and would be charged twice. So it is sent again within
+// half of the window only.
 func TestNotAskedAgainLate(t *testing.T) {
 	limit := Limit{Name: "a", Max: 5, Window: 400 * time.Millisecond}
 	server := redistest.Start(t, redistest.AppendOnly...)

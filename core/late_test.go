@@ -152,7 +152,7 @@ func TestLateGrantOfADeniedRequest(t *testing.T) {
 	}, 10*time.Second, 10*time.Millisecond)
 }
 
-// What gives units back after its caller has left is noticed at once all the same, by the denial cache and by those who wait.
+// What gives units back after its caller has left is noticed at once all the same, by the denial cache and by Wait.
 func TestLateRoom(t *testing.T) {
 	for name, free := range map[string]func(ctx context.Context, g gated, admitted Decision) error{
 		"refund": func(ctx context.Context, g gated, admitted Decision) error { return g.limiter.Refund(ctx, admitted) },

@@ -119,9 +119,9 @@ func (a answer) state(i, place, cost int, limit Limit) State {
 		RetryAfter: time.Duration(a.logs[3*i+1]) * time.Microsecond,
 		ResetAfter: time.Duration(a.logs[3*i+2]) * time.Microsecond,
 	}
-	if behind > 0 {
-		s.Remaining += behind * cost
-		s.RetryAfter = 0 // the next request was granted
+	s.Remaining += behind * cost
+	if place < a.granted && s.Remaining >= cost {
+		s.RetryAfter = 0 // the next request was granted, or would be
 	}
 	return s
 }

@@ -310,8 +310,33 @@ func TestSentAgainAndFirst(t *testing.T) {
 	})
 }
 
+// Of requests that share a question the first attempt grants some, and its reply is lost. The second attempt, which comes
+// when there is room again, grants just those: the others were denied when there was none, and are told to come again at
+// once.
+func TestPartlyGrantedAndSentAgain(t *testing.T) {
+	redis := newClockedRedis(t, WithDenialCache(1000, time.Hour))
+	limit := Limit{Name: "a", Max: 5, Window: time.Second}
+	redis.allow(t, 0, "ann", 3, limit)
+	var questions []*question
+	for range 4 {
+		questions = append(questions, redis.question(admit, "ann", 1, limit))
+	}
+	redis.askOnce(t, second/2, questions...)
+	redis.askAgain(t, second)
+	type told struct {
+		allowed   bool
+		remaining int
+		retry     time.Duration
+	}
+	for place, want := range []told{{true, 4, 0}, {true, 3, 0}, {false, 3, time.Microsecond}, {false, 3, time.Microsecond}} {
+		d := redis.decision(t, questions[place])
+		require.Equal(t, want, told{d.Allowed, d.Remaining, d.RetryAfter}, "%d", place)
+	}
+	require.True(t, redis.allow(t, second+1, "ann", 3, limit).Allowed, "the denial cache does not remember those denials")
+}
+
 // The first attempt of a call whose connection was lost may reach the server after the second, since the network goes on
-// sending what a closed connection was given. It is charged as little twice as in their order, and the logs stay sound.
+// sending what a closed connection was given. It charges nothing twice, and the marks stay right.
 func TestFirstAttemptComesLast(t *testing.T) {
 	redis := newClockedRedis(t)
 	run := 0
