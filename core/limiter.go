@@ -118,7 +118,8 @@ func NewInProcess(opts ...Option) (*Limiter, error) {
 //
 // When its context is cancelled it returns at once, with an error. What Redis grants to it after that is given back, and so it
 // is wherever Allow has returned an error because Redis did not answer in time. If the failure policy has let the request go
-// on instead, what Redis grants late stays charged.
+// on instead, what Redis grants late stays charged. So does what it grants when the connection is lost before its reply
+// comes, as when it hangs for some seconds, and no caller waits for the reply any more.
 //
 // A deadline of the context before Redis has answered is a case for the failure policy, as the timeout is. So do not
 // let a client choose it: under FailLocal each request with too short a deadline is decided in this process, whose
