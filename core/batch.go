@@ -9,61 +9,67 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// batch is the questions of one call of the script. Requests that ask the same are one question to the script: as many of them
-// as fit are granted, first come, first served. Questions that differ in nothing but their keys are one group. The calling
-// convention is at the head of lua/decide.lua.
+// batch encodes the questions of one call of the script, and decodes its reply. It does so for one call after another.
 //
-// A batch also keeps the denial cache: it stores what a reply shows to be full.
+// Callers' questions become questions to the script: requests that ask the same become one, of which the script
+// grants as many requests as fit, first come, first served. Questions to the script that differ in nothing but their
+// keys form a group, whose arguments are sent once. The head of lua/decide.lua describes the arguments and the reply.
+//
+// Decode also updates the denial cache with the denials that the reply implies.
 type batch struct {
 	prefix  string
-	id      func() string // a new one with each call
+	id      func() string // returns a new id for each call
 	denials *denials
 	now     func() time.Duration
 
-	sent    time.Duration
-	all     []*question
-	asked   []asked          // the questions to the script
-	byHash  map[uint64]int32 // the index in asked of the last question about a key of this hash
-	groups  []group
-	order   []int32 // indexes in asked, in the order of the call
-	names   []byte  // of the logs, one after the other
-	ends    []int   // where each ends
-	keys    []string
-	args    []string         // with room in front of them for one more
-	texts   map[int64]string // of numbers that were sent lately
-	callID  string
-	longest time.Duration // how long the call may be sent again
-	again   []*question
+	sent     time.Duration
+	all      []*question      // the callers' questions
+	asked    []asked          // the questions to the script
+	byHash   map[uint64]int32 // the index in asked of the last request whose key has this hash
+	groups   []group
+	order    []int32 // indexes in asked, in the order of the call
+	names    []byte  // of the logs, one after the other
+	ends     []int   // of the names
+	keys     []string
+	args     []string         // args[0] is unused until Again inserts an argument
+	texts    map[int64]string // of numbers that were sent lately
+	callID   string
+	shortest time.Duration // the shortest window of the requests
+	again    []*question
 }
 
 func newBatch(prefix string, id func() string, denials *denials, now func() time.Duration) *batch {
-	return &batch{prefix: prefix, id: id, denials: denials, now: now, byHash: map[uint64]int32{}, texts: map[int64]string{}}
+	return &batch{
+		prefix: prefix, id: id, denials: denials, now: now, byHash: map[uint64]int32{}, texts: map[int64]string{},
+	}
 }
 
-// asked is one question to the script.
+// asked is one question to the script. It stands for one question of a caller, or for several requests that ask the
+// same.
 type asked struct {
-	*question        // the first of the requests
-	requests  int    // how many ask this
-	group     int32  // index in groups
-	before    int32  // index in asked of the question before this about a key of this hash, or -1
-	forgotten uint64 // see denials.forgotten
+	*question        // the first that it stands for
+	requests  int    // how many it stands for
+	group     int32  // its index in batch.groups
+	before    int32  // the index in batch.asked of the previous request whose key has the same hash, or -1
+	forgotten uint64 // what denials.forgotten returned before the call
 }
 
-// group is questions that differ in nothing but their keys.
+// group is a number of questions to the script that differ in nothing but their keys.
 type group struct {
-	asked
+	asked     // the first of them
 	questions int
 }
 
-// maxRequests is how many requests may be one question. A refund makes an entry for each of the others.
+// maxRequests is the most requests that are put to the script as one question. They share an entry, which the refund
+// of one of them replaces by an entry for each of the others.
 const maxRequests = 250
 
-// Encode returns the keys and arguments of a call that asks questions.
+// Encode returns the keys and arguments of a call that asks the given questions.
 func (b *batch) Encode(questions []*question) (keys, args []string) {
 	b.all, b.asked, b.groups, b.order = questions, b.asked[:0], b.groups[:0], b.order[:0]
 	clear(b.byHash)
 	b.names, b.ends = b.names[:0], b.ends[:0]
-	b.sent, b.longest, b.callID = b.now(), math.MaxInt64, b.id()
+	b.sent, b.shortest, b.callID = b.now(), math.MaxInt64, b.id()
 	for _, q := range questions {
 		b.join(q)
 	}
@@ -78,7 +84,7 @@ func (b *batch) Encode(questions []*question) (keys, args []string) {
 			b.appendGroup(int32(g))
 		}
 	}
-	names, start := string(b.names), 0 // one allocation for all
+	names, start := string(b.names), 0 // one allocation for all names
 	for _, end := range b.ends {
 		b.keys = append(b.keys, names[start:end])
 		start = end
@@ -86,8 +92,8 @@ func (b *batch) Encode(questions []*question) (keys, args []string) {
 	return b.keys, b.args[1:]
 }
 
-// first returns the index of the group that the script answers fastest, which it does if the group comes first: the largest of
-// plain questions.
+// first returns the index of the group to encode first. The script answers plain questions faster if they come first,
+// so this is the largest group of plain questions, or the first group if there is none.
 func (b *batch) first() int {
 	first := 0
 	for i := range b.groups {
@@ -98,15 +104,16 @@ func (b *batch) first() int {
 	return first
 }
 
-// plain reports whether a question is of the most common kind.
+// plain reports whether a question is of the most common kind, for which the script has the verb "one": a single
+// request under one limit, of cost 1, that is not provisional.
 func (a *asked) plain() bool {
 	return a.verb == admit && len(a.limits) == 1 && a.requests == 1 && a.cost == 1 && !a.provisional
 }
 
-// join adds a request, to the question that asks the same if there is one.
+// join adds a caller's question: to a question to the script that asks the same, if there is one, or as a new one.
 func (b *batch) join(q *question) {
 	q.place, q.answer = 0, answer{}
-	q.asked = int32(len(b.asked))
+	q.index = int32(len(b.asked))
 	before := int32(-1)
 	if q.verb == admit {
 		if n, found := b.byHash[q.hash]; found {
@@ -114,23 +121,24 @@ func (b *batch) join(q *question) {
 		}
 		for n := before; n >= 0; n = b.asked[n].before {
 			if a := &b.asked[n]; a.requests < maxRequests && q.Alike(a.question) {
-				q.asked, q.place = n, int32(a.requests)
+				q.index, q.place = n, int32(a.requests)
 				a.requests++
 				return
 			}
 		}
-		b.byHash[q.hash] = q.asked
+		b.byHash[q.hash] = q.index
 		for j := range q.limits {
-			b.longest = min(b.longest, q.limits[j].Window)
+			b.shortest = min(b.shortest, q.limits[j].Window)
 		}
 	}
 	b.asked = append(b.asked, asked{question: q, requests: 1, before: before, forgotten: b.denials.forgotten(q.hash)})
 }
 
-// groupOf returns the index of the group of a question.
+// groupOf returns the index of the group of a question, which it adds if there is none yet.
 func (b *batch) groupOf(a *asked) int32 {
 	for i := range b.groups {
-		if g := &b.groups[i]; g.requests == a.requests && (g.verb == admit || g.verb == peek) && g.sameTerms(a.question) {
+		g := &b.groups[i]
+		if g.requests == a.requests && (g.verb == admit || g.verb == peek) && g.sameTerms(a.question) {
 			g.questions++
 			return int32(i)
 		}
@@ -139,7 +147,7 @@ func (b *batch) groupOf(a *asked) int32 {
 	return int32(len(b.groups) - 1)
 }
 
-// appendGroup appends the logs and the arguments of a group.
+// appendGroup appends the names of the logs and the arguments of a group.
 func (b *batch) appendGroup(index int32) {
 	for i := range b.asked {
 		if b.asked[i].group == index {
@@ -177,7 +185,7 @@ func (b *batch) appendGroup(index int32) {
 	}
 }
 
-// text returns the digits of a number. Most numbers are the same in each call, so their texts are kept.
+// text returns the digits of a number. It keeps them, since most numbers are the same in each call.
 func (b *batch) text(n int64) string {
 	text, found := b.texts[n]
 	if !found {
@@ -198,16 +206,18 @@ func (b *batch) append(word string, numbers ...int) {
 	}
 }
 
-// Again returns the arguments for the same call if it may have been executed before.
+// Again returns the arguments for sending the call again after it may have been executed.
 func (b *batch) Again() []string {
 	b.args[0], b.args[1] = b.callID, "again"
 	return b.args
 }
 
-// RetryFor returns how long the call may be sent again: while what it may have charged has not expired.
-func (b *batch) RetryFor() time.Duration { return b.longest }
+// RetryFor returns how long after Encode the call may be sent again: half of the shortest window of its requests,
+// which leaves the other half for it to arrive. Once entries of an earlier attempt have expired, the script can no
+// longer tell what that attempt charged. Without requests there is no bound.
+func (b *batch) RetryFor() time.Duration { return b.shortest / 2 }
 
-// Decode stores the answers in the questions.
+// Decode stores the answers in the callers' questions, and returns those that the script did not get to.
 func (b *batch) Decode(reply []rueidis.RedisMessage) (again []*question, err error) {
 	if len(reply) != len(b.order) {
 		return nil, errors.New("as many answers as questions were expected")
@@ -220,7 +230,7 @@ func (b *batch) Decode(reply []rueidis.RedisMessage) (again []*question, err err
 		a.answer.err, a.answer.id, a.answer.number = err, b.callID, int32(n+1)
 	}
 	for _, q := range b.all {
-		if a := &b.asked[q.asked]; a.question != q {
+		if a := &b.asked[q.index]; a.question != q {
 			q.answer = a.answer
 		}
 		if q.answer.again {

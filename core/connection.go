@@ -10,40 +10,45 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// connection is the client in use. Connect's comes to be when Redis first answers, which may be long after the limiter
-// was made: rueidis makes no client before it has seen whether it talks to one server, to Sentinel or to a cluster.
+// connection holds the Redis client: the caller's, given to New, or one that Connect makes. Connect may have none
+// until long after it has returned, since rueidis makes no client before Redis has answered. Despite its name a
+// connection is not one network connection: those belong to the client.
 type connection struct {
 	client  atomic.Pointer[rueidis.Client]
 	failure atomic.Pointer[error] // why there is no client yet
 
 	log     *slog.Logger
-	stop    context.CancelFunc // nil when the client is the caller's
-	dialing sync.WaitGroup
+	stop    context.CancelFunc // stops keepTrying; nil if the client is the caller's
+	dialing sync.WaitGroup     // of keepTrying and prepare
 }
 
-// newConnection takes a client of the caller's.
+// newConnection returns a connection with a client that is the caller's, who closes it.
 func newConnection(client rueidis.Client, log *slog.Logger) *connection {
 	c := &connection{log: log}
 	c.use(client)
 	return c
 }
 
-// dial makes a client of our own, trying once before it returns and then in the background until Redis answers.
+// dial returns a connection that makes its own client. It tries once before it returns, and then in the background
+// until Redis answers.
 func dial(option rueidis.ClientOption, log *slog.Logger) *connection {
 	ctx, stop := context.WithCancel(context.Background())
 	c := &connection{log: log, stop: stop}
 	if !c.try(option) {
-		log.Warn("exactlimit: Redis does not answer yet; requests are decided without it", slog.Any("error", unquoted(*c.failure.Load())))
+		log.Warn("exactlimit: Redis does not answer yet; requests are decided without it",
+			slog.Any("error", unquoted(*c.failure.Load())))
 		c.dialing.Go(func() { c.keepTrying(ctx, option) })
 	}
 	return c
 }
 
+// use sets the client, and prepares Redis in the background.
 func (c *connection) use(client rueidis.Client) {
 	c.client.Store(&client)
-	c.dialing.Go(func() { prepare(client, c.log) }) // which may take a while if Redis does not answer
+	c.dialing.Go(func() { prepare(client, c.log) }) // not here, since it takes a second if Redis does not answer
 }
 
+// try makes a client, and reports whether Redis has answered.
 func (c *connection) try(option rueidis.ClientOption) bool {
 	client, err := rueidis.NewClient(option)
 	if err != nil {
@@ -54,6 +59,7 @@ func (c *connection) try(option rueidis.ClientOption) bool {
 	return true
 }
 
+// keepTrying tries until Redis answers or the context ends.
 func (c *connection) keepTrying(ctx context.Context, option rueidis.ClientOption) {
 	const longest = 500 * time.Millisecond
 	for pause := longest / 32; ; pause = min(2*pause, longest) {
@@ -69,7 +75,7 @@ func (c *connection) keepTrying(ctx context.Context, option rueidis.ClientOption
 	}
 }
 
-// get returns the client, or why there is none yet.
+// get returns the client, or an error that says why there is none yet.
 func (c *connection) get() (rueidis.Client, error) {
 	if client := c.client.Load(); client != nil {
 		return *client, nil
@@ -77,6 +83,7 @@ func (c *connection) get() (rueidis.Client, error) {
 	return nil, *c.failure.Load()
 }
 
+// close returns when nothing happens in the background any more. It closes the client if it is not the caller's.
 func (c *connection) close() {
 	if c.stop != nil {
 		c.stop()

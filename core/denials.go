@@ -10,40 +10,43 @@ import (
 	"time"
 )
 
-// denials remembers which questions Redis would deny, and until when, so that they are answered without it. A question is
-// a key with the limits and the cost asked for.
+// denials is the denial cache. It holds which questions Redis would deny, and until when, so that they are denied
+// without a call to Redis. In this file a question is a key, the limits and the cost of a request.
 //
-// It is exact: a log without room gets room only when entries leave by age, so what is full stays full for every instance
-// until then. A log whose units may be given back before is not remembered at all: see answer.full. Apart from that only a
-// Reset, or the first Refund of a log, makes room earlier: ours are seen at once, those of other instances within hold. So are
-// clocks that do not run alike: Redis's stepped forward, or this process was suspended, in which Go's clock stands still.
+// The cache is exact: a full log has room when its entries expire and not before, so it is full for every instance
+// until then. Denials by a log whose units may be given back earlier are not cached; see answer.full. That leaves two
+// cases in which a log has room earlier than the cache says. The first is a Reset, or the first Refund of a log. The
+// cache sees those of this Limiter at once, and those of other instances within hold. The second is that the clocks
+// disagree, since Redis's was stepped forward or this process was suspended, which Go's monotonic clock does not
+// count. That too lasts no longer than hold.
 //
-// It is a table of fixed size, in which a key's denials have few places that they share with other keys'. A denial that
-// loses its place costs one call to Redis. Reading takes no lock.
+// The cache is a table of fixed size. The hash of a key selects a set of four places, which hold the denials of all
+// keys with that set. A denial that is overwritten by another costs one call to Redis. Reading takes no lock.
 type denials struct {
-	hold time.Duration // the longest that a denial is believed
+	hold time.Duration // how long a denial is used at most
 	sets []denialSet
 	mu   sync.Mutex // held to write
 }
 
-// denialSet has the places of the keys that fall on it.
+// denialSet is the places for the keys that are mapped to it.
 type denialSet struct {
 	places [4]atomic.Pointer[denial]
-	// forgotten counts the keys forgotten here. What was asked before the last of them may have been answered from a log
-	// that is no more, and is not learnt.
+	// forgotten counts the calls of forget for keys of this set. A call to Redis that was sent before the last of
+	// them is not learned from, since it may have been answered before the log was changed.
 	forgotten atomic.Uint64
 }
 
-// denial is what Redis said of one question. It does not change. Moments are those of redisLogs.now.
+// denial is the denial of one question. It is immutable. Its times are those of redisLogs.now.
 type denial struct {
 	key    string
 	cost   int
 	limits []Limit
-	until  time.Duration // denied before
-	heard  time.Duration // when the decision came
-	denied Decision      // as it was then
+	until  time.Duration // the question is denied before this time
+	heard  time.Duration // when the reply came
+	denied Decision      // as of heard
 }
 
+// newDenials returns a cache for so many entries, rounded up to whole sets; 0 turns it off.
 func newDenials(entries int, hold time.Duration) *denials {
 	d := &denials{hold: hold}
 	if entries > 0 {
@@ -53,6 +56,7 @@ func newDenials(entries int, hold time.Duration) *denials {
 	return d
 }
 
+// set returns the set of the keys with a hash, or nil if the cache is off.
 func (d *denials) set(hash uint64) *denialSet {
 	if len(d.sets) == 0 {
 		return nil
@@ -61,7 +65,7 @@ func (d *denials) set(hash uint64) *denialSet {
 	return &d.sets[i]
 }
 
-// find returns the denial that Redis would give now, if it is known. The hash is the key's.
+// find returns the denial that Redis would give now, if the cache has it. The hash is the key's.
 func (d *denials) find(hash uint64, now time.Duration, key string, cost int, limits []Limit) (_ Decision, found bool) {
 	set := d.set(hash)
 	if set == nil {
@@ -75,34 +79,38 @@ func (d *denials) find(hash uint64, now time.Duration, key string, cost int, lim
 	return Decision{}, false
 }
 
-// asks says whether the denial is one of the question. Of the same logs, a lower Max or another cost would be denied too,
-// but not for the same time, so it is another question.
+// asks reports whether the denial is of the given question. One with another Max or another cost is not the same,
+// although it is about the same logs: they have room for it at another time.
 func (e *denial) asks(key string, cost int, limits []Limit) bool {
 	return e.cost == cost && e.key == key && slices.Equal(e.limits, limits)
 }
 
+// decision returns the denial as it is now.
 func (e *denial) decision(now time.Duration) Decision {
 	d := e.denied
-	d.age = max(0, now-e.heard) // it may have come since now was read
+	d.age = max(0, now-e.heard) // the reply may have come after now was read
 	d.State = d.State.aged(d.age)
 	return d
 }
 
-// learn takes from a decision that came now, to a call made at sent, until when the same question would be denied. It may
-// follow from an admission too, of the last units. Forgotten is what forgotten returned before the call.
-func (d *denials) learn(hash, forgotten uint64, sent, now time.Duration, key string, cost int, limits []Limit, heard Decision) {
+// learn caches the denial that follows from a decision on the same question, if one does: from a denial, or from an
+// admission that leaves no room for another. The call was sent at sent, and the reply came now. The hash is the
+// key's, and forgotten is what the method forgotten returned before the call.
+func (d *denials) learn(
+	hash, forgotten uint64, sent, now time.Duration, key string, cost int, limits []Limit, last Decision,
+) {
 	set := d.set(hash)
-	if set == nil || heard.RetryAfter == 0 {
+	if set == nil || last.RetryAfter == 0 {
 		return
 	}
-	states, retry := heard.States(), heard.RetryAfter
+	states, retry := last.States(), last.RetryAfter
 	for _, state := range states {
 		if state.RetryAfter > 0 {
-			retry = min(retry, state.RetryAfter) // until then, all that are full stay full
+			retry = min(retry, state.RetryAfter) // until then each limit without room stays without
 		}
 	}
 	e := &denial{
-		key:    strings.Clone(key), // what it was cut from, such as a request, is not kept
+		key:    strings.Clone(key), // since key may be a part of something large, such as a request
 		cost:   cost,
 		limits: slices.Clone(limits),
 		until:  sent + believed(min(retry, d.hold)),
@@ -120,7 +128,8 @@ func (d *denials) learn(hash, forgotten uint64, sent, now time.Duration, key str
 	}
 }
 
-// place returns where to put a denial: where the last one of its question is, or the one that ends first.
+// place returns where to store a denial: where the previous one of its question is, else at an empty place, else
+// where the denial is that ends first.
 func (s *denialSet) place(e *denial) *atomic.Pointer[denial] {
 	place, until := &s.places[0], time.Duration(math.MaxInt64)
 	for i := range s.places {
@@ -136,11 +145,13 @@ func (s *denialSet) place(e *denial) *atomic.Pointer[denial] {
 	return place
 }
 
-// believed is how much of a span on Redis's clock has surely not passed when it has on ours: two clocks that NTP steers
-// may drift apart by 500 parts per million each.
+// believed returns how long to wait on this process's clock so that no more than span passes on Redis's clock
+// meanwhile. NTP corrects a clock by 500 parts per million at most, and both clocks may be corrected, in opposite
+// directions.
 func believed(span time.Duration) time.Duration { return span - span/1000 }
 
-// forgotten returns what learn needs to know of the time before a call.
+// forgotten returns a number to give to learn after a call that is about to be sent. It tells learn whether forget was
+// called meanwhile for a key of the same set.
 func (d *denials) forgotten(hash uint64) uint64 {
 	if set := d.set(hash); set != nil {
 		return set.forgotten.Load()
@@ -148,7 +159,7 @@ func (d *denials) forgotten(hash uint64) uint64 {
 	return 0
 }
 
-// forget drops what is known of a key, and what calls under way will learn of it.
+// forget removes the denials of a key, and keeps learn from caching what calls in flight find out about it.
 func (d *denials) forget(hash uint64, key string) {
 	set := d.set(hash)
 	if set == nil {
@@ -164,7 +175,7 @@ func (d *denials) forget(hash uint64, key string) {
 	}
 }
 
-// size counts the denials that are believed now.
+// size returns the number of denials that find can return now.
 func (d *denials) size(now time.Duration) int {
 	n := 0
 	for i := range d.sets {

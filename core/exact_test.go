@@ -6,14 +6,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -326,4 +330,51 @@ func TestRestartInMidTraffic(t *testing.T) {
 		time.Sleep(time.Second)
 	}()
 	verify(t, server, j, j.runUntil(ctx, limiter))
+}
+
+// forgetful is a client that loses many replies, after each of which it takes some time until the call can be sent again.
+type forgetful struct {
+	rueidis.Client
+	lost atomic.Int32
+}
+
+func (f *forgetful) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	words := cmd.Commands()
+	if words[0] != "EVALSHA" || words[len(words)-1] == "probe" {
+		return f.Client.Do(ctx, cmd)
+	}
+	if slices.Contains(words, "again") {
+		time.Sleep(rand.N(50 * time.Millisecond))
+	}
+	result := f.Client.Do(ctx, cmd)
+	if result.Error() == nil && rand.IntN(3) == 0 {
+		f.lost.Add(1)
+		return rueidis.NewErrorResult(io.EOF)
+	}
+	return result
+}
+
+// Where replies are lost all the time, each request is charged once, and none is denied that had room when it first came.
+// Some of the denials are of requests that shared a question with others, of which the first attempt granted some.
+func TestRepliesLostInMidTraffic(t *testing.T) {
+	server := redistest.Start(t, redistest.AppendOnly...)
+	j := job{
+		URL: server.URL(), Prefix: "p", Keys: keys(2), Goroutines: 32, For: 3 * time.Second,
+		Limit: Limit{Name: "exact", Max: 20, Window: time.Second}, // within half of which a busy machine sends a call again
+	}
+	client := &forgetful{Client: server.Client(t)}
+	limiter, err := New(client, WithPrefix(j.Prefix), patient, OnFailure(FailClosed))
+	require.NoError(t, err)
+	defer limiter.Close()
+	answers := j.run(limiter)
+	partly := 0
+	for _, a := range answers {
+		if !a.Allowed && a.Retry == 1 {
+			partly++
+		}
+	}
+	assert.Positive(t, client.lost.Load())
+	t.Logf("%d replies were lost; %d requests were denied by the first attempt of a call that granted others",
+		client.lost.Load(), partly)
+	verify(t, server, j, answers)
 }

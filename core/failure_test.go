@@ -20,6 +20,7 @@ import (
 
 	"github.com/exactlimit/exactlimit/internal/dispatch"
 	"github.com/exactlimit/exactlimit/internal/redistest"
+	"github.com/exactlimit/exactlimit/lua"
 )
 
 // With Redis gone from the start each policy does as it says, for as many limits and units as a call has.
@@ -167,6 +168,42 @@ func TestNotAskedAgainAfterTheWindow(t *testing.T) {
 	_, err = limiter.Allow(context.Background(), "ann", PerDay("day", 9), Limit{Name: "short", Max: 5, Window: time.Millisecond})
 	assert.ErrorIs(t, err, io.EOF)
 	assert.Less(t, client.calls.Load(), int32(10), "it is given up before all attempts are used")
+}
+
+// slow is a client that loses the reply of the first call after some time, and whose second call takes its time too.
+type slow struct {
+	rueidis.Client
+	takes [2]time.Duration
+	calls atomic.Int32
+}
+
+func (s *slow) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	words := cmd.Commands()
+	if words[0] != "EVALSHA" || words[len(words)-1] == "probe" {
+		return s.Client.Do(ctx, cmd)
+	}
+	if n := s.calls.Add(1); n > 1 {
+		time.Sleep(s.takes[1])
+		return s.Client.Do(ctx, cmd)
+	}
+	s.Client.Do(ctx, cmd)
+	time.Sleep(s.takes[0])
+	return rueidis.NewErrorResult(io.EOF)
+}
+
+// A call that is sent again within the window may arrive after it, and would be charged twice. So it is sent again within
+// half of the window only.
+func TestNotAskedAgainLate(t *testing.T) {
+	limit := Limit{Name: "a", Max: 5, Window: 400 * time.Millisecond}
+	server := redistest.Start(t, redistest.AppendOnly...)
+	client := &slow{Client: server.Client(t), takes: [2]time.Duration{240 * time.Millisecond, 200 * time.Millisecond}}
+	redistest.Do(t, client.Client, "SCRIPT", "LOAD", lua.Decide) // or the first call may have no effect
+	limiter, err := New(client, WithPrefix("p"), patient, OnFailure(FailClosed))
+	require.NoError(t, err)
+	defer limiter.Close()
+	_, err = limiter.Allow(context.Background(), "ann", limit)
+	assert.ErrorIs(t, err, io.EOF)
+	assert.Len(t, server.Admissions(t)[string(appendLogKey(nil, "p", "ann", limit))], 1)
 }
 
 // record is a log that the test reads.

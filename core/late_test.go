@@ -130,6 +130,87 @@ func TestLateGrants(t *testing.T) {
 
 const noDecision Source = 255
 
+// A request that is denied in this process, because Redis did not answer in time, is charged nowhere.
+func TestLateGrantOfADeniedRequest(t *testing.T) {
+	g := newGated(t, 5, WithTimeout(100*time.Millisecond), OnFailure(FailLocal))
+	var d Decision
+	g.limiter.inProcess.decide(&d, "ann", 5, []Limit{g.limit})
+	require.True(t, d.Allowed)
+	o := g.allow(context.Background(), "ann", 3, g.limit)
+	first := <-g.came
+	o.wait(t)
+	assert.Equal(t, SourceInProcess, o.Source)
+	assert.False(t, o.Allowed)
+	first.pass <- nil
+	call := <-g.came
+	assert.Contains(t, call.words, "refund")
+	call.pass <- nil
+	require.Eventually(t, func() bool {
+		go func() { (<-g.came).pass <- nil }()
+		d, err := g.limiter.OnFailure(FailClosed).Peek(context.Background(), "ann", g.limit)
+		return err == nil && d.Remaining == 5
+	}, 10*time.Second, 10*time.Millisecond)
+}
+
+// What gives units back after its caller has left is noticed at once all the same, by the denial cache and by Wait.
+func TestLateRoom(t *testing.T) {
+	for name, free := range map[string]func(ctx context.Context, g gated, admitted Decision) error{
+		"refund": func(ctx context.Context, g gated, admitted Decision) error { return g.limiter.Refund(ctx, admitted) },
+		"reset":  func(ctx context.Context, g gated, _ Decision) error { return g.limiter.Reset(ctx, "ann", g.limit) },
+		"late grant": func(ctx context.Context, g gated, admitted Decision) error {
+			if err := g.limiter.Refund(context.Background(), admitted); err != nil {
+				return err
+			}
+			_, err := g.limiter.Allow(ctx, "ann", g.limit)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGated(t, 1, WithDenialCache(100, time.Hour))
+			admitted := g.allow(context.Background(), "ann", 1, g.limit)
+			(<-g.came).pass <- nil
+			require.True(t, admitted.wait(t).Allowed)
+			ctx, cancel := context.WithCancel(context.Background())
+			left := make(chan error)
+			go func() { left <- free(ctx, g, admitted.Decision) }()
+			late := <-g.came
+			if name == "late grant" {
+				late.pass <- nil
+				late = <-g.came
+			}
+			cancel()
+			require.ErrorIs(t, <-left, context.Canceled)
+			if name == "late grant" {
+				late.pass <- nil
+				late = <-g.came // which gives it back
+			}
+
+			waited := &outcome{done: make(chan struct{})}
+			go func() {
+				defer close(waited.done)
+				waited.Decision, waited.err = g.limiter.Wait(context.Background(), "ann", g.limit)
+			}()
+			if name != "late grant" { // of which the denial cache knows that it was the last
+				(<-g.came).pass <- nil
+			}
+			require.Eventually(t, func() bool {
+				q := g.limiter.queues
+				q.mu.Lock()
+				defer q.mu.Unlock()
+				return len(q.keys) == 1 && g.limiter.redis.denials.size(g.limiter.redis.now()) == 1
+			}, 10*time.Second, time.Millisecond)
+			late.pass <- nil
+			select {
+			case call := <-g.came:
+				call.pass <- nil
+			case <-time.After(5 * time.Second):
+				t.Fatal("nobody has noticed that there is room")
+			}
+			assert.True(t, waited.wait(t).Allowed)
+		})
+	}
+}
+
 // A caller that is cancelled leaves at once. If its question was not sent yet, it never is.
 func TestCancelledBeforeItIsSent(t *testing.T) {
 	g := newGated(t, 5)

@@ -38,7 +38,7 @@ func newLimiter(connection *connection, c config) (*Limiter, error) {
 		l.metrics, err = newMetrics(c.meter, connection != nil)
 	}
 	if connection != nil {
-		l.redis = newRedisLogs(connection, c, l.metrics)
+		l.redis = newRedisLogs(connection, c, l.metrics, l.queues.wake)
 	}
 	if err == nil && l.metrics != nil {
 		err = l.metrics.watch(l.redis.state)
@@ -118,7 +118,8 @@ func NewInProcess(opts ...Option) (*Limiter, error) {
 //
 // When its context is cancelled it returns at once, with an error. What Redis grants to it after that is given back, and so it
 // is wherever Allow has returned an error because Redis did not answer in time. If the failure policy has let the request go
-// on instead, what Redis grants late stays charged.
+// on instead, what Redis grants late stays charged. So does what it grants when the connection is lost before its reply
+// comes, as when it hangs for some seconds, and no caller waits for the reply any more.
 //
 // A deadline of the context before Redis has answered is a case for the failure policy, as the timeout is. So do not
 // let a client choose it: under FailLocal each request with too short a deadline is decided in this process, whose
@@ -155,9 +156,11 @@ func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit
 	return d, nil
 }
 
-func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, limits []Limit) (err error) {
+func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, limits []Limit) error {
+	var q *question // that Redis may still grant
 	if l.redis != nil {
-		q, err := l.redis.decide(ctx, d, key, n, limits, l.provisional)
+		var err error
+		q, err = l.redis.decide(ctx, d, key, n, limits, l.provisional)
 		switch {
 		case err == nil:
 			return nil
@@ -170,6 +173,9 @@ func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, li
 		}
 	}
 	l.inProcess.decide(d, key, n, limits)
+	if q != nil && !d.Allowed {
+		l.redis.giveBack(q)
+	}
 	return nil
 }
 
@@ -226,10 +232,10 @@ func (l *Limiter) Refund(ctx context.Context, d Decision) error {
 	case l.closed.Load():
 		return unavailable(errClosed)
 	}
-	defer l.queues.wake(d.receipt.key)
 	switch {
 	case d.receipt.store == l.inProcess.identity:
 		l.inProcess.refund(d.receipt, d.States())
+		l.queues.wake(d.receipt.key)
 		return nil
 	case l.redis != nil && d.receipt.store == l.redis.identity:
 		return l.redis.refund(ctx, d.receipt, limitsOf(d.States()))

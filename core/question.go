@@ -18,31 +18,32 @@ const (
 	reset
 )
 
-// question is what one caller asks the script: something about the logs that limits keep of a key.
+// question is what one caller asks about the logs of one key, one log for each limit. A question to admit is also
+// called a request. A batch puts requests that ask the same to the script as one question: see batch.
 type question struct {
 	dispatch.Ticket
 	verb        verb
 	key         string // canonical
 	hash        uint64 // of key
 	cost        int
-	provisional bool // what it is charged may be given back
+	provisional bool // the caller may give back what it is charged
 	limits      []Limit
-	paid        receipt // of a refund: what is given back
+	paid        receipt // what to give back, if verb is refund
 
-	asked    int32 // see batch
-	place    int32 // of the request, among those that ask the same in one call
+	index    int32 // in batch.asked, of the question to the script that this one is part of
+	place    int32 // among the requests that this question to the script stands for; 0 is the first
 	answer   answer
-	unwanted atomic.Int32 // see redisLogs.giveBack
+	unwanted atomic.Int32 // counts the calls of redisLogs.giveBack
 }
 
-// decision returns the answer to the request.
+// decision returns the decision on the request, from the answer.
 func (q *question) decision() Decision { return q.answer.decision(int(q.place), q.cost, q.limits) }
 
-// HashTag returns the key, which all logs have in braces.
+// HashTag returns the key, which the names of all its logs have in braces.
 func (q *question) HashTag() string { return q.key }
 
-// Size returns how much work the question is for the script. A refund may have to make an entry for each request that was
-// granted together with the one that is given back.
+// Size returns how much work the question is for the script, where 1 is a request under one limit. A refund may have
+// to make a new entry for each request that shares an entry with the refunded one, which is why it counts for more.
 func (q *question) Size() int {
 	if q.verb == refund {
 		return len(q.limits) * (1 + int(q.paid.granted)/4)
@@ -50,21 +51,21 @@ func (q *question) Size() int {
 	return len(q.limits)
 }
 
-// Alike reports whether two requests are one question to the script.
+// Alike reports whether both questions are requests that can be one question to the script.
 func (q *question) Alike(other *question) bool {
 	return q.verb == admit && q.hash == other.hash && q.key == other.key && q.sameTerms(other)
 }
 
-// sameTerms reports whether two questions differ in nothing but their keys.
+// sameTerms reports whether two questions differ in nothing but their keys and, if they are refunds, their receipts.
 func (q *question) sameTerms(other *question) bool {
 	return q.verb == other.verb && q.cost == other.cost && q.provisional == other.provisional &&
 		slices.Equal(q.limits, other.limits)
 }
 
-// questions keeps questions for reuse. A question whose caller has left before the answer came is not reused.
+// questions holds questions for reuse. A question that failed is not reused, since its answer may still come.
 var questions = sync.Pool{New: func() any { return new(question) }}
 
-// newQuestion returns a question about the logs that limits keep of a canonical key.
+// newQuestion returns a question about the logs of a canonical key under limits. The hash is the key's.
 func (r *redisLogs) newQuestion(verb verb, key string, hash uint64, cost int, limits []Limit) *question {
 	q := questions.Get().(*question)
 	q.verb, q.key, q.hash, q.cost, q.provisional = verb, key, hash, cost, false
@@ -72,7 +73,7 @@ func (r *redisLogs) newQuestion(verb verb, key string, hash uint64, cost int, li
 	return q
 }
 
-// free lets a question be reused.
+// free makes an answered question available for reuse.
 func (q *question) free() {
 	q.answer, q.paid, q.key = answer{}, receipt{}, ""
 	questions.Put(q)

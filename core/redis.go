@@ -17,23 +17,25 @@ import (
 	"github.com/exactlimit/exactlimit/lua"
 )
 
-// redisLogs asks the script in Redis.
+// redisLogs is the logs in Redis. It decides from the denial cache, or by asking the script.
 type redisLogs struct {
-	identity   uint64 // in the receipts of what it admits
+	identity   uint64 // receipt.store of the requests that it admits
 	connection *connection
 	dispatcher *dispatch.Dispatcher[*question]
 	denials    *denials
 	reporter   *reporter
-	closing    chan struct{}
+	freed      func(key string) // called when units of a key may have been given back
+	closing    chan struct{}    // closed by close
 
-	prefix string
-	stem   string // of all ids this limiter makes
-	ids    atomic.Uint64
-	seed   maphash.Seed
+	prefix string        // of the names of the logs
+	stem   string        // random; every call id begins with it
+	ids    atomic.Uint64 // how many call ids there are
+	seed   maphash.Seed  // of the hashes of keys
 }
 
-// newRedisLogs returns logs in the Redis of a connection. The metrics may be nil.
-func newRedisLogs(connection *connection, c config, m *metrics) *redisLogs {
+// newRedisLogs returns the logs in the Redis of a connection. The metrics may be nil. It calls freed with a canonical
+// key after units of the key may have been given back.
+func newRedisLogs(connection *connection, c config, m *metrics, freed func(key string)) *redisLogs {
 	var random [6]byte
 	rand.Read(random[:]) // never fails: crypto/rand ends the process instead
 	r := &redisLogs{
@@ -41,6 +43,7 @@ func newRedisLogs(connection *connection, c config, m *metrics) *redisLogs {
 		connection: connection,
 		denials:    newDenials(c.denials, c.denialHold),
 		reporter:   &reporter{log: c.log},
+		freed:      freed,
 		closing:    make(chan struct{}),
 		prefix:     c.prefix,
 		stem:       base64.RawURLEncoding.EncodeToString(random[:]),
@@ -54,10 +57,10 @@ func newRedisLogs(connection *connection, c config, m *metrics) *redisLogs {
 			return newBatch(c.prefix, r.newIDs(), r.denials, r.now)
 		},
 		Probe: func(hashTag string) (keys, args []string) {
-			log := c.prefix + ":{" + hashTag + "}:probe" // never a log: it has no window
+			log := c.prefix + ":{" + hashTag + "}:probe" // no log has this name, since those end in a window
 			return []string{log, log + ":none"}, []string{"probe", "probe"}
 		},
-		Late: r.giveBack,
+		Late: r.late,
 		Changed: func(from, to dispatch.State, since time.Duration, cause error) {
 			r.reporter.changed(from, to, since, r.now(), cause)
 		},
@@ -69,10 +72,10 @@ func newRedisLogs(connection *connection, c config, m *metrics) *redisLogs {
 	return r
 }
 
-// now is the time since some moment, on Go's monotonic clock.
+// now returns the time since the dispatcher was made, on Go's monotonic clock.
 func (r *redisLogs) now() time.Duration { return r.dispatcher.Now() }
 
-// newIDs returns a function that returns an id that no other call has. It makes many at once, to allocate once for all.
+// newIDs returns a function for one goroutine, which returns a new call id each time. Ids are allocated many at once.
 func (r *redisLogs) newIDs() func() string {
 	const many = 64
 	var ids []string
@@ -97,8 +100,8 @@ func (r *redisLogs) newIDs() func() string {
 	}
 }
 
-// decide answers from the denial cache or asks Redis. It returns an error together with the question, which may be granted
-// yet: see giveBack.
+// decide sets d from the denial cache, or by asking Redis. If that fails it returns an error and the question, which
+// Redis may still grant: see giveBack. Otherwise it returns no question.
 func (r *redisLogs) decide(
 	ctx context.Context, d *Decision, key string, cost int, limits []Limit, provisional bool,
 ) (*question, error) {
@@ -120,6 +123,7 @@ func (r *redisLogs) decide(
 	return nil, nil
 }
 
+// receipt returns the receipt of a request that was granted.
 func (r *redisLogs) receipt(q *question) receipt {
 	return receipt{
 		store: r.identity, key: q.key, cost: q.cost,
@@ -127,7 +131,7 @@ func (r *redisLogs) receipt(q *question) receipt {
 	}
 }
 
-// do asks a question. After an error it must not be used again.
+// do asks a question, and returns when it has an answer. After an error the question must not be freed.
 func (r *redisLogs) do(ctx context.Context, q *question) error {
 	if err := r.dispatcher.Do(ctx, q); err != nil {
 		if !gaveUp(ctx) {
@@ -142,7 +146,7 @@ func (r *redisLogs) do(ctx context.Context, q *question) error {
 	return nil
 }
 
-// logsOf names logs without the key that they are of, since errors are logged.
+// logsOf describes logs for an error. It leaves out their key, since errors are logged.
 func logsOf(limits []Limit) string {
 	names := make([]string, len(limits))
 	for i := range limits {
@@ -164,7 +168,7 @@ func (r *redisLogs) peek(ctx context.Context, key string, limits []Limit) (Decis
 	return d, nil
 }
 
-// refund gives back the units of a receipt to the logs of limits.
+// refund gives back what a receipt says was charged to the logs of limits.
 func (r *redisLogs) refund(ctx context.Context, paid receipt, limits []Limit) error {
 	q := r.newQuestion(refund, paid.key, maphash.String(r.seed, paid.key), paid.cost, limits)
 	q.paid = paid
@@ -175,17 +179,32 @@ func (r *redisLogs) reset(ctx context.Context, key string, limits []Limit) error
 	return r.change(ctx, r.newQuestion(reset, key, maphash.String(r.seed, key), 1, limits))
 }
 
-// change asks for something after which there may be room.
+// change asks a question that may make room.
 func (r *redisLogs) change(ctx context.Context, q *question) error {
 	hash, key := q.hash, q.key
 	err := r.do(ctx, q)
-	r.denials.forget(hash, key) // even after an error: it may have been done
+	r.changed(hash, key) // even after an error, since Redis may have done it
 	return err
 }
 
-// giveBack is called when the caller of Allow gets an error, and when the answer to its question has come after it had left.
-// The second of these calls refunds what was granted. If the failure policy has let the request go on, there is no second
-// one, and the charge stays.
+// changed tells the denial cache, and the callers of Wait, that units of a key may have been given back.
+func (r *redisLogs) changed(hash uint64, key string) {
+	r.denials.forget(hash, key)
+	r.freed(key)
+}
+
+// late is called when the answer to a question has come and its caller no longer waits for it.
+func (r *redisLogs) late(q *question) {
+	if q.verb == refund || q.verb == reset {
+		r.changed(q.hash, q.key)
+	} else {
+		r.giveBack(q)
+	}
+}
+
+// giveBack refunds a late grant that no caller has use for. It is called twice for such a question, in either order:
+// when Allow returns an error, and when the answer comes after Allow stopped waiting for it. The second call refunds.
+// If the failure policy has decided the request instead, there is no call for the former, and the charge stays.
 func (r *redisLogs) giveBack(q *question) {
 	if q.unwanted.Add(1) < 2 || q.verb != admit || q.answer.err != nil || int(q.place) >= q.answer.granted {
 		return
@@ -193,8 +212,8 @@ func (r *redisLogs) giveBack(q *question) {
 	go r.refundLater(r.receipt(q), q.limits)
 }
 
-// refundLater refunds, and tries again after an error: the answer was late, so the circuit breaker may be open still. After
-// half a minute of this, the charge stays until it expires.
+// refundLater refunds, and tries again after each error, since the circuit breaker may still be open after a late
+// answer. It gives up after about half a minute; the charge then stays until it expires.
 func (r *redisLogs) refundLater(paid receipt, limits []Limit) {
 	for pause := time.Millisecond; pause < 20*time.Second; pause *= 2 {
 		if r.refund(context.Background(), paid, limits) == nil {
@@ -218,7 +237,8 @@ func (r *redisLogs) state() redisState {
 	return redisState{denials: r.denials.size(now), open: open, away: away}
 }
 
-// close returns when no call is in flight. Those to a Redis that hangs it leaves to end by themselves after a while.
+// close returns when no call is in flight, or a second after the timeout. Calls that are then in flight, to a Redis
+// that hangs, end when the client gives them up.
 func (r *redisLogs) close() {
 	close(r.closing)
 	closed := make(chan struct{})

@@ -9,22 +9,23 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// answer is what the script answered to one question of one or more requests that ask the same, first come first served. The
-// contract is in lua/decide.lua.
+// answer is the script's answer to one question, which may stand for several requests. The head of lua/decide.lua
+// describes the replies that it is decoded from.
 type answer struct {
-	err error // of the question alone, such as a key that is no log
+	err error // of this question alone, such as a key that holds no log
 
-	again     bool    // the script did not get to it
-	granted   int     // requests
-	remaining int64   // of the only log, if there is no list: all are granted, and there is room for one more
-	logs      []int64 // remaining, retry and reset of each log
-	early     bool    // units of a log may be given back, so retry may come early
+	again     bool    // the script did not get to the question
+	granted   int     // how many requests are granted: the first ones
+	logs      []int64 // remaining, retry and reset of each log; nil after the short answer, see decodeInteger
+	remaining int64   // after the short answer: of the only log
+	early     bool    // units of a log may be given back, so that a request has room before retry
 
 	id     string // of the call
-	number int32  // of the question, in the call
+	number int32  // of the question in the call, from 1
 }
 
-// decode reads the script's answer to a question, and refuses one that makes no sense.
+// decode decodes the script's answer to a question of so many requests. It returns an error if the answer makes no
+// sense or is itself an error.
 func decode(message rueidis.RedisMessage, requests int, q *question) (answer, error) {
 	switch {
 	case message.IsInt64():
@@ -54,13 +55,17 @@ func decode(message rueidis.RedisMessage, requests int, q *question) (answer, er
 	return answer{}, errors.New(text)
 }
 
+// decodeInteger decodes the short answer to requests under one limit: all are granted, and remaining units are left,
+// which is enough for one request more.
 func decodeInteger(remaining int64, requests int, q *question) (answer, error) {
 	if remaining < 1 || remaining > int64(q.limits[0].Max-requests*q.cost) {
-		return answer{}, fmt.Errorf("answer %d to %d requests of cost %d to a limit of %d", remaining, requests, q.cost, q.limits[0].Max)
+		return answer{}, fmt.Errorf("answer %d to %d requests of cost %d to a limit of %d",
+			remaining, requests, q.cost, q.limits[0].Max)
 	}
 	return answer{granted: requests, remaining: remaining}, nil
 }
 
+// decodeList decodes the long answer. It keeps list.
 func decodeList(list []int64, requests int, q *question) (answer, error) {
 	if len(list) != 1+3*len(q.limits) || list[0] < 0 || list[0] > int64(requests) {
 		return answer{}, fmt.Errorf("answer %d to %d requests to %d limits", list, requests, len(q.limits))
@@ -77,16 +82,18 @@ func decodeList(list []int64, requests int, q *question) (answer, error) {
 		}
 		const longest = math.MaxInt64 / int64(time.Microsecond)
 		if remaining > most || retry > longest || reset < 0 || reset > longest {
-			return answer{}, fmt.Errorf("answer %d to %d requests of cost %d to a limit of %d", list, requests, q.cost, limit.Max)
+			return answer{}, fmt.Errorf("answer %d to %d requests of cost %d to a limit of %d",
+				list, requests, q.cost, limit.Max)
 		}
 	}
 	return a, nil
 }
 
-// full reports whether a log has no room for one request more until some of its entries expire.
+// full reports whether the denial cache may learn from the answer: the answer says how long there is no room, if
+// there is none, and no unit can be given back before.
 func (a answer) full() bool { return a.logs != nil && !a.early }
 
-// decision is the answer to the request in the given place, of which 0 is the first.
+// decision returns the decision on the request at the given place among the requests of the question.
 func (a answer) decision(place, cost int, limits []Limit) Decision {
 	allowed := place < a.granted
 	if len(limits) == 1 {
@@ -99,7 +106,8 @@ func (a answer) decision(place, cost int, limits []Limit) Decision {
 	return decide(allowed, states, SourceRedis)
 }
 
-// state is where limit i stood after the request in a place, with those behind it still to come.
+// state returns the state of limit i after the request at the given place. It is as if the granted requests behind
+// that place, which the answer includes, had not come yet.
 func (a answer) state(i, place, cost int, limit Limit) State {
 	behind := max(0, a.granted-1-place)
 	if a.logs == nil {
@@ -111,9 +119,9 @@ func (a answer) state(i, place, cost int, limit Limit) State {
 		RetryAfter: time.Duration(a.logs[3*i+1]) * time.Microsecond,
 		ResetAfter: time.Duration(a.logs[3*i+2]) * time.Microsecond,
 	}
-	if behind > 0 {
-		s.Remaining += behind * cost
-		s.RetryAfter = 0 // the next one was granted
+	s.Remaining += behind * cost
+	if place < a.granted && s.Remaining >= cost {
+		s.RetryAfter = 0 // the next request was granted, or would be
 	}
 	return s
 }

@@ -10,29 +10,32 @@ import (
 	"github.com/exactlimit/exactlimit/internal/dispatch"
 )
 
-// reporter reports in the log that Redis does not decide, and that it decides again, for all circuit breakers together. It
-// keeps apart outages, in which Redis does not answer, and rejections, in which it answers with an error, since the one has
-// another cause than the other and must not hide it. It also keeps the times for the metrics.
+// reporter logs that Redis does not decide, and that it decides again. It does so for all circuit breakers together.
+//
+// There are two kinds of failures: outages, in which Redis does not answer, and rejections, in which it answers with
+// an error. They have different causes, so they are logged separately and neither delays the other.
+//
+// The reporter also measures the outages for the metrics.
 type reporter struct {
 	log *slog.Logger
 
 	mu                  sync.Mutex
 	outages, rejections reports
-	open                int           // circuit breakers
-	since               time.Duration // when the first of them opened, on the clock of redisLogs.now
-	before              time.Duration // how long there was an open one until then
+	open                int           // how many circuit breakers are open
+	since               time.Duration // if one is: when the trouble with the first of them began, by redisLogs.now
+	before              time.Duration // for how long one was open, in earlier outages
 }
 
-// reports is the reports of one kind.
+// reports is the state of the log messages about one kind of failure.
 type reports struct {
-	last time.Duration // 0 if there was none
-	told bool          // there is one about the breakers that are open
+	last time.Duration // when the last one was written, or 0
+	told bool          // the log tells of such a failure of the breakers that are open, so it must tell of its end
 }
 
-// quietFor is how long at least there is no other report of the same kind.
+// quietFor is the shortest time between two messages of the same kind.
 const quietFor = 10 * time.Second
 
-// due reports whether to write a report now.
+// due reports whether a message may be written now. If so, it counts as written.
 func (r *reports) due(now time.Duration) bool {
 	if r.last > 0 && now-r.last < quietFor {
 		return false
@@ -47,7 +50,7 @@ func (r *reporter) undecided(err error, now time.Duration) {
 		r.rejected(code, now)
 		return
 	}
-	// A single call may be late or come at the wrong time. This is no outage unless it opens a breaker.
+	// These errors can be those of a single call, and are no outage unless a breaker opens.
 	own := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
 		errors.Is(err, dispatch.ErrClosed) || errors.Is(err, dispatch.ErrQueueFull)
 	r.mu.Lock()
@@ -55,11 +58,13 @@ func (r *reporter) undecided(err error, now time.Duration) {
 	r.outages.told = r.open > 0 && (r.outages.told || due)
 	r.mu.Unlock()
 	if due {
-		r.log.Warn("exactlimit: Redis does not answer; requests are decided without it", slog.Any("error", unquoted(err)))
+		r.log.Warn("exactlimit: Redis does not answer; requests are decided without it",
+			slog.Any("error", unquoted(err)))
 	}
 }
 
-// rejected is undecided for an error of the server. It is reported by its code alone, because its text may name keys.
+// rejected is undecided for an error that Redis has answered with. Only its code is logged, since its text may name
+// keys.
 func (r *reporter) rejected(code string, now time.Duration) {
 	r.mu.Lock()
 	due := r.rejections.due(now)
@@ -70,7 +75,8 @@ func (r *reporter) rejected(code string, now time.Duration) {
 	}
 }
 
-// changed is called when a circuit breaker has changed.
+// changed is called when a circuit breaker has changed its state. The trouble began at since, and cause is the last
+// error.
 func (r *reporter) changed(from, to dispatch.State, since, now time.Duration, cause error) {
 	switch {
 	case to == dispatch.Open:
@@ -85,7 +91,7 @@ func (r *reporter) changed(from, to dispatch.State, since, now time.Duration, ca
 	}
 }
 
-// closed is called when an open breaker has closed.
+// closed is called when a breaker that was open has closed.
 func (r *reporter) closed(now time.Duration) {
 	r.mu.Lock()
 	after, told := now-r.since, false
@@ -100,7 +106,7 @@ func (r *reporter) closed(now time.Duration) {
 	}
 }
 
-// measure returns how many breakers are open now, and how long there was an open one.
+// measure returns how many breakers are open now, and for how long at least one was open in total.
 func (r *reporter) measure(now time.Duration) (open int, total time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -309,3 +309,65 @@ func TestSentAgainAndFirst(t *testing.T) {
 		}
 	})
 }
+
+// Of requests that share a question the first attempt grants some, and its reply is lost. The second attempt, which comes
+// when there is room again, grants just those: the others were denied when there was none, and are told to come again at
+// once.
+func TestPartlyGrantedAndSentAgain(t *testing.T) {
+	redis := newClockedRedis(t, WithDenialCache(1000, time.Hour))
+	limit := Limit{Name: "a", Max: 5, Window: time.Second}
+	redis.allow(t, 0, "ann", 3, limit)
+	var questions []*question
+	for range 4 {
+		questions = append(questions, redis.question(admit, "ann", 1, limit))
+	}
+	redis.askOnce(t, second/2, questions...)
+	redis.askAgain(t, second)
+	type told struct {
+		allowed   bool
+		remaining int
+		retry     time.Duration
+	}
+	for place, want := range []told{{true, 4, 0}, {true, 3, 0}, {false, 3, time.Microsecond}, {false, 3, time.Microsecond}} {
+		d := redis.decision(t, questions[place])
+		require.Equal(t, want, told{d.Allowed, d.Remaining, d.RetryAfter}, "%d", place)
+	}
+	require.True(t, redis.allow(t, second+1, "ann", 3, limit).Allowed, "the denial cache does not remember those denials")
+}
+
+// The first attempt of a call whose connection was lost may reach the server after the second, since the network goes on
+// sending what a closed connection was given. It charges nothing twice, and the marks stay right.
+func TestFirstAttemptComesLast(t *testing.T) {
+	redis := newClockedRedis(t)
+	run := 0
+	rapid.Check(t, func(r *rapid.T) {
+		run++
+		limits := []Limit{{Name: "a", Max: 30, Window: time.Second}, {Name: "b", Max: 30, Window: 300 * time.Millisecond}}
+		asked := map[string][]Limit{}
+		var questions []*question
+		for i := range rapid.IntRange(1, 6).Draw(r, "questions") {
+			key := fmt.Sprint(run, "key", i)
+			asked[key] = limits[rapid.IntRange(0, 1).Draw(r, "from"):]
+			cost := rapid.IntRange(1, 3).Draw(r, "cost")
+			for range rapid.IntRange(1, 3).Draw(r, "requests") {
+				questions = append(questions, redis.question(admit, key, cost, asked[key]...))
+			}
+		}
+		keys, args := redis.batch.Encode(questions)
+		args = slices.Clone(args)
+		_, err := redis.batch.Decode(redis.call(r, 0, keys, redis.batch.Again()))
+		require.NoError(r, err)
+		redis.call(r, rapid.SampledFrom([]int64{0, 1, 1000}).Draw(r, "later"), keys, args)
+		charged := map[string]int{}
+		for _, q := range questions {
+			require.True(r, redis.decision(r, q).Allowed)
+			charged[q.key] += q.cost
+		}
+		for key, limits := range asked {
+			for _, limit := range limits {
+				requireMarks(r, redis.client, redis.log(key, limit))
+				require.Equal(r, limit.Max-charged[key], redis.peek(r, 2000, key, limit).Remaining)
+			}
+		}
+	})
+}

@@ -2,6 +2,7 @@ package echolimit_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -456,4 +457,78 @@ func TestCountOnlySeesTheAnswersStatus(t *testing.T) {
 		assert.Equal(t, row.counted, charged() > before, row.path)
 	}
 	assert.Equal(t, 429, adaptertest.Get(e, "/fine").StatusCode)
+}
+
+// What counts is what the client sees, whatever middleware of Echo's stands in front of the limiter or behind it, and whatever
+// a handler does after it has answered.
+func TestCountOnlyAmongMiddleware(t *testing.T) {
+	plain := func(writer echo.MiddlewareFunc) func(time.Duration) echo.MiddlewareFunc {
+		return func(time.Duration) echo.MiddlewareFunc { return writer }
+	}
+	writers := map[string]func(time.Duration) echo.MiddlewareFunc{
+		"nothing":      plain(func(next echo.HandlerFunc) echo.HandlerFunc { return next }),
+		"gzip":         plain(middleware.Gzip()),
+		"gzip of much": plain(middleware.GzipWithConfig(middleware.GzipConfig{MinLength: 1000})),
+		"body dump":    plain(middleware.BodyDump(func(echo.Context, []byte, []byte) {})),
+		"a deadline":   middleware.ContextTimeout,
+		"timeout": func(d time.Duration) echo.MiddlewareFunc {
+			//lint:ignore SA1019 services that have it are to be limited as well
+			return middleware.TimeoutWithConfig(middleware.TimeoutConfig{Timeout: d})
+		},
+		"TimeoutHandler": func(d time.Duration) echo.MiddlewareFunc {
+			return echo.WrapMiddleware(func(h http.Handler) http.Handler { return http.TimeoutHandler(h, d, "late") })
+		},
+	}
+	answers := map[string]echo.HandlerFunc{
+		"/success": ok,
+		"/nothing": func(echo.Context) error { return nil },
+		"/failure": func(c echo.Context) error { return c.String(http.StatusUnauthorized, "who?") },
+		"/bare":    func(c echo.Context) error { return c.NoContent(http.StatusUnauthorized) },
+		"/goes-on": func(c echo.Context) error { // as where a return has been forgotten
+			return errors.Join(c.JSON(http.StatusUnauthorized, "who?"), c.JSON(http.StatusOK, "welcome"))
+		},
+		"/fails-late": func(c echo.Context) error {
+			return errors.Join(c.JSON(http.StatusOK, "welcome"), c.JSON(http.StatusUnauthorized, "who?"))
+		},
+		"/failing": func(echo.Context) error { return echo.ErrUnauthorized },
+		"/moved":   func(echo.Context) error { return echo.NewHTTPError(http.StatusFound) },
+		"/slow": func(c echo.Context) error {
+			<-c.Request().Context().Done()
+			return context.DeadlineExceeded
+		},
+	}
+	for name, writer := range writers {
+		for path, answer := range answers {
+			timeout := time.Hour
+			if path == "/slow" {
+				timeout = 50 * time.Millisecond
+			}
+			switch {
+			case path == "/slow" && name != "timeout" && name != "a deadline": // would wait for ever, or be a race of Echo's
+				continue
+			case name == "TimeoutHandler" && (path == "/failing" || path == "/moved"): // Echo answers it too late
+				continue
+			}
+			for _, inFront := range []bool{true, false} {
+				limiter, err := core.NewInProcess()
+				require.NoError(t, err)
+				defer limiter.Close()
+				limit := core.PerHour("failures", 9)
+				failed := echolimit.New(limiter, echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Failed)).Limit(limit)
+				e := echo.New() // for this request alone: a handler that is late still uses its context
+				e.Logger.SetOutput(io.Discard)
+				if inFront {
+					e.Use(writer(timeout), failed)
+				} else {
+					e.Use(failed, writer(timeout))
+				}
+				e.GET(path, answer)
+				status := adaptertest.Get(e, path, "Accept-Encoding: gzip").StatusCode
+				d, err := limiter.Peek(t.Context(), "ip:192.0.2.1", limit)
+				require.NoError(t, err)
+				assert.Equal(t, adaptertest.Failed(status), d.Remaining < limit.Max,
+					"%s, %d with %s in front: %v", path, status, name, inFront)
+			}
+		}
+	}
 }

@@ -24,7 +24,7 @@ type KeyFunc func(echo.Context) (string, error)
 // comes from the proxy's address, so name the proxies with TrustedProxies there.
 //
 // IPv4 addresses count as such however they are written: mapped into IPv6, or under NAT64's prefix 64:ff9b::/96. A
-// 6to4 address (2002::/16) counts by the IPv4 address in it, whose host may choose all the rest. Under
+// 6to4 or Teredo address (2002::/16, 2001::/32) counts by the IPv4 address in it, whose host may choose the rest. Under
 // 64:ff9b:1::/48, which RFC 8215 reserves for translators of your own, each address is a client: it stands for one
 // IPv4 host, but only you know which bits of it are the IPv4 address, so that host counts apart when it comes without
 // the translator.
@@ -87,7 +87,8 @@ func FrameworkClientIP() KeyFunc {
 //
 // The value is kept as a hash, like all values that clients send, so that no secret among them reaches Redis, logs or
 // errors. A request without it is refused with 401. One that has it twice, longer than 8 KiB, or with a control
-// character, which decoders skip, is refused with 400. Header panics if name is no field's name.
+// character, which decoders skip, is refused with 400. Whitespace around it, which services trim, does not count. Header
+// panics if name is no field's name.
 func Header(name string, opts ...HashOption) KeyFunc { return of(httplimit.Header(name, opts...)) }
 
 // HashOption changes how the value that a client sends is hashed. By default it is SHA-256.

@@ -35,8 +35,9 @@ type Routes map[string][]core.Limit
 const routeNotFound = "RouteNotFound"
 
 // LimitRoutes makes a middleware function that admits the requests of each route under its limits. It is for a whole
-// Echo, by Echo.Use. Routes that are registered after the first request may pass for RouteNotFound. It panics if an
-// entry is neither "METHOD /template" nor RouteNotFound, or its limits make no sense.
+// Echo, by Echo.Use. Routes that are registered after the first request may pass for RouteNotFound. So may requests
+// whose method was changed after Echo has found their route: MethodOverride belongs into Echo.Pre. It panics if an entry
+// is neither "METHOD /template" nor RouteNotFound, or its limits make no sense.
 func (m *Middleware) LimitRoutes(routes Routes) echo.MiddlewareFunc {
 	find := httplimit.Table[echo.Context](routes, routeNotFound)
 	unmatched := find(routeNotFound, "")

@@ -1,6 +1,7 @@
 package ginlimit
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/gin-gonic/gin"
@@ -47,8 +48,9 @@ func Cost(cost func(*gin.Context) int) Option { return func(m *Middleware) { m.g
 // It is what other middleware, such as Echo's, calls a Skipper. An exempt request is neither counted nor given the RateLimit
 // fields, whether it has a key or not. The metric exactlimit.exempt counts it.
 //
-// Do not decide by what anyone may write, such as a header of its own: whoever finds it out has no limits. Decide by what
-// your authentication has found, or by the route.
+// Do not decide by what anyone may write, such as a header, the method, or the path, which is "/users/healthz" if someone
+// is called so: whoever finds it out has no limits. Decide by what your authentication has found, or by the route that
+// was matched, c.FullPath.
 func Exempt(exempt func(*gin.Context) bool) Option {
 	return func(m *Middleware) { m.gate.Exempt = exempt }
 }
@@ -58,10 +60,10 @@ func Exempt(exempt func(*gin.Context) bool) Option {
 //	ginlimit.CountOnly(func(status int) bool { return status == http.StatusUnauthorized })
 //
 // Each request is charged before its handler runs and given back after it, so of many at once no more are under way
-// than the limit allows. The charge stays where the answer is not known: if the client has left, if a handler has
-// panicked, and if there are errors in c.Errors and no answer has been written. So register the limiter before
-// middleware that answers such errors. Where Redis does not take a charge back in time it stays, and the limiter's
-// log says so.
+// than the limit allows. The charge stays where the answer is not known: if the client has left before it was begun,
+// if the request's deadline has passed, if a handler has panicked, and if there are errors in c.Errors and no answer
+// has been written. So register the limiter before middleware that answers such errors. Where Redis does not take a
+// charge back in time it stays, and the limiter's log says so.
 //
 // What one instance gives back is there for all instances at once, so none remembers that a client has no room, and each
 // denial is a call to Redis: see core.Limiter.Provisional.
@@ -126,10 +128,65 @@ func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit
 // count runs the handlers behind, and then gives the charge back if the request does not count. A panic leaves the
 // charge.
 func (m *Middleware) count(c *gin.Context, d core.Decision) {
-	ctx := c.Request.Context()
+	answer := &answer{ResponseWriter: c.Writer, ctx: c.Request.Context(), status: c.Writer.Status()}
+	c.Writer = answer
 	c.Next()
-	if len(c.Errors) > 0 && !c.Writer.Written() {
+	if len(c.Errors) > 0 && !answer.Written() {
 		return // what the status will be is for middleware further out to say
 	}
-	m.gate.Settle(ctx, d, c.Writer.Status())
+	if !answer.begun && answer.Written() { // around it, as Engine.HandleContext does
+		answer.status = answer.Status()
+	}
+	m.gate.Settle(answer.ctx, d, answer.status, answer.there)
 }
+
+// answer keeps the status that an answer was begun with. Writers of middleware's do not always tell: gin-contrib's for
+// gzip returns the last status that it was given, be it after the answer, and one that holds answers back may return
+// that of Gin's own writer behind it, which has no answer yet.
+type answer struct {
+	gin.ResponseWriter
+	ctx    context.Context // of the request
+	status int             // 0 if it is not known
+	begun  bool
+	there  bool // the client was, when it was begun
+}
+
+func (a *answer) begin() {
+	if !a.begun {
+		a.begun, a.there = true, a.ctx.Err() == nil
+	}
+}
+
+func (a *answer) WriteHeader(status int) {
+	switch {
+	case status <= 0 || status == a.status || a.Written(): // Gin's writer ignores it
+	case a.begun: // of two, a writer that has held back the first sends either
+		a.status = 0
+	default:
+		a.status = status
+	}
+	a.ResponseWriter.WriteHeader(status)
+}
+
+func (a *answer) WriteHeaderNow() {
+	a.begin()
+	a.ResponseWriter.WriteHeaderNow()
+}
+
+func (a *answer) Write(p []byte) (int, error) {
+	a.begin()
+	return a.ResponseWriter.Write(p)
+}
+
+func (a *answer) WriteString(s string) (int, error) {
+	a.begin()
+	return a.ResponseWriter.WriteString(s)
+}
+
+func (a *answer) Flush() {
+	a.begin()
+	a.ResponseWriter.Flush()
+}
+
+// Unwrap is for http.ResponseController.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/gin-gonic/gin"
 	"github.com/stretchr/testify/assert"
@@ -309,4 +311,142 @@ func TestLimitsOfRequestsWithoutRoute(t *testing.T) {
 		r.ServeHTTP(w, httptest.NewRequest(row.method, "http://example.com"+row.target, nil))
 		assert.Equal(t, row.limited, w.Header().Get("Ratelimit") != "", row)
 	}
+}
+
+// holding is a writer of middleware's that holds answers back until the handlers have run, and forgetful one that says
+// what status it was given last, as gin-contrib's for gzip does.
+type (
+	holding struct {
+		gin.ResponseWriter
+		first  bool // of several statuses it keeps the first, and otherwise the last
+		status int
+		body   []byte
+	}
+	forgetful struct {
+		gin.ResponseWriter
+		status int
+	}
+)
+
+func (h *holding) WriteHeaderNow() {}
+func (h *holding) WriteHeader(status int) {
+	if h.status == 0 || !h.first {
+		h.status = status
+	}
+}
+func (h *holding) Write(p []byte) (int, error) {
+	h.body = append(h.body, p...)
+	return len(p), nil
+}
+
+func (f *forgetful) Status() int { return f.status }
+func (f *forgetful) WriteHeader(status int) {
+	f.status = status
+	f.ResponseWriter.WriteHeader(status)
+}
+
+// What counts is what the client sees, whatever middleware stands in front of the limiter or behind it, and whatever a handler
+// does after it has answered.
+func TestCountOnlyAmongMiddleware(t *testing.T) {
+	writers := map[string]gin.HandlerFunc{
+		"nothing": func(*gin.Context) {},
+		"holding": func(c *gin.Context) {
+			writer := c.Writer
+			held := &holding{ResponseWriter: writer}
+			c.Writer = held
+			c.Next()
+			c.Writer = writer
+			writer.WriteHeader(held.status)
+			_, _ = writer.Write(held.body)
+		},
+		"holding the first": func(c *gin.Context) { // as gin-contrib's timeout does
+			writer := c.Writer
+			held := &holding{ResponseWriter: writer, first: true}
+			c.Writer = held
+			c.Next()
+			c.Writer = writer
+			writer.WriteHeader(held.status)
+			_, _ = writer.Write(held.body)
+		},
+		"forgetful": func(c *gin.Context) { c.Writer = &forgetful{c.Writer, http.StatusOK} },
+	}
+	answers := map[string]gin.HandlerFunc{
+		"/success": ok,
+		"/nothing": func(*gin.Context) {},
+		"/failure": func(c *gin.Context) { c.String(http.StatusUnauthorized, "who?") },
+		"/bare":    func(c *gin.Context) { c.Status(http.StatusUnauthorized) },
+		"/abort":   func(c *gin.Context) { c.AbortWithStatus(http.StatusUnauthorized) },
+		"/goes-on": func(c *gin.Context) { // as where a return has been forgotten
+			c.AbortWithStatusJSON(http.StatusUnauthorized, "who?")
+			c.JSON(http.StatusOK, "welcome")
+		},
+		"/fails-late": func(c *gin.Context) {
+			c.JSON(http.StatusOK, "welcome")
+			c.JSON(http.StatusUnauthorized, "who?")
+		},
+	}
+	for name, writer := range writers {
+		for path, answer := range answers {
+			for _, inFront := range []bool{true, false} {
+				limiter, err := core.NewInProcess()
+				require.NoError(t, err)
+				defer limiter.Close()
+				limit := core.PerHour("failures", 9)
+				failed := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Failed)).Limit(limit)
+				r := gin.New()
+				if inFront {
+					r.Use(writer, failed)
+				} else {
+					r.Use(failed, writer)
+				}
+				r.GET(path, answer)
+				status := adaptertest.Get(r, path).StatusCode
+				twice := path == "/goes-on" || path == "/fails-late"
+				unknown := twice && inFront && strings.HasPrefix(name, "holding") // only the writer knows
+				d, err := limiter.Peek(t.Context(), "ip:192.0.2.1", limit)
+				require.NoError(t, err)
+				assert.Equal(t, unknown || adaptertest.Failed(status), d.Remaining < limit.Max,
+					"%s, %d with %s in front: %v", path, status, name, inFront)
+			}
+		}
+	}
+}
+
+// Engine.HandleContext goes on with Gin's own writer, whatever middleware has put in front of it.
+func TestCountOnlyBehindHandleContext(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	r := gin.New()
+	failed := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Failed)).Limit(core.PerHour("failures", 1))
+	for path, status := range map[string]int{"/failure": 401, "/success": 200} {
+		r.GET(path, func(c *gin.Context) { c.Status(status) })
+		r.GET("/old"+path, failed, func(c *gin.Context) {
+			c.Request.URL.Path = path
+			r.HandleContext(c)
+		})
+	}
+	for _, row := range []struct {
+		path   string
+		status int
+	}{{"/old/success", 200}, {"/old/success", 200}, {"/old/failure", 401}, {"/old/failure", 429}} {
+		assert.Equal(t, row.status, adaptertest.Get(r, row.path).StatusCode, row.path)
+	}
+}
+
+// Behind CountOnly, handlers can still control the connection.
+func TestCountOnlyPassesControls(t *testing.T) {
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	r := gin.New()
+	r.Use(ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Failed)).Limit(core.PerHour("failures", 9)))
+	r.GET("/", func(c *gin.Context) {
+		assert.NoError(t, http.NewResponseController(c.Writer).SetWriteDeadline(time.Now().Add(time.Hour)))
+	})
+	server := httptest.NewServer(r)
+	defer server.Close()
+	response, err := http.Get(server.URL)
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
 }

@@ -35,7 +35,8 @@ type Routes map[string][]core.Limit
 const noRoute = "NoRoute"
 
 // LimitRoutes makes a handler that admits the requests of each route under its limits. It is for a whole engine, before its
-// routes are registered. It panics if an entry is neither "METHOD /template" nor NoRoute, or its limits make no sense.
+// routes are registered, and before middleware that changes the method of a request, which by then has its route. It
+// panics if an entry is neither "METHOD /template" nor NoRoute, or its limits make no sense.
 func (m *Middleware) LimitRoutes(routes Routes) gin.HandlerFunc {
 	find := httplimit.Table[*gin.Context](routes, noRoute)
 	return func(c *gin.Context) {

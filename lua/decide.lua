@@ -1,66 +1,79 @@
--- decide: answers a batch of questions about sliding window logs. Each question succeeds or fails alone.
+-- decide answers a batch of questions about sliding window logs. What fails one question and what fails the whole
+-- call is under "Reply" and "Failure".
 --
--- A log is a sorted set with one entry for each admission. The score is the time of admission in microseconds of this server's
--- clock; the member is an id, and "id*n" if the entry weighs n units instead of one. The window is half open: an entry counts
--- until just before score + window. Two members have a negative score, which no entry has. They are marks:
+-- A log is a sorted set. An entry is the admission of one request, or of several that ask the same in one call. Its
+-- score is the time of admission, in microseconds of this server's clock. Its member is an id, or "id*n" if it weighs
+-- n units instead of one. The window is half open: an entry counts until just before score + window. A log may have
+-- two more members, called marks. Their scores are negative, which no entry's is:
 --
---   *   the log has entries that weigh more than one unit; the score is minus the units that ZCARD does not see
---   ~   units of this log may be given back before they expire, so a denial may end early; the score is -1
+--   *   the log has entries that weigh more than one unit; minus the score is the number of units that ZCARD does not
+--       count
+--   ~   units of the log may be given back before they expire, so a denial may end early; the score is -1
 --
--- KEYS    the logs of all questions in order, all of one hash slot
--- ARGV    id         used by no other call; the entry of question q is "id.q", where the first q is 1
---         "again"    only if a call with this id may have been executed before
---         groups of questions that differ in nothing but their logs, each of which begins with a verb:
---           admit    questions, limits, requests, cost, provisional (0 or 1), then max and window for each limit
---           one      questions, max, window: as admit with 1 limit, 1 request, cost 1, not provisional
---           peek     questions, limits, then max and window for each limit
---           refund   limits, id.q, requests, place, cost, then the window of each limit: gives back what was charged to the
---                    request at this place, from 0, of the requests that the entry id.q admitted together, at this cost each
+-- KEYS    the logs of all questions, in the order of the questions; all are in one hash slot
+-- ARGV    id         used by no other call; the entry of question q has the id "id.q", where the first q is 1
+--         "again"    only if an earlier attempt of this call may have been executed
+--         groups     of questions that differ in nothing but their logs; each group begins with a verb:
+--           admit    questions, limits, requests, cost, provisional (0 or 1), then max and window of each limit
+--           one      questions, max, window: short for admit with 1 limit, 1 request, cost 1, not provisional
+--           peek     questions, limits, then max and window of each limit
+--           refund   limits, id.q, requests, place, cost, then the window of each limit: gives back the cost of one
+--                    of the requests that share the entry id.q, namely the one at this place, where the first is 0.
+--                    If there are others, an entry "id.q:place" for each of them replaces the entry.
 --           reset    logs: deletes them
---           probe    nothing; it has two keys, of which the second never exists. It runs the commands that the others need, and
---                    changes nothing.
---         Windows are in microseconds, and whole milliseconds. A question of admit is asked by so many requests, first come,
---         first served: as many as fit are granted. Each takes its cost from all logs of the question, or nothing from any.
+--           probe    nothing; it has two keys, of which the second never exists. It runs every command that the other
+--                    verbs run, and changes nothing.
+--         Windows are in microseconds, and whole milliseconds. A question of admit stands for so many requests, of
+--         which as many as fit are granted, the first ones. Each takes its cost from all logs of the question, or
+--         nothing from any.
 --
 -- Reply   a list with one element for each question:
---           an integer from 0   admit: there is one log, every request is granted, and so many units remain, enough for one
---                               request more. refund: how many units were given back. reset, probe: 0.
---           -1                  the call has used up its share of time: ask again
+--           an integer from 0   admit: there is one log, every request is granted, and this many units remain, enough
+--                               for another request. refund: the number of units given back. reset, probe: 0.
+--           -1                  the budget of the call was used up before this question: ask it again
 --           a list              admit, peek: how many requests are granted, then three integers for each log:
 --                                 remaining  units free after the grants; below zero if max was lowered
---                                 retry      microseconds until one request more fits this log, 0 if it does now; negative
---                                            if units of the log may be given back earlier than that
+--                                 retry      microseconds until one request more fits this log, 0 if it does now;
+--                                            negative if units of the log may be given back before that
 --                                 reset      microseconds until the log is empty, if nothing more is admitted
---           a string            the error that this question failed with, because a log is no sorted set or is damaged;
---                               nothing was charged
+--           a string            the error of this question alone: one of its logs is no sorted set, or is damaged.
+--                               Nothing was charged.
 --
--- Clock   TIME, read once. If it steps back, entries from what is now the future still count, so no window is overfilled. A
---         question about a log without room then moves such entries to the present, so that they expire a window from now. If
---         it steps forward, entries expire as much earlier.
--- Retry   A call sent again grants what it granted before, and charges nothing twice, as long as its entries have not expired.
---         What the short reply says of the log may then be up to one round trip old. If units are not known, remaining is 0.
--- Time    A call has a budget, so it never occupies the server for long: a thousand less seven for each key, and at least a
---         hundred. Reading or removing an entry costs one, moving it to the present two, cleaning a log eight, and a refund
---         one for each request of its entry. Beyond that, expired entries that are still there do not count. If their weights
---         are not known yet, the reply is -1, so a question about a log with weights and n expired entries is answered after
---         about n/1000 calls: each of the n has to be read. If finding retry takes more than the budget, retry is a time at
---         which the request is still denied.
--- Expiry  No log expires before its newest entry does, and each log expires within two windows and a second after its last
---         admission. PEXPIRE is a seventh of the work, so it runs only when a log has its first or second entry, and when
---         entries have expired: then it sets two windows from now, or from the oldest entry that is left if none is added. A
---         call that finds no expired entry came within a window of the oldest entry, after which PEXPIRE has run, so the entry
---         that it adds is covered. The first entry sets one window, because most logs of a flood get no second. A second is
---         added, since key expiry has a clock of its own.
---         GT, because after a step back of the clock the newest entry need not be the one just added.
--- Failure A call with wrong arguments fails before anything is written. A server that rejects writes, or lacks a command or a
---         right, fails the whole call with its error, and what the call has charged is taken back as far as the server lets
---         it. Units that a refund of this call has given back stay given back. Within a question nothing is written before
---         all its logs are seen to be sorted sets.
+-- Clock   TIME, read once. If the clock steps back, there are entries in what is now the future. They still count, so
+--         no window is overfilled. A question about a log without room then moves them to the present, so that they
+--         expire a window from now. If the clock steps forward, entries expire earlier by as much.
+-- Retry   A call that is sent again, with "again", grants what the earlier attempt has granted and charges nothing
+--         twice, as long as the entries of that attempt have not expired. If it overtakes the earlier attempt, that one
+--         charges nothing twice either, if as many requests fit as before. What a short reply says of a log may be a
+--         round trip old. If the units of a log are not known, its remaining is 0.
+-- Time    A call has a budget, so that it never occupies the server for long: 1000 less 7 for each key, and at least
+--         100. Reading or removing an entry takes 1, moving it to the present 2, cleaning a log 8 (but 0 if it is
+--         done before any function is made), and a refund 1 for each request of its entry. Once the budget is used
+--         up, expired entries stay in their logs, but their units are not counted. In a log with the mark * the
+--         entries that expire have to be read to know their units; as long as some are left, the reply is -1, so a
+--         question about such a log with n expired entries is answered after about n/1000 calls. If finding retry
+--         would take more than the budget, retry is a time at which the request is still denied.
+-- Expiry  No log expires before its newest entry does. Each expires within two windows and a second after its last
+--         admission or, if the clock has stepped back, after the question that has moved its entries. PEXPIRE is a
+--         seventh of the work of an admission, so it runs only
+--           - for the first entry: one window from now, since most logs of a flood get no second entry
+--           - for the second entry: two windows from now
+--           - when entries have expired: two windows from now, or from the oldest entry that is left if none is added
+--           - after a refund: two windows from the oldest entry that is left
+--           - when entries were moved from the future to the present: two windows from now
+--         A call that finds no expired entry comes within a window of the oldest entry, after which PEXPIRE has run
+--         for two windows, so the log outlives the entry that the call adds. A second is added each time, since the
+--         expiry of keys uses another clock. GT is used because after a step back of the clock the newest entry need
+--         not be the one that was added last.
+-- Failure A call with wrong arguments fails before anything is written. A server that rejects writes, or a user
+--         without the right to a command, fails the whole call. What the call has charged is then taken back as far
+--         as the server allows; units that a refund in the call has given back stay given back. Within a question
+--         nothing is written before all its logs are known to be sorted sets.
 
 local call, try = redis.call, redis.pcall
 
--- Numbers become text by format('%.0f', n), since tostring and .. would cut them to fourteen digits. A number passed to call
--- keeps all digits, but formatting it is slow.
+-- Numbers become text by format('%.0f', n), since tostring and .. would cut them to fourteen digits. A number passed
+-- to call keeps all digits, but formatting it is slow.
 local format = string.format
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -71,9 +84,10 @@ local budget = keys < 128 and 1000 - 7 * keys or 100 -- entries that this call m
 local slack = 1000 -- milliseconds
 local reply = {}
 
--- Nearly all calls are one group of plain questions. They are answered before any function is made, since making one takes
--- time. All other arguments are read into groups. Both fail here, before anything is written, if an argument is wrong.
--- A cutoff is the score up to which entries have expired. It is not negative, as that of marks is, whatever the window.
+-- Nearly all calls are one group of plain questions, those with the verb one. They are answered before any function
+-- is made, since making one takes time. The arguments of other calls are read into groups. Wrong arguments fail here,
+-- before anything is written. A cutoff is the score up to which entries have expired. It is never negative, since the
+-- scores of marks are.
 local groups
 local plain, max, window, cutoff = 0, nil, nil, nil
 if ARGV[2] == 'one' and not ARGV[6] and ARGV[3] + 0 == keys then
@@ -135,8 +149,9 @@ else
   end
 end
 
--- Plain questions are answered here as far as it can be in less time than below. What is left gets false: logs that have no
--- room for another request, have marks, have too many expired entries, or fail a command, which is reported below.
+-- Plain questions are answered here if that is simple. The reply to the others is false for now, and they are
+-- answered below: those about logs that have no room for another request after this one, have marks, have too many
+-- expired entries, or fail a command.
 local left = groups and (groups[2] or plain == 0)
 for q = 1, plain do
   local log = KEYS[q]
@@ -171,11 +186,12 @@ if not left then
   return reply
 end
 
--- weight returns how many units an entry stands for.
+-- weight returns how many units an entry weighs.
 local function weight(member)
   return (string.match(member, '%*(%d+)$') or 1) + 0
 end
 
+-- setExtra sets how many units of a log ZCARD does not count.
 local function setExtra(log, extra)
   if extra > 0 then
     call('ZADD', log, format('%.0f', -extra), '*')
@@ -184,10 +200,11 @@ local function setExtra(log, extra)
   end
 end
 
--- clean removes expired entries, as far as the budget goes, from a log of so many members, of which old have a score up to the
--- cutoff. It returns the units and the number of the live entries, the rank of the first of them, the extra units, whether the
--- log is marked as one whose units may be given back, and whether entries had expired: "some" if expired ones are left, "all" if
--- none are. It returns nothing if the weights of some are not known yet.
+-- clean removes expired entries, as far as the budget goes, from a log with so many members, of which old have a
+-- score up to the cutoff. It returns the number of units and of entries that are live, the rank of the first of these
+-- entries, the units that ZCARD does not count, whether units may be given back, and what it removed: false if
+-- nothing, "all" if no expired entry is left, or "some". A log without live entries is deleted, and counts as one from
+-- which nothing was removed. It returns nothing if the units of entries that are left are not known.
 local function clean(log, cutoff, members, old)
   local marks = call('ZCOUNT', log, '-inf', '(0')
   local expired = old - marks
@@ -237,12 +254,12 @@ local function expires(log, rank, window)
   return window - (now - call('ZRANGE', log, rank, rank, 'WITHSCORES')[2])
 end
 
--- keep sees to it that a log from which all expired entries were removed outlasts what may be added. See "Expiry".
+-- keep sets the expiry of a log after its expired entries were removed and none was added. See "Expiry".
 local function keep(log, oldest, window)
   call('PEXPIRE', log, format('%.0f', (expires(log, oldest, window) + window) / 1000 + slack), 'GT')
 end
 
--- roomIn returns the microseconds until so many units, counted from the oldest live entry, have expired.
+-- roomIn returns the microseconds until so many units have expired. First is the rank of the oldest live entry.
 local function roomIn(log, units, first, extra, window)
   if extra == 0 then
     return expires(log, first + units - 1, window)
@@ -282,12 +299,12 @@ local function restamp(log, window)
   end
 end
 
--- name returns the member of an entry of so many units.
+-- name returns the member of an entry with an id that weighs so many units.
 local function name(entry, units)
   return units == 1 and entry or entry .. '*' .. format('%.0f', units)
 end
 
--- granted returns how many requests an earlier attempt of this call has granted.
+-- granted returns how many requests of a question an earlier attempt of this call has granted.
 local function granted(g, at, entry)
   for n = again and g.charges and g.requests or 0, 1, -1 do
     local member = name(entry, n * g.cost)
@@ -300,8 +317,8 @@ local function granted(g, at, entry)
   return 0
 end
 
--- unfinished answers a question about a log whose units are not known. What an earlier attempt of this call has granted is
--- said at once, since the question will be asked again under another id.
+-- unfinished returns the reply about logs of which the units are not known: -1, or what an earlier attempt of this
+-- call has granted, since the question would be asked again in a call with another id.
 local function unfinished(g, known)
   if known == 0 then
     return -1
@@ -315,8 +332,8 @@ local function unfinished(g, known)
   return reply
 end
 
--- fail takes back what the call has charged, as far as the server lets it, and returns the error that the call fails with.
-local charged = {} -- by questions that are not plain
+-- fail takes back what the call has charged, as far as the server allows, and returns the error for the whole call.
+local charged = {} -- what questions that were not answered above have charged
 local function fail(text)
   for i = #charged, 1, -1 do
     local log, member, new, extra = unpack(charged[i])
@@ -332,7 +349,7 @@ local function fail(text)
   return { err = text }
 end
 
--- admit answers a question of any kind about the logs behind KEYS[at].
+-- admit answers a question with the verb admit, one or peek, about the g.logs logs that follow KEYS[at].
 local function admit(g, at, entry)
   local members, units, live, first, extra, provisional, expired = {}, {}, {}, {}, {}, {}, {}
   for i = 1, g.logs do
@@ -365,18 +382,22 @@ local function admit(g, at, entry)
   for i = 1, g.logs do
     local log, window = KEYS[at + i], g.window[i]
     if charge > 0 then
-      local marks = {}
-      if charge > 1 then
-        extra[i] = extra[i] + charge - 1
-        marks = { format('%.0f', -extra[i]), '*' }
+      local member, marks = name(entry, charge), {}
+      if call('ZADD', log, stamp, member) == 1 then -- it is there if this call was sent again, and that came first
+        charged[#charged + 1] = { log, member, live[i] == 0, charge > 1 and extra[i] }
+        if charge > 1 then
+          extra[i] = extra[i] + charge - 1
+          marks = { format('%.0f', -extra[i]), '*' }
+        end
       end
       if g.provisional then
         marks[#marks + 1] = -1
         marks[#marks + 1] = '~'
         provisional[i] = true
       end
-      call('ZADD', log, stamp, name(entry, charge), unpack(marks))
-      charged[#charged + 1] = { log, name(entry, charge), live[i] == 0, charge > 1 and extra[i] - charge + 1 }
+      if marks[1] then
+        call('ZADD', log, unpack(marks))
+      end
       units[i] = units[i] + charge
       if live[i] == 0 then
         call('PEXPIRE', log, window / 1000 + slack)
@@ -499,14 +520,16 @@ groups = groups or { {
 } }
 local answers = { one = admit, admit = admit, peek = admit, refund = refund, reset = reset, probe = probe }
 
--- damaged reports whether an error comes of what is in a log: it is an error of Lua, which has no code, or one about a number
--- that was computed from the log.
+-- damaged reports whether an error is due to the content of a log: an error of Lua, which has no code, or one about a
+-- number that was computed from the log.
 local function damaged(text)
-  return not string.find(text, '^%u+ ') or string.find(text, '^ERR value is not ') or string.find(text, '^ERR invalid expire ')
+  return not string.find(text, '^%u+ ') or string.find(text, '^ERR value is not ') or
+    string.find(text, '^ERR invalid expire ')
 end
 
--- A server that rejects writes rejects this, and with it the whole call. It has no effect, since a log expires later than
--- that, but once a script has run a command that may write, the server accepts its writes even if memory is full.
+-- A server that rejects writes rejects this command, and the whole call fails. The command changes nothing, since no
+-- log expires within a millisecond. But after it a server without free memory accepts writes too, as it does from any
+-- script that has begun to write, so a question cannot fail halfway for want of memory.
 local writable = try('PEXPIRE', KEYS[1], 1, 'GT')
 if type(writable) == 'table' then
   return fail(writable.err)

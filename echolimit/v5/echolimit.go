@@ -50,8 +50,9 @@ func Cost(cost func(*echo.Context) int) Option { return func(m *Middleware) { m.
 // It is what other middleware, such as Echo's, calls a Skipper. An exempt request is neither counted nor given the RateLimit
 // fields, whether it has a key or not. The metric exactlimit.exempt counts it.
 //
-// Do not decide by what anyone may write, such as a header of its own: whoever finds it out has no limits. Decide by what
-// your authentication has found, or by the route.
+// Do not decide by what anyone may write, such as a header, the method, or the path, which is "/users/healthz" if someone
+// is called so: whoever finds it out has no limits. Decide by what your authentication has found, or by the route that
+// was matched, c.Path.
 func Exempt(exempt func(*echo.Context) bool) Option {
 	return func(m *Middleware) { m.gate.Exempt = exempt }
 }
@@ -62,9 +63,10 @@ func Exempt(exempt func(*echo.Context) bool) Option {
 //
 // Each request is charged before its handler runs and given back after it, so of many at once no more are under way
 // than the limit allows. Where the handler returns an error, that is when middleware further out, or Echo's error
-// handler, begins the answer. The charge stays where the answer is not known: if the client has left, if a handler
-// has panicked, and if the first status that Echo was given is an interim one, such as 100, which hides the others.
-// Where Redis does not take a charge back in time it stays, and the limiter's log says so.
+// handler, begins the answer. The charge stays where the answer is not known: if the client has left before it was
+// begun, if the request's deadline has passed before the handler returned, if a handler has panicked, and if the first
+// status that Echo was given is an interim one, such as 100, which hides the others. Where Redis does not take a charge
+// back in time it stays, and the limiter's log says so.
 //
 // What one instance gives back is there for all instances at once, so none remembers that a client has no room, and each
 // denial is a call to Redis: see core.Limiter.Provisional.
@@ -145,15 +147,17 @@ func (m *Middleware) limit(
 // later or not at all.
 func watch(c *echo.Context) *echo.Response {
 	writer := c.Response()
-	if response, ok := writer.(*echo.Response); ok {
-		return response
+	response, ok := writer.(*echo.Response)
+	if !ok {
+		response = echo.NewResponse(writer, c.Logger())
+		if behind, err := echo.UnwrapResponse(writer); err == nil { // the answer may have begun
+			response.Status, response.Committed = behind.Status, behind.Committed
+		}
+		c.SetResponse(response)
 	}
-	response := echo.NewResponse(writer, c.Logger())
-	response.Status = http.StatusOK
-	if behind, err := echo.UnwrapResponse(writer); err == nil { // the answer may have begun
-		response.Status, response.Committed = behind.Status, behind.Committed
+	if response.Status == 0 { // as echo.NewResponse leaves it; net/http answers 200 where nothing is written
+		response.Status = http.StatusOK
 	}
-	c.SetResponse(response)
 	return response
 }
 
@@ -174,16 +178,21 @@ func (m *Middleware) pass(c *echo.Context, next echo.HandlerFunc) error {
 // charge.
 func (m *Middleware) count(c *echo.Context, next echo.HandlerFunc, response *echo.Response, d core.Decision) error {
 	ctx := c.Request().Context()
+	there := false // the client was, when its answer was begun
+	response.Before(func() { there = ctx.Err() == nil })
 	err := m.pass(c, next)
-	if err != nil && !response.Committed {
-		// What the status will be is for middleware further out to say, or for Echo's error handler. They may take a
-		// writer of theirs out again and write to Echo's Response behind it.
-		if behind, err := echo.UnwrapResponse(response.Unwrap()); err == nil {
-			response = behind
-		}
-		response.Before(func() { m.gate.Settle(ctx, d, response.Status) })
+	if err == nil || response.Committed {
+		m.gate.Settle(ctx, d, response.Status, there)
 		return err
 	}
-	m.gate.Settle(ctx, d, response.Status)
+	// What the status will be is for middleware further out to say, or for Echo's error handler. They may take a
+	// writer of theirs out again and write to Echo's Response behind it. The context may be of middleware that ends it
+	// before that, as ContextTimeout does.
+	if behind, err := echo.UnwrapResponse(response.Unwrap()); err == nil {
+		response = behind
+	}
+	if ctx.Err() == nil {
+		response.Before(func() { m.gate.Settle(ctx, d, response.Status, true) })
+	}
 	return err
 }

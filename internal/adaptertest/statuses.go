@@ -126,6 +126,54 @@ func disconnects(t *testing.T, app App) {
 	}
 }
 
+// streams has clients that leave once an answer has begun, as of a stream of events when its page is closed: its status was
+// known by then.
+func streams(t *testing.T, app App) {
+	for protocol := range protocols {
+		t.Run(protocol, func(t *testing.T) {
+			limiter, ended := inProcess(t), make(chan struct{})
+			handler := app(limiter)
+			server, client := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				handler.ServeHTTP(w, r)
+				ended <- struct{}{}
+			}), protocol, func(w http.ResponseWriter, r *http.Request) {
+				io.WriteString(w, "event\n")
+				assert.NoError(t, http.NewResponseController(w).Flush())
+				<-r.Context().Done()
+			})
+			for path, want := range map[string]int{"/given": 0, "/actions": 1} { // where failures count, and where successes do
+				response, err := client.Get(server + path)
+				require.NoError(t, err)
+				assert.Equal(t, http.StatusOK, response.StatusCode)
+				require.NoError(t, response.Body.Close())
+				<-ended
+				assert.Equal(t, want, charged(t, limiter, "127.0.0.1"), path)
+				require.NoError(t, limiter.Reset(t.Context(), "ip:127.0.0.1", Inner))
+			}
+		})
+	}
+}
+
+// upgrades has handlers leave HTTP, as for websockets, behind what sees the status of their answers: it is no failure.
+func upgrades(t *testing.T, app App) {
+	limiter, ended := inProcess(t), make(chan struct{}, 1)
+	handler := app(limiter)
+	server, client := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handler.ServeHTTP(w, r)
+		ended <- struct{}{}
+	}), "HTTP/1.1", func(w http.ResponseWriter, _ *http.Request) { Upgrade(w) })
+	for range Inner.Max + 1 {
+		response, err := client.Get(server + "/given")
+		require.NoError(t, err)
+		require.Equal(t, http.StatusSwitchingProtocols, response.StatusCode)
+		body, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		assert.Equal(t, "hello", string(body))
+		<-ended
+		assert.Zero(t, charged(t, limiter, "127.0.0.1"))
+	}
+}
+
 // contextsOfHandlers has the context of a request end while its client waits, with what a handler has made of it:
 // that does not count as leaving.
 func contextsOfHandlers(t *testing.T, app App) {

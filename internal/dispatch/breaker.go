@@ -16,45 +16,48 @@ import (
 type State uint8
 
 const (
-	// Closed lets calls through.
+	// Closed means that calls go to Redis.
 	Closed State = iota
-	// HalfOpen lets a probe find out whether Redis answers. Calls go on where they only took too long, and wait for the
-	// outcome where the connection was lost.
+	// HalfOpen means that probes find out whether Redis answers. If there may be no connection, calls wait for the
+	// outcome. Otherwise they go to Redis.
 	HalfOpen
-	// Open turns calls away, and probes from time to time.
+	// Open means that no calls go to Redis, but probes do from time to time.
 	Open
 )
 
-// breaker is a circuit breaker. These are its changes:
+// breaker is a circuit breaker. Its state changes as follows:
 //
 //	Closed   -> HalfOpen  when a caller got no answer, a connection was lost, or Redis rejected a call
-//	HalfOpen -> Closed    when a probe succeeds in time
+//	HalfOpen -> Closed    when a probe succeeds within the timeout
 //	HalfOpen -> Open      when no probe has succeeded for half a timeout
-//	Open     -> Closed    when a probe succeeds in time
+//	Open     -> Closed    when a probe succeeds within the timeout
+//
+// Both times are measured by clock.
 type breaker struct {
 	clock   *clock
 	now     func() time.Duration
 	probe   func(ctx context.Context, hashTag string) error
 	changed func(from, to State, since time.Duration, cause error)
-	closing context.Context
+	closing context.Context // ends before close is called
 
-	mu       sync.Mutex // held to change the state
-	closed   bool       // no probe begins any more
-	incident atomic.Pointer[incident]
+	mu       sync.Mutex               // held to change the state
+	ended    bool                     // close was called, and no probe begins any more
+	incident atomic.Pointer[incident] // nil while the state is Closed
 	probes   sync.WaitGroup
 }
 
-// incident is the time in which a breaker is not closed.
+// incident is a time in which a breaker is half-open or open.
 type incident struct {
-	hashTag string        // of a question without an answer, to probe with
-	since   time.Duration // on the clock of Dispatcher.now
-	lost    atomic.Bool   // there may be no connection
-	open    atomic.Bool
-	cause   atomic.Pointer[error] // of the last failure
-	settled chan struct{}         // closed when the breaker opens or closes
+	hashTag string                // of the question that failed, to probe with
+	since   time.Duration         // when it began, by Dispatcher.Now
+	lost    atomic.Bool           // there may be no connection
+	open    atomic.Bool           // the state is Open, not HalfOpen
+	cause   atomic.Pointer[error] // the last failure
+	settled chan struct{}         // closed when the state is no longer HalfOpen
 }
 
-// pass returns once a call may be sent, or an error if it may not.
+// pass returns nil if a call may be sent, or an error if it may not. If there may be no connection, it first waits
+// until the breaker opens or closes.
 func (b *breaker) pass() error {
 	for {
 		i := b.incident.Load()
@@ -74,7 +77,7 @@ func (b *breaker) pass() error {
 	}
 }
 
-// open returns why calls are turned away, or nil if they are not.
+// open returns the last failure if the state is Open, and nil otherwise.
 func (b *breaker) open() error {
 	if i := b.incident.Load(); i != nil && i.open.Load() {
 		return *i.cause.Load()
@@ -82,7 +85,8 @@ func (b *breaker) open() error {
 	return nil
 }
 
-// suspect makes a closed breaker half-open, because of a question with a hash tag. Lost says that there may be no connection.
+// suspect makes a closed breaker half-open, because a question with the given hash tag has failed. If lost is true
+// there may be no connection, which is noted in a half-open breaker too.
 func (b *breaker) suspect(hashTag string, cause error, lost bool) {
 	if i := b.incident.Load(); i != nil && (!lost || i.lost.Load()) {
 		return
@@ -90,7 +94,7 @@ func (b *breaker) suspect(hashTag string, cause error, lost bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch i := b.incident.Load(); {
-	case b.closed:
+	case b.ended:
 	case i != nil:
 		i.lost.Store(i.lost.Load() || lost)
 	default:
@@ -99,20 +103,22 @@ func (b *breaker) suspect(hashTag string, cause error, lost bool) {
 		i.lost.Store(lost)
 		b.incident.Store(i)
 		b.changed(Closed, HalfOpen, i.since, cause)
-		b.probes.Go(func() { b.recover(i) })
+		b.probes.Go(func() { b.keepProbing(i) })
 	}
 }
 
 const (
-	// maxPause is the longest pause between two probes.
+	// maxPause is the longest pause between probes.
 	maxPause = 500 * time.Millisecond
-	// probeTimeout is how long a probe waits, and dialTimeout how long if it may have to make a connection. A Redis that was
-	// stopped answers what it was asked before; but a connection that is being made may be one to a server that is gone.
+	// probeTimeout is how long a probe waits for its answer. It is long because a Redis that hangs answers as soon as
+	// it continues. dialTimeout is how long a probe waits if it may have to make a connection. It is shorter because
+	// the server that is being dialed may be gone, and another may have taken its place.
 	probeTimeout, dialTimeout = 5 * time.Second, time.Second
 )
 
-// recover probes until the breaker can be closed.
-func (b *breaker) recover(i *incident) {
+// keepProbing probes until it can close the breaker. If that takes longer than half a timeout, it opens the breaker
+// meanwhile.
+func (b *breaker) keepProbing(i *incident) {
 	settled := func() bool { return b.closing.Err() != nil || b.incident.Load() != i || i.open.Load() }
 	b.clock.call(b.clock.timeout/2, settled, func() { b.setOpen(i) })
 	for pause := time.Millisecond; ; pause = min(2*pause, maxPause) {
@@ -141,13 +147,13 @@ func (b *breaker) recover(i *incident) {
 	}
 }
 
-// ask sends one probe.
+// ask sends a probe, and returns its error.
 func (b *breaker) ask(i *incident) error {
 	timeout := probeTimeout
 	if i.lost.Load() {
 		timeout = dialTimeout
 	}
-	ctx, cancel := context.WithCancel(b.closing) // with a deadline, rueidis would close a connection on which it passes
+	ctx, cancel := context.WithCancel(b.closing) // without a deadline, at which rueidis would close the connection
 	defer cancel()
 	defer time.AfterFunc(timeout, cancel).Stop()
 	err := b.probe(ctx, i.hashTag)
@@ -157,6 +163,7 @@ func (b *breaker) ask(i *incident) error {
 	return err
 }
 
+// setOpen opens the breaker, unless the incident is over or it is open already.
 func (b *breaker) setOpen(i *incident) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -166,6 +173,7 @@ func (b *breaker) setOpen(i *incident) {
 	}
 }
 
+// setClosed closes the breaker, which ends the incident.
 func (b *breaker) setClosed(i *incident) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -178,10 +186,10 @@ func (b *breaker) setClosed(i *incident) {
 	}
 }
 
-// close returns when nothing probes any more. The context closing has ended before.
+// close returns when there are no more probes. The context closing must have ended.
 func (b *breaker) close() {
 	b.mu.Lock()
-	b.closed = true
+	b.ended = true
 	b.mu.Unlock()
 	b.probes.Wait()
 }

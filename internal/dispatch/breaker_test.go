@@ -116,7 +116,8 @@ func TestBreaker(t *testing.T) {
 	}
 }
 
-// Calls go on while it is half-open, and wait where there may be no connection. None goes while it is open, and why is known.
+// Calls go on while it is half-open, and wait where there may be no connection. None goes while it is open, and why
+// is known.
 func TestPass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBroken()
@@ -173,7 +174,8 @@ func TestPass(t *testing.T) {
 	})
 }
 
-// A Redis that rejects probes is not one that is gone: it is asked every half second, and the breaker is open meanwhile.
+// A Redis that rejects probes is not one that is gone: it is asked every half second, and the breaker is open
+// meanwhile.
 func TestProbesAreFewWhileOpen(t *testing.T) {
 	refused := rejection(t, "NOPERM no")
 	synctest.Test(t, func(t *testing.T) {

@@ -8,98 +8,106 @@ import (
 	"time"
 )
 
-// clock measures the time in which this process is able to listen, and ends waits that have lasted too long by it.
+// clock measures the time in which this process is able to listen to Redis, and ends the waits that have reached the
+// timeout by that measure.
 //
-// Lateness of this process is not silence of Redis. In a process that has more runnable goroutines than processors, a
-// reply may be in the socket's buffer for a long time until the goroutines that hand it on have run. So a wait for Redis
-// is over when this process has been able to listen for the timeout, and after twenty more timeouts at the latest.
+// The reason is that lateness of this process is not silence of Redis. If more goroutines can run than there are
+// processors, a reply may be in the socket's buffer for a long time before the goroutines that deliver it have run.
+// So a wait ends once this process was able to listen for the timeout, and after 20 more timeouts at the latest.
 //
-// The clock advances in ticks. Each is a short sleep, and then a turn behind all goroutines that can run. Ticks that take
-// too long do not count. Waits that begin during one tick end together, so the clock needs one timer for all. It stands
-// still while nobody waits.
+// The clock advances in ticks. A tick is a short sleep, and then a turn of the scheduler, in which the goroutines that
+// were ready before run. A tick that takes too long does not count. Waits that begin in the same tick end together, so
+// that one timer is enough for all. The clock stops soon after the last wait is over and the last alarm is done.
 type clock struct {
 	timeout time.Duration
 	now     func() time.Duration
-	closing context.Context // then alarms that are idle no longer keep it running
+	closing context.Context // once it has ended, ticks are short
 
 	mu      sync.Mutex
 	running bool
-	heard   time.Duration // for how long this process was able to listen
+	heard   time.Duration // the total time in which this process was able to listen
 	ticked  time.Duration // when the last tick ended
+	fresh   []wait        // the waits that have begun since then
 	alarms  []*alarm
-	fresh   *alarm   // of the waits that begin during this tick
-	spare   []*alarm // of waits, for reuse
 }
 
 const (
-	// ticks is how many ticks a timeout has. A wait may end two of them too early, but never too late.
+	// ticks is how many ticks the timeout has. By the clock, a wait ends at most two ticks before the timeout, and at
+	// most tickLate after it.
 	ticks = 32
-	// tickLate is how late a tick may end in a process that is able to listen.
+	// tickLate is how much longer than it should a tick may take in a process that is able to listen.
 	tickLate = 2 * time.Millisecond
-	// maxLateness is for how many timeouts, at most, a wait goes on in a process that is not.
+	// maxLateness is how many timeouts later than it should a wait may end in a process that is not able to listen.
 	maxLateness = 20
 )
 
-// alarm is what the clock does after a time in which this process was able to listen: it ends waits, or calls a function.
-type alarm struct {
-	after time.Duration // so much
-	set   time.Duration // when it was set
-	heard time.Duration // what the clock had heard by then
-	waits []wait
-	f     func()
-	moot  func() bool // reports whether f has nothing to do any more
+// span is an amount of time in which this process is able to listen, from some moment on.
+type span struct {
+	after time.Duration // the amount
+	set   time.Duration // the moment, by clock.now
+	heard time.Duration // clock.heard at that moment
 }
 
-// wait is a use of a ticket.
+// over reports whether a span has passed.
+func (c *clock) over(a span, now time.Duration) bool {
+	return c.heard-a.heard+c.tick() > a.after || now-a.set > a.after+maxLateness*c.timeout
+}
+
+// alarm is a function that the clock calls after a span, unless moot reports true by then.
+type alarm struct {
+	span
+	moot func() bool
+	f    func()
+}
+
+// round is the waits that began in the same tick.
+type round struct {
+	span
+	waits []wait
+}
+
+// wait is the wait of a caller: one use of a ticket.
 type wait struct {
 	ticket *Ticket
 	use    uint64
 }
 
+func (w wait) over() bool { return !w.ticket.pending(w.use) }
+
 func (c *clock) tick() time.Duration { return c.timeout / ticks }
 
-// add has the wait for a ticket end after the timeout.
+// add lets the current wait for a ticket end after the timeout.
 func (c *clock) add(t *Ticket) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.run()
-	c.fresh.waits = append(c.fresh.waits, wait{t, t.use()})
+	c.fresh = append(c.fresh, wait{t, t.use()})
 }
 
-// call calls f after a time, unless it is moot by then.
+// call lets f be called, in a goroutine of its own, after a time in which this process was able to listen, unless moot
+// reports true by then.
 func (c *clock) call(after time.Duration, moot func() bool, f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.run()
 	now := c.now()
-	c.alarms = append(c.alarms, &alarm{after: after, set: now, heard: c.heard + min(now-c.ticked, c.tick()), moot: moot, f: f})
+	c.alarms = append(c.alarms, &alarm{span{after, now, c.heard + min(now-c.ticked, c.tick())}, moot, f})
 }
 
-// run starts the clock if it stands still. It is locked.
+// run starts the clock if it does not run. The clock must be locked.
 func (c *clock) run() {
 	if !c.running {
 		c.running, c.ticked = true, c.now()
-		c.begin()
 		go c.advance()
 	}
 }
 
-// begin begins a tick. The clock is locked.
-func (c *clock) begin() {
-	if len(c.spare) == 0 {
-		c.spare = append(c.spare, &alarm{after: c.timeout})
-	}
-	last := len(c.spare) - 1
-	c.fresh, c.spare = c.spare[last], c.spare[:last]
-	c.fresh.set, c.fresh.heard, c.fresh.waits = c.ticked, c.heard, c.fresh.waits[:0]
-	c.alarms = append(c.alarms, c.fresh)
-}
-
-// advance ticks until there is no more to wait for.
+// advance runs the clock until it stops.
 func (c *clock) advance() {
 	timer := time.NewTimer(c.tick())
 	defer timer.Stop()
-	var due []*alarm
+	var began []wait
+	var rounds, spare []*round // with waits, and for reuse
 	for {
 		select {
 		case <-timer.C:
@@ -107,62 +115,59 @@ func (c *clock) advance() {
 			time.Sleep(min(c.tick(), time.Millisecond))
 		}
 		runtime.Gosched()
-		due = due[:0]
 		c.mu.Lock()
 		now := c.now()
 		if took := now - c.ticked; took <= c.tick()+tickLate {
 			c.heard += took
 		}
 		c.ticked = now
-		empty := true
+		began, c.fresh = c.fresh, began[:0]
 		c.alarms = slices.DeleteFunc(c.alarms, func(a *alarm) bool {
 			switch {
-			case c.heard-a.heard+c.tick() > a.after || now-a.set > a.after+maxLateness*c.timeout:
-				due = append(due, a)
+			case a.moot():
 				return true
-			case c.closing.Err() != nil && a.idle():
+			case c.over(a.span, now):
+				go a.f() // which may log, and so take a while
 				return true
 			}
-			empty = empty && a.f == nil && len(a.waits) == 0
 			return false
 		})
-		c.running = !empty
-		if empty {
-			c.alarms = nil
-		} else {
-			c.begin()
-		}
 		c.mu.Unlock()
-		for _, a := range due {
-			a.ring()
+
+		// Most waits are over before the tick is.
+		if began = slices.DeleteFunc(began, wait.over); len(began) > 0 {
+			if len(spare) == 0 {
+				spare = append(spare, new(round))
+			}
+			last := len(spare) - 1
+			r := spare[last]
+			spare = spare[:last]
+			// If the tick took longer, the waits that began at its end have had nothing of it.
+			r.span = span{c.timeout, now - c.tick(), c.heard - c.tick()}
+			r.waits = append(r.waits, began...)
+			rounds = append(rounds, r)
+			clear(began)
 		}
-		if empty {
+		rounds = slices.DeleteFunc(rounds, func(r *round) bool {
+			if c.over(r.span, now) {
+				for _, w := range r.waits {
+					w.ticket.expire(w.use)
+				}
+			}
+			if r.waits = slices.DeleteFunc(r.waits, wait.over); len(r.waits) > 0 {
+				return false
+			}
+			spare = append(spare, r)
+			return true
+		})
+
+		c.mu.Lock()
+		c.running = len(rounds)+len(c.fresh)+len(c.alarms) > 0
+		running := c.running
+		c.mu.Unlock()
+		if !running {
 			return
 		}
-		c.mu.Lock()
-		for _, a := range due {
-			if clear(a.waits); a.f == nil {
-				c.spare = append(c.spare, a)
-			}
-		}
-		c.mu.Unlock()
 		timer.Reset(c.tick())
-	}
-}
-
-// idle reports whether there is nothing to do any more.
-func (a *alarm) idle() bool {
-	if a.f != nil {
-		return a.moot()
-	}
-	return !slices.ContainsFunc(a.waits, func(w wait) bool { return w.ticket.pending(w.use) })
-}
-
-func (a *alarm) ring() {
-	for _, w := range a.waits {
-		w.ticket.expire(w.use)
-	}
-	if a.f != nil && !a.moot() {
-		a.f()
 	}
 }

@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,7 +17,8 @@ import (
 // clocked is a clock of the tests. While it is late, each tick of 5 ms takes 15.
 type clocked struct {
 	clock
-	late atomic.Bool
+	late  atomic.Bool
+	stall func(time.Duration) // lets time pass in which nothing runs
 }
 
 func newClocked(t *testing.T, timeout time.Duration) *clocked {
@@ -24,6 +26,7 @@ func newClocked(t *testing.T, timeout time.Duration) *clocked {
 	c := &clocked{}
 	closing, stop := context.WithCancel(context.Background())
 	t.Cleanup(stop)
+	c.stall = func(d time.Duration) { lost += d }
 	c.clock = clock{timeout: timeout, closing: closing, now: func() time.Duration {
 		if c.late.Load() {
 			lost += 10 * time.Millisecond
@@ -94,6 +97,74 @@ func TestLateness(t *testing.T) {
 			time.Sleep(3 * time.Hour) // until nothing runs any more
 		})
 	}
+}
+
+// A wait that begins at the end of a tick that took long has had nothing of it.
+func TestWaitsBeginInALateTick(t *testing.T) {
+	const ms = time.Millisecond
+	for _, row := range []struct{ timeout, late time.Duration }{
+		{ms, 10 * ms},                      // longer than a tick that counts
+		{ms, ms},                           // a tick that counts, and is longer than the timeout
+		{100 * ms, 10 * time.Second},       // past the hard limit of what began with the tick
+		{100 * ms, time.Minute},            //
+		{time.Minute, 30 * 60 * 1000 * ms}, //
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newClocked(t, row.timeout)
+			first := c.wait() // starts the clock
+			c.stall(row.late)
+			begun, ticket := time.Now(), c.wait()
+			<-ticket.done
+			assert.GreaterOrEqual(t, time.Since(begun), row.timeout-row.timeout/16, "%+v", row)
+			<-first.done
+		})
+	}
+}
+
+// The clock keeps what still waits, and not what waited during the whole timeout. It stands still soon after nobody waits.
+func TestClockKeepsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newClocked(t, time.Minute)
+		held := func() uint64 {
+			var m runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&m)
+			return m.HeapAlloc
+		}
+		before, hung, ticket := held(), c.wait(), new(Ticket)
+		for range 20 {
+			for range 100_000 {
+				ticket.begin(0)
+				c.add(ticket)
+				ticket.send()
+				ticket.answer(nil)
+				<-ticket.done
+			}
+			time.Sleep(2 * time.Second)
+		}
+		assert.Less(t, held(), before+10<<20) // two ticks have 1.6 MB each
+		assert.True(t, hung.in(waiting))
+		<-hung.done
+		ticket.begin(0)
+		c.add(ticket)
+		ticket.leave()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		assert.False(t, c.running)
+		runtime.KeepAlive(c)
+	})
+}
+
+// What the clock calls may take its time.
+func TestAlarmsThatHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newClocked(t, 100*time.Millisecond)
+		c.call(10*time.Millisecond, func() bool { return false }, func() { time.Sleep(time.Hour) })
+		begun, ticket := time.Now(), c.wait()
+		<-ticket.done
+		assert.LessOrEqual(t, time.Since(begun), 100*time.Millisecond)
+		time.Sleep(time.Hour)
+	})
 }
 
 // A wait that is over is not ended again, when the ticket has been used again.

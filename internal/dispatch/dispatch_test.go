@@ -20,8 +20,8 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// The first questions go by themselves, until as many calls are in flight as may be. Those that come then go together, in the
-// order in which they came.
+// The first questions go by themselves, until as many calls are in flight as may be. Those that come then go
+// together, in the order in which they came.
 func TestQuestionsGatherWhileCallsAreInFlight(t *testing.T) {
 	d, g := gated(t)
 	first, calls := d.busy(g)
@@ -57,8 +57,7 @@ func TestSizeOfACall(t *testing.T) {
 		"then another": {func(i int) *question { return &question{key: fmt.Sprint(i / 100)} }, []int{512, 512, 512}},
 	} {
 		d := &Dispatcher[*question]{}
-		l := newLink(d)
-		l.started = maxInFlight // none works
+		l := newLink(d, 0) // nobody works
 		for i := range 2000 {
 			require.NoError(t, l.push(row.questions(i)))
 		}
@@ -131,7 +130,8 @@ func TestAskedAgain(t *testing.T) {
 	assert.Empty(t, d.late)
 }
 
-// A caller whose context ends leaves at once. If its question was not sent, it never is; if it was, the answer is told of.
+// A caller whose context ends leaves at once. If its question was not sent, it never is; if it was, the answer is
+// told of.
 func TestCallersLeave(t *testing.T) {
 	for name, row := range map[string]struct {
 		end       func() (context.Context, func())
@@ -233,7 +233,8 @@ func TestCloseWaitsForCallsInFlight(t *testing.T) {
 	d.Close()
 }
 
-// Close ends it all when a bit of everything is under way: every caller returns, and no goroutine is left (see TestMain).
+// Close ends it all when a bit of everything is under way: every caller returns, and no goroutine is left (see
+// TestMain).
 func TestCloseDuringEverything(t *testing.T) {
 	for seed := range uint64(20) {
 		random := rand.New(rand.NewPCG(1, seed))
@@ -287,7 +288,8 @@ func TestCloseDuringEverything(t *testing.T) {
 	}
 }
 
-// A question may be asked anew as soon as it is answered, so nothing may look at it afterwards. The race detector sees it.
+// A question may be asked anew as soon as it is answered, so nothing may look at it afterwards. The race detector
+// sees it.
 func TestQuestionsAreReused(t *testing.T) {
 	var n atomic.Uint64
 	d := start(t, func(_ context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
@@ -397,6 +399,28 @@ func TestEveryError(t *testing.T) {
 	}
 }
 
+// The attempts of a call that meet a slot that moves are not counted as lost ones, however many they are.
+func TestLossesWhileASlotMoves(t *testing.T) {
+	moves := rejection(t, "TRYAGAIN no")
+	var n atomic.Int32
+	d := start(t, func(_ context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+		if !isCall(words) {
+			return send()
+		}
+		switch i := n.Add(1); {
+		case i == 1, i == 22, i == 23:
+			return rueidis.NewErrorResult(io.EOF)
+		case i < 22:
+			return rueidis.NewErrorResult(moves)
+		}
+		return send()
+	})
+	assert.NoError(t, d.Do(context.Background(), d.about("a")))
+	for i, words := range d.client.sent(isCall) {
+		assert.Equal(t, i > 0, words[4] == "again")
+	}
+}
+
 // A call is not sent again when what it did may have expired, nor if no caller waits for it.
 func TestNotSentAgain(t *testing.T) {
 	lose := func(_ context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
@@ -450,8 +474,8 @@ func TestPanicInTheClient(t *testing.T) {
 	}
 }
 
-// While a slot moves, questions about keys on both of its nodes are asked until they are on one. They hold up no others: not those
-// about keys of the slot that are on one node, nor those of other slots.
+// While a slot moves, questions about keys on both of its nodes are asked until they are on one. They hold up no
+// others: not those about keys of the slot that are on one node, nor those of other slots.
 func TestQuestionsWaitForASlotThatMoves(t *testing.T) {
 	moves := rejection(t, "TRYAGAIN no")
 	var moved atomic.Bool

@@ -11,77 +11,80 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// Question is what a caller asks: a pointer to a type that embeds Ticket.
+// Question is what a caller asks. Q is a pointer to a type that embeds Ticket.
 type Question[Q any] interface {
-	// HashTag returns what decides where the question goes: all of its keys in Redis have it in braces.
+	// HashTag returns the hash tag of all keys of the question, which decides the slot in Redis Cluster.
 	HashTag() string
-	// Size returns how much work the question is, in units of one about one key.
+	// Size returns how much work the question is for the script. A question about one key usually has size 1.
 	Size() int
-	// Alike reports whether a batch asks this question together with another, so that both are the work of one.
+	// Alike reports whether a batch can ask this question together with other for the work of one.
 	Alike(other Q) bool
 
 	ticket() *Ticket
 }
 
-// Batch turns questions into the arguments of one call and its reply into their answers. It is reused for one batch after
-// the other.
+// Batch encodes questions as the arguments of one call, and decodes the reply into their answers. One call after
+// another uses the same Batch.
 type Batch[Q Question[Q]] interface {
 	// Encode returns the keys and the arguments of a call that asks questions.
 	Encode(questions []Q) (keys, args []string)
-	// Again returns the arguments for the same call if it may have been executed before.
+	// Again returns the arguments for sending the call again after it may have been executed.
 	Again() []string
 	// RetryFor returns how long after Encode the call may be sent again.
 	RetryFor() time.Duration
-	// Decode stores the answers in the questions, and returns those that have to be asked again. An error means that the
-	// reply is none of the script.
+	// Decode stores the answers in the questions, and returns the questions that have to be asked again. It returns an
+	// error if the reply cannot be the script's.
 	Decode(reply []rueidis.RedisMessage) (again []Q, err error)
 }
 
-// Config is what a Dispatcher is made of.
+// Config configures a Dispatcher. All fields but the last three are required.
 type Config[Q Question[Q]] struct {
 	// Client returns the client to use, or an error while there is none.
 	Client   func() (rueidis.Client, error)
 	Timeout  time.Duration
 	Script   string
 	NewBatch func() Batch[Q]
-	// Probe returns the keys and arguments of a call that tests what questions with a hash tag need, and changes nothing.
+	// Probe returns the keys and arguments of a call that tests what questions with a hash tag need, and changes
+	// nothing.
 	Probe func(hashTag string) (keys, args []string)
-	// Late receives a question whose answer came when its caller had left.
+	// Late is called with each question whose answer came too late: its caller no longer waited for it.
 	Late func(q Q)
 
-	// The remaining functions observe. They may be nil.
+	// The remaining functions only observe, and may be nil.
 
-	Called   func(questions int, took time.Duration, err error) // after each call
-	TimedOut func()                                             // after each question that had no answer in time
-	// Changed is called with each change of a breaker whose trouble began at since.
+	// Called is called after each call.
+	Called func(questions int, took time.Duration, err error)
+	// TimedOut is called for each question that had no answer before the timeout or its context's deadline.
+	TimedOut func()
+	// Changed is called when a circuit breaker changes its state. The trouble began at since, on the clock of Now.
 	Changed func(from, to State, since time.Duration, cause error)
 }
 
-// Dispatcher sends questions. It is safe for concurrent use.
+// Dispatcher sends questions to Redis. Make one with New. It is safe for concurrent use.
 type Dispatcher[Q Question[Q]] struct {
 	Config[Q]
-	sha1    string
+	sha1    string // of the script
 	start   time.Time
 	clock   clock
-	single  *link[Q]         // to a server, or to the master that Sentinel names
-	ranges  [ranges]*link[Q] // to the ranges of slots of Redis Cluster
-	closing context.Context
-	close   context.CancelFunc
+	single  *link[Q]           // to a server, or to the master that Sentinel names
+	ranges  [ranges]*link[Q]   // to the ranges of slots of Redis Cluster
+	closing context.Context    // ends when Close is called
+	close   context.CancelFunc // ends closing
 }
 
-// ranges is how many ranges of slots there are, of 512 slots each.
+// ranges is the number of ranges of slots, of 512 slots each. A range may have slots of several nodes.
 const ranges = 32
 
 var (
-	// ErrClosed is the answer to questions of a Dispatcher that is closed.
+	// ErrClosed is the error of a question to a Dispatcher that is closed.
 	ErrClosed = errors.New("closed")
-	// ErrQueueFull is the answer to a question that comes when too many wait.
+	// ErrQueueFull is the error of a question that finds too many others in the queue.
 	ErrQueueFull = errors.New("too many requests wait for Redis")
 
 	errNoAnswer = errors.New("no answer")
 )
 
-// New returns a Dispatcher. It sends nothing before it is asked something.
+// New returns a Dispatcher. It sends nothing before the first question.
 func New[Q Question[Q]](config Config[Q]) *Dispatcher[Q] {
 	sum := sha1.Sum([]byte(config.Script))
 	d := &Dispatcher[Q]{
@@ -91,18 +94,19 @@ func New[Q Question[Q]](config Config[Q]) *Dispatcher[Q] {
 	}
 	d.closing, d.close = context.WithCancel(context.Background())
 	d.clock = clock{timeout: config.Timeout, now: d.Now, closing: d.closing}
-	d.single = newLink(d)
+	d.single = newLink(d, maxInFlight)
 	for i := range d.ranges {
-		d.ranges[i] = newLink(d)
+		d.ranges[i] = newLink(d, maxInFlightOfRange)
 	}
 	return d
 }
 
-// Now returns the time since some moment, on Go's monotonic clock.
+// Now returns the time since the Dispatcher was made, on Go's monotonic clock.
 func (d *Dispatcher[Q]) Now() time.Duration { return time.Since(d.start) }
 
-// Do asks a question and waits for the answer. If it returns nil the answer is in the question. Otherwise it is unknown whether
-// the question was asked, and it must not be used again.
+// Do asks a question and waits for the answer. If it returns nil, the answer is in the question. If it returns an
+// error, the question may have been asked, and an answer may still be stored in it, so it must not be used for
+// another Do.
 func (d *Dispatcher[Q]) Do(ctx context.Context, q Q) error {
 	t := q.ticket()
 	l, err := d.push(q)
@@ -110,7 +114,7 @@ func (d *Dispatcher[Q]) Do(ctx context.Context, q Q) error {
 		return err
 	}
 	d.clock.add(t)
-	var cause error // that others may be told of
+	var cause error // for the breaker; never the context's error, which concerns this caller alone
 	select {
 	case <-t.done:
 	case <-ctx.Done():
@@ -134,7 +138,7 @@ func (d *Dispatcher[Q]) Do(ctx context.Context, q Q) error {
 	return err
 }
 
-// push puts a question into the queue of its link.
+// push puts a question into the queue of its link, and returns the link.
 func (d *Dispatcher[Q]) push(q Q) (*link[Q], error) {
 	client, err := d.Client()
 	if err != nil {
@@ -149,7 +153,7 @@ func (d *Dispatcher[Q]) push(q Q) (*link[Q], error) {
 	return l, l.push(q)
 }
 
-// Close answers all questions that wait with ErrClosed, and returns when no call is in flight.
+// Close answers all questions in the queues with ErrClosed, and returns when no call is in flight.
 func (d *Dispatcher[Q]) Close() {
 	d.close()
 	for _, l := range append(d.ranges[:], d.single) {

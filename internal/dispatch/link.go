@@ -9,36 +9,39 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// link is the queue of the questions that go to one server, or to one range of slots, and the workers that ask them.
+// link is the queue of the questions to one server, or to one range of slots, with the workers that ask them.
 type link[Q Question[Q]] struct {
 	d       *Dispatcher[Q]
 	breaker breaker
-	room    int // for questions that wait
+	most    int // the number of workers
+	room    int // the most questions in the queue
 
 	mu      sync.Mutex
-	wake    sync.Cond
-	queue   []Q // from head on
+	wake    sync.Cond // signals idle workers
+	queue   []Q       // the questions, from index head on
 	head    int
-	idle    int  // workers that wait for questions
-	gathers bool // a worker is about to take what has come
-	started int  // workers
+	idle    int  // how many workers wait for questions
+	gathers bool // a worker is about to take what is in the queue
+	started int  // how many workers there are
 	closed  bool
 	workers sync.WaitGroup
 }
 
 const (
-	// maxInFlight is how many calls may be in flight to a server: while it works on one, the next is on its way. More would be
-	// smaller and cost the server more work for each question.
+	// maxInFlight is the number of workers of the link to a server, and so of its calls in flight: while Redis executes one call,
+	// the next is on its way. With more, calls would be smaller, and cost Redis more work for each question.
 	maxInFlight = 2
-	// maxSize and maxQuestions are the most in one call: what Redis answers in half a millisecond. Questions in a row that are
-	// alike count as one.
+	// maxInFlightOfRange is the number for a range of slots, where each call is about one slot.
+	maxInFlightOfRange = 16
+	// maxSize and maxQuestions limit the questions of a call to what Redis answers in half a millisecond. Consecutive
+	// questions that are alike have the size of one.
 	maxSize, maxQuestions = 128, 512
-	// maxQueue is the most questions that wait. A service with more waiting callers has other troubles.
+	// maxQueue is the most questions in a queue, to bound its memory.
 	maxQueue = 1 << 16
 )
 
-func newLink[Q Question[Q]](d *Dispatcher[Q]) *link[Q] {
-	l := &link[Q]{d: d, room: maxQueue}
+func newLink[Q Question[Q]](d *Dispatcher[Q], most int) *link[Q] {
+	l := &link[Q]{d: d, most: most, room: maxQueue}
 	l.wake.L = &l.mu
 	l.breaker = breaker{
 		clock: &d.clock, now: d.Now, closing: d.closing,
@@ -55,7 +58,7 @@ func newLink[Q Question[Q]](d *Dispatcher[Q]) *link[Q] {
 	return l
 }
 
-// push puts a question into the queue.
+// push puts a question into the queue, unless the breaker is open.
 func (l *link[Q]) push(q Q) error {
 	if err := l.breaker.open(); err != nil {
 		return err
@@ -68,7 +71,7 @@ func (l *link[Q]) push(q Q) error {
 	case len(l.queue)-l.head >= l.room:
 		return ErrQueueFull
 	}
-	if l.head > 0 && len(l.queue) == cap(l.queue) { // rather than to grow
+	if l.head > 0 && len(l.queue) == cap(l.queue) { // move the questions to the front rather than let the slice grow
 		n := copy(l.queue, l.queue[l.head:])
 		clear(l.queue[n:])
 		l.queue, l.head = l.queue[:n], 0
@@ -78,19 +81,20 @@ func (l *link[Q]) push(q Q) error {
 	return nil
 }
 
-// wakeWorker sees to it that a worker looks at the queue. The link is locked.
+// wakeWorker makes sure that a worker will look at the queue, unless all of them have calls in flight, after which
+// they do so anyway. The link must be locked.
 func (l *link[Q]) wakeWorker() {
 	switch {
 	case l.gathers:
 	case l.idle > 0:
 		l.wake.Signal()
-	case l.started < maxInFlight:
+	case l.started < l.most:
 		l.started++
 		l.workers.Go(l.work)
 	}
 }
 
-// again puts questions that were sent at the front of the queue, in their order.
+// again puts questions that were sent back at the front of the queue, in their order, if their callers still wait.
 func (l *link[Q]) again(questions []Q) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -109,8 +113,8 @@ func (l *link[Q]) again(questions []Q) {
 	}
 }
 
-// take moves questions from the queue to the end of a list, once there are any: as many as go together. It returns false
-// when the link is closed.
+// take waits until there are questions in the queue, and appends as many of them to questions as may be asked at
+// once. It reports false if the link is closed.
 func (l *link[Q]) take(questions []Q) (_ []Q, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -120,34 +124,49 @@ func (l *link[Q]) take(questions []Q) (_ []Q, ok bool) {
 			l.wake.Wait()
 			l.idle--
 		}
-		// Callers that can run now, such as those that the last call answered, may add their questions.
+		// Let callers that can run now add their questions, such as those that the last call has answered. Another
+		// worker may take the questions meanwhile; then wait again.
 		l.gathers = true
 		l.mu.Unlock()
 		runtime.Gosched()
 		l.mu.Lock()
 		l.gathers = false
 	}
-	size := 0
-	for ; l.head < len(l.queue) && len(questions) < maxQuestions; l.head++ {
-		q := l.queue[l.head]
-		if len(questions) == 0 || !q.Alike(questions[len(questions)-1]) {
+	rest, size := l.queue[l.head:], 0
+	kept := 0 // of those passed over, since they go elsewhere
+	for i, q := range rest {
+		switch {
+		case len(questions) == 0:
+			size = q.Size()
+		case !goTogether(questions[0], q):
+			rest[kept] = q
+			kept++
+			continue
+		case !q.Alike(questions[len(questions)-1]):
 			size += q.Size()
 		}
-		if size > maxSize && len(questions) > 0 {
+		if len(questions) == maxQuestions || size > maxSize && len(questions) > 0 {
+			kept += copy(rest[kept:], rest[i:])
 			break
 		}
 		questions = append(questions, q)
-		clear(l.queue[l.head : l.head+1])
 	}
-	if l.head == len(l.queue) {
+	clear(rest[kept:])
+	if l.queue = l.queue[:l.head+kept]; kept == 0 {
 		l.queue, l.head = l.queue[:0], 0
 	} else {
-		l.wakeWorker() // several questions may have come before this worker woke, and woken nobody else
+		l.wakeWorker() // those that are left may have woken no worker, as this one was about to take what has come
 	}
 	return questions, !l.closed
 }
 
-// drain answers all questions that wait with an error.
+// goTogether reports whether two questions may be asked in one call.
+func goTogether[Q Question[Q]](a, b Q) bool {
+	s, t := a.ticket(), b.ticket()
+	return s.slot == t.slot && s.alone == t.alone && (!s.alone || b.Alike(a))
+}
+
+// drain empties the queue, and answers its questions with an error.
 func (l *link[Q]) drain(err error) {
 	l.mu.Lock()
 	questions := l.queue[l.head:]
@@ -160,6 +179,7 @@ func (l *link[Q]) drain(err error) {
 	}
 }
 
+// close lets the workers end, and answers the questions in the queue.
 func (l *link[Q]) close() {
 	l.mu.Lock()
 	l.closed = true
@@ -168,7 +188,8 @@ func (l *link[Q]) close() {
 	l.drain(ErrClosed)
 }
 
-// probe asks Redis in a way that tests all that calls need: the connection, the rights, the script, and that it may write.
+// probe makes a call that tests all that other calls need: the connection, the user's rights, the script, and that the
+// server accepts writes.
 func (d *Dispatcher[Q]) probe(ctx context.Context, hashTag string) error {
 	client, err := d.Client()
 	if err != nil {
@@ -178,16 +199,16 @@ func (d *Dispatcher[Q]) probe(ctx context.Context, hashTag string) error {
 	_, err = d.call(ctx, client, keys, args).ToArray()
 	switch {
 	case tryAgain(err):
-		return nil // the slot is moving, and calls about other keys of the link are answered
+		return nil // the slot is moving to another node, but calls about other keys of the link are answered
 	case readOnly(err):
 		d.quit(ctx, client, keys[0])
 	}
 	return err
 }
 
-// quit ends a connection to a server that was the master when the connection was made. The next one finds the master, if there
-// is one behind the address. Of several connections the client takes one at random if the command has a key, and always the
-// same if it has none. Redis ignores the key.
+// quit ends a connection to a server that is no longer the master, so that the client makes a new one, which may
+// reach the master at the same address. The command has a key, which Redis ignores, because a client with several
+// connections picks one of them at random for a command with a key, and always the same one for a command without.
 func (d *Dispatcher[Q]) quit(ctx context.Context, client rueidis.Client, key string) {
 	defer caught(func(error) {})
 	client.Do(ctx, client.B().Arbitrary("QUIT").Keys(key).Build())

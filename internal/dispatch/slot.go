@@ -1,9 +1,10 @@
 package dispatch
 
+// slots is the number of slots of Redis Cluster.
 const slots = 16384
 
-// slotOf returns the slot of a hash tag in Redis Cluster: its CRC-16 (XMODEM). See "Redis cluster specification", "Key
-// distribution model" and "Hash tags".
+// slotOf returns the slot of the keys with a hash tag in Redis Cluster, by the CRC-16 (XMODEM) of the tag. See the
+// sections "Key distribution model" and "Hash tags" of the Redis Cluster specification.
 func slotOf(hashTag string) int {
 	var crc uint16
 	for i := range len(hashTag) {

@@ -2,25 +2,25 @@ package dispatch
 
 import "sync/atomic"
 
-// Ticket is the part of a question that a Dispatcher needs: who waits for its answer. A question embeds it. The zero Ticket
-// is ready; after Do has returned an answer it may be used again.
+// Ticket is the Dispatcher's part of a question, which embeds it: it connects the question to the caller that waits
+// for the answer. The zero Ticket is ready for use. It may be used again after Do has returned nil.
 type Ticket struct {
-	// state is the number of the use and, in the lowest bits, its state. A deadline may still hold a ticket that has been used
-	// again since, and must not end that wait.
+	// state holds one of the states below in its lowest bits, and above them the number of the use. The number keeps
+	// the clock, which may still hold a ticket after it was answered, from ending the wait of a later use.
 	state atomic.Uint64
-	done  chan struct{} // receives when the wait is over
+	done  chan struct{} // has one element when the ticket is answered or expired
 	err   error
-	slot  int
-	alone bool // not to be asked in one call with questions about other keys
+	slot  int  // in Redis Cluster
+	alone bool // it may share a call only with questions that are alike
 }
 
-// The states of a ticket.
+// The states of a ticket. The caller waits in the first two.
 const (
-	waiting  = iota // in the queue
-	sent            // in a call
-	answered        // and done has received
-	expired         // the timeout has passed, and done has received
-	left            // the caller does not wait any longer
+	waiting  = iota // the question is in the queue
+	sent            // the question is in a call
+	answered        // the answer has come
+	expired         // the timeout has passed
+	left            // the caller has left, because its context ended
 
 	useBits = 3
 	oneUse  = 1 << useBits
@@ -28,7 +28,7 @@ const (
 
 func (t *Ticket) ticket() *Ticket { return t }
 
-// begin makes the ticket wait for an answer from a slot.
+// begin begins a new use of the ticket, for a question to a slot.
 func (t *Ticket) begin(slot int) {
 	if t.done == nil {
 		t.done = make(chan struct{}, 1)
@@ -37,20 +37,22 @@ func (t *Ticket) begin(slot int) {
 	t.state.Store((t.use() + 1) * oneUse)
 }
 
+// use returns the number of the current use.
 func (t *Ticket) use() uint64 { return t.state.Load() / oneUse }
 
+// in reports whether the ticket is in the given state.
 func (t *Ticket) in(state uint64) bool { return t.state.Load()%oneUse == state }
 
-// change changes the state, if it is as expected.
+// change changes the state, and reports whether it was as expected.
 func (t *Ticket) change(from, to uint64) bool {
-	now := t.state.Load()
-	return now%oneUse == from && t.state.CompareAndSwap(now, now-from+to)
+	state := t.state.Load()
+	return state%oneUse == from && t.state.CompareAndSwap(state, state-from+to)
 }
 
-// send reports whether the question is still to be asked, and then counts as sent.
+// send marks the question as sent, and reports whether its caller was still waiting for that.
 func (t *Ticket) send() bool { return t.change(waiting, sent) }
 
-// answer hands the outcome to the caller, and reports whether one waits for it.
+// answer ends the wait with an answer, or with an error, and reports whether the caller was still waiting.
 func (t *Ticket) answer(err error) bool {
 	t.err = err
 	if !t.change(sent, answered) {
@@ -60,16 +62,17 @@ func (t *Ticket) answer(err error) bool {
 	return true
 }
 
-// pending reports whether the caller waits for an answer, in the given use.
+// pending reports whether the caller is waiting in the given use.
 func (t *Ticket) pending(use uint64) bool {
-	now := t.state.Load()
-	return now/oneUse == use && now%oneUse < answered
+	state := t.state.Load()
+	return state/oneUse == use && state%oneUse < answered
 }
 
-// end ends the wait of a use, and reports false if it was over.
+// end ends the wait of a use by changing the state to how, and reports whether the caller was still waiting.
 func (t *Ticket) end(use, how uint64) bool {
 	for t.pending(use) {
-		if t.state.CompareAndSwap(use*oneUse+waiting, use*oneUse+how) || t.state.CompareAndSwap(use*oneUse+sent, use*oneUse+how) {
+		if t.state.CompareAndSwap(use*oneUse+waiting, use*oneUse+how) ||
+			t.state.CompareAndSwap(use*oneUse+sent, use*oneUse+how) {
 			return true
 		}
 	}
@@ -83,5 +86,5 @@ func (t *Ticket) expire(use uint64) {
 	}
 }
 
-// leave ends the wait for the caller, and reports false if it was over.
+// leave ends the wait because the caller leaves, and reports whether the wait was not over yet.
 func (t *Ticket) leave() bool { return t.end(t.use(), left) }

@@ -153,6 +153,12 @@ var evasions = []struct {
 	{"line breaks in a key of the query", query, false, []string{"GET /query?api_key=$A", "GET /query?api_key=$A%0A", "GET /query?api_key=$A%0D%0A", "GET /query?api_key=%0A$A"}},
 	{"other control characters in it", query, false, []string{"GET /query?api_key=$A", "GET /query?api_key=$A%00", "GET /query?api_key=$A%09", "GET /query?api_key=$A%7F"}},
 	{"control characters in a cookie", cookie, false, []string{"Cookie: session=$A", "Cookie: session=$A%0A", "Cookie: session=%0D$A", "Cookie: session=$A%00"}},
+	{"spaces that only Unicode knows, around a key", apiKey, false, []string{"X-API-Key: $A", "X-API-Key: $A\u00a0", "X-API-Key: \u2003$A", "X-API-Key: $A\u3000\u3000"}},
+	{"spaces around a key of the query", query, false, []string{"GET /query?api_key=$A", "GET /query?api_key=$A%20", "GET /query?api_key=++$A", "GET /query?api_key=%C2%A0$A"}},
+	{"spaces around a cookie", cookie, false, []string{"Cookie: session=$A", "Cookie: session=$A%20", "Cookie: session=%E3%80%80$A", "Cookie: session=+$A"}},
+	{"spaces around a parameter of the path", param, false, []string{"GET /path/$A", "GET /path/$A%20", "GET /path/%C2%A0$A", "GET /path/%20%20$A"}},
+	{"spaces that only Unicode knows, around a token", token, false, []string{"Authorization: Bearer $A", "Authorization: Bearer $A\u00a0", "Authorization: Bearer \u2003$A"}},
+	{"a token behind one, to be counted by address", either, false, []string{"Authorization: Bearer $A", "Authorization: Bearer\u00a0$A", "Authorization: Bearer\u3000 $A"}},
 	{"one cookie in many spellings", cookie, false, []string{"Cookie: session=$A", "Cookie: session=%41$k", "Cookie: session=\"$A\"", "Cookie: x=$i; session=$A"}},
 	{"control characters in the path", param, false, []string{"GET /path/$A", "GET /path/$A%0A", "GET /path/%41$k%0D%0A", "GET /path/%00$A"}},
 

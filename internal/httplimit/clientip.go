@@ -152,12 +152,15 @@ var (
 	localNAT64 = netip.MustParsePrefix("64:ff9b:1::/48")
 	// sixToFour is the prefix that is followed by the IPv4 address of the site (RFC 3056, section 2).
 	sixToFour = netip.MustParsePrefix("2002::/16")
+	// teredo is the prefix of addresses that end in the inverted IPv4 address of the host (RFC 4380, section 4).
+	teredo = netip.MustParsePrefix("2001::/32")
 )
 
 // key names the client at a normal address.
 //
-// A host with an IPv4 address has all of a 6to4 /48 to choose from, so it counts by the IPv4 address. That is not the
-// normal form: a proxy is not to be trusted because of an address that was made of its own.
+// A host with an IPv4 address has all of a 6to4 /48 to choose from, and with Teredo as many /64s as there are servers,
+// each of which it shares with the server's other clients. So it counts by the IPv4 address. That is not the normal
+// form: a proxy is not to be trusted because of an address that was made of its own.
 //
 // Under the prefix of RFC 8215 each address stands for one IPv4 host, and only the operator knows which bits of it
 // are the IPv4 address. There each address is a client: by /64, all hosts behind a translator could be one.
@@ -166,6 +169,8 @@ func (a *addresses) key(addr netip.Addr) string {
 	switch bytes := addr.As16(); {
 	case sixToFour.Contains(addr):
 		addr = netip.AddrFrom4([4]byte(bytes[2:]))
+	case teredo.Contains(addr):
+		addr = netip.AddrFrom4([4]byte{^bytes[12], ^bytes[13], ^bytes[14], ^bytes[15]})
 	case localNAT64.Contains(addr):
 		bits = addr.BitLen()
 	}

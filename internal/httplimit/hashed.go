@@ -38,7 +38,8 @@ const most = 8 << 10
 // clients read.
 //
 // A value with a control character is refused. Services read through such characters, as a decoder of base64 does
-// through line breaks, so a client could write one credential in any number of ways and be a new client with each.
+// through line breaks, so a client could write one credential in any number of ways and be a new client with each. For
+// the same reason whitespace around a value does not count, be it Unicode's: many services trim it.
 func hashed[C any](kind, name, what string, read func(C) (string, error), opts []HashOption) func(C) (string, error) {
 	h := hashing{prefix: kind + ":" + name + ":"}
 	for _, opt := range opts {
@@ -59,7 +60,7 @@ func hashed[C any](kind, name, what string, read func(C) (string, error), opts [
 		case strings.ContainsFunc(value, unicode.IsControl):
 			return "", control
 		}
-		return h.key(value), nil
+		return h.key(strings.TrimSpace(value)), nil
 	}
 }
 
@@ -109,7 +110,7 @@ func BearerToken(opts ...HashOption) func(*http.Request) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if strings.ContainsFunc(value, unicode.IsControl) { // some parsers read a token behind a tab
+		if strings.ContainsFunc(value, isOddSpace) { // some parsers read a token behind a tab
 			return "", malformed
 		}
 		scheme, token, _ := strings.Cut(value, " ")
@@ -123,6 +124,9 @@ func BearerToken(opts ...HashOption) func(*http.Request) (string, error) {
 		return token, nil
 	}, opts)
 }
+
+// isOddSpace reports whether a parser may take r for a space, or pass over it, which is none in HTTP's grammar.
+func isOddSpace(r rune) bool { return unicode.IsControl(r) || r != ' ' && unicode.IsSpace(r) }
 
 // Cookie returns a key function for the value of a cookie. Escapes are read where they can be, as Gin does and as
 // handlers in Echo may, so that no other spelling of a value is another client.

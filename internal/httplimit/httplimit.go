@@ -135,14 +135,15 @@ func (g *Gate[C]) decide(
 }
 
 // Settle gives back what a request was charged if the status of its answer does not count. The charge stays if the
-// client has left, because leaving makes handlers fail and so is a way to choose the status, and if status is not
-// that of a final answer. An error goes to the log, and then the charge may stay too.
+// client has left before the answer has begun, because leaving makes handlers fail and so is a way to choose the status,
+// and if status is not that of a final answer. An error goes to the log, and then the charge may stay too.
 //
-// ctx is the context that the request came with: what handlers derive from it may end with them. Once the charge is
-// being given back the client may leave.
-func (g *Gate[C]) Settle(ctx context.Context, d core.Decision, status int) {
+// ctx is the context that the request came with: what handlers derive from it may end with them. Once the answer has
+// begun, as begun reports, the client may leave; a deadline that passes may still replace what a handler has answered.
+func (g *Gate[C]) Settle(ctx context.Context, d core.Decision, status int, begun bool) {
 	final := status >= http.StatusOK || status == http.StatusSwitchingProtocols
-	if !final || ctx.Err() != nil || g.counts(status) {
+	there := ctx.Err() == nil || begun && errors.Is(ctx.Err(), context.Canceled)
+	if !final || !there || g.counts(status) {
 		return
 	}
 	if err := g.limiter.Refund(context.WithoutCancel(ctx), d); err != nil {

@@ -180,6 +180,8 @@ func TestSettle(t *testing.T) {
 		{"early hints", 103, "", true},
 		{"no status", 0, "", true},
 		{"the client has left", 200, "before", true},
+		{"the client has left within the answer", 200, "within", false},
+		{"the deadline has passed within the answer", 200, "late", true},
 		{"the client leaves meanwhile", 200, "during", false},
 	} {
 		gate := NewGate(limiter, func(int) (string, error) { return "ann", nil }, func(int) string { return "" })
@@ -194,10 +196,13 @@ func TestSettle(t *testing.T) {
 		})
 		d, v := gate.Check(0, new(http.Request).WithContext(ctx), http.Header{}, policy)
 		require.Nil(t, v)
-		if row.leaves == "before" {
+		switch row.leaves {
+		case "before", "within":
 			leave()
+		case "late":
+			ctx, leave = context.WithTimeout(ctx, 0)
 		}
-		gate.Settle(ctx, d, row.status)
+		gate.Settle(ctx, d, row.status, row.leaves == "within" || row.leaves == "late")
 		leave()
 		left, err := limiter.Peek(t.Context(), "ann", limit)
 		require.NoError(t, err)

@@ -93,7 +93,7 @@ var mutants = []struct {
 	{
 		name: "a question about a slot that moves is not asked again", file: "internal/dispatch/call.go",
 		right: "case rejected && tryAgain(err):",
-		wrong: "case rejected && tryAgain(err) && attempt < 0:",
+		wrong: "case rejected && tryAgain(err) && attempts < 0:",
 		fault: "slots_moved", says: "a call is made again within its time",
 	},
 }
