@@ -71,6 +71,39 @@ func TestSizeOfACall(t *testing.T) {
 	}
 }
 
+// Questions to other slots are passed over, and stay in their order in front of those that a full call has not looked at.
+func TestQuestionsOfOneSlotGoTogether(t *testing.T) {
+	l := newLink(&Dispatcher[*question]{}, 0) // nobody works
+	var want []string
+	for i := range 3 * maxSize {
+		q := &question{key: fmt.Sprint(i)}
+		q.begin(i % 3)
+		require.NoError(t, l.push(q))
+		if i%3 > 0 {
+			want = append(want, q.key)
+		}
+	}
+	late := &question{key: "late"}
+	late.begin(0)
+	require.NoError(t, l.push(late))
+	for slot, size := range []int{maxSize, maxSize, maxSize, 1} {
+		questions, ok := l.take(nil)
+		require.True(t, ok)
+		assert.Len(t, questions, size)
+		for _, q := range questions {
+			assert.Equal(t, slot%3, q.slot)
+		}
+		if slot == 0 {
+			var left []string
+			for _, q := range l.queue[l.head:] {
+				left = append(left, q.key)
+			}
+			assert.Equal(t, append(want, "late"), left)
+		}
+	}
+	assert.Empty(t, l.queue)
+}
+
 // Questions that come at once while one worker is idle wake others too, once it has taken as many as go together.
 func TestNoWakeupIsLost(t *testing.T) {
 	d, g := gated(t)

@@ -28,8 +28,8 @@ type link[Q Question[Q]] struct {
 }
 
 const (
-	// maxInFlight is the number of workers of the link to a server, and so of its calls in flight: while Redis executes one call,
-	// the next is on its way. With more, calls would be smaller, and cost Redis more work for each question.
+	// maxInFlight is the number of workers of the link to a server, and so of its calls in flight: while Redis executes
+	// one call, the next is on its way. With more, calls would be smaller, and cost Redis more work for each question.
 	maxInFlight = 2
 	// maxInFlightOfRange is the number for a range of slots, where each call is about one slot.
 	maxInFlightOfRange = 16
@@ -132,27 +132,32 @@ func (l *link[Q]) take(questions []Q) (_ []Q, ok bool) {
 		l.mu.Lock()
 		l.gathers = false
 	}
-	rest, size := l.queue[l.head:], 0
-	kept := 0 // of those passed over, since they go elsewhere
-	for i, q := range rest {
+	// The questions that go elsewhere are passed over. They stay in front of those that are not looked at, so that the
+	// work does not grow with the queue.
+	rest, looked, passed, size := l.queue[l.head:], 0, 0, 0
+	for _, q := range rest {
+		more := 0
 		switch {
 		case len(questions) == 0:
-			size = q.Size()
+			more = q.Size()
 		case !goTogether(questions[0], q):
-			rest[kept] = q
-			kept++
+			rest[passed] = q
+			passed++
+			looked++
 			continue
 		case !q.Alike(questions[len(questions)-1]):
-			size += q.Size()
+			more = q.Size()
 		}
-		if len(questions) == maxQuestions || size > maxSize && len(questions) > 0 {
-			kept += copy(rest[kept:], rest[i:])
+		if len(questions) == maxQuestions || len(questions) > 0 && size+more > maxSize {
 			break
 		}
 		questions = append(questions, q)
+		size += more
+		looked++
 	}
-	clear(rest[kept:])
-	if l.queue = l.queue[:l.head+kept]; kept == 0 {
+	copy(rest[looked-passed:looked], rest[:passed])
+	clear(rest[:looked-passed])
+	if l.head += looked - passed; l.head == len(l.queue) {
 		l.queue, l.head = l.queue[:0], 0
 	} else {
 		l.wakeWorker() // those that are left may have woken no worker, as this one was about to take what has come
