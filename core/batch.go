@@ -173,12 +173,15 @@ func (b *batch) appendGroup(index int32) {
 	case g.verb == refund:
 		b.append("refund", len(g.limits))
 		b.append(g.paid.entry(), int(g.paid.granted), int(g.paid.place), g.paid.cost)
+	case g.verb == renew:
+		b.append("renew", len(g.limits), len(g.members))
+		b.args = append(b.args, g.members...)
 	case g.verb == reset:
 		b.append("reset", len(g.limits))
 		return
 	}
 	for i := range g.limits {
-		if g.verb != refund {
+		if g.verb == admit || g.verb == peek {
 			b.args = append(b.args, b.text(int64(g.limits[i].Max)))
 		}
 		b.args = append(b.args, b.text(g.limits[i].Window.Microseconds()))

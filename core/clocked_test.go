@@ -68,7 +68,7 @@ func (c clockedInProcess) reset(_ require.TestingT, key string, limits ...Limit)
 }
 
 func (c clockedInProcess) refund(_ require.TestingT, d Decision) {
-	c.inProcess.refund(d.receipt, d.States())
+	c.inProcess.refund(d.receipt, limitsOf(d.States()))
 }
 
 // clockedRedis asks the real script on a real server, without what dispatch does. Only its TIME is another: it is read from a

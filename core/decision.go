@@ -43,6 +43,9 @@ type receipt struct {
 // entry returns the id of the entry in Redis.
 func (r receipt) entry() string { return r.id + "." + strconv.Itoa(int(r.question)) }
 
+// lease identifies the admission among those that hold units of requests in flight.
+func (r receipt) lease() leaseID { return leaseID{r.id, r.question} }
+
 // State is where one limit of one key stands after a decision.
 type State struct {
 	// Limit is the limit as the call gave it.
@@ -53,8 +56,12 @@ type State struct {
 	// it is admitted, unless others come first. It is zero when there is room now, so after an admission it speaks of the
 	// next request. In Redis it is a lower bound if the request waits for about a thousand admissions of more than one unit to
 	// expire, or fewer if its call asks much: at that time it is denied again, and told more.
+	//
+	// Of a limit that is InFlight and has no room it is always one second, since nobody knows when a request will end:
+	// room may come earlier or later.
 	RetryAfter time.Duration
-	// ResetAfter is how long until the whole budget is back, if nothing more is admitted.
+	// ResetAfter is how long until the whole budget is back, if nothing more is admitted. Of a limit that is InFlight it is
+	// the lease, while any request is under way.
 	ResetAfter time.Duration
 }
 
@@ -77,6 +84,17 @@ func (d Decision) States() []State {
 func (s State) aged(by time.Duration) State {
 	s.RetryAfter, s.ResetAfter = max(0, s.RetryAfter-by), max(0, s.ResetAfter-by)
 	return s
+}
+
+// suppose sets what nobody knows of a limit that is InFlight, given whether it holds anything and whether it is full.
+func (s *State) suppose(held, full bool) {
+	s.RetryAfter, s.ResetAfter = 0, 0
+	if full {
+		s.RetryAfter = time.Second
+	}
+	if held {
+		s.ResetAfter = s.Limit.Window
+	}
 }
 
 // Source says who made a decision. The zero Source is that of no decision.

@@ -13,7 +13,8 @@ import (
 	"github.com/puzpuzpuz/xsync/v4"
 )
 
-// inProcess keeps logs in memory and answers as the script does.
+// inProcess keeps logs in memory and answers as the script does. What a limit of requests in flight has admitted stays
+// until it is given back: there are no leases, since the logs end with the process.
 type inProcess struct {
 	identity uint64    // in the receipts of what it admits
 	start    time.Time // of the clock: moments are microseconds since then, on Go's monotonic clock
@@ -133,7 +134,7 @@ func (p *inProcess) decide(d *Decision, key string, cost int, limits []Limit) {
 }
 
 // refund removes an admission from the logs of limits.
-func (p *inProcess) refund(paid receipt, limits []State) {
+func (p *inProcess) refund(paid receipt, limits []Limit) {
 	if c := p.locked(paid.key, false); c != nil {
 		defer c.mu.Unlock()
 		c.refund(paid, limits)
@@ -204,7 +205,7 @@ func (c *client) count(logs []int, now int64, cost int, limits []Limit) (_ []int
 // find returns the index of the log that a limit keeps, or -1.
 func (c *client) find(limit *Limit) int {
 	for i := range c.logs {
-		if l := &c.logs[i]; l.window == limit.Window && l.name == limit.Name {
+		if l := &c.logs[i]; l.window == limit.Window && l.flights == limit.InFlight && l.name == limit.Name {
 			return i
 		}
 	}
@@ -220,7 +221,9 @@ func (c *client) open(limit *Limit) int {
 		c.logs = slices.Grow(c.logs, 1)
 		c.most[0] = log{} // which would keep a ring for as long as the client lives
 	}
-	c.logs = append(c.logs, log{newest: math.MinInt64, name: strings.Clone(limit.Name), window: limit.Window})
+	c.logs = append(c.logs, log{
+		newest: math.MinInt64, name: strings.Clone(limit.Name), window: limit.Window, flights: limit.InFlight,
+	})
 	return len(c.logs) - 1
 }
 
@@ -249,9 +252,9 @@ func (c *client) state(s *State, i int, now int64, cost int, limit *Limit) {
 	c.logs[i].state(s, now, cost)
 }
 
-func (c *client) refund(paid receipt, limits []State) {
+func (c *client) refund(paid receipt, limits []Limit) {
 	for i := range limits {
-		if found := c.find(&limits[i].Limit); found >= 0 {
+		if found := c.find(&limits[i]); found >= 0 {
 			c.logs[found].remove(paid.at, paid.number)
 		}
 	}

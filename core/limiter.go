@@ -169,11 +169,13 @@ func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, li
 			return err
 		case l.policy != FailLocal:
 			*d = admitUncounted(limits)
-			return nil
 		}
 	}
-	l.inProcess.decide(d, key, n, limits)
-	if q != nil && !d.Allowed {
+	if !d.Allowed {
+		l.inProcess.decide(d, key, n, limits)
+	}
+	if q != nil && (!d.Allowed || q.inFlight) {
+		q.keep = d.Allowed
 		l.redis.giveBack(q)
 	}
 	return nil
@@ -225,22 +227,59 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Deci
 // WithDenialCache says, unless the charge was Provisional. Where Redis does not answer it returns ErrUnavailable whatever
 // the policy, and may or may not have given back; calling it again is safe. The decision must be of this Limiter, or of a
 // view of it, such as by OnFailure: another's is an error that wraps ErrInvalid.
+//
+// It gives back what requests in flight hold too, so there is nothing left for Release to do.
 func (l *Limiter) Refund(ctx context.Context, d Decision) error {
+	redis, err := l.madeBy(d)
 	switch {
-	case d.receipt.cost == 0:
-		return nil
-	case l.closed.Load():
-		return unavailable(errClosed)
-	}
-	switch {
-	case d.receipt.store == l.inProcess.identity:
-		l.inProcess.refund(d.receipt, d.States())
-		l.queues.wake(d.receipt.key)
-		return nil
-	case l.redis != nil && d.receipt.store == l.redis.identity:
+	case err != nil || d.receipt.cost == 0:
+		return err
+	case redis:
 		return l.redis.refund(ctx, d.receipt, limitsOf(d.States()))
 	}
-	return invalid("the decision is another Limiter's: give it back to the one that made it")
+	l.inProcess.refund(d.receipt, limitsOf(d.States()))
+	l.queues.wake(d.receipt.key)
+	return nil
+}
+
+// Release says that an admitted request has ended: it no longer counts in those of its limits that are InFlight. The
+// others stay charged. Call it once for each admission under such a limit, with a context that has not ended, such as
+// context.WithoutCancel's; adapters do it themselves. Until then this Limiter renews what the admission holds, so it is
+// held for as long as this process runs if Release is forgotten.
+//
+// A second Release of the same admission does nothing, and so does one after a Refund, one of a denial, and one of an
+// admission that was not counted or is under no such limit. Its errors are those of Refund. There is no need to call it
+// again after ErrUnavailable: the Limiter goes on trying for about half a minute, and no longer renews.
+func (l *Limiter) Release(ctx context.Context, d Decision) error {
+	redis, err := l.madeBy(d)
+	if err != nil || d.receipt.cost == 0 {
+		return err
+	}
+	flights := inFlight(limitsOf(d.States()))
+	switch {
+	case len(flights) == 0:
+	case redis:
+		return l.redis.release(ctx, d.receipt, flights)
+	default:
+		l.inProcess.refund(d.receipt, flights)
+		l.queues.wake(d.receipt.key)
+	}
+	return nil
+}
+
+// madeBy reports whether a decision that has charged something was made by Redis, not in this process.
+func (l *Limiter) madeBy(d Decision) (redis bool, _ error) {
+	switch {
+	case d.receipt.cost == 0:
+		return false, nil
+	case l.closed.Load():
+		return false, unavailable(errClosed)
+	case d.receipt.store == l.inProcess.identity:
+		return false, nil
+	case l.redis != nil && d.receipt.store == l.redis.identity:
+		return true, nil
+	}
+	return false, invalid("the decision is another Limiter's: give it back to the one that made it")
 }
 
 func limitsOf(states []State) []Limit {

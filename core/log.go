@@ -22,6 +22,7 @@ type log struct {
 	first   int    // index of the oldest entry
 	number  uint32 // of the last admission
 	undone  bool   // the last admission was given back, and the last entry is an earlier one
+	flights bool   // the limit is InFlight: entries leave only when they are removed
 	details *details
 	name    string // of the limit, which with the window identifies the log among those of its key
 	window  time.Duration
@@ -44,7 +45,9 @@ type detail struct {
 // trim drops what was admitted at or before the given moment, and returns how many units are left.
 func (l *log) trim(before int64) int {
 	gone := 0
-	if l.newest <= before {
+	if l.flights {
+		before = math.MinInt64
+	} else if l.newest <= before {
 		gone = l.count
 	}
 	for gone < l.count && l.at(gone) <= before {
@@ -76,7 +79,7 @@ func (l *log) drop(n int) {
 // smallRing is the longest ring, in entries, that is kept however empty it is.
 const smallRing = 64
 
-func (l *log) long() bool { return l.window > math.MaxUint32*time.Microsecond }
+func (l *log) long() bool { return l.flights || l.window > math.MaxUint32*time.Microsecond }
 
 // size is how many entries the ring has room for.
 func (l *log) size() int {
@@ -265,7 +268,7 @@ func (l *log) clear() {
 // idle reports whether the log can be forgotten: it holds nothing, and no later admission can share the moment of an
 // earlier one.
 func (l *log) idle(now int64) bool {
-	return l.newest < now && (l.count == 0 || l.newest <= now-l.window.Microseconds())
+	return l.newest < now && (l.count == 0 || !l.flights && l.newest <= now-l.window.Microseconds())
 }
 
 // state completes a state whose Limit is set, for a request of the given cost. It writes the fields where they will
@@ -273,6 +276,10 @@ func (l *log) idle(now int64) bool {
 func (l *log) state(s *State, now int64, cost int) {
 	remaining := s.Limit.Max - l.units()
 	s.Remaining = max(0, remaining)
+	if l.flights {
+		s.suppose(l.count > 0, remaining < cost)
+		return
+	}
 	if l.count > 0 {
 		newest := l.newest // which costs no look into the ring
 		if l.undone {

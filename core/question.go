@@ -15,6 +15,7 @@ const (
 	admit verb = iota
 	peek
 	refund
+	renew
 	reset
 )
 
@@ -28,12 +29,15 @@ type question struct {
 	cost        int
 	provisional bool // the caller may give back what it is charged
 	limits      []Limit
-	paid        receipt // what to give back, if verb is refund
+	inFlight    bool     // one of limits is
+	paid        receipt  // what to give back, if verb is refund
+	members     []string // the entries to renew, if verb is renew
 
 	index    int32 // in batch.asked, of the question to the script that this one is part of
 	place    int32 // among the requests that this question to the script stands for; 0 is the first
 	answer   answer
 	unwanted atomic.Int32 // counts the calls of redisLogs.giveBack
+	keep     bool         // giveBack gives back only what limits of requests in flight were charged
 }
 
 // decision returns the decision on the request, from the answer.
@@ -45,18 +49,22 @@ func (q *question) HashTag() string { return q.key }
 // Size returns how much work the question is for the script, where 1 is a request under one limit. A refund may have
 // to make a new entry for each request that shares an entry with the refunded one, which is why it counts for more.
 func (q *question) Size() int {
-	if q.verb == refund {
+	switch q.verb {
+	case refund:
 		return len(q.limits) * (1 + int(q.paid.granted)/4)
+	case renew:
+		return len(q.limits) * len(q.members)
 	}
 	return len(q.limits)
 }
 
-// Alike reports whether both questions are requests that can be one question to the script.
+// Alike reports whether both questions are requests that can be one question to the script. Those under a limit of
+// requests in flight cannot: each has an entry of its own, to be renewed and given back alone.
 func (q *question) Alike(other *question) bool {
-	return q.verb == admit && q.hash == other.hash && q.key == other.key && q.sameTerms(other)
+	return q.verb == admit && q.hash == other.hash && q.key == other.key && !q.inFlight && q.sameTerms(other)
 }
 
-// sameTerms reports whether two questions differ in nothing but their keys and, if they are refunds, their receipts.
+// sameTerms reports whether two questions differ in nothing but their keys and what they give back or renew.
 func (q *question) sameTerms(other *question) bool {
 	return q.verb == other.verb && q.cost == other.cost && q.provisional == other.provisional &&
 		slices.Equal(q.limits, other.limits)
@@ -70,11 +78,15 @@ func (r *redisLogs) newQuestion(verb verb, key string, hash uint64, cost int, li
 	q := questions.Get().(*question)
 	q.verb, q.key, q.hash, q.cost, q.provisional = verb, key, hash, cost, false
 	q.limits = append(q.limits[:0], limits...) // a copy, since the caller may leave before the question is asked
+	q.inFlight, q.keep = false, false
+	for i := range limits {
+		q.inFlight = q.inFlight || limits[i].InFlight
+	}
 	return q
 }
 
 // free makes an answered question available for reuse.
 func (q *question) free() {
-	q.answer, q.paid, q.key = answer{}, receipt{}, ""
+	q.answer, q.paid, q.members, q.key = answer{}, receipt{}, nil, ""
 	questions.Put(q)
 }

@@ -24,6 +24,7 @@ type redisLogs struct {
 	dispatcher *dispatch.Dispatcher[*question]
 	denials    *denials
 	reporter   *reporter
+	leases     *leases
 	freed      func(key string) // called when units of a key may have been given back
 	closing    chan struct{}    // closed by close
 
@@ -69,6 +70,7 @@ func newRedisLogs(connection *connection, c config, m *metrics, freed func(key s
 		config.Called, config.TimedOut = m.called, m.timedOut
 	}
 	r.dispatcher = dispatch.New(config)
+	r.leases = newLeases(r.renew, r.now, r.closing)
 	return r
 }
 
@@ -112,12 +114,19 @@ func (r *redisLogs) decide(
 	}
 	q := r.newQuestion(admit, key, hash, cost, limits)
 	q.provisional = provisional
+	var asked time.Duration
+	if q.inFlight {
+		asked = r.now()
+	}
 	if err := r.do(ctx, q); err != nil {
 		return q, err
 	}
 	*d = q.decision()
 	if d.Allowed {
 		d.receipt = r.receipt(q)
+		if q.inFlight {
+			r.leases.hold(d.receipt, inFlight(limits), asked)
+		}
 	}
 	q.free()
 	return nil, nil
@@ -168,11 +177,36 @@ func (r *redisLogs) peek(ctx context.Context, key string, limits []Limit) (Decis
 	return d, nil
 }
 
-// refund gives back what a receipt says was charged to the logs of limits.
+// refund gives back what a receipt says was charged to the logs of limits. If it fails, it goes on trying to give back
+// what requests in flight hold, since that keeps others waiting until its lease ends.
 func (r *redisLogs) refund(ctx context.Context, paid receipt, limits []Limit) error {
 	q := r.newQuestion(refund, paid.key, maphash.String(r.seed, paid.key), paid.cost, limits)
 	q.paid = paid
-	return r.change(ctx, q)
+	held := q.inFlight && r.leases.end(paid)
+	err := r.change(ctx, q)
+	if err != nil && held {
+		go r.refundLater(paid, inFlight(limits))
+	}
+	return err
+}
+
+// release gives back what a request in flight holds, once. The limits are of requests in flight.
+func (r *redisLogs) release(ctx context.Context, paid receipt, limits []Limit) error {
+	if !r.leases.holds(paid) {
+		return nil
+	}
+	return r.refund(ctx, paid, limits)
+}
+
+// renew is what leases needs.
+func (r *redisLogs) renew(key string, members []string, limits []Limit) bool {
+	q := r.newQuestion(renew, key, maphash.String(r.seed, key), 1, limits)
+	q.members = members
+	if r.do(context.Background(), q) != nil {
+		return false
+	}
+	q.free()
+	return true
 }
 
 func (r *redisLogs) reset(ctx context.Context, key string, limits []Limit) error {
@@ -204,12 +238,17 @@ func (r *redisLogs) late(q *question) {
 
 // giveBack refunds a late grant that no caller has use for. It is called twice for such a question, in either order:
 // when Allow returns an error, and when the answer comes after Allow stopped waiting for it. The second call refunds.
-// If the failure policy has decided the request instead, there is no call for the former, and the charge stays.
+// If the failure policy has admitted the request instead, the charge stays: there is no call for the former, or one that
+// has set q.keep, since a request that this limiter does not renew must not be in flight for Redis.
 func (r *redisLogs) giveBack(q *question) {
 	if q.unwanted.Add(1) < 2 || q.verb != admit || q.answer.err != nil || int(q.place) >= q.answer.granted {
 		return
 	}
-	go r.refundLater(r.receipt(q), q.limits)
+	limits := q.limits
+	if q.keep {
+		limits = inFlight(limits)
+	}
+	go r.refundLater(r.receipt(q), limits)
 }
 
 // refundLater refunds, and tries again after each error, since the circuit breaker may still be open after a late
@@ -245,6 +284,7 @@ func (r *redisLogs) close() {
 	go func() {
 		defer close(closed)
 		r.dispatcher.Close()
+		r.leases.close()
 		r.connection.close()
 	}()
 	select {

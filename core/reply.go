@@ -18,7 +18,7 @@ type answer struct {
 	granted   int     // how many requests are granted: the first ones
 	logs      []int64 // remaining, retry and reset of each log; nil after the short answer, see decodeInteger
 	remaining int64   // after the short answer: of the only log
-	early     bool    // units of a log may be given back, so that a request has room before retry
+	early     bool    // units of a log may be given back, so that a request may have room before retry
 
 	id     string // of the call
 	number int32  // of the question in the call, from 1
@@ -35,7 +35,7 @@ func decode(message rueidis.RedisMessage, requests int, q *question) (answer, er
 			return answer{}, err
 		case n == -1:
 			return answer{again: true}, nil
-		case q.verb == refund || q.verb == reset:
+		case q.verb == refund || q.verb == renew || q.verb == reset:
 			return answer{}, nil
 		case q.verb == admit && len(q.limits) == 1:
 			return decodeInteger(n, requests, q)
@@ -76,6 +76,7 @@ func decodeList(list []int64, requests int, q *question) (answer, error) {
 		if retry < 0 {
 			a.early, retry, a.logs[3*i+1] = true, -retry, -retry
 		}
+		a.early = a.early || limit.InFlight && retry > 0
 		most := int64(limit.Max)
 		if q.verb == admit {
 			most -= int64(a.granted * q.cost)
@@ -118,6 +119,9 @@ func (a answer) state(i, place, cost int, limit Limit) State {
 		Remaining:  int(max(0, a.logs[3*i])),
 		RetryAfter: time.Duration(a.logs[3*i+1]) * time.Microsecond,
 		ResetAfter: time.Duration(a.logs[3*i+2]) * time.Microsecond,
+	}
+	if limit.InFlight {
+		s.suppose(s.ResetAfter > 0, s.RetryAfter > 0)
 	}
 	s.Remaining += behind * cost
 	if place < a.granted && s.Remaining >= cost {

@@ -3,8 +3,9 @@
 --
 -- A log is a sorted set. An entry is the admission of one request, or of several that ask the same in one call. Its
 -- score is the time of admission, in microseconds of this server's clock. Its member is an id, or "id*n" if it weighs
--- n units instead of one. The window is half open: an entry counts until just before score + window. A log may have
--- two more members, called marks. Their scores are negative, which no entry's is:
+-- n units instead of one. The window is half open: an entry counts until just before score + window. A log of requests
+-- in flight is no different: its window is the lease, its entries are given back when their requests end, and renewed
+-- until then. A log may have two more members, called marks. Their scores are negative, which no entry's is:
 --
 --   *   the log has entries that weigh more than one unit; minus the score is the number of units that ZCARD does not
 --       count
@@ -20,6 +21,8 @@
 --           refund   limits, id.q, requests, place, cost, then the window of each limit: gives back the cost of one
 --                    of the requests that share the entry id.q, namely the one at this place, where the first is 0.
 --                    If there are others, an entry "id.q:place" for each of them replaces the entry.
+--           renew    logs, entries, the members of so many entries, then the window of each log: moves the entries to
+--                    the present, in those of the logs in which they are and have not expired
 --           reset    logs: deletes them
 --           probe    nothing; it has two keys, of which the second never exists. It runs every command that the other
 --                    verbs run, and changes nothing.
@@ -29,7 +32,8 @@
 --
 -- Reply   a list with one element for each question:
 --           an integer from 0   admit: there is one log, every request is granted, and this many units remain, enough
---                               for another request. refund: the number of units given back. reset, probe: 0.
+--                               for another request. refund: the number of units given back. renew: the number of
+--                               entries moved, of all logs. reset, probe: 0.
 --           -1                  the budget of the call was used up before this question: ask it again
 --           a list              admit, peek: how many requests are granted, then three integers for each log:
 --                                 remaining  units free after the grants; below zero if max was lowered
@@ -40,15 +44,17 @@
 --                               Nothing was charged.
 --
 -- Clock   TIME, read once. If the clock steps back, there are entries in what is now the future. They still count, so
---         no window is overfilled. A question about a log without room then moves them to the present, so that they
---         expire a window from now. If the clock steps forward, entries expire earlier by as much.
+--         no window is overfilled. A question about a log without room, or one to renew an entry from the future, then
+--         moves them to the present, so that they expire a window from now. If the clock steps forward, entries expire
+--         earlier by as much.
 -- Retry   A call that is sent again, with "again", grants what the earlier attempt has granted and charges nothing
 --         twice, as long as the entries of that attempt have not expired. If it overtakes the earlier attempt, that one
 --         charges nothing twice either, if as many requests fit as before. What a short reply says of a log may be a
 --         round trip old. If the units of a log are not known, its remaining is 0.
 -- Time    A call has a budget, so that it never occupies the server for long: 1000 less 7 for each key, and at least
 --         100. Reading or removing an entry takes 1, moving it to the present 2, cleaning a log 8 (but 0 if it is
---         done before any function is made), and a refund 1 for each request of its entry. Once the budget is used
+--         done before any function is made), and a refund 1 for each request of its entry. Renewing an entry takes
+--         nothing: it is as much work as a key, so a call should have few of both. Once the budget is used
 --         up, expired entries stay in their logs, but their units are not counted. In a log with the mark * the
 --         entries that expire have to be read to know their units; as long as some are left, the reply is -1, so a
 --         question about such a log with n expired entries is answered after about n/1000 calls. If finding retry
@@ -60,6 +66,7 @@
 --           - for the second entry: two windows from now
 --           - when entries have expired: two windows from now, or from the oldest entry that is left if none is added
 --           - after a refund: two windows from the oldest entry that is left
+--           - when entries are renewed: two windows from now
 --           - when entries were moved from the future to the present: two windows from now
 --         A call that finds no expired entry comes within a window of the oldest entry, after which PEXPIRE has run
 --         for two windows, so the log outlives the entry that the call adds. A second is added each time, since the
@@ -67,8 +74,9 @@
 --         not be the one that was added last.
 -- Failure A call with wrong arguments fails before anything is written. A server that rejects writes, or a user
 --         without the right to a command, fails the whole call. What the call has charged is then taken back as far
---         as the server allows; units that a refund in the call has given back stay given back. Within a question
---         nothing is written before all its logs are known to be sorted sets.
+--         as the server allows; units that a refund in the call has given back stay given back, and what it has
+--         renewed stays renewed. Within a question of admit nothing is written before all its logs are known to be
+--         sorted sets.
 
 local call, try = redis.call, redis.pcall
 
@@ -129,6 +137,13 @@ else
       g.logs, g.entry = number(), ARGV[a]
       a = a + 1
       g.requests, g.place, g.cost = number(), number(), number()
+      limits(g, false)
+    elseif g.verb == 'renew' then
+      g.logs, g.members = number(), {}
+      for i = 1, number() do
+        g.members[i] = ARGV[a]
+        a = a + 1
+      end
       limits(g, false)
     elseif g.verb == 'reset' then
       g.logs = number()
@@ -494,6 +509,31 @@ local function refund(g, at)
   return removed
 end
 
+-- renew moves entries to the present.
+local function renew(g, at)
+  local renewed = 0
+  for i = 1, g.logs do
+    local log, window, entries, ahead = KEYS[at + i], g.window[i], {}, false
+    for _, member in ipairs(g.members) do
+      local score = call('ZSCORE', log, member)
+      if score and score - g.cutoff[i] > 0 then
+        entries[#entries + 1] = stamp
+        entries[#entries + 1] = member
+        ahead = ahead or score - now > 0
+      end
+    end
+    if entries[1] then
+      call('ZADD', log, 'XX', unpack(entries))
+      call('PEXPIRE', log, format('%.0f', 2 * window / 1000 + slack), 'GT')
+      if ahead then
+        restamp(log, window)
+      end
+    end
+    renewed = renewed + #entries / 2
+  end
+  return renewed
+end
+
 local function reset(g, at)
   call('UNLINK', unpack(KEYS, at + 1, at + g.logs))
   return 0
@@ -518,7 +558,9 @@ groups = groups or { {
   verb = 'one', questions = plain, logs = 1, requests = 1, cost = 1, charges = true,
   max = { max }, window = { window }, cutoff = { cutoff or format('%.0f', math.max(0, now - window)) },
 } }
-local answers = { one = admit, admit = admit, peek = admit, refund = refund, reset = reset, probe = probe }
+local answers = {
+  one = admit, admit = admit, peek = admit, refund = refund, renew = renew, reset = reset, probe = probe,
+}
 
 -- damaged reports whether an error is due to the content of a log: an error of Lua, which has no code, or one about a
 -- number that was computed from the log.
