@@ -41,6 +41,13 @@ func (l *Log) Admit(now int64, cost int) int {
 // Refund takes the units of an admission away.
 func (l *Log) Refund(admission int) { l.Admitted[admission].Units = 0 }
 
+// Renew moves an admission to now, if it still counts.
+func (l *Log) Renew(admission int, now, window int64) {
+	if a := &l.Admitted[admission]; a.At > now-window {
+		a.At = now
+	}
+}
+
 // Retry returns how long it takes until cost units fit, looking at each moment at which something leaves.
 func (l *Log) Retry(now, window int64, cost, max int) int64 {
 	if l.Fits(now, window, cost, max) {
