@@ -23,6 +23,7 @@ type clocked interface {
 	peek(t require.TestingT, now int64, key string, limits ...Limit) Decision
 	reset(t require.TestingT, key string, limits ...Limit)
 	refund(t require.TestingT, d Decision)
+	release(t require.TestingT, d Decision)
 }
 
 // clockedStores returns all stores, each empty.
@@ -69,6 +70,10 @@ func (c clockedInProcess) reset(_ require.TestingT, key string, limits ...Limit)
 
 func (c clockedInProcess) refund(_ require.TestingT, d Decision) {
 	c.inProcess.refund(d.receipt, limitsOf(d.States()))
+}
+
+func (c clockedInProcess) release(_ require.TestingT, d Decision) {
+	c.inProcess.refund(d.receipt, inFlight(limitsOf(d.States())))
 }
 
 // clockedRedis asks the real script on a real server, without what dispatch does. Only its TIME is another: it is read from a
@@ -199,8 +204,17 @@ func (c clockedRedis) reset(t require.TestingT, key string, limits ...Limit) {
 }
 
 func (c clockedRedis) refund(t require.TestingT, d Decision) {
-	if d.receipt.cost > 0 { // as Limiter.Refund sees to
+	c.giveBack(t, d, limitsOf(d.States()))
+}
+
+func (c clockedRedis) release(t require.TestingT, d Decision) {
+	c.giveBack(t, d, inFlight(limitsOf(d.States())))
+}
+
+func (c clockedRedis) giveBack(t require.TestingT, d Decision, limits []Limit) {
+	if d.receipt.cost > 0 && len(limits) > 0 { // as Limiter.Refund and Release see to
 		q := c.refunding(d)
+		q.limits = limits
 		c.ask(t, *c.moment, q)
 		require.NoError(t, q.answer.err)
 		c.denials.forget(q.hash, q.key)
@@ -211,6 +225,16 @@ func (c clockedRedis) refund(t require.TestingT, d Decision) {
 func (c clockedRedis) refunding(d Decision) *question {
 	q := c.question(refund, d.receipt.key, d.receipt.cost, limitsOf(d.States())...)
 	q.paid = d.receipt
+	return q
+}
+
+// renewing returns the question that renews an admission that shares its entry with no other.
+func (c clockedRedis) renewing(d Decision) *question {
+	q := c.question(renew, d.receipt.key, 1, limitsOf(d.States())...)
+	q.members = []string{d.receipt.entry()}
+	if d.receipt.cost > 1 {
+		q.members[0] += fmt.Sprint("*", d.receipt.cost)
+	}
 	return q
 }
 

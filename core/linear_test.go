@@ -87,6 +87,7 @@ func TestLinearizable(t *testing.T) {
 		others      []string // beside Allow
 		lossy       bool
 		provisional bool
+		inFlight    bool // and refunds are releases
 		crowded     bool // by others, on whose calls the callers wait so that they are asked together
 		callers     int  // in each instance
 		calls       int  // of each
@@ -101,6 +102,8 @@ func TestLinearizable(t *testing.T) {
 		// Units given back are seen by other instances, whose caches know nothing of it, if they were charged provisionally.
 		{name: "lossy refunds", others: []string{"refund"}, lossy: true, provisional: true, callers: 3, calls: 6, unit: huge},
 		{name: "lossy crowd with refunds", others: []string{"refund"}, lossy: true, provisional: true, crowded: true, callers: 5, calls: 4, unit: 1},
+		{name: "lossy in flight", others: []string{"refund", "peek"}, lossy: true, inFlight: true, callers: 3, calls: 6, unit: 1},
+		{name: "in flight", others: []string{"refund", "peek"}, inFlight: true, callers: 3, calls: 8, unit: huge},
 	} {
 		t.Run(mode.name, func(t *testing.T) {
 			shared, checked := 0, 0
@@ -109,6 +112,7 @@ func TestLinearizable(t *testing.T) {
 				if mode.unit > 1 {
 					limit.Max = (3 + round%8) * mode.unit
 				}
+				limit.InFlight = mode.inFlight
 				opts := []Option{WithPrefix(redistest.Prefix()), patient, OnFailure(FailClosed)}
 				share := 0.15 // ten in a row, which is when a call gives up, are not to be expected
 				if !mode.lossy {
@@ -166,7 +170,9 @@ func TestLinearizable(t *testing.T) {
 								case "reset":
 									err = limiter.Reset(t.Context(), "ann", limit)
 								case "refund":
-									err = limiter.Refund(t.Context(), back)
+									if err = limiter.Release(t.Context(), back); !mode.inFlight {
+										err = limiter.Refund(t.Context(), back)
+									}
 								case "peek":
 									d, err = limiter.Peek(t.Context(), "ann", limit)
 								default:

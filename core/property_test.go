@@ -50,12 +50,15 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 					Max:    rapid.IntRange(least, most).Draw(t, "max"),
 					Window: rapid.SampledFrom(windows).Draw(t, "window"),
 				})
+				if rapid.IntRange(0, 3).Draw(t, "in flight") == 0 { // with leases that do not end
+					limits[i].InFlight, limits[i].Window = true, time.Hour
+				}
 			}
 			cost := rapid.IntRange(1, limits[0].Max).Draw(t, "cost")
 			for _, limit := range limits {
 				cost = min(cost, limit.Max)
 			}
-			do := rapid.SampledFrom([]string{"allow", "allow", "allow", "allow", "allow", "allow", "refund", "refund", "peek", "reset"}).Draw(t, "do")
+			do := rapid.SampledFrom([]string{"allow", "allow", "allow", "allow", "allow", "allow", "refund", "release", "peek", "reset"}).Draw(t, "do")
 			if same || do == "peek" {
 				cost = 1
 			}
@@ -70,9 +73,9 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 				continue
 			}
 
-			if do == "refund" {
+			if do == "refund" || do == "release" {
 				if len(admitted) > 0 { // perhaps again, and perhaps of what has left
-					rapid.SampledFrom(admitted).Draw(t, "of").refund(t, stores)
+					rapid.SampledFrom(admitted).Draw(t, "of").giveBack(t, stores, do == "release")
 				}
 				continue
 			}
@@ -82,12 +85,12 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 				log := at(logs, key, limit)
 				allowed = allowed && log.Fits(now, limit.Window.Microseconds(), cost, limit.Max)
 			}
-			charged := admission{stores: map[string]Decision{}, oracle: map[*oracle.Log]int{}}
+			charged := admission{stores: map[string]Decision{}, oracle: map[*oracle.Log]int{}, flights: map[*oracle.Log]bool{}}
 			var want []State
 			for _, limit := range limits {
 				log, window := at(logs, key, limit), limit.Window.Microseconds()
 				if allowed && do == "allow" {
-					charged.oracle[log] = log.Admit(now, cost)
+					charged.oracle[log], charged.flights[log] = log.Admit(now, cost), limit.InFlight
 				}
 				want = append(want, State{
 					Limit:      limit,
@@ -95,6 +98,12 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 					RetryAfter: time.Duration(log.Retry(now, window, cost, limit.Max)) * time.Microsecond,
 					ResetAfter: time.Duration(log.Reset(now, window)) * time.Microsecond,
 				})
+				if limit.InFlight {
+					want[len(want)-1].RetryAfter = min(time.Second, want[len(want)-1].RetryAfter)
+					if log.Count(now, window) > 0 {
+						want[len(want)-1].ResetAfter = time.Hour
+					}
+				}
 			}
 
 			for name, store := range stores {
@@ -130,16 +139,26 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 
 // admission is one admission, as each store and each log of the oracle knows it.
 type admission struct {
-	stores map[string]Decision
-	oracle map[*oracle.Log]int
+	stores  map[string]Decision
+	oracle  map[*oracle.Log]int
+	flights map[*oracle.Log]bool // which of the logs are of requests in flight
 }
 
-func (a admission) refund(t require.TestingT, stores map[string]clocked) {
+func (a admission) refund(t require.TestingT, stores map[string]clocked) { a.giveBack(t, stores, false) }
+
+// giveBack refunds the admission, or only releases it.
+func (a admission) giveBack(t require.TestingT, stores map[string]clocked, release bool) {
 	for name, store := range stores {
-		store.refund(t, a.stores[name])
+		if d := a.stores[name]; release {
+			store.release(t, d)
+		} else {
+			store.refund(t, d)
+		}
 	}
 	for log, i := range a.oracle {
-		log.Refund(i)
+		if !release || a.flights[log] {
+			log.Refund(i)
+		}
 	}
 }
 
@@ -285,14 +304,24 @@ local try = call
 				}
 				q := redis.question(verb, key, cost, asked...)
 				q.provisional = !common && rapid.IntRange(0, 5).Draw(r, "provisional") == 0
-				if !common && len(allowed) > 0 && rapid.IntRange(0, 5).Draw(r, "refund") == 0 {
-					q = redis.refunding(rapid.SampledFrom(allowed).Draw(r, "of"))
+				if !common && len(allowed) > 0 {
+					switch of := rapid.SampledFrom(allowed).Draw(r, "of"); rapid.IntRange(0, 5).Draw(r, "do") {
+					case 0:
+						q = redis.refunding(of)
+					case 1: // as if the limits were of requests in flight
+						q = redis.renewing(of)
+					}
 				}
 				questions = append(questions, q)
 			}
 			redis.ask(r, now, questions...)
 			for _, q := range questions {
 				require.NoError(r, q.answer.err)
+				if q.verb == renew { // what is renewed may be there for as long as what is admitted
+					for _, limit := range q.limits {
+						admitted[redis.log(key, limit)] = now
+					}
+				}
 				if q.verb != admit {
 					continue
 				}
@@ -388,7 +417,7 @@ func TestClockStepsBack(t *testing.T) {
 }
 
 func at(logs map[string]*oracle.Log, key string, limit Limit) *oracle.Log {
-	id := fmt.Sprint(key, limit.Name, limit.Window)
+	id := fmt.Sprint(key, limit.Name, limit.Window, limit.InFlight)
 	if logs[id] == nil {
 		logs[id] = &oracle.Log{}
 	}
