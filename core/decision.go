@@ -23,6 +23,20 @@ type Decision struct {
 	receipt receipt
 }
 
+// Holds reports whether the request is admitted and under a limit that is InFlight, so that it must be given to Release
+// when it has ended. It is true after Release too.
+func (d Decision) Holds() bool {
+	if d.receipt.cost == 0 {
+		return false
+	}
+	for i := range d.states {
+		if d.states[i].Limit.InFlight {
+			return true
+		}
+	}
+	return d.Limit.InFlight
+}
+
 // receipt identifies an admission, so that it can be given back. It is zero if nothing was charged.
 type receipt struct {
 	store uint64 // the identity of the store that charged it

@@ -245,7 +245,8 @@ func (l *Limiter) Refund(ctx context.Context, d Decision) error {
 // Release says that an admitted request has ended: it no longer counts in those of its limits that are InFlight. The
 // others stay charged. Call it once for each admission under such a limit, with a context that has not ended, such as
 // context.WithoutCancel's; adapters do it themselves. Until then this Limiter renews what the admission holds, so it is
-// held for as long as this process runs if Release is forgotten.
+// held for as long as this process runs if Release is forgotten. Decision.Holds reports whether there is anything to
+// release.
 //
 // A second Release of the same admission does nothing, and so does one after a Refund, one of a denial, and one of an
 // admission that was not counted or is under no such limit. Its errors are those of Refund. There is no need to call it
@@ -255,15 +256,15 @@ func (l *Limiter) Release(ctx context.Context, d Decision) error {
 	if err != nil || d.receipt.cost == 0 {
 		return err
 	}
-	flights := inFlight(limitsOf(d.States()))
-	switch {
-	case len(flights) == 0:
-	case redis:
-		return l.redis.release(ctx, d.receipt, flights)
-	default:
-		l.inProcess.refund(d.receipt, flights)
-		l.queues.wake(d.receipt.key)
+	if !d.Holds() {
+		return nil
 	}
+	flights := inFlight(limitsOf(d.States()))
+	if redis {
+		return l.redis.release(ctx, d.receipt, flights)
+	}
+	l.inProcess.refund(d.receipt, flights)
+	l.queues.wake(d.receipt.key)
 	return nil
 }
 

@@ -114,6 +114,9 @@ func (m *Middleware) middleware(policy func(echo.Context) (*httplimit.Policy, er
 func (m *Middleware) limit(c echo.Context, next echo.HandlerFunc, policy func(echo.Context) (*httplimit.Policy, error)) error {
 	d, refusal := m.gate.Check(c, c.Request(), c.Response().Header(), policy)
 	if refusal == nil || refusal.Waived {
+		if d.Holds() {
+			defer m.gate.Release(c.Request().Context(), d)
+		}
 		if m.gate.Settles() {
 			return m.count(c, next, d)
 		}

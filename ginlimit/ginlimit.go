@@ -109,8 +109,14 @@ func (m *Middleware) handler(policy func(*gin.Context) (*httplimit.Policy, error
 func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit.Policy, error)) {
 	d, refusal := m.gate.Check(c, c.Request, c.Writer.Header(), policy)
 	if refusal == nil || refusal.Waived {
-		if m.gate.Settles() {
+		if d.Holds() {
+			defer m.gate.Release(c.Request.Context(), d)
+		}
+		switch {
+		case m.gate.Settles():
 			m.count(c, d)
+		case d.Holds():
+			c.Next()
 		}
 		return
 	}

@@ -118,6 +118,9 @@ func (m *Middleware) limit(
 	response := watch(c)
 	d, refusal := m.gate.Check(c, c.Request(), writer.Header(), policy)
 	if refusal == nil || refusal.Waived {
+		if d.Holds() {
+			defer m.gate.Release(c.Request().Context(), d)
+		}
 		if m.gate.Settles() {
 			return m.count(c, next, response, d)
 		}

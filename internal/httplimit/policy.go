@@ -30,6 +30,10 @@ func NewPolicy(limits []core.Limit) (*Policy, error) {
 		}
 		field.WriteString(p.names[i])
 		field.WriteString(";q=" + strconv.Itoa(limit.Max))
+		if limit.InFlight { // a lease is no window: it says nothing about when there is more
+			field.WriteString(`;qu="concurrent-requests"`)
+			continue
+		}
 		field.WriteString(";w=" + strconv.FormatInt(seconds(limit.Window), 10))
 	}
 	p.field = field.String()
