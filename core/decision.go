@@ -23,25 +23,23 @@ type Decision struct {
 	receipt receipt
 }
 
-// receipt identifies an admission, so that it can be given back. It is zero if nothing was charged.
+// receipt identifies an admission, so that it can be settled. It is zero if nothing was charged.
 type receipt struct {
 	store uint64 // the identity of the store that charged it
 	key   string // canonical
 	cost  int
 
 	// In Redis: the admission is one of those that one entry stands for.
-	id       string // of the call
-	question int32  // in the call
-	granted  int32  // how many requests the entry stands for
-	place    int32  // of the request among them
+	call     *call
+	question int32 // in the call
+	granted  int32 // how many requests the entry stands for
+	place    int32 // of the request among them
 
-	// In-process:
-	at     int64  // the time
-	number uint32 // of the admission, among those of its time
+	entryID // in-process
 }
 
 // entry returns the id of the entry in Redis.
-func (r receipt) entry() string { return r.id + "." + strconv.Itoa(int(r.question)) }
+func (r receipt) entry() string { return r.call.id + "." + strconv.Itoa(int(r.question)) }
 
 // State is where one limit of one key stands after a decision.
 type State struct {

@@ -18,8 +18,8 @@ import (
 	"github.com/exactlimit/exactlimit/lua"
 )
 
-// Any arrivals and refunds, of any cost, under any limits that change as they go, are answered alike by Redis, in-process and
-// the oracle, to the microsecond. The denial cache admits and denies as they do.
+// Any arrivals, of any cost and settled to any other, under any limits that change as they go, are answered alike by Redis,
+// in-process and the oracle, to the microsecond. The denial cache admits and denies as they do.
 func TestStoresAgreeWithOracle(t *testing.T) {
 	stores := clockedStores(t)
 	run, cached := 0, 0
@@ -32,7 +32,7 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 		// says is the whole truth. Otherwise its denials are right, and do not know what others have taken since.
 		same := rapid.Bool().Draw(t, "same")
 		least, most, several := 1, rapid.SampledFrom([]int{6, 60, min(maxMax, math.MaxInt)}).Draw(t, "largest max"), 3
-		var admitted []admission
+		var admitted []*admission
 		if same {
 			least = rapid.IntRange(1, 4).Draw(t, "the max")
 			most, several = least, 1
@@ -55,7 +55,7 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 			for _, limit := range limits {
 				cost = min(cost, limit.Max)
 			}
-			do := rapid.SampledFrom([]string{"allow", "allow", "allow", "allow", "allow", "allow", "refund", "refund", "peek", "reset"}).Draw(t, "do")
+			do := rapid.SampledFrom([]string{"allow", "allow", "allow", "allow", "allow", "allow", "settle", "settle", "settle", "peek", "reset"}).Draw(t, "do")
 			if same || do == "peek" {
 				cost = 1
 			}
@@ -67,12 +67,14 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 				for i := range log.Admitted {
 					log.Refund(i)
 				}
+				forget(admitted, log)
 				continue
 			}
 
-			if do == "refund" {
+			if do == "settle" {
 				if len(admitted) > 0 { // perhaps again, and perhaps of what has left
-					rapid.SampledFrom(admitted).Draw(t, "of").refund(t, stores)
+					a := rapid.SampledFrom(admitted).Draw(t, "of")
+					a.settle(t, stores, now, a.actual(t))
 				}
 				continue
 			}
@@ -82,7 +84,7 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 				log := at(logs, key, limit)
 				allowed = allowed && log.Fits(now, limit.Window.Microseconds(), cost, limit.Max)
 			}
-			charged := admission{stores: map[string]Decision{}, oracle: map[*oracle.Log]int{}}
+			charged := &admission{stores: map[string]Decision{}, oracle: map[*oracle.Log]int{}, at: now, cost: cost}
 			var want []State
 			for _, limit := range limits {
 				log, window := at(logs, key, limit), limit.Window.Microseconds()
@@ -130,21 +132,65 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 
 // admission is one admission, as each store and each log of the oracle knows it.
 type admission struct {
-	stores map[string]Decision
-	oracle map[*oracle.Log]int
+	stores  map[string]Decision
+	oracle  map[*oracle.Log]int
+	at      int64
+	cost    int
+	settled bool
+	until   int64 // if it is settled, when the last trace of that leaves the last log
+	skip    bool  // a log has forgotten what it was settled to
 }
 
-func (a admission) refund(t require.TestingT, stores map[string]clocked) {
-	for name, store := range stores {
-		store.refund(t, a.stores[name])
+// actual draws what an admission has really cost.
+func (a *admission) actual(t *rapid.T) int {
+	switch rapid.IntRange(0, 3).Draw(t, "settle") {
+	case 0:
+		return 0
+	case 1:
+		return rapid.IntRange(0, a.cost).Draw(t, "less")
 	}
+	return a.cost + rapid.IntRange(0, 3+min(a.cost, min(maxMax, math.MaxInt)/100)).Draw(t, "more") // all that is added can be counted
+}
+
+// settle settles an admission at a moment, as the first or as another time. It does not repeat what an in-process store can
+// no longer know.
+func (a *admission) settle(t require.TestingT, stores map[string]clocked, now int64, cost int) {
+	if a.settled && (a.skip || now >= a.until) {
+		return
+	}
+	for name, store := range stores {
+		store.settle(t, now, a.stores[name], cost)
+	}
+	if a.settled {
+		return
+	}
+	a.settled, a.until = true, a.at
 	for log, i := range a.oracle {
-		log.Refund(i)
+		log.Settle(i, now, a.cost, cost)
+	}
+	if cost > a.cost {
+		a.until = now
+	}
+	longest := time.Duration(0)
+	for _, d := range a.stores {
+		for _, limit := range limitsOf(d.States()) {
+			longest = max(longest, limit.Window)
+		}
+	}
+	a.until += longest.Microseconds()
+}
+
+// forget notes that a log was reset.
+func forget(admitted []*admission, log *oracle.Log) {
+	for _, a := range admitted {
+		_, charged := a.oracle[log]
+		a.skip = a.skip || charged && a.settled
 	}
 }
 
 // A log in this process agrees with the oracle also when it is full of hundreds of entries, for which its ring has to grow and
-// shrink, however long its window is, whatever requests cost, and whatever is given back, be it of one moment or twice.
+// shrink, however long its window is, whatever requests cost, and whatever they are settled to, be they of one moment, or
+// twice.
 func TestLogAgreesWithOracle(t *testing.T) {
 	const short = math.MaxUint32 * int64(time.Microsecond) / int64(time.Millisecond) * 1000 // the longest of one word
 	rapid.Check(t, func(t *rapid.T) {
@@ -162,13 +208,19 @@ func TestLogAgreesWithOracle(t *testing.T) {
 		}
 		costs := rapid.SampledFrom([]string{"one", "small", "any"}).Draw(t, "costs")
 		now := rapid.Int64Range(0, 1<<40).Draw(t, "start")
-		var admitted []admission
+		var admitted []*admission
+		more := 0 // entries for what was charged beyond a reservation
 		for range rapid.IntRange(1, 200).Draw(t, "requests") {
 			now += rapid.SampledFrom(steps).Draw(t, "step")
 			switch do := rapid.IntRange(0, 99).Draw(t, "do"); {
 			case do < 30:
 				if len(admitted) > 0 {
-					rapid.SampledFrom(admitted).Draw(t, "of").refund(t, stores)
+					a := rapid.SampledFrom(admitted).Draw(t, "of")
+					cost := a.actual(t)
+					if cost > a.cost {
+						more++
+					}
+					a.settle(t, stores, now, cost)
 				}
 				continue
 			case do < 32:
@@ -180,6 +232,7 @@ func TestLogAgreesWithOracle(t *testing.T) {
 				for i := range log.Admitted {
 					log.Refund(i)
 				}
+				forget(admitted, log)
 				continue
 			}
 			from := rapid.IntRange(0, 1).Draw(t, "from")
@@ -198,7 +251,7 @@ func TestLogAgreesWithOracle(t *testing.T) {
 			for _, limit := range asked {
 				allowed = allowed && at(logs, "ann", limit).Fits(now, limit.Window.Microseconds(), cost, limit.Max)
 			}
-			charged := admission{oracle: map[*oracle.Log]int{}}
+			charged := &admission{oracle: map[*oracle.Log]int{}, at: now, cost: cost}
 			var want []State
 			for _, limit := range asked {
 				log, window := at(logs, "ann", limit), limit.Window.Microseconds()
@@ -207,7 +260,7 @@ func TestLogAgreesWithOracle(t *testing.T) {
 				}
 				want = append(want, State{
 					Limit:      limit,
-					Remaining:  limit.Max - log.Count(now, window),
+					Remaining:  max(0, limit.Max-log.Count(now, window)),
 					RetryAfter: time.Duration(log.Retry(now, window, cost, limit.Max)) * time.Microsecond,
 					ResetAfter: time.Duration(log.Reset(now, window)) * time.Microsecond,
 				})
@@ -220,7 +273,7 @@ func TestLogAgreesWithOracle(t *testing.T) {
 				admitted = append(admitted, charged)
 			}
 			for _, log := range store.logs("ann") {
-				require.LessOrEqual(t, log.count, most)
+				require.LessOrEqual(t, log.count, most+more)
 				require.LessOrEqual(t, log.count, log.units())
 			}
 		}
@@ -249,7 +302,7 @@ local try = call
 		run++
 		short := rapid.Bool().Draw(r, "short")
 		redis.load(t, scripts[short])
-		key, expiries, admitted, now := fmt.Sprint(run), map[string]int64{}, map[string]int64{}, 1000*second
+		key, expiries, added, now := fmt.Sprint(run), map[string]int64{}, map[string]int64{}, 1000*second
 		steps := []int64{0, 1, second / 3, second - 1, second, second + 1, 2 * second, 4 * second}
 		steppedBack := rapid.Bool().Draw(r, "steps back")
 		if steppedBack {
@@ -285,21 +338,20 @@ local try = call
 				}
 				q := redis.question(verb, key, cost, asked...)
 				q.provisional = !common && rapid.IntRange(0, 5).Draw(r, "provisional") == 0
-				if !common && len(allowed) > 0 && rapid.IntRange(0, 5).Draw(r, "refund") == 0 {
-					q = redis.refunding(rapid.SampledFrom(allowed).Draw(r, "of"))
+				if !common && len(allowed) > 0 && rapid.IntRange(0, 4).Draw(r, "settle") == 0 {
+					q = redis.settling(rapid.SampledFrom(allowed).Draw(r, "of"), rapid.SampledFrom([]int{0, 0, 1, 2, 5, 9}).Draw(r, "actual"))
 				}
 				questions = append(questions, q)
 			}
 			redis.ask(r, now, questions...)
 			for _, q := range questions {
 				require.NoError(r, q.answer.err)
-				if q.verb != admit {
-					continue
+				if q.verb == admit && redis.decision(r, q).Allowed {
+					allowed = append(allowed, redis.decision(r, q))
 				}
-				if d := redis.decision(r, q); d.Allowed {
-					allowed = append(allowed, d)
+				if q.verb == admit && redis.decision(r, q).Allowed || q.verb == settle && q.charges() {
 					for _, limit := range q.limits {
-						admitted[string(appendLogKey(nil, redis.prefix, q.key, limit))] = now
+						added[redis.log(q.key, limit)] = now
 					}
 				}
 			}
@@ -327,7 +379,7 @@ local try = call
 					continue
 				}
 				if !steppedBack {
-					require.LessOrEqual(r, at, admitted[redis.log(key, limit)]+2*window+second+1000, "rounded to milliseconds")
+					require.LessOrEqual(r, at, added[redis.log(key, limit)]+2*window+second+1000, "rounded to milliseconds")
 				}
 			}
 		}
