@@ -155,7 +155,7 @@ func TestBatchesAgreeWithOracle(t *testing.T) {
 			now += rapid.SampledFrom([]int64{0, 1, 999, 1000, 1001, 500_000, 999_999, 1_000_000}).Draw(r, "step")
 			var questions []*question
 			var asked []posed
-			var forgotten []string // keys
+			var forgotten, repeated []string // keys of which logs are reset, and of which admissions are settled again
 			for range rapid.IntRange(1, 9).Draw(r, "questions") {
 				number++
 				key := rapid.SampledFrom(keys).Draw(r, "key")
@@ -166,7 +166,7 @@ func TestBatchesAgreeWithOracle(t *testing.T) {
 				switch do := rapid.IntRange(0, 19).Draw(r, "do"); {
 				case do < 2:
 					in.verb, in.cost = peek, 1
-				case do < 3:
+				case do < 3 && !slices.Contains(repeated, key):
 					in.verb, in.cost = reset, 1
 				case do < 7 && len(admitted[key]) > 0:
 					of := rapid.SampledFrom(admitted[key]).Draw(r, "of")
@@ -177,10 +177,13 @@ func TestBatchesAgreeWithOracle(t *testing.T) {
 					d := decisions[in.of]
 					in.actual = rapid.SampledFrom([]int{0, 0, in.cost / 2, in.cost - 1, in.cost + 1, 2 * in.cost}).Draw(r, "actual")
 					in.actual, _ = d.receipt.call.settle(d.receipt, in.actual) // of several, the first counts
-					if until, again := known[in.of]; again && now >= until {
-						continue // which is not known to be a repetition
-					} else if !again {
+					switch until, again := known[in.of]; {
+					case !again:
 						known[in.of] = now + second
+					case now >= until || slices.Contains(forgotten, key):
+						continue // it is not known to be settled
+					default:
+						repeated = append(repeated, key)
 					}
 					q = redis.settling(d, in.actual)
 				}
