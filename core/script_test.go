@@ -121,6 +121,55 @@ func TestScript(t *testing.T) {
 			{minute + 3, "A", "d5 settle 1 never.1 1 0 2 0 " + m, "0"},
 			{minute + 3, "Z", "d6 settle 1 never.1 1 0 2 0 " + m, "0"},
 		},
+		"settle to less": {
+			{0, "A B", "c1 admit 1 2 1 5 0 9 " + m + " 9 " + s, "[1 4 60000000 60000000 4 1000000 1000000]"},
+			{1, "A B", "c2 settle 2 c1.1 1 0 5 2 " + m + " " + s, "6"},
+			{1, "A B", "c2 settle 2 c1.1 1 0 5 2 " + m + " " + s, "0"},        // again
+			{2, "A", "c3 admit 1 1 1 8 0 9 " + m, "[0 7 -59999998 59999998]"}, // the two are there until the five would be
+			{3, "A", "c4 settle 1 c1.1 1 0 5 1 " + m, "0"},                    // known to be settled
+			{minute, "A", "c5 peek 1 1 9 " + m, "[1 9 0 0]"},
+			{0, "C", "d1 admit 1 1 3 2 0 9 " + m, "3"},
+			{1, "C", "d2 settle 1 d1.1 3 1 2 1 " + m, "1"},
+			{2, "C", "d3 settle 1 d1.1 3 0 2 0 " + m, "2"},
+			{3, "C", "d4 settle 1 d1.1 3 1 2 0 " + m, "0"}, // it is one by now
+			{4, "C", "d5 settle 1 d1.1 3 2 2 2 " + m, "0"}, // nothing to do
+			{5, "C", "d6 admit 1 1 1 7 0 9 " + m, "[0 6 -59999995 59999995]"},
+		},
+		"settle to more": {
+			{0, "A", "c1 admit 1 1 1 3 0 9 " + m, "6"},
+			{10, "A", "c2 settle 1 c1.1 1 0 3 5 " + m, "2"},
+			{11, "A", "c2 settle 1 c1.1 1 0 3 5 " + m, "0"}, // again
+			{12, "A", "c3 peek 1 1 9 " + m, "[1 4 0 59999998]"},
+			{12, "A", "c4 admit 1 1 1 5 0 9 " + m, "[0 4 59999988 59999998]"}, // until the three have left
+			{minute, "A", "c5 peek 1 1 9 " + m, "[1 7 0 10]"},                 // the two are there a window after they were known
+			{minute + 1, "A", "c6 settle 1 c1.1 1 0 3 5 " + m, "0"},
+			{minute + 10, "A", "c7 peek 1 1 9 " + m, "[1 9 0 0]"},
+			{minute + 11, "A", "c8 settle 1 c1.1 1 0 3 5 " + m, "2"},    // what has left is no longer known
+			{minute + 11, "B", "c9 settle 1 never.1 1 0 1 5 " + m, "4"}, // the log begins with it
+			{minute + 12, "B", "d1 peek 1 1 9 " + m, "[1 5 0 59999999]"},
+			{0, "C", "e1 admit 1 1 3 2 0 9 " + m, "3"},
+			{1, "C", "e2 settle 1 e1.1 3 1 2 3 " + m, "1"},
+			{2, "C", "e3 settle 1 e1.1 3 0 2 0 " + m, "2"}, // gives back of the entry that all three share
+			{3, "C", "e4 settle 1 e1.1 3 1 2 3 " + m, "0"},
+			{4, "C", "e5 admit 1 1 1 5 0 9 " + m, "[0 4 -59999996 59999997]"}, // until the first of those that shared it
+		},
+		"settle beyond max": {
+			{0, "A B", "c1 admit 1 2 1 2 0 5 " + m + " 9 " + s, "[1 3 0 60000000 7 0 1000000]"},
+			{1, "A", "c2 one 1 5 " + m, "2"},
+			{9, "A B", "c3 settle 2 c1.1 1 0 2 13 " + m + " " + s, "22"},
+			{10, "A", "c4 one 1 5 " + m, "[0 -9 59999999 59999999]"}, // not before what was charged last has left
+			{10, "A B", "c5 peek 1 2 5 " + m + " 9 " + s, "[0 -9 59999999 59999999 -4 999999 999999]"},
+			{10, "B", "c6 peek 1 1 13 " + s, "[0 0 999990 999999]"}, // under another max the first to leave makes room
+			{second, "B", "c7 one 1 9 " + s, "[0 -2 9 9]"},
+			{second + 9, "B", "c8 one 1 9 " + s, "8"},
+			{minute, "A", "c9 admit 1 1 1 1 0 13 " + m, "[1 0 1 60000000]"}, // a max of which it leaves something
+			{minute + 8, "A", "d1 one 1 5 " + m, "[0 -7 1 59999992]"},
+			{minute + 9, "A", "d2 one 1 5 " + m, "3"},
+			{0, "C", "e1 admit 1 1 1 7 0 7 " + m, "[1 0 60000000 60000000]"},
+			{1, "C", "e2 settle 1 e1.1 1 0 7 999999999999999 " + m, "999999999999992"},
+			{2, "C", "e3 one 1 999999999999999 " + m, "[0 0 59999998 59999999]"},
+			{3, "C", "e4 one 1 7 " + m, "[0 -999999999999992 59999998 59999998]"},
+		},
 		"provisional": {
 			{0, "A B", "c1 admit 1 2 1 1 1 1 " + m + " 1 " + s, "[1 0 -60000000 60000000 0 -1000000 1000000]"},
 			{1, "A B", "c2 admit 1 2 1 1 0 1 " + m + " 1 " + s, "[0 0 -59999999 59999999 0 -999999 999999]"},
