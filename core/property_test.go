@@ -132,13 +132,13 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 
 // admission is one admission, as each store and each log of the oracle knows it.
 type admission struct {
-	stores  map[string]Decision
-	oracle  map[*oracle.Log]int
-	at      int64
-	cost    int
-	settled bool
-	until   int64 // if it is settled, when the last trace of that leaves the last log
-	skip    bool  // a log has forgotten what it was settled to
+	stores    map[string]Decision
+	oracle    map[*oracle.Log]int
+	at        int64
+	cost      int
+	forgotten bool // by a reset of one of its logs
+	settled   bool
+	until     int64 // if it is settled, when the last trace of that leaves the last log
 }
 
 // actual draws what an admission has really cost.
@@ -155,7 +155,7 @@ func (a *admission) actual(t *rapid.T) int {
 // settle settles an admission at a moment, as the first or as another time. It does not repeat what an in-process store can
 // no longer know.
 func (a *admission) settle(t require.TestingT, stores map[string]clocked, now int64, cost int) {
-	if a.settled && (a.skip || now >= a.until) {
+	if a.settled && now >= a.until {
 		return
 	}
 	for name, store := range stores {
@@ -178,13 +178,17 @@ func (a *admission) settle(t require.TestingT, stores map[string]clocked, now in
 		}
 	}
 	a.until += longest.Microseconds()
+	if a.forgotten && cost <= a.cost {
+		a.until = now // there was nothing to give back, and so no trace
+	}
 }
 
 // forget notes that a log was reset.
 func forget(admitted []*admission, log *oracle.Log) {
 	for _, a := range admitted {
-		_, charged := a.oracle[log]
-		a.skip = a.skip || charged && a.settled
+		if _, charged := a.oracle[log]; charged {
+			a.forgotten, a.until = true, 0
+		}
 	}
 }
 
