@@ -58,6 +58,18 @@ func TestRecordsOfTheScript(t *testing.T) {
 		}, []string{"a.1 weighs 8, 4 back"}},
 		{"of all parts", []string{"a admit 1 1 2 1 0 9 " + hour, "b settle 1 a.1 2 1 1 0 " + hour, "b settle 1 a.1 2 0 1 0 " + hour},
 			[]string{"a.1 weighs 2, 2 back ZREM"}},
+		{"settled to less", []string{"a admit 1 1 1 5 0 9 " + hour, "b settle 1 a.1 1 0 5 2 " + hour, "b settle 1 a.1 1 0 5 2 " + hour},
+			[]string{"a.1 weighs 5, 3 back"}},
+		{"parts settled to less", []string{
+			"a admit 1 1 4 2 0 9 " + hour, "b settle 1 a.1 4 2 2 1 " + hour, "b settle 1 a.1 4 0 2 1 " + hour, "b settle 1 a.1 4 1 2 0 " + hour,
+		}, []string{"a.1 weighs 8, 4 back"}},
+		{"settled to more", []string{
+			"a admit 1 1 1 5 0 9 " + hour, "b settle 1 a.1 1 0 5 20 " + hour, "b settle 1 a.1 1 0 5 20 " + hour,
+			"c admit 1 1 1 5 0 9 " + hour, "d admit 1 1 1 5 0 25 " + hour,
+		}, []string{"a.1 weighs 5, 0 back", "a.1+ weighs 15, 0 back", "d.1 weighs 5, 0 back"}},
+		{"parts settled to more", []string{
+			"a admit 1 1 4 2 0 9 " + hour, "b settle 1 a.1 4 2 2 3 " + hour, "b settle 1 a.1 4 0 2 1 " + hour,
+		}, []string{"a.1 weighs 8, 1 back", "a.1:2+ weighs 1, 0 back"}},
 		{"cleaning of units", []string{"a one 1 9 " + hour, "b one 1 9 " + hour, "sleep", "c one 1 9 400000", "d one 1 9 " + hour}, []string{
 			"a.1 weighs 1, 0 back ZREMRANGEBYSCORE", "b.1 weighs 1, 0 back ZREMRANGEBYSCORE", "c.1 weighs 1, 0 back", "d.1 weighs 1, 0 back",
 		}},
@@ -174,6 +186,11 @@ func TestRecordsAreStrict(t *testing.T) {
 		{[]string{"ZREM log five*5", "ZADD log 2 five:0 2 five:4*3"}, "stands for 4 units and should stand for 2"},
 		{[]string{"ZREM log five*5", "ZADD log 3 five:0 -4 *"}, "is no part of an entry"},
 		{[]string{"ZADD log 2 five:0"}, "is no part of an entry"},
+		{[]string{"ZREM log five*5", "ZADD log 2 five=*2", "ZADD log -1 *"}, ""},
+		{[]string{"ZREM log five*5", "ZADD log 2 five=*5"}, "the parts of five weigh no less"},
+		{[]string{"ZADD log 2 five="}, "is no part of an entry"},
+		{[]string{"ZADD log 7 five+*3 -6 *"}, ""},
+		{[]string{"ZADD log 7 five+ 8 five+"}, "an id added twice: five"},
 		{[]string{"ZREM log five*5", "ZADD log 2 five:0*2 2 five:1*3 -3 *"}, "the parts of five weigh no less"},
 	} {
 		server := Start(t, AppendOnly...)
