@@ -1,6 +1,7 @@
 package core
 
 import (
+	"slices"
 	"strconv"
 	"time"
 )
@@ -37,28 +38,34 @@ func (d Decision) Holds() bool {
 	return d.Limit.InFlight
 }
 
-// receipt identifies an admission, so that it can be given back. It is zero if nothing was charged.
+// windows returns the states of the limits that are not InFlight.
+func (d Decision) windows() []State {
+	if !d.Holds() {
+		return d.States()
+	}
+	return slices.DeleteFunc(slices.Clone(d.States()), func(s State) bool { return s.Limit.InFlight })
+}
+
+// receipt identifies an admission, so that it can be settled and released. It is zero if nothing was charged.
 type receipt struct {
 	store uint64 // the identity of the store that charged it
 	key   string // canonical
 	cost  int
 
 	// In Redis: the admission is one of those that one entry stands for.
-	id       string // of the call
-	question int32  // in the call
-	granted  int32  // how many requests the entry stands for
-	place    int32  // of the request among them
+	call     *call
+	question int32 // in the call
+	granted  int32 // how many requests the entry stands for
+	place    int32 // of the request among them
 
-	// In-process:
-	at     int64  // the time
-	number uint32 // of the admission, among those of its time
+	entryID // in-process
 }
 
 // entry returns the id of the entry in Redis.
-func (r receipt) entry() string { return r.id + "." + strconv.Itoa(int(r.question)) }
+func (r receipt) entry() string { return r.call.id + "." + strconv.Itoa(int(r.question)) }
 
 // lease identifies the admission among those that hold units of requests in flight.
-func (r receipt) lease() leaseID { return leaseID{r.id, r.question} }
+func (r receipt) lease() leaseID { return leaseID{r.call, r.question} }
 
 // State is where one limit of one key stands after a decision.
 type State struct {

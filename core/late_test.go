@@ -104,7 +104,7 @@ func TestLateGrants(t *testing.T) {
 			refunded := make(chan bool, 100)
 			go func() {
 				for call := range g.came {
-					assert.Contains(t, call.words, "refund")
+					assert.Contains(t, call.words, "settle")
 					call.pass <- nil
 					refunded <- true
 				}
@@ -143,7 +143,7 @@ func TestLateGrantOfADeniedRequest(t *testing.T) {
 	assert.False(t, o.Allowed)
 	first.pass <- nil
 	call := <-g.came
-	assert.Contains(t, call.words, "refund")
+	assert.Contains(t, call.words, "settle")
 	call.pass <- nil
 	require.Eventually(t, func() bool {
 		go func() { (<-g.came).pass <- nil }()

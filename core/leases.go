@@ -29,7 +29,7 @@ type leases struct {
 
 // leaseID identifies an admission, as receipt.entry does.
 type leaseID struct {
-	call     string
+	call     *call
 	question int32
 }
 
@@ -87,13 +87,6 @@ func (l *leases) hold(paid receipt, limits []Limit, asked time.Duration) {
 		default:
 		}
 	}
-}
-
-// holds reports whether an admission has not ended.
-func (l *leases) holds(paid receipt) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.held[paid.lease()] != nil
 }
 
 // end stops renewing an admission, and reports whether it had not ended before.

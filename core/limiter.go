@@ -221,25 +221,63 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Deci
 	return d, nil
 }
 
-// Refund gives back what an admission was charged, so that it counts no more: as if a request that failed had never come.
-// What has left its window meanwhile is not there to be given back, a second Refund of the same admission does nothing, and
-// so does one of a denial, a Peek, or an admission that was not counted. Other instances may go on denying for as long as
-// WithDenialCache says, unless the charge was Provisional. Where Redis does not answer it returns ErrUnavailable whatever
-// the policy, and may or may not have given back; calling it again is safe. The decision must be of this Limiter, or of a
-// view of it, such as by OnFailure: another's is an error that wraps ErrInvalid.
+// Settle states what an admitted request has really cost, in units, and charges or gives back the difference to what it
+// was charged, in each of its limits that are not InFlight. It is for requests whose cost is known only when they are done: reserve an estimate
+// with AllowN, and settle it afterwards. A reservation that is never settled stays charged.
 //
-// It gives back what requests in flight hold too, so there is nothing left for Release to do.
-func (l *Limiter) Refund(ctx context.Context, d Decision) error {
-	redis, err := l.madeBy(d)
+// If the request has cost less, units are given back as if it had been admitted at that cost. If it has cost more, the
+// difference is charged as of now, even beyond Max, because the work has been done: then Remaining is 0, and no request is
+// admitted until enough has expired, which RetryAfter tells exactly. The cost may be up to 999,999,999,999,999, and 0.
+// If the request has left the window of a limit meanwhile, it has nothing there to give back, and what it has cost beyond
+// its reservation is charged all the same. So it is if Reset has forgotten the request.
+//
+// A decision is settled once: a second Settle or Refund of it, with any cost, does nothing. Where Redis does not answer,
+// Settle returns ErrUnavailable whatever the policy, and may or may not have been done. Calling it again within the
+// shortest Window of the decision's limits is safe, and repeats what was stated first. Later, a difference that was
+// charged by the first call may be charged again, after it has expired. In-process, a second call is known to be one
+// only while the request, or the difference that it was charged, has not left the longest Window, and was not forgotten
+// by Reset.
+//
+// An admission that was not counted, as under FailOpen or because a dry run let a denial pass, has nothing to settle, and
+// Settle does nothing. An error wraps ErrInvalid if the cost is negative or too large, if the decision is a denial or
+// Peek's and the cost is not 0, or if the decision is another Limiter's: it must be of this one, or of a view of it, such as
+// by OnFailure. Nothing is charged then. Other instances may go on denying for as long as WithDenialCache says after units
+// were given back, unless the charge was Provisional.
+func (l *Limiter) Settle(ctx context.Context, d Decision, cost int) error {
+	paid := d.receipt
 	switch {
-	case err != nil || d.receipt.cost == 0:
+	case cost < 0:
+		return invalid("actual cost %d: it must be at least 0, which gives back all that was charged", cost)
+	case int64(cost) > maxMax:
+		return invalid("actual cost %d: it must be at most %d", cost, int64(maxMax))
+	case paid.cost == 0 && (cost == 0 || d.DryRun || d.Source == SourceFailOpen):
+		return nil
+	case paid.cost == 0:
+		return invalid("the decision has charged nothing: settle those that Allow, AllowN or Wait have admitted")
+	}
+	redis, err := l.madeBy(paid)
+	windows := d.windows()
+	switch {
+	case err != nil || len(windows) == 0:
 		return err
 	case redis:
-		return l.redis.refund(ctx, d.receipt, limitsOf(d.States()))
+		return l.redis.settle(ctx, paid, cost, limitsOf(windows))
 	}
-	l.inProcess.refund(d.receipt, limitsOf(d.States()))
-	l.queues.wake(d.receipt.key)
+	defer l.queues.wake(paid.key)
+	if err := l.inProcess.settle(paid, cost, windows); err != nil {
+		return unavailable(err)
+	}
 	return nil
+}
+
+// Refund gives back what an admission was charged, so that it counts no more, as if a request that failed had never come.
+// It is Settle with a cost of 0, and Release, and does nothing for a denial or a Peek.
+func (l *Limiter) Refund(ctx context.Context, d Decision) error {
+	err := l.Settle(ctx, d, 0)
+	if released := l.Release(ctx, d); err == nil {
+		err = released
+	}
+	return err
 }
 
 // Release says that an admitted request has ended: it no longer counts in those of its limits that are InFlight. The
@@ -249,38 +287,37 @@ func (l *Limiter) Refund(ctx context.Context, d Decision) error {
 // release.
 //
 // A second Release of the same admission does nothing, and so does one after a Refund, one of a denial, and one of an
-// admission that was not counted or is under no such limit. Its errors are those of Refund. There is no need to call it
-// again after ErrUnavailable: the Limiter goes on trying for about half a minute, and no longer renews.
+// admission that was not counted or is under no such limit. Where Redis does not answer it returns ErrUnavailable
+// whatever the policy. There is no need to call it again then: the Limiter goes on trying for about half a minute, and no
+// longer renews. The decision must be of this Limiter, or of a view of it: another's is an error that wraps ErrInvalid.
 func (l *Limiter) Release(ctx context.Context, d Decision) error {
-	redis, err := l.madeBy(d)
-	if err != nil || d.receipt.cost == 0 {
-		return err
-	}
-	if !d.Holds() {
+	if d.receipt.cost == 0 {
 		return nil
+	}
+	redis, err := l.madeBy(d.receipt)
+	if err != nil || !d.Holds() {
+		return err
 	}
 	flights := inFlight(limitsOf(d.States()))
 	if redis {
 		return l.redis.release(ctx, d.receipt, flights)
 	}
-	l.inProcess.refund(d.receipt, flights)
+	l.inProcess.release(d.receipt, flights)
 	l.queues.wake(d.receipt.key)
 	return nil
 }
 
-// madeBy reports whether a decision that has charged something was made by Redis, not in this process.
-func (l *Limiter) madeBy(d Decision) (redis bool, _ error) {
+// madeBy reports whether the admission with a receipt was made by Redis, or else in this process.
+func (l *Limiter) madeBy(paid receipt) (redis bool, _ error) {
 	switch {
-	case d.receipt.cost == 0:
-		return false, nil
 	case l.closed.Load():
 		return false, unavailable(errClosed)
-	case d.receipt.store == l.inProcess.identity:
+	case paid.store == l.inProcess.identity:
 		return false, nil
-	case l.redis != nil && d.receipt.store == l.redis.identity:
+	case l.redis != nil && paid.store == l.redis.identity:
 		return true, nil
 	}
-	return false, invalid("the decision is another Limiter's: give it back to the one that made it")
+	return false, invalid("the decision is another Limiter's: give it to the one that made it")
 }
 
 func limitsOf(states []State) []Limit {

@@ -44,7 +44,8 @@ func (l lossy) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResul
 	return result
 }
 
-// operation is a call of the history. What it costs is negative of a Refund, and of a Reset or Peek nothing.
+// operation is a call of the history. The cost of a Settle is the difference that it charges, negative if it gives units
+// back, and that of a Reset or Peek is nothing.
 type operation struct {
 	do   string
 	cost int
@@ -65,20 +66,23 @@ func counter(max int, exact bool) porcupine.Model {
 			switch {
 			case in.do == "reset":
 				return true, 0
-			case in.do == "refund":
+			case in.do == "settle":
 				return used+in.cost >= 0, used + in.cost
 			case in.do == "peek":
-				return out == told{used < max, max - used}, used
+				return out == told{used < max, left(max, used)}, used
 			case used+in.cost <= max:
 				return out.allowed && (!exact || out.remaining == max-used-in.cost), used + in.cost
 			}
-			return !out.allowed && (!exact || out.remaining == max-used), used
+			return !out.allowed && (!exact || out.remaining == left(max, used)), used
 		},
 	}
 }
 
+// left is what remains of a log, which may hold more than max.
+func left(most, used int) int { return max(0, most-used) }
+
 // Calls of several instances at once come to what some order of them, one after the other, would have come to. That is so
-// with calls that share a trip and requests that share a question, with any cost, with Peeks, Resets and Refunds among them,
+// with calls that share a trip and requests that share a question, with any cost, with Peeks, Resets and Settles among them,
 // and where replies are lost and denials cached.
 func TestLinearizable(t *testing.T) {
 	const huge = min(maxMax, math.MaxInt) / 10
@@ -87,7 +91,7 @@ func TestLinearizable(t *testing.T) {
 		others      []string // beside Allow
 		lossy       bool
 		provisional bool
-		inFlight    bool // and refunds are releases
+		inFlight    bool // and a settle is a release
 		crowded     bool // by others, on whose calls the callers wait so that they are asked together
 		callers     int  // in each instance
 		calls       int  // of each
@@ -96,14 +100,14 @@ func TestLinearizable(t *testing.T) {
 		{name: "resets", others: []string{"reset", "peek"}, callers: 3, calls: 8, unit: 1},
 		{name: "crowd", others: []string{"peek"}, crowded: true, callers: 5, calls: 6, unit: 1},
 		{name: "crowd with resets", others: []string{"reset", "peek"}, crowded: true, callers: 5, calls: 6, unit: huge},
-		{name: "crowd with refunds", others: []string{"refund", "peek"}, crowded: true, callers: 5, calls: 6, unit: huge},
+		{name: "crowd with settles", others: []string{"settle", "peek"}, crowded: true, callers: 5, calls: 6, unit: huge},
 		{name: "lossy", lossy: true, callers: 3, calls: 8, unit: huge},
 		{name: "lossy crowd", lossy: true, crowded: true, callers: 5, calls: 4, unit: 1},
 		// Units given back are seen by other instances, whose caches know nothing of it, if they were charged provisionally.
-		{name: "lossy refunds", others: []string{"refund"}, lossy: true, provisional: true, callers: 3, calls: 6, unit: huge},
-		{name: "lossy crowd with refunds", others: []string{"refund"}, lossy: true, provisional: true, crowded: true, callers: 5, calls: 4, unit: 1},
-		{name: "lossy in flight", others: []string{"refund", "peek"}, lossy: true, inFlight: true, callers: 3, calls: 6, unit: 1},
-		{name: "in flight", others: []string{"refund", "peek"}, inFlight: true, callers: 3, calls: 8, unit: huge},
+		{name: "lossy settles", others: []string{"settle"}, lossy: true, provisional: true, callers: 3, calls: 6, unit: huge},
+		{name: "lossy crowd with settles", others: []string{"settle"}, lossy: true, provisional: true, crowded: true, callers: 5, calls: 4, unit: 1},
+		{name: "lossy in flight", others: []string{"settle", "peek"}, lossy: true, inFlight: true, callers: 3, calls: 6, unit: 1},
+		{name: "in flight", others: []string{"settle", "peek"}, inFlight: true, callers: 3, calls: 8, unit: huge},
 	} {
 		t.Run(mode.name, func(t *testing.T) {
 			shared, checked := 0, 0
@@ -153,15 +157,19 @@ func TestLinearizable(t *testing.T) {
 								if len(mode.others) > 0 && random.IntN(4) == 0 {
 									in.do = mode.others[random.IntN(len(mode.others))]
 								}
-								var back Decision
-								if in.do == "refund" {
+								var paid Decision
+								actual := 0
+								if in.do == "settle" {
 									if len(admitted) == 0 {
 										continue
 									}
 									i := random.IntN(len(admitted))
-									back = admitted[i]
+									paid = admitted[i]
 									admitted = slices.Delete(admitted, i, i+1)
-									in.cost = -back.receipt.cost
+									if !mode.inFlight {
+										actual = []int{0, 0, 1, 3, 4}[random.IntN(5)] * mode.unit
+									}
+									in.cost = actual - paid.receipt.cost
 								}
 								call := time.Since(start)
 								var d Decision
@@ -169,9 +177,9 @@ func TestLinearizable(t *testing.T) {
 								switch in.do {
 								case "reset":
 									err = limiter.Reset(t.Context(), "ann", limit)
-								case "refund":
-									if err = limiter.Release(t.Context(), back); !mode.inFlight {
-										err = limiter.Refund(t.Context(), back)
+								case "settle":
+									if err = limiter.Settle(t.Context(), paid, actual); err == nil && mode.inFlight {
+										err = limiter.Release(t.Context(), paid)
 									}
 								case "peek":
 									d, err = limiter.Peek(t.Context(), "ann", limit)

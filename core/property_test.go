@@ -18,8 +18,8 @@ import (
 	"github.com/exactlimit/exactlimit/lua"
 )
 
-// Any arrivals and refunds, of any cost, under any limits that change as they go, are answered alike by Redis, in-process and
-// the oracle, to the microsecond. The denial cache admits and denies as they do.
+// Any arrivals, of any cost and settled to any other, under any limits that change as they go, are answered alike by Redis,
+// in-process and the oracle, to the microsecond. The denial cache admits and denies as they do.
 func TestStoresAgreeWithOracle(t *testing.T) {
 	stores := clockedStores(t)
 	run, cached := 0, 0
@@ -32,7 +32,7 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 		// says is the whole truth. Otherwise its denials are right, and do not know what others have taken since.
 		same := rapid.Bool().Draw(t, "same")
 		least, most, several := 1, rapid.SampledFrom([]int{6, 60, min(maxMax, math.MaxInt)}).Draw(t, "largest max"), 3
-		var admitted []admission
+		var admitted []*admission
 		if same {
 			least = rapid.IntRange(1, 4).Draw(t, "the max")
 			most, several = least, 1
@@ -58,7 +58,9 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 			for _, limit := range limits {
 				cost = min(cost, limit.Max)
 			}
-			do := rapid.SampledFrom([]string{"allow", "allow", "allow", "allow", "allow", "allow", "refund", "release", "peek", "reset"}).Draw(t, "do")
+			do := rapid.SampledFrom([]string{
+				"allow", "allow", "allow", "allow", "allow", "allow", "settle", "settle", "settle", "release", "peek", "reset",
+			}).Draw(t, "do")
 			if same || do == "peek" {
 				cost = 1
 			}
@@ -70,13 +72,18 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 				for i := range log.Admitted {
 					log.Refund(i)
 				}
+				forget(admitted, log)
 				continue
 			}
 
-			if do == "refund" || do == "release" {
-				if len(admitted) > 0 { // perhaps again, and perhaps of what has left
-					rapid.SampledFrom(admitted).Draw(t, "of").giveBack(t, stores, do == "release")
+			if (do == "settle" || do == "release") && len(admitted) > 0 { // perhaps again, and perhaps of what has left
+				if a := rapid.SampledFrom(admitted).Draw(t, "of"); do == "settle" {
+					a.settle(t, stores, now, a.actual(t))
+				} else {
+					a.release(t, stores, now)
 				}
+			}
+			if do == "settle" || do == "release" {
 				continue
 			}
 
@@ -85,12 +92,16 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 				log := at(logs, key, limit)
 				allowed = allowed && log.Fits(now, limit.Window.Microseconds(), cost, limit.Max)
 			}
-			charged := admission{stores: map[string]Decision{}, oracle: map[*oracle.Log]int{}, flights: map[*oracle.Log]bool{}}
+			charged := &admission{
+				stores: map[string]Decision{}, oracle: map[*oracle.Log]int{}, flights: map[*oracle.Log]int{}, at: now, cost: cost,
+			}
 			var want []State
 			for _, limit := range limits {
 				log, window := at(logs, key, limit), limit.Window.Microseconds()
-				if allowed && do == "allow" {
-					charged.oracle[log], charged.flights[log] = log.Admit(now, cost), limit.InFlight
+				if allowed && do == "allow" && limit.InFlight {
+					charged.flights[log] = log.Admit(now, cost)
+				} else if allowed && do == "allow" {
+					charged.oracle[log] = log.Admit(now, cost)
 				}
 				want = append(want, State{
 					Limit:      limit,
@@ -139,31 +150,80 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 
 // admission is one admission, as each store and each log of the oracle knows it.
 type admission struct {
-	stores  map[string]Decision
-	oracle  map[*oracle.Log]int
-	flights map[*oracle.Log]bool // which of the logs are of requests in flight
+	stores    map[string]Decision
+	oracle    map[*oracle.Log]int
+	flights   map[*oracle.Log]int // of limits of requests in flight
+	at        int64
+	cost      int
+	forgotten bool // by a reset of one of its logs
+	settled   bool
+	until     int64 // if it is settled, when the last trace of that leaves the last log
 }
 
-func (a admission) refund(t require.TestingT, stores map[string]clocked) { a.giveBack(t, stores, false) }
+// actual draws what an admission has really cost.
+func (a *admission) actual(t *rapid.T) int {
+	switch rapid.IntRange(0, 3).Draw(t, "settle") {
+	case 0:
+		return 0
+	case 1:
+		return rapid.IntRange(0, a.cost).Draw(t, "less")
+	}
+	return a.cost + rapid.IntRange(0, 3+min(a.cost, min(maxMax, math.MaxInt)/100)).Draw(t, "more") // all that is added can be counted
+}
 
-// giveBack refunds the admission, or only releases it.
-func (a admission) giveBack(t require.TestingT, stores map[string]clocked, release bool) {
+// settle settles an admission at a moment, as the first or as another time. It does not repeat what an in-process store can
+// no longer know.
+func (a *admission) settle(t require.TestingT, stores map[string]clocked, now int64, cost int) {
+	if a.settled && now >= a.until {
+		return
+	}
 	for name, store := range stores {
-		if d := a.stores[name]; release {
-			store.release(t, d)
-		} else {
-			store.refund(t, d)
+		store.settle(t, now, a.stores[name], cost)
+	}
+	if a.settled {
+		return
+	}
+	a.settled, a.until = true, a.at
+	for log, i := range a.oracle {
+		log.Settle(i, now, a.cost, cost)
+	}
+	if cost > a.cost {
+		a.until = now
+	}
+	longest := time.Duration(0)
+	for _, d := range a.stores {
+		for _, limit := range limitsOf(d.windows()) {
+			longest = max(longest, limit.Window)
 		}
 	}
-	for log, i := range a.oracle {
-		if !release || a.flights[log] {
-			log.Refund(i)
+	a.until += longest.Microseconds()
+	if a.forgotten && cost <= a.cost {
+		a.until = now // there was nothing to give back, and so no trace
+	}
+}
+
+// release releases an admission, as the first or as another time.
+func (a *admission) release(t require.TestingT, stores map[string]clocked, now int64) {
+	for name, store := range stores {
+		store.release(t, now, a.stores[name])
+	}
+	for log, i := range a.flights {
+		log.Refund(i)
+	}
+}
+
+// forget notes that a log was reset.
+func forget(admitted []*admission, log *oracle.Log) {
+	for _, a := range admitted {
+		if _, charged := a.oracle[log]; charged {
+			a.forgotten, a.until = true, 0
 		}
 	}
 }
 
 // A log in this process agrees with the oracle also when it is full of hundreds of entries, for which its ring has to grow and
-// shrink, however long its window is, whatever requests cost, and whatever is given back, be it of one moment or twice.
+// shrink, however long its window is, whatever requests cost, and whatever they are settled to, be they of one moment, or
+// twice.
 func TestLogAgreesWithOracle(t *testing.T) {
 	const short = math.MaxUint32 * int64(time.Microsecond) / int64(time.Millisecond) * 1000 // the longest of one word
 	rapid.Check(t, func(t *rapid.T) {
@@ -181,13 +241,19 @@ func TestLogAgreesWithOracle(t *testing.T) {
 		}
 		costs := rapid.SampledFrom([]string{"one", "small", "any"}).Draw(t, "costs")
 		now := rapid.Int64Range(0, 1<<40).Draw(t, "start")
-		var admitted []admission
+		var admitted []*admission
+		more := 0 // entries for what was charged beyond a reservation
 		for range rapid.IntRange(1, 200).Draw(t, "requests") {
 			now += rapid.SampledFrom(steps).Draw(t, "step")
 			switch do := rapid.IntRange(0, 99).Draw(t, "do"); {
 			case do < 30:
 				if len(admitted) > 0 {
-					rapid.SampledFrom(admitted).Draw(t, "of").refund(t, stores)
+					a := rapid.SampledFrom(admitted).Draw(t, "of")
+					cost := a.actual(t)
+					if cost > a.cost {
+						more++
+					}
+					a.settle(t, stores, now, cost)
 				}
 				continue
 			case do < 32:
@@ -199,6 +265,7 @@ func TestLogAgreesWithOracle(t *testing.T) {
 				for i := range log.Admitted {
 					log.Refund(i)
 				}
+				forget(admitted, log)
 				continue
 			}
 			from := rapid.IntRange(0, 1).Draw(t, "from")
@@ -217,7 +284,7 @@ func TestLogAgreesWithOracle(t *testing.T) {
 			for _, limit := range asked {
 				allowed = allowed && at(logs, "ann", limit).Fits(now, limit.Window.Microseconds(), cost, limit.Max)
 			}
-			charged := admission{oracle: map[*oracle.Log]int{}}
+			charged := &admission{oracle: map[*oracle.Log]int{}, at: now, cost: cost}
 			var want []State
 			for _, limit := range asked {
 				log, window := at(logs, "ann", limit), limit.Window.Microseconds()
@@ -226,7 +293,7 @@ func TestLogAgreesWithOracle(t *testing.T) {
 				}
 				want = append(want, State{
 					Limit:      limit,
-					Remaining:  limit.Max - log.Count(now, window),
+					Remaining:  max(0, limit.Max-log.Count(now, window)),
 					RetryAfter: time.Duration(log.Retry(now, window, cost, limit.Max)) * time.Microsecond,
 					ResetAfter: time.Duration(log.Reset(now, window)) * time.Microsecond,
 				})
@@ -239,7 +306,7 @@ func TestLogAgreesWithOracle(t *testing.T) {
 				admitted = append(admitted, charged)
 			}
 			for _, log := range store.logs("ann") {
-				require.LessOrEqual(t, log.count, most)
+				require.LessOrEqual(t, log.count, most+more)
 				require.LessOrEqual(t, log.count, log.units())
 			}
 		}
@@ -268,7 +335,7 @@ local try = call
 		run++
 		short := rapid.Bool().Draw(r, "short")
 		redis.load(t, scripts[short])
-		key, expiries, admitted, now := fmt.Sprint(run), map[string]int64{}, map[string]int64{}, 1000*second
+		key, expiries, added, now := fmt.Sprint(run), map[string]int64{}, map[string]int64{}, 1000*second
 		steps := []int64{0, 1, second / 3, second - 1, second, second + 1, 2 * second, 4 * second}
 		steppedBack := rapid.Bool().Draw(r, "steps back")
 		if steppedBack {
@@ -307,7 +374,7 @@ local try = call
 				if !common && len(allowed) > 0 {
 					switch of := rapid.SampledFrom(allowed).Draw(r, "of"); rapid.IntRange(0, 5).Draw(r, "do") {
 					case 0:
-						q = redis.refunding(of)
+						q = redis.settling(of, rapid.SampledFrom([]int{0, 0, 1, 2, 5, 9}).Draw(r, "actual"))
 					case 1: // as if the limits were of requests in flight
 						q = redis.renewing(of)
 					}
@@ -317,18 +384,12 @@ local try = call
 			redis.ask(r, now, questions...)
 			for _, q := range questions {
 				require.NoError(r, q.answer.err)
-				if q.verb == renew { // what is renewed may be there for as long as what is admitted
-					for _, limit := range q.limits {
-						admitted[redis.log(key, limit)] = now
-					}
+				if q.verb == admit && redis.decision(r, q).Allowed {
+					allowed = append(allowed, redis.decision(r, q))
 				}
-				if q.verb != admit {
-					continue
-				}
-				if d := redis.decision(r, q); d.Allowed {
-					allowed = append(allowed, d)
+				if q.verb == admit && redis.decision(r, q).Allowed || q.charges() && q.verb == settle || q.verb == renew {
 					for _, limit := range q.limits {
-						admitted[string(appendLogKey(nil, redis.prefix, q.key, limit))] = now
+						added[redis.log(q.key, limit)] = now
 					}
 				}
 			}
@@ -356,7 +417,7 @@ local try = call
 					continue
 				}
 				if !steppedBack {
-					require.LessOrEqual(r, at, admitted[redis.log(key, limit)]+2*window+second+1000, "rounded to milliseconds")
+					require.LessOrEqual(r, at, added[redis.log(key, limit)]+2*window+second+1000, "rounded to milliseconds")
 				}
 			}
 		}

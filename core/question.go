@@ -14,7 +14,7 @@ type verb uint8
 const (
 	admit verb = iota
 	peek
-	refund
+	settle
 	renew
 	reset
 )
@@ -26,11 +26,11 @@ type question struct {
 	verb        verb
 	key         string // canonical
 	hash        uint64 // of key
-	cost        int
-	provisional bool // the caller may give back what it is charged
+	cost        int    // if verb is settle, what the request has actually cost
+	provisional bool   // the caller may give back what it is charged
 	limits      []Limit
 	inFlight    bool     // one of limits is
-	paid        receipt  // what to give back, if verb is refund
+	paid        receipt  // of the request to settle, if verb is settle
 	members     []string // the entries to renew, if verb is renew
 
 	index    int32 // in batch.asked, of the question to the script that this one is part of
@@ -46,17 +46,21 @@ func (q *question) decision() Decision { return q.answer.decision(int(q.place), 
 // HashTag returns the key, which the names of all its logs have in braces.
 func (q *question) HashTag() string { return q.key }
 
-// Size returns how much work the question is for the script, where 1 is a request under one limit. A refund may have
-// to make a new entry for each request that shares an entry with the refunded one, which is why it counts for more.
+// Size returns how much work the question is for the script, where 1 is a request under one limit. Where units are given
+// back, the script may have to make a new entry for each other request that shares the entry, which is why that counts
+// for more.
 func (q *question) Size() int {
-	switch q.verb {
-	case refund:
+	switch {
+	case q.verb == settle && q.cost < q.paid.cost:
 		return len(q.limits) * (1 + int(q.paid.granted)/4)
-	case renew:
+	case q.verb == renew:
 		return len(q.limits) * len(q.members)
 	}
 	return len(q.limits)
 }
+
+// charges reports whether the question may add entries to logs.
+func (q *question) charges() bool { return q.verb == admit || q.verb == settle && q.cost > q.paid.cost }
 
 // Alike reports whether both questions are requests that can be one question to the script. Those under a limit of
 // requests in flight cannot: each has an entry of its own, to be renewed and given back alone.
@@ -64,7 +68,7 @@ func (q *question) Alike(other *question) bool {
 	return q.verb == admit && q.hash == other.hash && q.key == other.key && !q.inFlight && q.sameTerms(other)
 }
 
-// sameTerms reports whether two questions differ in nothing but their keys and what they give back or renew.
+// sameTerms reports whether two questions differ in nothing but their keys and what they settle or renew.
 func (q *question) sameTerms(other *question) bool {
 	return q.verb == other.verb && q.cost == other.cost && q.provisional == other.provisional &&
 		slices.Equal(q.limits, other.limits)

@@ -3,9 +3,11 @@
 --
 -- A log is a sorted set. An entry is the admission of one request, or of several that ask the same in one call. Its
 -- score is the time of admission, in microseconds of this server's clock. Its member is an id, or "id*n" if it weighs
--- n units instead of one. The window is half open: an entry counts until just before score + window. A log of requests
--- in flight is no different: its window is the lease, its entries are given back when their requests end, and renewed
--- until then. A log may have two more members, called marks. Their scores are negative, which no entry's is:
+-- n units instead of one. The window is half open: an entry counts until just before score + window. A request that
+-- has cost more than it was charged has a second entry, whose score is the time at which that became known, so a log
+-- may hold more units than max. A log of requests in flight is no different: its window is the lease, its entries are
+-- given back when their requests end, and renewed until then. A log may have two more members, called marks. Their
+-- scores are negative, which no entry's is:
 --
 --   *   the log has entries that weigh more than one unit; minus the score is the number of units that ZCARD does not
 --       count
@@ -18,9 +20,15 @@
 --           admit    questions, limits, requests, cost, provisional (0 or 1), then max and window of each limit
 --           one      questions, max, window: short for admit with 1 limit, 1 request, cost 1, not provisional
 --           peek     questions, limits, then max and window of each limit
---           refund   limits, id.q, requests, place, cost, then the window of each limit: gives back the cost of one
---                    of the requests that share the entry id.q, namely the one at this place, where the first is 0.
---                    If there are others, an entry "id.q:place" for each of them replaces the entry.
+--           settle   limits, id.q, requests, place, cost, actual, then the window of each limit: charges one of the
+--                    requests that share the entry id.q what it has actually cost instead of cost. The request is the
+--                    one at this place, where the first is 0. Let "own" be "id.q" if it is the only one, or else
+--                    "id.q:place".
+--                      actual < cost   an entry "own=" of the same score replaces its entry, or none if actual is 0.
+--                                      If it shared the entry, each of the others gets an entry "id.q:place" instead.
+--                                      If its entry is not in the log, as it has expired, nothing is given back.
+--                      actual > cost   an entry "own+" is added for the difference, whatever became of the first.
+--                    To repeat this with the same actual changes nothing, as long as an entry "own+" is in a log.
 --           renew    logs, entries, the members of so many entries, then the window of each log: moves the entries to
 --                    the present, in those of the logs in which they are and have not expired
 --           reset    logs: deletes them
@@ -32,16 +40,16 @@
 --
 -- Reply   a list with one element for each question:
 --           an integer from 0   admit: there is one log, every request is granted, and this many units remain, enough
---                               for another request. refund: the number of units given back. renew: the number of
---                               entries moved, of all logs. reset, probe: 0.
+--                               for another request. settle: the number of units given back or charged. renew: the
+--                               number of entries moved, of all logs. reset, probe: 0.
 --           -1                  the budget of the call was used up before this question: ask it again
 --           a list              admit, peek: how many requests are granted, then three integers for each log:
---                                 remaining  units free after the grants; below zero if max was lowered
+--                                 remaining  units free after the grants; below zero if there are more than max
 --                                 retry      microseconds until one request more fits this log, 0 if it does now;
 --                                            negative if units of the log may be given back before that
 --                                 reset      microseconds until the log is empty, if nothing more is admitted
---           a string            the error of this question alone: one of its logs is no sorted set, or is damaged.
---                               Nothing was charged.
+--           a string            the error of this question alone: one of its logs is no sorted set, or is damaged,
+--                               or would hold more units than 2^53. Nothing was charged.
 --
 -- Clock   TIME, read once. If the clock steps back, there are entries in what is now the future. They still count, so
 --         no window is overfilled. A question about a log without room, or one to renew an entry from the future, then
@@ -50,22 +58,24 @@
 -- Retry   A call that is sent again, with "again", grants what the earlier attempt has granted and charges nothing
 --         twice, as long as the entries of that attempt have not expired. If it overtakes the earlier attempt, that one
 --         charges nothing twice either, if as many requests fit as before. What a short reply says of a log may be a
---         round trip old. If the units of a log are not known, its remaining is 0.
+--         round trip old. If the units of a log are not known, its remaining is 0. A settle that is sent again, with
+--         or without "again", is one that is repeated.
 -- Time    A call has a budget, so that it never occupies the server for long: 1000 less 7 for each key, and at least
 --         100. Reading or removing an entry takes 1, moving it to the present 2, cleaning a log 8 (but 0 if it is
---         done before any function is made), and a refund 1 for each request of its entry. Renewing an entry takes
---         nothing: it is as much work as a key, so a call should have few of both. Once the budget is used
---         up, expired entries stay in their logs, but their units are not counted. In a log with the mark * the
+--         done before any function is made), and giving back 1 for each request of the entry. Renewing an entry takes
+--         nothing: it is as much work as a key, so a call should have few of both. Once the budget is used up,
+--         expired entries stay in their logs, but their units are not counted. In a log with the mark * the
 --         entries that expire have to be read to know their units; as long as some are left, the reply is -1, so a
 --         question about such a log with n expired entries is answered after about n/1000 calls. If finding retry
 --         would take more than the budget, retry is a time at which the request is still denied.
--- Expiry  No log expires before its newest entry does. Each expires within two windows and a second after its last
---         admission or, if the clock has stepped back, after the question that has moved its entries. PEXPIRE is a
---         seventh of the work of an admission, so it runs only
+-- Expiry  No log expires before its newest entry does. Each expires within two windows and a second after an entry
+--         was added or renewed last or, if the clock has stepped back, after the question that has moved its entries.
+--         PEXPIRE is a seventh of the work of an admission, so it runs only
 --           - for the first entry: one window from now, since most logs of a flood get no second entry
 --           - for the second entry: two windows from now
 --           - when entries have expired: two windows from now, or from the oldest entry that is left if none is added
---           - after a refund: two windows from the oldest entry that is left
+--           - when units were given back: two windows from the oldest entry that is left
+--           - when a settle has added an entry: as for an admission's first entry, or else two windows from now
 --           - when entries are renewed: two windows from now
 --           - when entries were moved from the future to the present: two windows from now
 --         A call that finds no expired entry comes within a window of the oldest entry, after which PEXPIRE has run
@@ -74,9 +84,8 @@
 --         not be the one that was added last.
 -- Failure A call with wrong arguments fails before anything is written. A server that rejects writes, or a user
 --         without the right to a command, fails the whole call. What the call has charged is then taken back as far
---         as the server allows; units that a refund in the call has given back stay given back, and what it has
---         renewed stays renewed. Within a question of admit nothing is written before all its logs are known to be
---         sorted sets.
+--         as the server allows; units that a settle in the call has given back stay given back, and what it has
+--         renewed stays renewed. Within a question nothing is written before all its logs are known to be sorted sets.
 
 local call, try = redis.call, redis.pcall
 
@@ -133,10 +142,10 @@ else
     elseif g.verb == 'peek' then
       g.questions, g.logs = number(), number()
       limits(g, true)
-    elseif g.verb == 'refund' then
+    elseif g.verb == 'settle' then
       g.logs, g.entry = number(), ARGV[a]
       a = a + 1
-      g.requests, g.place, g.cost = number(), number(), number()
+      g.requests, g.place, g.cost, g.actual = number(), number(), number(), number()
       limits(g, false)
     elseif g.verb == 'renew' then
       g.logs, g.members = number(), {}
@@ -458,60 +467,98 @@ local function admit(g, at, entry)
   return reply
 end
 
--- refund gives back what one request was charged.
-local function refund(g, at)
+-- giveBack lowers the charge of one request to what it has cost, and returns the units given back. Extra is the units
+-- of each log that ZCARD does not count.
+local function giveBack(g, at, own, extra)
   local single, together = name(g.entry .. ':' .. g.place, g.cost), name(g.entry, g.requests * g.cost)
-  local removed = 0
-  if g.requests > 1 and budget <= 0 then
-    return -1 -- before anything, so that no other question finds one log with the units and another without
-  end
+  local moved = 0
   for i = 1, g.logs do
-    local log = KEYS[at + i]
-    local marked = call('ZSCORE', log, '*')
-    local extra = marked and -marked or 0
-    local score = call('ZSCORE', log, together)
-    local units = 0
-    if score then
-      if g.requests > 1 then
-        budget = budget - g.requests
-      end
-      call('ZREM', log, together)
-      extra = extra - (g.requests * g.cost - 1)
-      if g.requests > 1 then -- the entry becomes one for each of the other requests
-        local entries = {}
-        for place = 0, g.requests - 1 do
-          if place ~= g.place then
-            entries[#entries + 1] = score
-            entries[#entries + 1] = name(g.entry .. ':' .. place, g.cost)
-          end
+    local log, entries = KEYS[at + i], {}
+    local score, member = call('ZSCORE', log, together), together
+    if score and g.requests > 1 then -- the entry becomes one for each of the requests
+      budget = budget - g.requests
+      for place = 0, g.requests - 1 do
+        if place ~= g.place then
+          entries[#entries + 1] = score
+          entries[#entries + 1] = name(g.entry .. ':' .. place, g.cost)
         end
-        call('ZADD', log, unpack(entries))
-        extra = extra + (g.requests - 1) * (g.cost - 1)
       end
-      units = g.cost
-    elseif g.requests > 1 and call('ZREM', log, single) == 1 then
-      extra = extra - (g.cost - 1)
-      units = g.cost
+    elseif g.requests > 1 then
+      score, member = call('ZSCORE', log, single), single
     end
-    if units > 0 then
+    if score then
+      if g.actual > 0 then
+        entries[#entries + 1] = score
+        entries[#entries + 1] = name(own .. '=', g.actual)
+      end
+      call('ZREM', log, member)
+      if entries[1] then
+        call('ZADD', log, unpack(entries))
+      end
       local oldest = call('ZRANGEBYSCORE', log, '(' .. g.cutoff[i], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
       if not oldest then
         call('UNLINK', log)
       else
-        setExtra(log, extra)
+        setExtra(log, extra[i] - (g.cost - g.actual) - (#entries / 2 - 1))
         call('ZADD', log, -1, '~')
         -- The oldest entry may be another one now. See "Expiry".
         call('PEXPIRE', log, format('%.0f', (oldest - now + 2 * g.window[i]) / 1000 + slack), 'GT')
       end
+      moved = moved + g.cost - g.actual
     end
-    removed = removed + units
   end
-  return removed
+  return moved
+end
+
+-- chargeMore charges what a request has cost beyond its charge, and returns the units charged.
+local function chargeMore(g, at, own, extra)
+  local more = g.actual - g.cost
+  local member, members, moved = name(own .. '+', more), {}, 0
+  for i = 1, g.logs do
+    if call('ZSCORE', KEYS[at + i], member) then
+      return 0 -- this was done before
+    end
+    members[i] = call('ZCARD', KEYS[at + i])
+    if members[i] + extra[i] + more > 9007199254740991 then -- numbers beyond this are not exact
+      return 'exactlimit: the log would hold more units than can be counted'
+    end
+  end
+  for i = 1, more > 0 and g.logs or 0 do
+    local log = KEYS[at + i]
+    call('ZADD', log, stamp, member)
+    charged[#charged + 1] = { log, member, members[i] == 0, more > 1 and extra[i] }
+    if more > 1 then
+      setExtra(log, extra[i] + more - 1)
+    end
+    if members[i] == 0 then
+      call('PEXPIRE', log, g.window[i] / 1000 + slack)
+    else
+      call('PEXPIRE', log, 2 * g.window[i] / 1000 + slack, 'GT')
+    end
+    moved = moved + more
+  end
+  return moved
+end
+
+-- settle changes the charge of one request to what it has cost.
+local function settle(g, at)
+  local less = g.actual < g.cost
+  if less and g.requests > 1 and budget <= 0 then
+    return -1 -- before anything, so that no other question finds one log with the units and another without
+  end
+  local own, extra = g.requests > 1 and g.entry .. ':' .. g.place or g.entry, {}
+  for i = 1, g.logs do
+    extra[i] = -(call('ZSCORE', KEYS[at + i], '*') or 0)
+  end
+  return (less and giveBack or chargeMore)(g, at, own, extra)
 end
 
 -- renew moves entries to the present.
 local function renew(g, at)
   local renewed = 0
+  for i = 2, g.logs do
+    call('ZCARD', KEYS[at + i]) -- fails before anything is written
+  end
   for i = 1, g.logs do
     local log, window, entries, ahead = KEYS[at + i], g.window[i], {}, false
     for _, member in ipairs(g.members) do
@@ -559,7 +606,7 @@ groups = groups or { {
   max = { max }, window = { window }, cutoff = { cutoff or format('%.0f', math.max(0, now - window)) },
 } }
 local answers = {
-  one = admit, admit = admit, peek = admit, refund = refund, renew = renew, reset = reset, probe = probe,
+  one = admit, admit = admit, peek = admit, settle = settle, renew = renew, reset = reset, probe = probe,
 }
 
 -- damaged reports whether an error is due to the content of a log: an error of Lua, which has no code, or one about a

@@ -48,6 +48,16 @@ func (l *Log) Renew(admission int, now, window int64) {
 	}
 }
 
+// Settle makes an admission of charged units one that has cost so many. What it has cost beyond its charge counts from
+// now, be the admission there still or not.
+func (l *Log) Settle(admission int, now int64, charged, cost int) {
+	if cost < charged && l.Admitted[admission].Units > 0 {
+		l.Admitted[admission].Units = cost
+	} else if cost > charged {
+		l.Admit(now, cost-charged)
+	}
+}
+
 // Retry returns how long it takes until cost units fit, looking at each moment at which something leaves.
 func (l *Log) Retry(now, window int64, cost, max int) int64 {
 	if l.Fits(now, window, cost, max) {

@@ -32,8 +32,8 @@ var mutants = []struct {
 	},
 	{
 		name: "a retry is counted twice, under another id", file: "core/batch.go",
-		right: `b.args[0], b.args[1] = b.callID, "again"`,
-		wrong: `b.args[0], b.args[1] = b.callID+"x", "again"`,
+		right: `b.args[0], b.args[1] = b.call.id, "again"`,
+		wrong: `b.args[0], b.args[1] = b.call.id+"x", "again"`,
 		fault: "replies_lost", says: "the servers recorded",
 	},
 	{
