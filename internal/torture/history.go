@@ -22,6 +22,8 @@ type Call struct {
 	// Elsewhere marks a denial by another limit of the call. Nothing is known then of this one.
 	Elsewhere bool   `json:"-"`
 	Err       string `json:",omitempty"`
+	// Of a request in flight, when its handler returned, and when it was released.
+	Ends, Ended int64 `json:",omitempty"`
 }
 
 // Redis and Cache are the sources that speak of the log in Redis. Any other has decided without it, perhaps after asking it.

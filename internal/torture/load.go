@@ -28,6 +28,7 @@ type Load struct {
 	Second      core.Limit    // of each call, too, unless its Max is 0
 	Costs       []int         // of which each call has one; 1 if there are none
 	Goroutines  int           // of each process
+	Holds       time.Duration // how long a request is in flight, if the limit is of such, on average
 	Pause       time.Duration // between a goroutine's calls, on average
 	Burst       time.Duration // unless 0, calls begin at multiples of it
 	Policy      core.FailurePolicy
@@ -53,7 +54,11 @@ func keys(n int) []string {
 func (l Load) log(key string) string { return l.logOf(key, l.Limit) }
 
 func (l Load) logOf(key string, limit core.Limit) string {
-	return fmt.Sprintf("%s:{%s}:%s:%dv3", l.Prefix, key, limit.Name, limit.Window.Milliseconds())
+	name := fmt.Sprintf("%s:{%s}:%s:%dv3", l.Prefix, key, limit.Name, limit.Window.Milliseconds())
+	if limit.InFlight {
+		name += "f"
+	}
+	return name
 }
 
 func (l Load) limits() []core.Limit {
@@ -117,7 +122,11 @@ func (l Load) run(ctx context.Context) (seen Seen, err error) {
 				if len(l.Costs) > 0 {
 					cost = l.Costs[random.IntN(len(l.Costs))]
 				}
-				calls[g] = append(calls[g], l.call(limiter, l.Keys[random.IntN(len(l.Keys))], cost))
+				call, d := l.call(limiter, l.Keys[random.IntN(len(l.Keys))], cost)
+				if d.Holds() {
+					l.hold(limiter, &call, d, random)
+				}
+				calls[g] = append(calls[g], call)
 				burn(l.Burn)
 			}
 		})
@@ -133,7 +142,7 @@ func burn(d time.Duration) {
 	}
 }
 
-func (l Load) call(limiter *core.Limiter, key string, cost int) Call {
+func (l Load) call(limiter *core.Limiter, key string, cost int) (Call, core.Decision) {
 	ctx, cancel := context.Background(), func() {}
 	if l.Deadline > 0 {
 		ctx, cancel = context.WithTimeout(ctx, l.Deadline)
@@ -154,7 +163,24 @@ func (l Load) call(limiter *core.Limiter, key string, cost int) Call {
 			call.Err = "not ErrUnavailable: " + call.Err
 		}
 	}
-	return call
+	return call, d
+}
+
+// hold is what a request does while it is in flight: it takes some time, one in eight more than two leases, and is released,
+// some twice.
+func (l Load) hold(limiter *core.Limiter, call *Call, d core.Decision, random *rand.Rand) {
+	holds := time.Duration(random.Int64N(int64(2 * l.Holds)))
+	if random.IntN(8) == 0 {
+		holds += 2 * l.Limit.Window
+	}
+	time.Sleep(holds)
+	call.Ends = time.Now().UnixMicro()
+	for range 1 + random.IntN(2) {
+		if err := limiter.Release(context.Background(), d); err != nil {
+			call.Err = "not released: " + err.Error()
+		}
+	}
+	call.Ended = time.Now().UnixMicro()
 }
 
 // loadEnv makes this test binary a process that is one load until its input ends, and then writes what it saw.
