@@ -390,6 +390,30 @@ func TestLeasesAgreeWithOracle(t *testing.T) {
 	})
 }
 
+// Requests that ask the same in one batch have an entry each, if they are under a limit of requests in flight.
+func TestInFlightIsNotCoalesced(t *testing.T) {
+	redis := newClockedRedis(t)
+	limit, window := InFlight("f", 5, time.Second), PerHour("w", 9)
+	var questions []*question
+	for range 3 {
+		questions = append(questions, redis.question(admit, "ann", 2, window, limit))
+	}
+	redis.ask(t, 0, questions...)
+	for i, q := range questions {
+		d := redis.decision(t, q)
+		require.Equal(t, i < 2, d.Allowed)
+		require.Equal(t, i < 2, d.Holds())
+		if d.Allowed {
+			require.EqualValues(t, 1, d.receipt.granted)
+		}
+	}
+	require.Len(t, redis.entries(t, "ann", limit), 2)
+	redis.release(t, 1, redis.decision(t, questions[0]))
+	require.Len(t, redis.entries(t, "ann", limit), 1)
+	require.Equal(t, 5, redis.peek(t, 1, "ann", window).Remaining)
+	require.Equal(t, 3, redis.peek(t, 1, "ann", limit).Remaining)
+}
+
 // A late grant holds nothing: its caller knows nothing of it, or runs on what was counted in this process.
 func TestLateGrantsHoldNothing(t *testing.T) {
 	for _, policy := range []FailurePolicy{FailLocal, FailOpen, FailClosed} {
