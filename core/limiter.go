@@ -255,7 +255,7 @@ func (l *Limiter) Settle(ctx context.Context, d Decision, cost int) error {
 	case paid.cost == 0:
 		return invalid("the decision has charged nothing: settle those that Allow, AllowN or Wait have admitted")
 	}
-	redis, err := l.madeBy(paid)
+	redis, err := l.madeBy(paid, "settle")
 	windows := d.windows()
 	switch {
 	case err != nil || len(windows) == 0:
@@ -294,7 +294,7 @@ func (l *Limiter) Release(ctx context.Context, d Decision) error {
 	if d.receipt.cost == 0 {
 		return nil
 	}
-	redis, err := l.madeBy(d.receipt)
+	redis, err := l.madeBy(d.receipt, "release")
 	if err != nil || !d.Holds() {
 		return err
 	}
@@ -307,8 +307,9 @@ func (l *Limiter) Release(ctx context.Context, d Decision) error {
 	return nil
 }
 
-// madeBy reports whether the admission with a receipt was made by Redis, or else in this process.
-func (l *Limiter) madeBy(paid receipt) (redis bool, _ error) {
+// madeBy reports whether the admission with a receipt, which a caller wants to do something with, was made by Redis, or
+// else in this process.
+func (l *Limiter) madeBy(paid receipt, do string) (redis bool, _ error) {
 	switch {
 	case l.closed.Load():
 		return false, unavailable(errClosed)
@@ -317,7 +318,7 @@ func (l *Limiter) madeBy(paid receipt) (redis bool, _ error) {
 	case l.redis != nil && paid.store == l.redis.identity:
 		return true, nil
 	}
-	return false, invalid("the decision is another Limiter's: give it to the one that made it")
+	return false, invalid("the decision is another Limiter's: %s it with the one that made it", do)
 }
 
 func limitsOf(states []State) []Limit {

@@ -130,6 +130,14 @@ func app(limiter *core.Limiter) http.Handler {
 	fail := func(c *gin.Context) { _ = c.Error(adaptertest.Status(number("status")(c))) }
 	r.GET("/mapped", failed.Limit(adaptertest.One), fail)
 	r.GET("/mapping", forget, failed.Limit(adaptertest.One), render, fail)
+	settled := func(opts ...ginlimit.Option) *ginlimit.Middleware {
+		return by(ginlimit.ClientIP(), append(opts, ginlimit.Cost(number("cost")), ginlimit.CostAfter(number("actual")))...)
+	}
+	tried := settled(ginlimit.CountOnly(adaptertest.Failed))
+	r.GET("/settled", settled().Limit(adaptertest.Outer), ok)
+	r.GET("/spent", settled().Limit(adaptertest.Tokens), handle)
+	r.GET("/tried", tried.Limit(adaptertest.Tokens), handle)
+	r.GET("/fails", tried.Limit(adaptertest.Tokens), fail)
 	r.GET("/flight", byIP.Limit(adaptertest.Flight), handle)
 	r.GET("/flight/several", byIP.Limit(adaptertest.Flight, adaptertest.Inner), handle)
 	r.GET("/flight/failures", failed.Limit(adaptertest.Flight, adaptertest.Inner), handle)

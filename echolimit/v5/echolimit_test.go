@@ -161,6 +161,14 @@ func app(limiter *core.Limiter) http.Handler {
 	fail := func(c *echo.Context) error { return adaptertest.Status(number("status")(c)) }
 	e.GET("/mapped", fail, failed.Limit(adaptertest.One))
 	e.GET("/mapping", fail, failed.Limit(adaptertest.One), render)
+	settled := func(opts ...echolimit.Option) *echolimit.Middleware {
+		return by(echolimit.ClientIP(), append(opts, echolimit.Cost(number("cost")), echolimit.CostAfter(number("actual")))...)
+	}
+	tried := settled(echolimit.CountOnly(adaptertest.Failed))
+	e.GET("/settled", ok, settled().Limit(adaptertest.Outer))
+	e.GET("/spent", handle, settled().Limit(adaptertest.Tokens))
+	e.GET("/tried", handle, tried.Limit(adaptertest.Tokens))
+	e.GET("/fails", fail, tried.Limit(adaptertest.Tokens))
 	e.GET("/flight", handle, byIP.Limit(adaptertest.Flight))
 	e.GET("/flight/several", handle, byIP.Limit(adaptertest.Flight, adaptertest.Inner))
 	e.GET("/flight/failures", handle, failed.Limit(adaptertest.Flight, adaptertest.Inner))
