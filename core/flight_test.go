@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"slices"
@@ -412,6 +413,29 @@ func TestInFlightIsNotCoalesced(t *testing.T) {
 	require.Len(t, redis.entries(t, "ann", limit), 1)
 	require.Equal(t, 5, redis.peek(t, 1, "ann", window).Remaining)
 	require.Equal(t, 3, redis.peek(t, 1, "ann", limit).Remaining)
+}
+
+// In-process there are no leases: what is held stays for days, whatever its lease and however often the logs are swept.
+func TestInFlightInProcess(t *testing.T) {
+	store, limit, hour := newClockedInProcess(), InFlight("f", 200, time.Second), 3600*second
+	var held []Decision
+	for n := range int64(200) {
+		d := store.allow(t, n/3*hour, "ann", 1, limit)
+		require.True(t, d.Allowed)
+		held = append(held, d)
+		store.sweep(n / 3 * hour)
+	}
+	now := 100 * hour
+	require.False(t, store.allow(t, now, "ann", 1, limit).Allowed)
+	for n, i := range rand.Perm(200) {
+		for range 2 {
+			store.release(t, now, held[i])
+			require.Equal(t, n+1, store.peek(t, now, "ann", limit).Remaining)
+		}
+	}
+	store.sweep(now)
+	require.Nil(t, store.locked("ann", false), "an empty log is forgotten")
+	require.True(t, store.allow(t, now+1, "ann", 200, limit).Allowed)
 }
 
 // A late grant holds nothing: its caller knows nothing of it, or runs on what was counted in this process.
