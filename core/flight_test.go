@@ -165,6 +165,24 @@ func TestWaitForRelease(t *testing.T) {
 	}
 }
 
+// In this process no time passes between a Release and the admission of what waits for it.
+func TestWaitIsWokenByRelease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limiter, err := NewInProcess()
+		require.NoError(t, err)
+		defer limiter.Close()
+		limit := InFlight("f", 1, time.Hour)
+		held, err := limiter.Allow(t.Context(), "ann", limit)
+		require.NoError(t, err)
+		start := time.Now()
+		time.AfterFunc(300*time.Millisecond, func() { limiter.Release(context.Background(), held) })
+		d, err := limiter.Wait(t.Context(), "ann", limit)
+		require.NoError(t, err)
+		require.True(t, d.Allowed)
+		require.Equal(t, 300*time.Millisecond, time.Since(start), "on a clock that stands still otherwise")
+	})
+}
+
 // renewals is a Redis that only notes what is renewed, and when.
 type renewals struct {
 	mu    sync.Mutex
@@ -240,17 +258,23 @@ func TestLeasesAreRenewedInTime(t *testing.T) {
 		redis.mu.Lock()
 		redis.away = true
 		redis.mu.Unlock()
-		time.Sleep(time.Minute)
-		redis.mu.Lock()
-		redis.away = false
-		redis.mu.Unlock()
-		time.Sleep(6 * time.Second) // a twelfth of the longest, and a little
-		check()
+		for n := range 4 {
+			time.Sleep(time.Minute + time.Duration(n)*5*time.Second)
+			redis.mu.Lock()
+			redis.away = false
+			redis.mu.Unlock()
+			time.Sleep(6 * time.Second) // a twelfth of the longest, and a little
+			check()
+			redis.mu.Lock()
+			redis.away = true
+			redis.mu.Unlock()
+		}
 
 		for n := range 300 {
 			assert.True(t, leases.end(paid(n)))
 			assert.False(t, leases.end(paid(n)))
 		}
+		synctest.Wait()
 		before := called()
 		time.Sleep(time.Hour)
 		assert.Equal(t, before, called())
@@ -426,6 +450,7 @@ func TestInFlightInProcess(t *testing.T) {
 		store.sweep(n / 3 * hour)
 	}
 	now := 100 * hour
+	store.sweep(now)
 	require.False(t, store.allow(t, now, "ann", 1, limit).Allowed)
 	for n, i := range rand.Perm(200) {
 		for range 2 {
@@ -449,9 +474,9 @@ func TestLateGrantsHoldNothing(t *testing.T) {
 			first := <-g.came
 			o.wait(t)
 			first.pass <- nil
-			refund := <-g.came
-			assert.Contains(t, refund.words, "settle")
-			refund.pass <- nil
+			release := g.next()
+			assert.Contains(t, release.words, "settle")
+			release.pass <- nil
 			kept := 2 // since the request goes on
 			if policy == FailClosed {
 				kept = 0
@@ -482,6 +507,17 @@ func (l *Limiter) inProcessPeek(key string, limits ...Limit) (d Decision, err er
 	return d, nil
 }
 
+// next returns the next call at the gate.
+func (g gated) next() *gatedCall {
+	select {
+	case call := <-g.came:
+		return call
+	case <-time.After(10 * time.Second):
+		require.Fail(g, "no call comes")
+		return nil
+	}
+}
+
 // A release whose caller leaves is not lost: the limiter goes on trying.
 func TestReleaseGoesOn(t *testing.T) {
 	g := newGated(t, 5)
@@ -497,7 +533,7 @@ func TestReleaseGoesOn(t *testing.T) {
 	require.ErrorIs(t, <-left, ErrUnavailable)
 	require.NoError(t, g.limiter.Release(context.Background(), o.Decision), "it asks nothing")
 	lost.pass <- errors.New("lost")
-	again := <-g.came
+	again := g.next()
 	assert.Contains(t, again.words, "settle")
 	again.pass <- nil
 	require.Eventually(t, func() bool {

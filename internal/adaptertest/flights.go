@@ -86,7 +86,7 @@ func flyingStreams(t *testing.T, app App) {
 			<-ended
 			assert.Equal(t, 1, flying(t, limiter, "127.0.0.1"))
 			fourth := get()
-			assert.Equal(t, http.StatusOK, fourth.StatusCode)
+			require.Equal(t, http.StatusOK, fourth.StatusCode)
 			assert.Equal(t, 1, charged(t, limiter, "127.0.0.1"))
 			for _, response := range []*http.Response{second, fourth} {
 				require.NoError(t, response.Body.Close())

@@ -455,7 +455,7 @@ func (s *scene) forgotten(old, master *redistest.Server) {
 // inFlight has requests that take longer than their leases and are released once or twice, while replies and requests are
 // lost, and the network is cut for less than a lease.
 func inFlight(s *scene) {
-	s.Limit, s.Keys, s.Costs = core.InFlight("flight", 12, time.Second), keys(2), []int{1, 1, 2, 3}
+	s.Limit, s.Keys, s.Costs = core.InFlight("flight", 12, 2*time.Second), keys(2), []int{1, 1, 2, 3}
 	s.Policy, s.Timeout, s.Goroutines, s.Pause, s.Burst, s.Holds = core.FailClosed, 5*time.Second, 12, 3*ms, 0, 20*ms
 	server := appendOnly(s)
 	client := server.Client(s)
@@ -475,7 +475,7 @@ func inFlight(s *scene) {
 	}
 	denied := 0
 	for _, call := range f.Calls {
-		if call.Ends-call.Came > 2*s.Limit.Window.Microseconds() {
+		if call.Ends-call.Came > s.Limit.Window.Microseconds() {
 			long++
 		}
 		if !call.Allowed {

@@ -166,12 +166,12 @@ func (l Load) call(limiter *core.Limiter, key string, cost int) (Call, core.Deci
 	return call, d
 }
 
-// hold is what a request does while it is in flight: it takes some time, one in eight more than two leases, and is released,
+// hold is what a request does while it is in flight: it takes some time, one in eight more than a lease, and is released,
 // some twice.
 func (l Load) hold(limiter *core.Limiter, call *Call, d core.Decision, random *rand.Rand) {
 	holds := time.Duration(random.Int64N(int64(2 * l.Holds)))
 	if random.IntN(8) == 0 {
-		holds += 2 * l.Limit.Window
+		holds += l.Limit.Window * 5 / 4
 	}
 	time.Sleep(holds)
 	call.Ends = time.Now().UnixMicro()
