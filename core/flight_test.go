@@ -255,19 +255,17 @@ func TestLeasesAreRenewedInTime(t *testing.T) {
 		}
 		assert.Less(t, called(), 77*8*(2+1+1), "100 are renewed by two calls at most, every third to fourth of a lease")
 
-		redis.mu.Lock()
-		redis.away = true
-		redis.mu.Unlock()
-		for n := range 4 {
-			time.Sleep(time.Minute + time.Duration(n)*5*time.Second)
+		away := func(away bool) {
 			redis.mu.Lock()
-			redis.away = false
-			redis.mu.Unlock()
+			defer redis.mu.Unlock()
+			redis.away = away
+		}
+		for n := range 4 {
+			away(true)
+			time.Sleep(time.Minute + time.Duration(n)*5*time.Second)
+			away(false)
 			time.Sleep(6 * time.Second) // a twelfth of the longest, and a little
 			check()
-			redis.mu.Lock()
-			redis.away = true
-			redis.mu.Unlock()
 		}
 
 		for n := range 300 {
