@@ -29,6 +29,9 @@ type Limit struct {
 // leases end, and not after that, although some may still be under way. So a short lease costs calls to Redis, and a long
 // one keeps clients waiting after a crash; 30 seconds suits most. It is at least a second.
 //
+// A request of a cost n takes n of max. Where costs are something else, such as tokens, ask for the requests in flight in
+// a call of its own, in an adapter by a Middleware of its own.
+//
 // Limits of the same name and lease share their log, as with windows, but never with a limit that is not InFlight.
 func InFlight(name string, max int, lease time.Duration) Limit {
 	return Limit{Name: name, Max: max, Window: lease, InFlight: true}

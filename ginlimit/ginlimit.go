@@ -108,6 +108,8 @@ func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
 
 // Limit makes a handler that admits requests under all of limits: on an engine, a group or a route. It panics if the
 // limits make no sense, as core.Validate says.
+//
+// A request under a limit that is core.InFlight counts in it until its handler has returned or panicked.
 func (m *Middleware) Limit(limits ...core.Limit) gin.HandlerFunc {
 	return m.handler(httplimit.Fixed[*gin.Context](limits))
 }

@@ -45,6 +45,21 @@ func onRedis(t *testing.T, prefix string) *core.Limiter {
 	return limiter
 }
 
+// tell and hear are what handlers do with channels: no longer than until the test has ended, which may have failed.
+func tell(t *testing.T, c chan<- bool) {
+	select {
+	case c <- true:
+	case <-t.Context().Done():
+	}
+}
+
+func hear(t *testing.T, c <-chan bool) {
+	select {
+	case <-c:
+	case <-t.Context().Done():
+	}
+}
+
 // flyingStreams has clients leave streams. One counts until its handler has noticed and returned, and others are told to
 // come back in a second.
 func flyingStreams(t *testing.T, app App) {
@@ -55,14 +70,14 @@ func flyingStreams(t *testing.T, app App) {
 			server, client := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				handler.ServeHTTP(w, r)
 				if w.Header().Get("Retry-After") == "" {
-					ended <- true
+					tell(t, ended)
 				}
 			}), protocol, func(w http.ResponseWriter, r *http.Request) {
 				io.WriteString(w, "event\n")
 				assert.NoError(t, http.NewResponseController(w).Flush())
 				<-r.Context().Done()
-				left <- true
-				<-ends
+				tell(t, left)
+				hear(t, ends)
 			})
 			get := func() *http.Response {
 				response, err := client.Get(server + "/flight/several")
@@ -106,10 +121,10 @@ func flyingUpgrades(t *testing.T, app App) {
 	handler := app(limiter)
 	server, client := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handler.ServeHTTP(w, r)
-		ended <- true
+		tell(t, ended)
 	}), "HTTP/1.1", func(w http.ResponseWriter, _ *http.Request) {
 		Upgrade(w)
-		<-ends
+		hear(t, ends)
 	})
 	for range Flight.Max + 1 {
 		response, err := client.Get(server + "/flight")
