@@ -75,7 +75,10 @@ func flyingStreams(t *testing.T, app App) {
 			}), protocol, func(w http.ResponseWriter, r *http.Request) {
 				io.WriteString(w, "event\n")
 				assert.NoError(t, http.NewResponseController(w).Flush())
-				<-r.Context().Done()
+				select {
+				case <-r.Context().Done():
+				case <-t.Context().Done():
+				}
 				tell(t, left)
 				hear(t, ends)
 			})
