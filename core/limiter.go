@@ -102,9 +102,9 @@ func Connect(url string, opts ...Option) (*Limiter, error) {
 // development and for tests. An error wraps ErrInvalid, or is the meter provider's.
 //
 // An admitted request takes 4 to 16 bytes until it leaves the window, twice that if the window is longer than 71
-// minutes. In a log with requests that cost more than one unit, or of whose requests in one microsecond some were given
-// back, each takes 16 to 64 bytes more. A request takes the same whatever it costs, and a refunded one takes nothing. A
-// key takes about 200 bytes while it has any.
+// minutes. In a log with requests that cost more than one unit or are settled, or of whose requests in one microsecond
+// some were given back, each takes 16 to 64 bytes more. A request takes the same whatever it costs, twice that if it has
+// cost more than it was charged first, and nothing once it is refunded. A key takes about 200 bytes while it has any.
 func NewInProcess(opts ...Option) (*Limiter, error) {
 	c, err := configure(opts)
 	if err != nil {
@@ -188,11 +188,11 @@ func (l *Limiter) DryRun() *Limiter {
 	return &other
 }
 
-// Provisional returns a view of l for requests whose charge is often given back, by Refund. From the first charge that
-// this view makes to a log until the log is empty, no instance remembers that the log is full, so a request is admitted as
-// soon as there is room, whichever instance has given units back. Each denial is then a call to Redis. A log of which units
-// have been given back is treated the same way; without Provisional, other instances notice the first Refund after the time
-// that WithDenialCache sets.
+// Provisional returns a view of l for requests whose charge is often given back, by Settle or Refund. From the first
+// charge that this view makes to a log until the log is empty, no instance remembers that the log is full, so a request
+// is admitted as soon as there is room, whichever instance has given units back. Each denial is then a call to Redis. A
+// log of which units have been given back is treated the same way; without Provisional, other instances notice the first
+// time after as long as WithDenialCache sets.
 func (l *Limiter) Provisional() *Limiter {
 	other := *l
 	other.provisional = true

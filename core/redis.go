@@ -221,8 +221,8 @@ func (r *redisLogs) giveBack(q *question) {
 	go r.refundLater(r.receipt(q), q.limits)
 }
 
-// refundLater gives back what was charged, and tries again after each error, since the circuit breaker may still be open after a late
-// answer. It gives up after about half a minute; the charge then stays until it expires.
+// refundLater gives back what was charged, and tries again after each error, since the circuit breaker may still be open
+// after a late answer. It gives up after about half a minute; the charge then stays until it expires.
 func (r *redisLogs) refundLater(paid receipt, limits []Limit) {
 	for pause := time.Millisecond; pause < 20*time.Second; pause *= 2 {
 		if r.settle(context.Background(), paid, 0, limits) == nil {
