@@ -22,6 +22,8 @@ var faults = []struct {
 }{
 	{"none", none},
 	{"none, several limits", severalLimits},
+	{"replies lost, of calls that cost more in the end", settled(chance(Faults{Command: "EVALSHA", LoseReply: 0.02}), 100, 110, 150, 400)},
+	{"replies lost, of calls that cost more or less in the end", settled(chance(Faults{Command: "EVALSHA", LoseReply: 0.02}), 0, 0, 30, 100, 200)},
 	{"replies lost", chance(Faults{Command: "EVALSHA", LoseReply: 0.02})},
 	{"replies lost, of requests that cost 1", light(chance(Faults{Command: "EVALSHA", LoseReply: 0.02}))},
 	{"requests lost", chance(Faults{Command: "EVALSHA", LoseRequest: 0.02})},
@@ -119,6 +121,15 @@ func chance(f Faults) func(*scene) {
 		if !delays {
 			assert.Zero(s, h.unknown(), "a call is made again within its time: %v", h.errors())
 		}
+	}
+}
+
+// settled is a fault under a load whose calls turn out to cost one of some percentages of what they were charged, which
+// both of their limits are charged.
+func settled(play func(*scene), percentages ...int) func(*scene) {
+	return func(s *scene) {
+		s.Settled, s.Second = percentages, core.Limit{Name: "second", Max: 5_000_000, Window: 700 * ms}
+		play(s)
 	}
 }
 
