@@ -128,7 +128,8 @@ func chance(f Faults) func(*scene) {
 func costMore(play func(*scene)) func(*scene) {
 	return func(s *scene) {
 		s.Settled = []int{100, 110, 150, 400}
-		s.Limit.Window, s.Limit.Max = 2*s.Limit.Window, 2*s.Limit.Max // since calls that settle are made again
+		// A call that settles is made again only within half of a window, as one that admits: see lengthen.
+		s.Limit.Window, s.Limit.Max = 2*s.Limit.Window, 2*s.Limit.Max
 		play(s)
 	}
 }
