@@ -53,9 +53,9 @@
 --         expire a window from now. If the clock steps forward, entries expire earlier by as much.
 -- Retry   A call that is sent again, with "again", grants what the earlier attempt has granted and charges nothing
 --         twice, as long as the entries of that attempt have not expired. If it overtakes the earlier attempt, that one
---         charges nothing twice either, if as many requests fit as before. What a short reply says of a log may be a
---         round trip old. If the units of a log are not known, its remaining is 0. A settle that is sent again, with
---         or without "again", is one that is repeated.
+--         charges nothing twice either, if as many requests fit as before, and units of none of them were given back
+--         meanwhile. What a short reply says of a log may be a round trip old. If the units of a log are not known, its
+--         remaining is 0. A settle that is sent again, with or without "again", is one that is repeated.
 -- Time    A call has a budget, so that it never occupies the server for long: 1000 less 7 for each key, and at least
 --         100. Reading or removing an entry takes 1, moving it to the present 2, cleaning a log 8 (but 0 if it is
 --         done before any function is made), and giving back 1 for each request of the entry. Once the budget is
