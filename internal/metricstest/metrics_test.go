@@ -46,17 +46,14 @@ func reader() (*metric.MeterProvider, func(t *testing.T) map[string]float64) {
 				assert.NotEmpty(t, m.Unit, m.Name)
 				switch data := m.Data.(type) {
 				case metricdata.Sum[int64]:
-					assert.True(t, data.IsMonotonic, m.Name)
+					current := m.Name == "exactlimit.redis.open_breakers" || m.Name == "exactlimit.denial_cache.size"
+					assert.Equal(t, !current, data.IsMonotonic, m.Name)
 					for _, p := range data.DataPoints {
 						series[name(m.Name, p.Attributes.MarshalLog())] = float64(p.Value)
 					}
 				case metricdata.Sum[float64]:
 					for _, p := range data.DataPoints {
 						series[name(m.Name, p.Attributes.MarshalLog())] = p.Value
-					}
-				case metricdata.Gauge[int64]:
-					for _, p := range data.DataPoints {
-						series[name(m.Name, p.Attributes.MarshalLog())] = float64(p.Value)
 					}
 				case metricdata.Histogram[float64]:
 					for _, p := range data.DataPoints {
@@ -114,8 +111,11 @@ func TestDecisions(t *testing.T) {
 		"exactlimit.decisions{limit=login,outcome=denied,source=in-process}":  2,
 		"exactlimit.decisions{limit=login,outcome=dry_run,source=in-process}": 3,
 		"exactlimit.decisions{limit=site,outcome=allowed,source=in-process}":  1,
+		"exactlimit.decisions{limit=site,outcome=denied,source=in-process}":   0,
+		"exactlimit.decisions{limit=site,outcome=dry_run,source=in-process}":  0,
 		"exactlimit.decisions.near_limit{limit=login}":                        2, // the ninth, which leaves one, and the tenth
 		"exactlimit.decisions.near_limit{limit=site}":                         0,
+		"exactlimit.exempt":                                                   0,
 	}, collect(t))
 
 	// Names without end, as a LimitFunc may make them, do not fill the memory.
@@ -124,11 +124,11 @@ func TestDecisions(t *testing.T) {
 		require.NoError(t, err)
 	}
 	series := collect(t)
-	assert.Less(t, len(series), 2*1010)
+	assert.Less(t, len(series), 4*1010)
 	assert.Greater(t, series["exactlimit.decisions{limit=other,outcome=allowed,source=in-process}"], 900.0)
 
 	require.NoError(t, limiter.Close())
-	assert.Empty(t, collect(t), "a closed limiter tells nothing")
+	assert.Equal(t, series, collect(t), "a closed limiter keeps its counts, so that no sum falls")
 }
 
 // An exempt request is no decision, and is counted on its own, without the name of a limit that it might have had.
@@ -180,28 +180,52 @@ func TestRedis(t *testing.T) {
 		_, err := limiter.Allow(ctx, "ann", limit)
 		require.NoError(t, err)
 	}
-	series := collect(t)
 	assert.Equal(t, map[string]float64{
 		"exactlimit.decisions{limit=a,outcome=allowed,source=redis}":       2,
+		"exactlimit.decisions{limit=a,outcome=denied,source=redis}":        0,
 		"exactlimit.decisions{limit=a,outcome=denied,source=denial-cache}": 3,
+		"exactlimit.decisions{limit=a,outcome=allowed,source=in-process}":  0,
+		"exactlimit.decisions{limit=a,outcome=denied,source=in-process}":   0,
 		"exactlimit.decisions.near_limit{limit=a}":                         1,
+		"exactlimit.exempt":                                                0,
 		"exactlimit.redis.call.duration":                                   2,
 		"exactlimit.redis.call.requests":                                   2,
 		"exactlimit.redis.call.requests sum":                               2,
+		"exactlimit.redis.timeouts":                                        0,
+		"exactlimit.redis.open_breakers":                                   0,
 		"exactlimit.denial_cache.size":                                     1,
-		"exactlimit.outage.links":                                          0,
 		"exactlimit.outage.duration":                                       0,
-	}, series)
+	}, collect(t))
+
+	// The views of other policies expect other outcomes.
+	failOpen, failClosed := limiter.OnFailure(core.FailOpen), limiter.OnFailure(core.FailClosed)
+	series := collect(t)
+	for _, expected := range []string{
+		"exactlimit.decisions{limit=a,outcome=allowed,source=fail-open}",
+		"exactlimit.decisions{limit=a,outcome=unavailable,source=none}",
+	} {
+		assert.Contains(t, series, expected)
+		assert.Zero(t, series[expected])
+	}
 	server.Kill()
-	_, err = limiter.OnFailure(core.FailOpen).Allow(ctx, "bob", limit)
+	_, err = failOpen.Allow(ctx, "bob", limit)
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return collect(t)["exactlimit.outage.links"] == 1 }, 10*time.Second, time.Millisecond)
+	_, err = failClosed.Allow(ctx, "bob", limit)
+	require.ErrorIs(t, err, core.ErrUnavailable)
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	_, err = failClosed.Allow(gone, "bob", limit) // which is no failure of Redis
+	require.ErrorIs(t, err, context.Canceled)
+	require.Eventually(t, func() bool { return collect(t)["exactlimit.redis.open_breakers"] == 1 },
+		10*time.Second, time.Millisecond)
 	series = collect(t)
 	assert.Positive(t, series["exactlimit.outage.duration"])
 	assert.Positive(t, series["exactlimit.redis.call.duration{type=connection}"])
 	assert.Equal(t, 1.0, series["exactlimit.decisions{limit=a,outcome=allowed,source=fail-open}"])
+	assert.Equal(t, 1.0, series["exactlimit.decisions{limit=a,outcome=unavailable,source=none}"])
 	require.NoError(t, server.Start())
-	require.Eventually(t, func() bool { return collect(t)["exactlimit.outage.links"] == 0 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return collect(t)["exactlimit.redis.open_breakers"] == 0 },
+		10*time.Second, 10*time.Millisecond)
 }
 
 // A Redis that was never there is away too.
@@ -212,9 +236,10 @@ func TestNoRedis(t *testing.T) {
 	limiter, err := core.Connect(server.URL(), core.WithMeterProvider(provider), core.WithLogger(slog.New(slog.DiscardHandler)))
 	require.NoError(t, err)
 	defer limiter.Close()
-	assert.Equal(t, 1.0, collect(t)["exactlimit.outage.links"])
+	assert.Equal(t, 1.0, collect(t)["exactlimit.redis.open_breakers"])
 	require.NoError(t, server.Start())
-	require.Eventually(t, func() bool { return collect(t)["exactlimit.outage.links"] == 0 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return collect(t)["exactlimit.redis.open_breakers"] == 0 },
+		10*time.Second, 10*time.Millisecond)
 }
 
 // Calls that Redis rejects are told apart by the code of the error.
@@ -258,7 +283,7 @@ func TestPrometheus(t *testing.T) {
 		`exactlimit_exempt_total{`,
 		`exactlimit_decisions_near_limit_total{exactlimit_limit="login"`,
 		`exactlimit_redis_call_duration_seconds_bucket{`,
-		`exactlimit_outage_links{`,
+		`exactlimit_redis_open_breakers{`,
 		`exactlimit_outage_duration_seconds_total{`,
 		`exactlimit_denial_cache_size{`,
 	} {
