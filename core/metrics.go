@@ -12,26 +12,29 @@ import (
 	"github.com/exactlimit/exactlimit/internal/dispatch"
 )
 
-// WithMeterProvider has the Limiter report metrics through an OpenTelemetry meter provider. Without it, nothing is measured.
+// WithMeterProvider has the Limiter report metrics through an OpenTelemetry meter provider. Without it, nothing is
+// measured.
 //
 //	exactlimit.decisions             {decision}  by exactlimit.limit, exactlimit.outcome and exactlimit.source
 //	exactlimit.decisions.near_limit  {decision}  admissions that leave less than a fifth of Max, by exactlimit.limit
 //	exactlimit.exempt                {request}   that adapters admitted without a decision, by their option Exempt
-//	exactlimit.redis.call.duration   s           of each call to Redis; of a failed one by error.type: a code, or "connection"
+//	exactlimit.redis.call.duration   s           of each call; of a failed one by error.type: a code or "connection"
 //	exactlimit.redis.call.requests   {request}   in each call
 //	exactlimit.redis.timeouts        {request}   that Redis did not decide in time
 //	exactlimit.redis.open_breakers   {breaker}   circuit breakers open now: 1 for one Redis, up to 32 for Redis Cluster
 //	exactlimit.denial_cache.size     {denial}    denials remembered now
 //	exactlimit.outage.duration       s           time in which a circuit breaker was open
 //
-// The outcome is allowed or denied, dry_run for a denial that a dry run let pass, or unavailable where Redis failed under
-// FailClosed. The source is that of Source.String: "none" for unavailable, "denial-cache" for a denial that took no call. A
-// call under several limits counts once, for the limit that decided, or for the first if it is unavailable. A limit's name
-// appears with its first decision, with counts of 0 for everything else that may happen to it, and all other counts start
-// at 0 with the Limiter. Names beyond the first thousand are counted as "other". No attribute ever holds a key.
+// The outcome is allowed or denied, dry_run for a denial that a dry run let pass, or unavailable where Redis failed
+// under FailClosed. The source is that of Source.String: "none" for unavailable, "denial-cache" for a denial that
+// took no call. A call under several limits counts once, for the limit that decided, or for the first if it is
+// unavailable. A limit's name appears with its first decision, with counts of 0 for everything else that may happen
+// to it, and all other counts start at 0 with the Limiter. Names beyond the first thousand are counted as "other". No
+// attribute ever holds a key.
 //
-// Limiters may share a provider: each metric is then their sum. A closed Limiter stays in it with what it has counted, so
-// that no count falls. The Limiter's own goroutines use the provider too, so if it panics, the process ends.
+// Limiters may share a provider: each metric is then their sum. A closed Limiter stays in it with what it has
+// counted, so that no count falls. The Limiter's own goroutines use the provider too, so if it panics, the process
+// ends.
 func WithMeterProvider(provider metric.MeterProvider) Option {
 	return func(c *config) error {
 		if provider == nil {
@@ -42,7 +45,8 @@ func WithMeterProvider(provider metric.MeterProvider) Option {
 	}
 }
 
-// metrics holds what a Limiter and its views have counted, for the meter provider to collect, and records calls to Redis.
+// metrics holds what a Limiter and its views have counted, for the meter provider to collect, and records calls to
+// Redis.
 //
 // Several Limiters may observe the same instruments. OpenTelemetry's SDK adds what they observe of counters, and of
 // UpDownCounters. Of gauges it would keep the last value, so there are none.
@@ -88,8 +92,8 @@ const sources = int(SourceFailOpen) + 1
 // cellOf returns the index of the cell that counts an outcome by a source.
 func cellOf(o outcome, s Source) int { return int(o)*sources + int(s) }
 
-// counts is what was counted under one limit. A cell's counter is spread over the processors, so it is made when it first
-// counts something.
+// counts is what was counted under one limit. A cell's counter is spread over the processors, so it is made when it
+// first counts something.
 type counts struct {
 	cells      [outcomes * sources]atomic.Pointer[xsync.Counter]
 	attributes [outcomes * sources]metric.ObserveOption
@@ -181,8 +185,8 @@ func newMetrics(meter metric.Meter, onRedis bool) (*metrics, error) {
 // observe sets where the state of Redis comes from.
 func (m *metrics) observe(redis func() redisState) { m.redis.Store(&redis) }
 
-// expect has those cells exported as 0 in which a Limiter that fails in the given way may count before long. Prometheus does
-// not see the increase of a series that begins above 0.
+// expect has those cells exported as 0 in which a Limiter that fails in the given way may count before long.
+// Prometheus does not see the increase of a series that begins above 0.
 func (m *metrics) expect(policy FailurePolicy, dryRun bool) {
 	if m == nil {
 		return
@@ -210,8 +214,8 @@ func (m *metrics) expect(policy FailurePolicy, dryRun bool) {
 	m.expected.Or(cells)
 }
 
-// CountExempt enters a request that passes without a decision in the metric exactlimit.exempt. It is for adapters, which
-// know that a request is exempt before they know its limits.
+// CountExempt enters a request that passes without a decision in the metric exactlimit.exempt. It is for adapters,
+// which know that a request is exempt before they know its limits.
 func (l *Limiter) CountExempt(ctx context.Context) {
 	if l.metrics != nil {
 		l.metrics.exempt.Add(ctx, 1)

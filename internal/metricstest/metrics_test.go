@@ -1,5 +1,5 @@
-// Package metricstest tests the metrics of package core with OpenTelemetry's SDK and its exporter for Prometheus. It is a
-// module of its own, so that neither is a dependency of who uses exactlimit.
+// Package metricstest tests the metrics of package core with OpenTelemetry's SDK and its exporter for Prometheus. It
+// is a module of its own, so that neither is a dependency of who uses exactlimit.
 package metricstest
 
 import (
@@ -28,8 +28,8 @@ import (
 
 func TestMain(m *testing.M) { redistest.Main(m) }
 
-// reader returns a provider and what collects from it: each series as "name{attributes}", with its value, or its count where
-// it is a histogram.
+// reader returns a provider and what collects from it: each series as "name{attributes}", with its value, or its
+// count where it is a histogram.
 func reader() (*metric.MeterProvider, func(t *testing.T) map[string]float64) {
 	reader := metric.NewManualReader()
 	return metric.NewMeterProvider(metric.WithReader(reader)), func(t *testing.T) map[string]float64 {
@@ -111,7 +111,7 @@ func TestDecisions(t *testing.T) {
 		"exactlimit.decisions{limit=site,outcome=allowed,source=in-process}":  1,
 		"exactlimit.decisions{limit=site,outcome=denied,source=in-process}":   0,
 		"exactlimit.decisions{limit=site,outcome=dry_run,source=in-process}":  0,
-		"exactlimit.decisions.near_limit{limit=login}":                        2, // the ninth, which leaves one, and the tenth
+		"exactlimit.decisions.near_limit{limit=login}":                        2, // the last two
 		"exactlimit.decisions.near_limit{limit=site}":                         0,
 		"exactlimit.exempt": 0,
 	}, collect(t))
@@ -231,7 +231,8 @@ func TestNoRedis(t *testing.T) {
 	server := redistest.Start(t)
 	server.Kill()
 	provider, collect := reader()
-	limiter, err := core.Connect(server.URL(), core.WithMeterProvider(provider), core.WithLogger(slog.New(slog.DiscardHandler)))
+	limiter, err := core.Connect(server.URL(), core.WithMeterProvider(provider),
+		core.WithLogger(slog.New(slog.DiscardHandler)))
 	require.NoError(t, err)
 	defer limiter.Close()
 	assert.Equal(t, 1.0, collect(t)["exactlimit.redis.open_breakers"])
@@ -244,7 +245,8 @@ func TestNoRedis(t *testing.T) {
 func TestRejections(t *testing.T) {
 	server := redistest.Start(t, "min-replicas-to-write 1")
 	provider, collect := reader()
-	limiter, err := core.Connect(server.URL(), core.WithMeterProvider(provider), core.WithLogger(slog.New(slog.DiscardHandler)))
+	limiter, err := core.Connect(server.URL(), core.WithMeterProvider(provider),
+		core.WithLogger(slog.New(slog.DiscardHandler)))
 	require.NoError(t, err)
 	defer limiter.Close()
 	_, err = limiter.Allow(context.Background(), "ann", core.PerHour("a", 2))
@@ -260,7 +262,8 @@ func TestPrometheus(t *testing.T) {
 	exporter, err := otelprometheus.New(otelprometheus.WithRegisterer(registry))
 	require.NoError(t, err)
 	server := redistest.Start(t)
-	limiter, err := core.Connect(server.URL(), core.WithMeterProvider(metric.NewMeterProvider(metric.WithReader(exporter))),
+	provider := metric.NewMeterProvider(metric.WithReader(exporter))
+	limiter, err := core.Connect(server.URL(), core.WithMeterProvider(provider),
 		core.WithLogger(slog.New(slog.DiscardHandler)))
 	require.NoError(t, err)
 	defer limiter.Close()
@@ -304,8 +307,8 @@ func TestMeasuringDoesNotAllocate(t *testing.T) {
 	assert.Zero(t, testing.AllocsPerRun(10_000, func() { limiter.Allow(ctx, "ann", limit) }))
 }
 
-// BenchmarkMeasured has a limiter with metrics and one without take turns, and reports the medians, in nanoseconds, and their
-// ratio.
+// BenchmarkMeasured has a limiter with metrics and one without take turns, and reports the medians, in nanoseconds,
+// and their ratio.
 func BenchmarkMeasured(b *testing.B) {
 	provider, _ := reader()
 	plain, err := core.NewInProcess()

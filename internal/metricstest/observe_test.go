@@ -5,10 +5,14 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -36,7 +40,8 @@ func newService(t *testing.T, redis *redistest.Server) *service {
 }
 
 func connect(t *testing.T, i *instance, url string) *core.Limiter {
-	limiter, err := core.Connect(url, core.WithMeterProvider(i.provider), core.WithLogger(slog.New(slog.DiscardHandler)))
+	limiter, err := core.Connect(url, core.WithMeterProvider(i.provider),
+		core.WithLogger(slog.New(slog.DiscardHandler)))
 	require.NoError(t, err)
 	t.Cleanup(func() { limiter.Close() })
 	return limiter
@@ -87,8 +92,8 @@ func (i *instance) now(t *testing.T) map[string]float64 {
 	return sums
 }
 
-// Each query of the dashboard, the rules and the README has a result, after everything has happened once, and selects only
-// series that the limiter exports. Those of the README are in one of the files.
+// Each query of the dashboard, the rules and the README has a result, after everything has happened once, and selects
+// only series that the limiter exports. Those of the README are in one of the files.
 func TestQueries(t *testing.T) {
 	s := newService(t, redistest.Start(t))
 	var p server
@@ -110,7 +115,7 @@ func TestQueries(t *testing.T) {
 		queries[normal(t, rule.Expr)] = rule.Alert
 	}
 	for _, expr := range documented(t) {
-		assert.Contains(t, queries, normal(t, expr), "the README's query is neither in alerts.yaml nor in dashboard.json")
+		assert.Contains(t, queries, normal(t, expr), "a query of the README is in no file")
 	}
 	for expr, where := range queries {
 		parsed, err := parser.ParseExpr(expr)
@@ -122,6 +127,35 @@ func TestQueries(t *testing.T) {
 			return nil
 		})
 	}
+}
+
+// The README names each metric and label that the limiter exports, and no others.
+func TestDocumentedNames(t *testing.T) {
+	s := newService(t, redistest.Start(t))
+	s.use()
+	s.fail(t)
+	var p server
+	p.scrape(t, s.instance, 0)
+	histogram := regexp.MustCompile("(_redis_call_.*)_(bucket|sum|count)$")
+	exported := map[string]bool{}
+	for _, series := range p.series {
+		for _, label := range series.labels {
+			if label.Name == "__name__" {
+				exported[histogram.ReplaceAllString(label.Value, "$1")] = true
+			} else if strings.HasPrefix(label.Name, "exactlimit_") || label.Name == "error_type" {
+				exported[label.Name] = true
+			}
+		}
+	}
+	delete(exported, "target_info")
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	named := map[string]bool{}
+	names := regexp.MustCompile("`(exactlimit_[a-z_]+|error_type)[`{]")
+	for _, match := range names.FindAllStringSubmatch(string(readme), -1) {
+		named[match[1]] = true
+	}
+	assert.Equal(t, exported, named)
 }
 
 // The panels show what has happened.
@@ -181,7 +215,8 @@ func TestShortOutage(t *testing.T) {
 	}
 	assert.Equal(t, []string{`{exactlimit_limit="login", job="api"}`}, alerting(t, p, "Unavailable"))
 	assert.Equal(t, []string{
-		`{exactlimit_limit="new", job="api"}`, `{exactlimit_limit="page", job="api"}`, `{exactlimit_limit="search", job="api"}`,
+		`{exactlimit_limit="new", job="api"}`, `{exactlimit_limit="page", job="api"}`,
+		`{exactlimit_limit="search", job="api"}`,
 	}, alerting(t, p, "DecidedWithoutRedis"))
 }
 
@@ -210,8 +245,8 @@ func TestRedisNeverThere(t *testing.T) {
 	assert.Equal(t, []string{"DecidedWithoutRedis", "RedisAway", "Unavailable"}, p.firing(t, 2*time.Minute))
 }
 
-// The values of limiters with one provider are added, whichever of them is away from its Redis, and closing one takes nothing
-// from what the others have counted.
+// The values of limiters with one provider are added, whichever of them is away from its Redis, and closing one takes
+// nothing from what the others have counted.
 func TestTwoLimiters(t *testing.T) {
 	for name, firstFails := range map[string]bool{"the first fails": true, "the second fails": false} {
 		t.Run(name, func(t *testing.T) {
@@ -255,7 +290,8 @@ func TestTwoLimiters(t *testing.T) {
 	}
 }
 
-// A limiter without Redis decides in-process, and no alert takes that for an outage. A client that leaves is no failure.
+// A limiter without Redis decides in-process, and no alert takes that for an outage. A client that leaves is no
+// failure.
 func TestNoFailure(t *testing.T) {
 	i := newInstance(t, "a")
 	limiter, err := core.NewInProcess(core.WithMeterProvider(i.provider), core.OnFailure(core.FailClosed))
@@ -281,5 +317,76 @@ func TestNoFailure(t *testing.T) {
 	p.scrape(t, s.instance, 0)
 	for of, refused := range p.query(t, `exactlimit_decisions_total{exactlimit_outcome="unavailable"}`, 0) {
 		assert.Zero(t, refused, of)
+	}
+}
+
+// The alerts fire as long as what they describe lasts. Each metric has the values of successive minutes.
+func TestAlerts(t *testing.T) {
+	const (
+		breakers = `exactlimit_redis_open_breakers`
+		outages  = `exactlimit_outage_duration_seconds_total`
+		timeouts = `exactlimit_redis_timeouts_total`
+		fast     = `exactlimit_redis_call_duration_seconds_bucket{le="0.05"}`
+		slow     = `exactlimit_redis_call_duration_seconds_bucket{le="0.1"}`
+		all      = `exactlimit_redis_call_duration_seconds_bucket{le="+Inf"}`
+		allowed  = `exactlimit_decisions_total{exactlimit_outcome="allowed"}`
+		denied   = `exactlimit_decisions_total{exactlimit_outcome="denied"}`
+	)
+	by := func(step float64) func(float64) float64 { return func(minute float64) float64 { return minute * step } }
+	until := func(end float64, f func(float64) float64) func(float64) float64 {
+		return func(minute float64) float64 { return f(min(minute, end)) }
+	}
+	is := func(v float64) func(float64) float64 { return func(float64) float64 { return v } }
+	type values map[string]func(minute float64) float64
+	for _, test := range []struct {
+		name  string
+		now   values
+		alert string       // without which no alert fires
+		fires map[int]bool // at these minutes
+	}{
+		{name: "nothing happens", now: values{
+			breakers: is(0), outages: is(7), timeouts: is(7), fast: by(100), slow: by(100), all: by(100),
+			allowed: by(100), denied: by(90),
+		}, fires: map[int]bool{5: false, 20: false}},
+		{name: "Redis is away", alert: "RedisAway",
+			now: values{breakers: is(2)}, fires: map[int]bool{0: false, 1: true, 20: true}},
+		{name: "one timeout", now: values{timeouts: until(1, by(1)), outages: is(0)},
+			alert: "RedisTimeouts", fires: map[int]bool{2: false, 6: false, 11: false, 20: false}},
+		{name: "timeouts all the time", now: values{timeouts: by(3), outages: is(0)},
+			alert: "RedisTimeouts", fires: map[int]bool{5: false, 12: true, 20: true}},
+		{name: "timeouts in an outage", now: values{timeouts: by(3), outages: by(1)},
+			alert: "RedisTimeouts", fires: map[int]bool{12: false, 20: false}},
+		{name: "two calls in a hundred are slow", now: values{fast: by(98), slow: by(100), all: by(100)},
+			alert: "RedisSlow", fires: map[int]bool{5: false, 7: true, 20: true}},
+		{name: "one call was slow", now: values{fast: is(0), slow: until(1, by(1)), all: until(1, by(1))},
+			alert: "RedisSlow", fires: map[int]bool{2: false, 6: false, 20: false}},
+		{name: "most requests are denied", now: values{allowed: by(9), denied: by(11)},
+			alert: "ManyDenials", fires: map[int]bool{5: false, 12: true, 20: true}},
+		{name: "most requests were denied for a while",
+			now:   values{allowed: by(9), denied: until(3, by(20))},
+			alert: "ManyDenials", fires: map[int]bool{5: false, 12: false, 20: false}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var p server
+			for name, value := range test.now {
+				of, err := parser.ParseMetric(name)
+				require.NoError(t, err)
+				series := p.of(labels.NewBuilder(of).Set("job", "api").Set("instance", "a").Labels())
+				for minute := range 21 {
+					series.add(time.Duration(minute)*time.Minute, value(float64(minute)))
+				}
+			}
+			for minute, fires := range test.fires {
+				firing := p.firing(t, time.Duration(minute)*time.Minute)
+				if fires {
+					assert.Equal(t, []string{test.alert}, firing, "minute %d", minute)
+				} else {
+					assert.NotContains(t, firing, test.alert, "minute %d", minute)
+				}
+				if test.alert == "" {
+					assert.Empty(t, firing, "minute %d", minute)
+				}
+			}
+		})
 	}
 }

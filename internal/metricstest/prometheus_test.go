@@ -33,8 +33,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric"
 )
 
-// server is what Prometheus is made of: its parser of scrapes, its query engine, and the rules of core/observe. Scrapes and
-// queries have the times that a test gives them, so no test waits for a scrape. Its zero value is ready.
+// server is what Prometheus is made of: its parser of scrapes, its query engine, and the rules of core/observe.
+// Scrapes and queries have the times that a test gives them, so no test waits for a scrape. Its zero value is ready.
 type server struct {
 	series map[string]*series // by labels
 }
@@ -52,14 +52,14 @@ func (s *series) add(at time.Duration, v float64) {
 type instance struct {
 	provider *metric.MeterProvider
 	registry *prometheus.Registry
-	labels   []string
+	name     string
 }
 
 func newInstance(t *testing.T, name string) *instance {
 	registry := prometheus.NewRegistry()
 	exporter, err := otelprometheus.New(otelprometheus.WithRegisterer(registry))
 	require.NoError(t, err)
-	return &instance{metric.NewMeterProvider(metric.WithReader(exporter)), registry, []string{"job", "api", "instance", name}}
+	return &instance{metric.NewMeterProvider(metric.WithReader(exporter)), registry, name}
 }
 
 // text is what the instance tells Prometheus.
@@ -83,13 +83,13 @@ func (s *server) scrape(t *testing.T, i *instance, at time.Duration) {
 			var of labels.Labels
 			p.Metric(&of)
 			_, _, v := p.Series()
-			of = labels.NewBuilder(of).Set("job", i.labels[1]).Set("instance", i.labels[3]).Labels()
+			of = labels.NewBuilder(of).Set("job", "api").Set("instance", i.name).Labels()
 			s.of(of).add(at, v)
 		}
 	}
 	for _, series := range s.series { // those that it no longer exports end
 		last := series.samples[len(series.samples)-1]
-		if series.labels.Get("instance") == i.labels[3] && last.T() < at.Milliseconds() {
+		if series.labels.Get("instance") == i.name && last.T() < at.Milliseconds() {
 			series.add(at, math.Float64frombits(value.StaleNaN))
 		}
 	}
@@ -155,7 +155,7 @@ func (s *server) Querier(int64, int64) (storage.Querier, error) { return s, nil 
 func (s *server) Select(
 	_ context.Context, _ bool, _ *storage.SelectHints, matchers ...*labels.Matcher,
 ) storage.SeriesSet {
-	var found list
+	var found []storage.Series
 	for _, series := range s.series {
 		matches := func(m *labels.Matcher) bool { return m.Matches(series.labels.Get(m.Name)) }
 		if !slices.ContainsFunc(matchers, func(m *labels.Matcher) bool { return !matches(m) }) {
@@ -179,11 +179,9 @@ func (s *server) LabelNames(
 
 func (s *server) Close() error { return nil }
 
-type list []storage.Series
-
 type set struct {
 	now  storage.Series
-	rest list
+	rest []storage.Series
 }
 
 func (s *set) Next() bool {
@@ -223,7 +221,8 @@ func alerts(t *testing.T) (rules []rulefmt.Rule) {
 	return rules
 }
 
-// panels returns the queries of the dashboard by the titles of their panels, as they are for all jobs over five minutes.
+// panels returns the queries of the dashboard by the titles of their panels, as they are for all jobs over five
+// minutes.
 func panels(t *testing.T) map[string][]string {
 	t.Helper()
 	text, err := os.ReadFile("../../core/observe/dashboard.json")
