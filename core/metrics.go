@@ -29,7 +29,7 @@ import (
 // under FailClosed. The source is that of Source.String: "none" for unavailable, "denial-cache" for a denial that
 // took no call. A call under several limits counts once, for the limit that decided, or for the first if it is
 // unavailable. A limit's name appears with its first decision, with counts of 0 for everything else that may happen
-// to it, and all other counts start at 0 with the Limiter. Names beyond the first thousand are counted as "other". No
+// to it, and all other counts start at 0 with the Limiter. Names beyond the first 190 are counted as "other". No
 // attribute ever holds a key.
 //
 // Limiters may share a provider: each metric is then their sum. A closed Limiter stays in it with what it has
@@ -69,8 +69,9 @@ type redisState struct {
 	away    time.Duration // how long at least one was open, in total
 }
 
-// maxCounted is how many names of limits are told apart.
-const maxCounted = 1000
+// maxCounted is how many names of limits are told apart. A name has up to ten series, and OpenTelemetry's SDK tells
+// 2,000 apart unless it is configured otherwise.
+const maxCounted = 190
 
 // outcome is what came of a request.
 type outcome uint8
