@@ -73,25 +73,19 @@ type redisState struct {
 // 2,000 apart unless it is configured otherwise.
 const maxCounted = 190
 
-// outcome is what came of a request.
-type outcome uint8
-
+// The outcomes of a request.
 const (
-	outcomeAllowed outcome = iota
+	outcomeAllowed = iota
 	outcomeDenied
 	outcomeDryRun
 	outcomeUnavailable
-	outcomes = iota
+	outcomes
 )
-
-func (o outcome) String() string {
-	return [outcomes]string{"allowed", "denied", "dry_run", "unavailable"}[o]
-}
 
 const sources = int(SourceFailOpen) + 1
 
 // cellOf returns the index of the cell that counts an outcome by a source.
-func cellOf(o outcome, s Source) int { return int(o)*sources + int(s) }
+func cellOf(outcome int, s Source) int { return outcome*sources + int(s) }
 
 // counts is what was counted under one limit. A cell's counter is spread over the processors, so it is made when it
 // first counts something.
@@ -197,7 +191,7 @@ func (m *metrics) expect(policy FailurePolicy, dryRun bool) {
 		denied = outcomeDryRun
 	}
 	var cells uint32
-	expect := func(o outcome, s Source) { cells |= 1 << cellOf(o, s) }
+	expect := func(outcome int, s Source) { cells |= 1 << cellOf(outcome, s) }
 	if m.onRedis {
 		expect(outcomeAllowed, SourceRedis)
 		expect(denied, SourceRedis)
@@ -225,16 +219,17 @@ func (l *Limiter) CountExempt(ctx context.Context) {
 
 // recordDecision counts a decision.
 func (m *metrics) recordDecision(d *Decision) {
-	o := outcomeAllowed
+	outcome := outcomeAllowed
 	switch {
 	case d.DryRun:
-		o = outcomeDryRun
+		outcome = outcomeDryRun
 	case !d.Allowed:
-		o = outcomeDenied
+		outcome = outcomeDenied
 	}
 	c := m.countsOf(d.Limit.Name)
-	c.add(o, d.Source)
-	if o == outcomeAllowed && d.Source != SourceFailOpen && d.Remaining < (d.Limit.Max+4)/5 { // which is below a fifth
+	c.add(outcome, d.Source)
+	counted := outcome == outcomeAllowed && d.Source != SourceFailOpen
+	if counted && d.Remaining < (d.Limit.Max+4)/5 { // which is below a fifth
 		c.near.Inc()
 	}
 }
@@ -259,17 +254,17 @@ func (m *metrics) countsOf(name string) *counts {
 func newCounts(name string) *counts {
 	limit := attribute.String("exactlimit.limit", name)
 	c := &counts{near: xsync.NewCounter(), limit: metric.WithAttributeSet(attribute.NewSet(limit))}
-	for o := range outcome(outcomes) {
+	for outcome, text := range [outcomes]string{"allowed", "denied", "dry_run", "unavailable"} {
 		for s := range Source(sources) {
-			c.attributes[cellOf(o, s)] = metric.WithAttributeSet(attribute.NewSet(limit,
-				attribute.String("exactlimit.outcome", o.String()), attribute.String("exactlimit.source", s.String())))
+			c.attributes[cellOf(outcome, s)] = metric.WithAttributeSet(attribute.NewSet(limit,
+				attribute.String("exactlimit.outcome", text), attribute.String("exactlimit.source", s.String())))
 		}
 	}
 	return c
 }
 
-func (c *counts) add(o outcome, s Source) {
-	at := &c.cells[cellOf(o, s)]
+func (c *counts) add(outcome int, s Source) {
+	at := &c.cells[cellOf(outcome, s)]
 	cell := at.Load()
 	if cell == nil {
 		at.CompareAndSwap(nil, xsync.NewCounter())
