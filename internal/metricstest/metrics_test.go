@@ -321,11 +321,23 @@ func TestNilProvider(t *testing.T) {
 
 func TestMeasuringDoesNotAllocate(t *testing.T) {
 	provider, _ := reader()
-	limiter, err := core.NewInProcess(core.WithMeterProvider(provider))
+	inProcess, err := core.NewInProcess(core.WithMeterProvider(provider))
 	require.NoError(t, err)
-	defer limiter.Close()
-	ctx, limit := context.Background(), core.PerDay("roomy", 1_000_000)
-	assert.Zero(t, testing.AllocsPerRun(10_000, func() { limiter.Allow(ctx, "ann", limit) }))
+	defer inProcess.Close()
+	ctx, roomy, full := context.Background(), core.PerDay("roomy", 1_000_000), core.PerDay("full", 1)
+	assert.Zero(t, testing.AllocsPerRun(10_000, func() { inProcess.Allow(ctx, "ann", roomy) }))
+
+	onRedis, err := core.Connect(redistest.Shared(t).URL(), core.WithPrefix(redistest.Prefix()),
+		core.WithTimeout(5*time.Second), core.WithMeterProvider(provider),
+		core.WithDenialCache(1, time.Hour))
+	require.NoError(t, err)
+	defer onRedis.Close()
+	var d core.Decision
+	denied := func() { d, _ = onRedis.Allow(ctx, "ann", full) }
+	denied()
+	denied()
+	assert.Zero(t, testing.AllocsPerRun(1000, denied))
+	assert.Equal(t, core.SourceDenialCache, d.Source)
 }
 
 // BenchmarkMeasured has a limiter with metrics and one without take turns, and reports the medians, in nanoseconds,
