@@ -73,7 +73,7 @@ type redisState struct {
 // 2,000 apart unless it is configured otherwise.
 const maxCounted = 190
 
-// The outcomes of a request.
+// The outcome of a decision is what became of the request.
 const (
 	outcomeAllowed = iota
 	outcomeDenied
@@ -81,6 +81,19 @@ const (
 	outcomeUnavailable
 	outcomes
 )
+
+// outcomeNames is what metrics call the outcomes.
+var outcomeNames = [outcomes]string{"allowed", "denied", "dry_run", "unavailable"}
+
+func (d *Decision) outcome() int {
+	switch {
+	case d.DryRun:
+		return outcomeDryRun
+	case d.Allowed:
+		return outcomeAllowed
+	}
+	return outcomeDenied
+}
 
 const sources = int(SourceFailOpen) + 1
 
@@ -219,13 +232,7 @@ func (l *Limiter) CountExempt(ctx context.Context) {
 
 // recordDecision counts a decision.
 func (m *metrics) recordDecision(d *Decision) {
-	outcome := outcomeAllowed
-	switch {
-	case d.DryRun:
-		outcome = outcomeDryRun
-	case !d.Allowed:
-		outcome = outcomeDenied
-	}
+	outcome := d.outcome()
 	c := m.countsOf(d.Limit.Name)
 	c.add(outcome, d.Source)
 	counted := outcome == outcomeAllowed && d.Source != SourceFailOpen
@@ -254,7 +261,7 @@ func (m *metrics) countsOf(name string) *counts {
 func newCounts(name string) *counts {
 	limit := attribute.String("exactlimit.limit", name)
 	c := &counts{near: xsync.NewCounter(), limit: metric.WithAttributeSet(attribute.NewSet(limit))}
-	for outcome, text := range [outcomes]string{"allowed", "denied", "dry_run", "unavailable"} {
+	for outcome, text := range outcomeNames {
 		for s := range Source(sources) {
 			c.attributes[cellOf(outcome, s)] = metric.WithAttributeSet(attribute.NewSet(limit,
 				attribute.String("exactlimit.outcome", text), attribute.String("exactlimit.source", s.String())))

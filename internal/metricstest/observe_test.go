@@ -242,7 +242,7 @@ func TestRedisNeverThere(t *testing.T) {
 		s.use()
 		p.scrape(t, s.instance, at)
 	}
-	assert.Equal(t, []string{"DecidedWithoutRedis", "RedisAway", "Unavailable"}, p.firing(t, 2*time.Minute))
+	assert.Subset(t, p.firing(t, 2*time.Minute), []string{"DecidedWithoutRedis", "RedisAway", "Unavailable"})
 }
 
 // The values of limiters with one provider are added, whichever of them is away from its Redis, and closing one takes
