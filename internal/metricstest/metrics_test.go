@@ -1,5 +1,6 @@
-// Package metricstest tests the metrics of package core with OpenTelemetry's SDK and its exporter for Prometheus. It
-// is a module of its own, so that neither is a dependency of who uses exactlimit.
+// Package metricstest tests the metrics of package core with OpenTelemetry's SDK and its exporter for Prometheus, and
+// the dashboard and alert rules of core/observe with Prometheus's query engine. It is a module of its own, so that none
+// of them is a dependency of a service that uses exactlimit.
 package metricstest
 
 import (

@@ -139,13 +139,13 @@ func TestDocumentedNames(t *testing.T) {
 	histogram := regexp.MustCompile("(_redis_call_.*)_(bucket|sum|count)$")
 	exported := map[string]bool{}
 	for _, series := range p.series {
-		for _, label := range series.labels {
+		series.labels.Range(func(label labels.Label) {
 			if label.Name == "__name__" {
 				exported[histogram.ReplaceAllString(label.Value, "$1")] = true
 			} else if strings.HasPrefix(label.Name, "exactlimit_") || label.Name == "error_type" {
 				exported[label.Name] = true
 			}
-		}
+		})
 	}
 	delete(exported, "target_info")
 	readme, err := os.ReadFile("../../README.md")
