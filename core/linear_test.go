@@ -85,6 +85,7 @@ func left(most, used int) int { return max(0, most-used) }
 // with calls that share a trip and requests that share a question, with any cost, with Peeks, Resets and Settles among them,
 // and where replies are lost and denials cached.
 func TestLinearizable(t *testing.T) {
+	redistest.Long(t)
 	const huge = min(maxMax, math.MaxInt) / 10
 	for _, mode := range []struct {
 		name        string
