@@ -285,15 +285,11 @@ func TestSettleWakes(t *testing.T) {
 			denied, err := limiter.Allow(ctx, "bob", limit)
 			require.NoError(t, err)
 			require.False(t, denied.Allowed)
-			time.Sleep(2 * time.Millisecond)
 			require.NoError(t, limiter.Settle(ctx, other, 20))
 			later, err := limiter.Allow(ctx, "bob", limit)
 			require.NoError(t, err)
 			assert.False(t, later.Allowed)
-			peeked, err := limiter.Peek(ctx, "bob", limit)
-			require.NoError(t, err)
-			assert.Greater(t, later.RetryAfter, denied.RetryAfter, "until what was charged later has left")
-			assert.InDelta(t, peeked.RetryAfter, later.RetryAfter, float64(time.Second))
+			assert.NotEqual(t, SourceDenialCache, later.Source, "what it remembers would be too early")
 		})
 	}
 }
