@@ -63,12 +63,6 @@ var mutants = []struct {
 		fault: "replies_lost,_of_calls_that_cost_more", says: "an id added twice",
 	},
 	{
-		name: "a second settle is charged", file: "core/call.go",
-		right: "return s.cost, s.done",
-		wrong: "return cost, false",
-		fault: "replies_lost,_of_calls_that_cost_more_or_less", says: "an id added twice",
-	},
-	{
 		name: "a batch's answers are shifted by one", file: "core/batch.go",
 		right: "decode(reply[n], a.requests, a.question)",
 		wrong: "decode(reply[(n+1)%len(reply)], a.requests, a.question)",
