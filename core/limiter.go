@@ -104,8 +104,9 @@ func Connect(url string, opts ...Option) (*Limiter, error) {
 //
 // An admitted request takes 4 to 16 bytes until it leaves the window, twice that if the window is longer than 71
 // minutes. In a log with requests that cost more than one unit or are settled, or of whose requests in one microsecond
-// some were given back, each takes 16 to 64 bytes more. A request takes the same whatever it costs, twice that if it has
-// cost more than it was charged first, and nothing once it is refunded. A key takes about 200 bytes while it has any.
+// some were given back, each takes 16 to 64 bytes more. A request takes the same whatever it costs, twice that if it
+// has cost more than it was charged first, and nothing once it is refunded. A key takes about 200 bytes while it has
+// any.
 func NewInProcess(opts ...Option) (*Limiter, error) {
 	c, err := configure(opts)
 	if err != nil {
@@ -196,8 +197,8 @@ func (l *Limiter) DryRun() *Limiter {
 // Provisional returns a view of l for requests whose charge is often given back, by Settle or Refund. From the first
 // charge that this view makes to a log until the log is empty, no instance remembers that the log is full, so a request
 // is admitted as soon as there is room, whichever instance has given units back. Each denial is then a call to Redis. A
-// log of which units have been given back is treated the same way; without Provisional, other instances notice the first
-// time after as long as WithDenialCache sets.
+// log of which units have been given back is treated the same way; without Provisional, other instances notice the
+// first time after as long as WithDenialCache sets.
 func (l *Limiter) Provisional() *Limiter {
 	other := *l
 	other.provisional = true
@@ -225,27 +226,27 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Deci
 }
 
 // Settle states what an admitted request has really cost, in units, and charges or gives back the difference to what it
-// was charged, in each of its limits. It is for requests whose cost is known only when they are done: reserve an estimate
-// with AllowN, and settle it afterwards. A reservation that is never settled stays charged.
+// was charged, in each of its limits. It is for requests whose cost is known only when they are done: reserve an
+// estimate with AllowN, and settle it afterwards. A reservation that is never settled stays charged.
 //
 // If the request has cost less, units are given back as if it had been admitted at that cost. If it has cost more, the
-// difference is charged as of now, even beyond Max, because the work has been done: then Remaining is 0, and no request is
-// admitted until enough has expired, which RetryAfter tells exactly. The cost may be up to 999,999,999,999,999, and 0.
-// If the request has left the window of a limit meanwhile, it has nothing there to give back, and what it has cost beyond
-// its reservation is charged all the same. So it is if Reset has forgotten the request.
+// difference is charged as of now, even beyond Max, because the work has been done: then Remaining is 0, and no request
+// is admitted until enough has expired, which RetryAfter tells exactly. The cost may be up to 999,999,999,999,999, and
+// 0. If the request has left the window of a limit meanwhile, it has nothing there to give back, and what it has cost
+// beyond its reservation is charged all the same. So it is if Reset has forgotten the request.
 //
-// A decision is settled once: a second Settle or Refund of it, with any cost, does nothing. Where Redis does not answer,
-// Settle returns ErrUnavailable whatever the policy, and may or may not have been done. Calling it again within the
-// shortest Window of the decision's limits is safe, and repeats what was stated first. Later, a difference that was
+// A decision is settled once: a second Settle or Refund of it, with any cost, does nothing. Where Redis does not
+// answer, Settle returns ErrUnavailable whatever the policy, and may or may not have been done. Calling it again within
+// the shortest Window of the decision's limits is safe, and repeats what was stated first. Later, a difference that was
 // charged by the first call may be charged again, after it has expired. In-process, a second call is known to be one
 // only while the request, or the difference that it was charged, has not left the longest Window, and was not forgotten
 // by Reset.
 //
-// An admission that was not counted, as under FailOpen or because a dry run let a denial pass, has nothing to settle, and
-// Settle does nothing. An error wraps ErrInvalid if the cost is negative or too large, if the decision is a denial or
-// Peek's and the cost is not 0, or if the decision is another Limiter's: it must be of this one, or of a view of it, such as
-// by OnFailure. Nothing is charged then. Other instances may go on denying for as long as WithDenialCache says after units
-// were given back, unless the charge was Provisional.
+// An admission that was not counted, as under FailOpen or because a dry run let a denial pass, has nothing to settle,
+// and Settle does nothing. An error wraps ErrInvalid if the cost is negative or too large, if the decision is a denial
+// or Peek's and the cost is not 0, or if the decision is another Limiter's: it must be of this one, or of a view of it,
+// such as by OnFailure. Nothing is charged then. Other instances may go on denying for as long as WithDenialCache says
+// after units were given back, unless the charge was Provisional.
 func (l *Limiter) Settle(ctx context.Context, d Decision, cost int) error {
 	paid := d.receipt
 	switch {
@@ -273,8 +274,8 @@ func (l *Limiter) Settle(ctx context.Context, d Decision, cost int) error {
 	return invalid("the decision is another Limiter's: settle it with the one that made it")
 }
 
-// Refund gives back what an admission was charged, so that it counts no more, as if a request that failed had never come.
-// It is Settle with a cost of 0, and does nothing for a denial or a Peek.
+// Refund gives back what an admission was charged, so that it counts no more, as if a request that failed had never
+// come. It is Settle with a cost of 0, and does nothing for a denial or a Peek.
 func (l *Limiter) Refund(ctx context.Context, d Decision) error { return l.Settle(ctx, d, 0) }
 
 func limitsOf(states []State) []Limit {

@@ -44,8 +44,8 @@ func (l lossy) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResul
 	return result
 }
 
-// operation is a call of the history. The cost of a Settle is the difference that it charges, negative if it gives units
-// back, and that of a Reset or Peek is nothing.
+// operation is a call of the history. The cost of a Settle is the difference that it charges, negative if it gives
+// units back, and that of a Reset or Peek is nothing.
 type operation struct {
 	do   string
 	cost int
@@ -81,9 +81,9 @@ func counter(max int, exact bool) porcupine.Model {
 // left is what remains of a log, which may hold more than max.
 func left(most, used int) int { return max(0, most-used) }
 
-// Calls of several instances at once come to what some order of them, one after the other, would have come to. That is so
-// with calls that share a trip and requests that share a question, with any cost, with Peeks, Resets and Settles among them,
-// and where replies are lost and denials cached.
+// Calls of several instances at once come to what some order of them, one after the other, would have come to. That is
+// so with calls that share a trip and requests that share a question, with any cost, with Peeks, Resets and Settles
+// among them, and where replies are lost and denials cached.
 func TestLinearizable(t *testing.T) {
 	redistest.Long(t)
 	const huge = min(maxMax, math.MaxInt) / 10

@@ -255,8 +255,8 @@ func TestSettlesAtOnce(t *testing.T) {
 	}
 }
 
-// What is given back is there at once for callers of Wait and for the denial cache, and what is charged more is told from
-// then on.
+// What is given back is there at once for callers of Wait and for the denial cache, and what is charged more is told
+// from then on.
 func TestSettleWakes(t *testing.T) {
 	for name, limiter := range limiters(t) {
 		t.Run(name, func(t *testing.T) {
@@ -294,8 +294,8 @@ func TestSettleWakes(t *testing.T) {
 	}
 }
 
-// In-process, a log of requests that are settled holds one entry for each, one more for each that has cost more, and what a
-// settled log needs goes when it is no longer needed.
+// In-process, a log of requests that are settled holds one entry for each, one more for each that has cost more, and
+// what a settled log needs goes when it is no longer needed.
 func TestSettleInProcessDetails(t *testing.T) {
 	store, limit := newClockedInProcess(), Limit{Name: "a", Max: 1000, Window: time.Second}
 	allow := func(now int64, cost int) Decision {

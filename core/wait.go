@@ -16,8 +16,8 @@ import (
 // first of them asks. A Limiter made by DryRun or OnFailure has queues of its own. Callers in other queues and other
 // instances race for each unit.
 //
-// Wait asks again when RetryAfter has passed, at once after a Settle, Refund or Reset of the key by this Limiter, and on
-// Redis after the time that WithDenialCache sets, one second by default, since another instance may have given units
+// Wait asks again when RetryAfter has passed, at once after a Settle, Refund or Reset of the key by this Limiter, and
+// on Redis after the time that WithDenialCache sets, one second by default, since another instance may have given units
 // back. So does Wait of a Provisional view: units that another instance gives back may go unnoticed for so long.
 //
 // Wait never fails before its context ends on the ground that there will be no room in time. This could only be certain

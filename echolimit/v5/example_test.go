@@ -175,8 +175,8 @@ func ExampleCost() {
 	// 200
 }
 
-// The tokens that a language model may use are reserved, and those that it has used are charged, also those of a stream that
-// its client has left.
+// The tokens that a language model may use are reserved, and those that it has used are charged, also those of a stream
+// that its client has left.
 func ExampleCostAfter() {
 	e := echo.New()
 	const most = 1000 // tokens of a completion: so many are reserved, and those that it has used are charged

@@ -134,8 +134,8 @@ func costMore(play func(*scene)) func(*scene) {
 	}
 }
 
-// costAny is a fault under a load whose calls turn out to cost anything, in both of their limits. Their windows need not be
-// full, since what was given back is not counted.
+// costAny is a fault under a load whose calls turn out to cost anything, in both of their limits. Their windows need
+// not be full, since what was given back is not counted.
 func costAny(play func(*scene)) func(*scene) {
 	return func(s *scene) {
 		s.Settled, s.quiet = []int{0, 0, 30, 100, 200}, true

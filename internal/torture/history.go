@@ -126,8 +126,8 @@ func (h History) OverAdmitted() []string {
 }
 
 // Unaccounted compares the units that callers know to be admitted with those that servers recorded. Every one a caller
-// knows of was recorded, and one that no caller knows of belongs to a call whose outcome its caller does not know. So it
-// is with what calls were settled to.
+// knows of was recorded, and one that no caller knows of belongs to a call whose outcome its caller does not know. So
+// it is with what calls were settled to.
 func (h History) Unaccounted() []string {
 	var found violations
 	acknowledged, unknown := map[string]int{}, map[string]int{}
