@@ -100,12 +100,21 @@ func TestLinearizable(t *testing.T) {
 		{name: "resets", others: []string{"reset", "peek"}, callers: 3, calls: 8, unit: 1},
 		{name: "crowd", others: []string{"peek"}, crowded: true, callers: 5, calls: 6, unit: 1},
 		{name: "crowd with resets", others: []string{"reset", "peek"}, crowded: true, callers: 5, calls: 6, unit: huge},
-		{name: "crowd with settles", others: []string{"settle", "peek"}, crowded: true, callers: 5, calls: 6, unit: huge},
+		{
+			name: "crowd with settles", others: []string{"settle", "peek"}, crowded: true,
+			callers: 5, calls: 6, unit: huge,
+		},
 		{name: "lossy", lossy: true, callers: 3, calls: 8, unit: huge},
 		{name: "lossy crowd", lossy: true, crowded: true, callers: 5, calls: 4, unit: 1},
 		// Units given back are seen by other instances, whose caches know nothing of it, if they were charged provisionally.
-		{name: "lossy settles", others: []string{"settle"}, lossy: true, provisional: true, callers: 3, calls: 6, unit: huge},
-		{name: "lossy crowd with settles", others: []string{"settle"}, lossy: true, provisional: true, crowded: true, callers: 5, calls: 4, unit: 1},
+		{
+			name: "lossy settles", others: []string{"settle"}, lossy: true, provisional: true,
+			callers: 3, calls: 6, unit: huge,
+		},
+		{
+			name: "lossy crowd with settles", others: []string{"settle"}, lossy: true, provisional: true, crowded: true,
+			callers: 5, calls: 4, unit: 1,
+		},
 	} {
 		t.Run(mode.name, func(t *testing.T) {
 			shared, checked := 0, 0

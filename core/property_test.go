@@ -55,7 +55,9 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 			for _, limit := range limits {
 				cost = min(cost, limit.Max)
 			}
-			do := rapid.SampledFrom([]string{"allow", "allow", "allow", "allow", "allow", "allow", "settle", "settle", "settle", "peek", "reset"}).Draw(t, "do")
+			do := rapid.SampledFrom([]string{
+				"allow", "allow", "allow", "allow", "allow", "allow", "settle", "settle", "settle", "peek", "reset",
+			}).Draw(t, "do")
 			if same || do == "peek" {
 				cost = 1
 			}
@@ -149,7 +151,8 @@ func (a *admission) actual(t *rapid.T) int {
 	case 1:
 		return rapid.IntRange(0, a.cost).Draw(t, "less")
 	}
-	return a.cost + rapid.IntRange(0, 3+min(a.cost, min(maxMax, math.MaxInt)/100)).Draw(t, "more") // all that is added can be counted
+	most := min(a.cost, min(maxMax, math.MaxInt)/100) // so that all that is added can be counted
+	return a.cost + rapid.IntRange(0, 3+most).Draw(t, "more")
 }
 
 // settle settles an admission at a moment, as the first or as another time. It does not repeat what an in-process store
@@ -343,7 +346,8 @@ local try = call
 				q := redis.question(verb, key, cost, asked...)
 				q.provisional = !common && rapid.IntRange(0, 5).Draw(r, "provisional") == 0
 				if !common && len(allowed) > 0 && rapid.IntRange(0, 4).Draw(r, "settle") == 0 {
-					q = redis.settling(rapid.SampledFrom(allowed).Draw(r, "of"), rapid.SampledFrom([]int{0, 0, 1, 2, 5, 9}).Draw(r, "actual"))
+					actual := rapid.SampledFrom([]int{0, 0, 1, 2, 5, 9}).Draw(r, "actual")
+					q = redis.settling(rapid.SampledFrom(allowed).Draw(r, "of"), actual)
 				}
 				questions = append(questions, q)
 			}
@@ -383,7 +387,8 @@ local try = call
 					continue
 				}
 				if !steppedBack {
-					require.LessOrEqual(r, at, added[redis.log(key, limit)]+2*window+second+1000, "rounded to milliseconds")
+					latest := added[redis.log(key, limit)] + 2*window + second
+					require.LessOrEqual(r, at, latest+1000, "rounded to milliseconds")
 				}
 			}
 		}

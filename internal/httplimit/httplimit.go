@@ -167,7 +167,7 @@ func (g *Gate[C]) Settle(ctx context.Context, c C, d core.Decision, status int, 
 		return
 	default:
 		if cost = g.costAfter(c); cost < 0 {
-			g.warnings.failed("exactlimit: the service does not know what a request has cost, so it stays charged as it was",
+			g.warnings.failed("exactlimit: it is not known what a request has cost, so it stays charged as it was",
 				fmt.Errorf("CostAfter returned %d: it must return at least 0", cost))
 			return
 		}

@@ -163,8 +163,8 @@ func (h History) Unaccounted() []string {
 			found.add("%s: callers were told that calls have cost %d, and the servers have charged %d", key, least[key], left)
 		}
 		if left > most[key]+unknown[key]+lost && settles {
-			found.add("%s: the servers have charged %d; what callers were told is %d at most, %d they do not know and %d were forgotten",
-				key, left, most[key], unknown[key], lost)
+			found.add("%s: the servers have charged %d; what callers were told is %d at most, %d they do not know"+
+				" and %d were forgotten", key, left, most[key], unknown[key], lost)
 		}
 	})
 	return found.list()

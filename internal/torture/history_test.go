@@ -27,7 +27,10 @@ func cached(sent, came, retry, reset int64) Call {
 
 // settled is a call of cost 2 that was settled.
 func settledTo(cost int, came int64, err string) Call {
-	return Call{Key: "ann", Cost: 2, Sent: 10, Came: 20, Allowed: true, Source: Redis, Settled: &Settlement{cost, came, err}}
+	return Call{
+		Key: "ann", Cost: 2, Sent: 10, Came: 20, Allowed: true, Source: Redis,
+		Settled: &Settlement{cost, came, err},
+	}
 }
 
 func failed(sent, came int64) Call { return Call{Key: "ann", Sent: sent, Came: came, Err: "timeout"} }
@@ -216,6 +219,7 @@ func TestUneven(t *testing.T) {
 // What calls were settled to is what the servers have charged in the end. What was charged then may be beyond Max, and
 // nothing is admitted as long as it is.
 func TestSettled(t *testing.T) {
+	type recorded []redistest.Admission
 	refunded := redistest.Admission{At: 15, ID: "a", Weight: 2, Refunded: 1}
 	added := func(at int64, weight int) redistest.Admission {
 		return redistest.Admission{At: at, ID: "a+", Weight: weight, Added: true}
@@ -223,26 +227,28 @@ func TestSettled(t *testing.T) {
 	for _, table := range []struct {
 		name     string
 		call     Call
-		recorded []redistest.Admission
+		recorded recorded
 		says     string
 	}{
-		{"as it was", settledTo(2, 30, ""), []redistest.Admission{heavy(15, "a", 2)}, ""},
-		{"to less", settledTo(1, 30, ""), []redistest.Admission{refunded}, ""},
-		{"to less, which is not given back", settledTo(1, 30, ""), []redistest.Admission{heavy(15, "a", 2)},
+		{"as it was", settledTo(2, 30, ""), recorded{heavy(15, "a", 2)}, ""},
+		{"to less", settledTo(1, 30, ""), recorded{refunded}, ""},
+		{"to less, which is not given back", settledTo(1, 30, ""), recorded{heavy(15, "a", 2)},
 			"the servers have charged 2; what callers were told is 1 at most"},
-		{"to less, when its window was over", settledTo(1, 120, ""), []redistest.Admission{heavy(15, "a", 2)}, ""},
-		{"to less, which is given back twice", settledTo(2, 30, ""), []redistest.Admission{refunded},
+		{"to less, when its window was over", settledTo(1, 120, ""), recorded{heavy(15, "a", 2)}, ""},
+		{"to less, which is given back twice", settledTo(2, 30, ""), recorded{refunded},
 			"callers were told that calls have cost 2, and the servers have charged 1"},
-		{"to less, perhaps", settledTo(1, 30, "timeout"), []redistest.Admission{heavy(15, "a", 2)}, ""},
-		{"to more", settledTo(9, 30, ""), []redistest.Admission{heavy(15, "a", 2), added(25, 7)}, ""},
-		{"to more, which is forgotten", settledTo(9, 30, ""), []redistest.Admission{heavy(15, "a", 2)},
+		{"to less, perhaps", settledTo(1, 30, "timeout"), recorded{heavy(15, "a", 2)}, ""},
+		{"to more", settledTo(9, 30, ""), recorded{heavy(15, "a", 2), added(25, 7)}, ""},
+		{"to more, which is forgotten", settledTo(9, 30, ""), recorded{heavy(15, "a", 2)},
 			"callers were told that calls have cost 9, and the servers have charged 2"},
-		{"to more, which is charged twice", settledTo(9, 30, ""), []redistest.Admission{heavy(15, "a", 2), added(25, 7), added(27, 7)},
+		{"to more, which is charged twice", settledTo(9, 30, ""), recorded{heavy(15, "a", 2), added(25, 7), added(27, 7)},
 			"the servers have charged 16; what callers were told is 9 at most"},
-		{"to more, perhaps", settledTo(9, 30, "timeout"), []redistest.Admission{heavy(15, "a", 2)}, ""},
-		{"to more, and something is admitted all the same", settledTo(9, 30, ""), []redistest.Admission{heavy(15, "a", 2), added(25, 7), at(124, "b")},
+		{"to more, perhaps", settledTo(9, 30, "timeout"), recorded{heavy(15, "a", 2)}, ""},
+		{"to more, and something is admitted all the same", settledTo(9, 30, ""),
+			recorded{heavy(15, "a", 2), added(25, 7), at(124, "b")},
 			"8 admissions within 100µs, where 2 are allowed: from 25 (a+, ) to 124 (b, )"},
-		{"to more, and something is admitted afterwards", settledTo(9, 30, ""), []redistest.Admission{heavy(15, "a", 2), added(25, 7), at(125, "b")}, ""},
+		{"to more, and something is admitted later", settledTo(9, 30, ""),
+			recorded{heavy(15, "a", 2), added(25, 7), at(125, "b")}, ""},
 	} {
 		h := History{Max: 2, Window: 100 * time.Microsecond, Within: 10 * time.Microsecond, Calls: []Call{table.call}}
 		h.Records = []redistest.Record{record(table.recorded...)}

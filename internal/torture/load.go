@@ -27,7 +27,7 @@ type Load struct {
 	Limit       core.Limit
 	Second      core.Limit    // of each call, too, unless its Max is 0
 	Costs       []int         // of which each call has one; 1 if there are none
-	Settled     []int         // percentages of its cost, to one of which each admitted call is settled, if there are any
+	Settled     []int         // percentages of its cost, to one of which each admitted call is settled; may be empty
 	Goroutines  int           // of each process
 	Pause       time.Duration // between a goroutine's calls, on average
 	Burst       time.Duration // unless 0, calls begin at multiples of it
