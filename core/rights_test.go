@@ -137,8 +137,10 @@ func useAll(limiter *Limiter, forgetScripts func()) error {
 	if _, err := limiter.Peek(ctx, "ann", one, two); err != nil {
 		return err
 	}
-	if err := limiter.Refund(ctx, admitted[0]); err != nil {
-		return err
+	for i, cost := range []int{0, 5} {
+		if err := limiter.Settle(ctx, admitted[i], cost); err != nil {
+			return err
+		}
 	}
 	if err := limiter.Reset(ctx, "ann", one, two); err != nil {
 		return err
