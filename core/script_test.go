@@ -591,6 +591,8 @@ func TestMissingRights(t *testing.T) {
 		{"A B", "d1 again one 2 3 " + m, "time zcard zscore zadd pexpire"},
 		{"A weighs", "d2 one 1 3 " + m + " settle 1 w.1 1 0 2 0 " + m, "time zcard zscore zadd pexpire zrem zrangebyscore unlink"},
 		{"A weighs", "d2 one 1 3 " + m + " settle 1 w.1 1 0 2 9 " + m, "time zcard zscore zadd pexpire"},
+		{"weighs A full", "d2 settle 2 w.1 1 0 2 9 " + m + " " + m + " peek 1 1 1 " + m,
+			"time zcard zcount zscore zadd pexpire zrange"},
 		{"A full", "d3 one 1 3 " + m + " reset 1", "time zcard zadd pexpire unlink"},
 		{"A A:probe", "d4 probe",
 			"time zcard zcount zscore zrange zrangebyscore zadd zrem zremrangebyscore zremrangebyrank unlink pexpire"},
