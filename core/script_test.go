@@ -643,6 +643,28 @@ func TestMissingRights(t *testing.T) {
 	}
 }
 
+// What a call has charged is taken back when it fails, and what it has given back in the same log stays given back.
+func TestFailureAfterSettles(t *testing.T) {
+	server := redistest.Start(t)
+	admin, now := server.Client(t), fmt.Sprint(time.Now().UnixMicro())
+	redistest.Do(t, admin, "ZADD", "log", "-9", "*", now, "w.1*7", now, "x.1*4")
+	redistest.Do(t, admin, "ZADD", "full", now, "f.1")
+	redistest.Do(t, admin, "ACL", "SETUSER", "some", "reset", "on", ">pw", "~*", "+@all", "-zrange")
+	client, err := rueidis.NewClient(rueidis.ClientOption{
+		InitAddress: []string{server.Addr}, Username: "some", Password: "pw", DisableCache: true, ForceSingleClient: true,
+	})
+	require.NoError(t, err)
+	defer client.Close()
+	const m = "60000000"
+	args := "c settle 1 w.1 1 0 7 20 " + m + " settle 1 x.1 1 0 4 2 " + m + " peek 1 1 1 " + m
+	err = client.Do(context.Background(), client.B().Eval().Script(lua.Decide).Numkeys(3).Key("log", "log", "full").
+		Arg(strings.Fields(args)...).Build()).Error()
+	require.Equal(t, "NOPERM", dispatch.Code(err), err)
+	left := members(t, admin, "log")
+	assert.Equal(t, []string{"*", "w.1*7", "x.1=*2", "~"}, slices.Sorted(maps.Keys(left)))
+	requireMarks(t, admin, "log")
+}
+
 // A server that takes no writes rejects a call before anything is written, and whatever the questions are. That its memory is
 // full is no reason to deny what the limits admit.
 func TestRejectedWrites(t *testing.T) {

@@ -347,11 +347,14 @@ end
 local charged = {} -- what questions that were not answered above have charged
 local function fail(text)
   for i = #charged, 1, -1 do
-    local log, member, new, extra = unpack(charged[i])
+    local log, member, new, units = unpack(charged[i])
     if new then
       try('UNLINK', log)
-    elseif try('ZREM', log, member) == 1 and extra then
-      setExtra(log, extra)
+    elseif try('ZREM', log, member) == 1 and units > 1 then
+      local marked = try('ZSCORE', log, '*') -- it may have been lowered meanwhile
+      if type(marked) == 'string' then
+        setExtra(log, -marked - (units - 1))
+      end
     end
   end
   for q = 1, plain do
@@ -395,7 +398,7 @@ local function admit(g, at, entry)
     if charge > 0 then
       local member, marks = name(entry, charge), {}
       if call('ZADD', log, stamp, member) == 1 then -- it is there if this call was sent again, and that came first
-        charged[#charged + 1] = { log, member, live[i] == 0, charge > 1 and extra[i] }
+        charged[#charged + 1] = { log, member, live[i] == 0, charge }
         if charge > 1 then
           extra[i] = extra[i] + charge - 1
           marks = { format('%.0f', -extra[i]), '*' }
@@ -513,7 +516,7 @@ local function chargeMore(g, at, own, extra)
   for i = 1, more > 0 and g.logs or 0 do
     local log = KEYS[at + i]
     call('ZADD', log, stamp, member)
-    charged[#charged + 1] = { log, member, members[i] == 0, more > 1 and extra[i] }
+    charged[#charged + 1] = { log, member, members[i] == 0, more }
     if more > 1 then
       setExtra(log, extra[i] + more - 1)
     end
