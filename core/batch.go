@@ -61,8 +61,8 @@ type group struct {
 	questions int
 }
 
-// maxRequests is the most requests that are put to the script as one question. They share an entry, which is replaced by
-// an entry for each of the others when units of one of them are given back.
+// maxRequests is the most requests that are put to the script as one question. They share an entry, which is replaced
+// by an entry for each of the others when units of one of them are given back.
 const maxRequests = 250
 
 // Encode returns the keys and arguments of a call that asks the given questions.

@@ -268,8 +268,8 @@ func TestProvisionalDenialsAreNotCached(t *testing.T) {
 	assert.ErrorIs(t, a.Refund(ctx, other), ErrInvalid, "the decision is another limiter's")
 }
 
-// A call that charges is sent again only while it can be known what an earlier attempt has charged, and to give back one of
-// many that share an entry is the work of many.
+// A call that charges is sent again only while it can be known what an earlier attempt has charged, and to give back
+// one of many that share an entry is the work of many.
 func TestSettlesInABatch(t *testing.T) {
 	redis := newClockedRedis(t)
 	d := redis.allow(t, 0, "ann", 5, PerSecond("a", 9), PerMinute("b", 9))

@@ -6,8 +6,8 @@ import (
 )
 
 // call is one call of the script, as far as the receipts of what it has admitted need it: its id, and which of these
-// admissions are settled. It is what makes each of them settled once, although a Decision is a plain value of which there
-// may be copies. It is safe for concurrent use.
+// admissions are settled. It is what makes each of them settled once, although a Decision is a plain value of which
+// there may be copies. It is safe for concurrent use.
 type call struct {
 	id string
 

@@ -71,7 +71,8 @@ func (r receipt) lease() leaseID { return leaseID{r.call, r.question} }
 type State struct {
 	// Limit is the limit as the call gave it.
 	Limit Limit
-	// Remaining is how many units would still be admitted now; zero too where Max was lowered under what is there.
+	// Remaining is how many units would still be admitted now. It is zero too where the log holds more than Max, as Max
+	// was lowered, or Settle has charged beyond it.
 	Remaining int
 	// RetryAfter is how long until the same request has room in this limit, to the microsecond: after exactly that time
 	// it is admitted, unless others come first. It is zero when there is room now, so after an admission it speaks of the

@@ -137,7 +137,8 @@ func ExampleLimiter_Refund() {
 	// too many failures
 }
 
-// Tokens of a language model: an estimate is reserved before the call, and what the response has used is settled after it.
+// Tokens of a language model: an estimate is reserved before the call, and what the response has used is settled after
+// it.
 func ExampleLimiter_Settle() {
 	limiter, _ := core.NewInProcess()
 	defer limiter.Close()

@@ -39,10 +39,11 @@ func newLimiter(connection *connection, c config) (*Limiter, error) {
 	}
 	if connection != nil {
 		l.redis = newRedisLogs(connection, c, l.metrics, l.queues.wake)
+		if l.metrics != nil {
+			l.metrics.observe(l.redis.state)
+		}
 	}
-	if err == nil && l.metrics != nil {
-		err = l.metrics.watch(l.redis.state)
-	}
+	l.metrics.expect(l.policy, l.dryRun)
 	if err != nil {
 		l.Close()
 		return nil, fmt.Errorf("core: the meter provider: %w", err)
@@ -102,9 +103,10 @@ func Connect(url string, opts ...Option) (*Limiter, error) {
 // development and for tests. An error wraps ErrInvalid, or is the meter provider's.
 //
 // An admitted request takes 4 to 16 bytes until it leaves the window, twice that if the window is longer than 71
-// minutes. In a log with requests that cost more than one unit, or of whose requests in one microsecond some were given
-// back, each takes 16 to 64 bytes more. A request takes the same whatever it costs, and a refunded one takes nothing. A
-// key takes about 200 bytes while it has any.
+// minutes. In a log with requests that cost more than one unit or are settled, or of whose requests in one microsecond
+// some were given back, each takes 16 to 64 bytes more. A request takes the same whatever it costs, twice that if it
+// has cost more than it was charged first, and nothing once it is refunded. A key takes about 200 bytes while it has
+// any.
 func NewInProcess(opts ...Option) (*Limiter, error) {
 	c, err := configure(opts)
 	if err != nil {
@@ -145,13 +147,16 @@ func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit
 		}
 	}
 	if err := l.decide(ctx, &d, canonicalKey(key), n, limits); err != nil {
+		if l.metrics != nil && !gaveUp(ctx) {
+			l.metrics.recordUnavailable(limits)
+		}
 		return Decision{}, err
 	}
 	if l.dryRun && !d.Allowed {
 		d.Allowed, d.DryRun = true, true
 	}
 	if l.metrics != nil {
-		l.metrics.count(&d)
+		l.metrics.recordDecision(&d)
 	}
 	return d, nil
 }
@@ -187,14 +192,15 @@ func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, li
 func (l *Limiter) DryRun() *Limiter {
 	other := *l
 	other.dryRun = true
+	other.metrics.expect(other.policy, other.dryRun)
 	return &other
 }
 
-// Provisional returns a view of l for requests whose charge is often given back, by Refund. From the first charge that
-// this view makes to a log until the log is empty, no instance remembers that the log is full, so a request is admitted as
-// soon as there is room, whichever instance has given units back. Each denial is then a call to Redis. A log of which units
-// have been given back is treated the same way; without Provisional, other instances notice the first Refund after the time
-// that WithDenialCache sets.
+// Provisional returns a view of l for requests whose charge is often given back, by Settle or Refund. From the first
+// charge that this view makes to a log until the log is empty, no instance remembers that the log is full, so a request
+// is admitted as soon as there is room, whichever instance has given units back. Each denial is then a call to Redis. A
+// log of which units have been given back is treated the same way; without Provisional, other instances notice the
+// first time after as long as WithDenialCache sets.
 func (l *Limiter) Provisional() *Limiter {
 	other := *l
 	other.provisional = true
@@ -222,27 +228,27 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Deci
 }
 
 // Settle states what an admitted request has really cost, in units, and charges or gives back the difference to what it
-// was charged, in each of its limits that are not InFlight. It is for requests whose cost is known only when they are done: reserve an estimate
-// with AllowN, and settle it afterwards. A reservation that is never settled stays charged.
+// was charged, in each of its limits that are not InFlight. It is for requests whose cost is known only when they are
+// done: reserve an estimate with AllowN, and settle it afterwards. A reservation that is never settled stays charged.
 //
 // If the request has cost less, units are given back as if it had been admitted at that cost. If it has cost more, the
-// difference is charged as of now, even beyond Max, because the work has been done: then Remaining is 0, and no request is
-// admitted until enough has expired, which RetryAfter tells exactly. The cost may be up to 999,999,999,999,999, and 0.
-// If the request has left the window of a limit meanwhile, it has nothing there to give back, and what it has cost beyond
-// its reservation is charged all the same. So it is if Reset has forgotten the request.
+// difference is charged as of now, even beyond Max, because the work has been done: then Remaining is 0, and no request
+// is admitted until enough has expired, which RetryAfter tells exactly. The cost may be up to 999,999,999,999,999, and
+// 0. If the request has left the window of a limit meanwhile, it has nothing there to give back, and what it has cost
+// beyond its reservation is charged all the same. So it is if Reset has forgotten the request.
 //
-// A decision is settled once: a second Settle or Refund of it, with any cost, does nothing. Where Redis does not answer,
-// Settle returns ErrUnavailable whatever the policy, and may or may not have been done. Calling it again within the
-// shortest Window of the decision's limits is safe, and repeats what was stated first. Later, a difference that was
+// A decision is settled once: a second Settle or Refund of it, with any cost, does nothing. Where Redis does not
+// answer, Settle returns ErrUnavailable whatever the policy, and may or may not have been done. Calling it again within
+// the shortest Window of the decision's limits is safe, and repeats what was stated first. Later, a difference that was
 // charged by the first call may be charged again, after it has expired. In-process, a second call is known to be one
 // only while the request, or the difference that it was charged, has not left the longest Window, and was not forgotten
 // by Reset.
 //
-// An admission that was not counted, as under FailOpen or because a dry run let a denial pass, has nothing to settle, and
-// Settle does nothing. An error wraps ErrInvalid if the cost is negative or too large, if the decision is a denial or
-// Peek's and the cost is not 0, or if the decision is another Limiter's: it must be of this one, or of a view of it, such as
-// by OnFailure. Nothing is charged then. Other instances may go on denying for as long as WithDenialCache says after units
-// were given back, unless the charge was Provisional.
+// An admission that was not counted, as under FailOpen or because a dry run let a denial pass, has nothing to settle,
+// and Settle does nothing. An error wraps ErrInvalid if the cost is negative or too large, if the decision is a denial
+// or Peek's and the cost is not 0, or if the decision is another Limiter's: it must be of this one, or of a view of it,
+// such as by OnFailure. Nothing is charged then. Other instances may go on denying for as long as WithDenialCache says
+// after units were given back, unless the charge was Provisional.
 func (l *Limiter) Settle(ctx context.Context, d Decision, cost int) error {
 	paid := d.receipt
 	switch {

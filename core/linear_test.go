@@ -44,8 +44,8 @@ func (l lossy) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResul
 	return result
 }
 
-// operation is a call of the history. The cost of a Settle is the difference that it charges, negative if it gives units
-// back, and that of a Reset or Peek is nothing.
+// operation is a call of the history. The cost of a Settle is the difference that it charges, negative if it gives
+// units back, and that of a Reset or Peek is nothing.
 type operation struct {
 	do   string
 	cost int
@@ -81,9 +81,9 @@ func counter(max int, exact bool) porcupine.Model {
 // left is what remains of a log, which may hold more than max.
 func left(most, used int) int { return max(0, most-used) }
 
-// Calls of several instances at once come to what some order of them, one after the other, would have come to. That is so
-// with calls that share a trip and requests that share a question, with any cost, with Peeks, Resets and Settles among them,
-// and where replies are lost and denials cached.
+// Calls of several instances at once come to what some order of them, one after the other, would have come to. That is
+// so with calls that share a trip and requests that share a question, with any cost, with Peeks, Resets and Settles
+// among them, and where replies are lost and denials cached.
 func TestLinearizable(t *testing.T) {
 	redistest.Long(t)
 	const huge = min(maxMax, math.MaxInt) / 10
@@ -101,13 +101,25 @@ func TestLinearizable(t *testing.T) {
 		{name: "resets", others: []string{"reset", "peek"}, callers: 3, calls: 8, unit: 1},
 		{name: "crowd", others: []string{"peek"}, crowded: true, callers: 5, calls: 6, unit: 1},
 		{name: "crowd with resets", others: []string{"reset", "peek"}, crowded: true, callers: 5, calls: 6, unit: huge},
-		{name: "crowd with settles", others: []string{"settle", "peek"}, crowded: true, callers: 5, calls: 6, unit: huge},
+		{
+			name: "crowd with settles", others: []string{"settle", "peek"}, crowded: true,
+			callers: 5, calls: 6, unit: huge,
+		},
 		{name: "lossy", lossy: true, callers: 3, calls: 8, unit: huge},
 		{name: "lossy crowd", lossy: true, crowded: true, callers: 5, calls: 4, unit: 1},
 		// Units given back are seen by other instances, whose caches know nothing of it, if they were charged provisionally.
-		{name: "lossy settles", others: []string{"settle"}, lossy: true, provisional: true, callers: 3, calls: 6, unit: huge},
-		{name: "lossy crowd with settles", others: []string{"settle"}, lossy: true, provisional: true, crowded: true, callers: 5, calls: 4, unit: 1},
-		{name: "lossy in flight", others: []string{"settle", "peek"}, lossy: true, inFlight: true, callers: 3, calls: 6, unit: 1},
+		{
+			name: "lossy settles", others: []string{"settle"}, lossy: true, provisional: true,
+			callers: 3, calls: 6, unit: huge,
+		},
+		{
+			name: "lossy crowd with settles", others: []string{"settle"}, lossy: true, provisional: true, crowded: true,
+			callers: 5, calls: 4, unit: 1,
+		},
+		{
+			name: "lossy in flight", others: []string{"settle", "peek"}, lossy: true, inFlight: true,
+			callers: 3, calls: 6, unit: 1,
+		},
 		{name: "in flight", others: []string{"settle", "peek"}, inFlight: true, callers: 3, calls: 8, unit: huge},
 	} {
 		t.Run(mode.name, func(t *testing.T) {

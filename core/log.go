@@ -79,8 +79,8 @@ func (l *log) trim(before int64) int {
 	return l.units()
 }
 
-// drop removes the n oldest entries, whose moments are up to before. Once in a turn of the ring it looks whether the log
-// still needs its details.
+// drop removes the n oldest entries, whose moments are up to before. Once in a turn of the ring it looks whether the
+// log still needs its details.
 func (l *log) drop(n int, before int64) {
 	if d := l.details; d != nil {
 		d.before = l.sum(n - 1)
@@ -255,8 +255,8 @@ func (l *log) knows(id entryID, before int64) bool {
 	return id.at > before
 }
 
-// settle settles an admission that is not settled, of which charged units were charged and which has cost so many. If its
-// entry has expired, there is nothing to give back. What it has cost beyond its charge is charged now.
+// settle settles an admission that is not settled, of which charged units were charged and which has cost so many. If
+// its entry has expired, there is nothing to give back. What it has cost beyond its charge is charged now.
 func (l *log) settle(id entryID, charged, cost int, now int64) {
 	i := l.find(id)
 	switch {
@@ -339,8 +339,8 @@ func (l *log) clear() {
 	l.ring, l.count, l.first, l.details, l.undone = nil, 0, 0, &cleared, true
 }
 
-// idle reports whether the log can be forgotten: it holds nothing, no later admission can share the moment of an earlier
-// one, and it has not been cleared lately.
+// idle reports whether the log can be forgotten: it holds nothing, no later admission can share the moment of an
+// earlier one, and it has not been cleared lately.
 func (l *log) idle(now int64) bool {
 	before := now - l.window.Microseconds()
 	empty := l.count == 0 && (l.flights || l.details == nil || l.details.cleared.at <= before)

@@ -18,8 +18,8 @@ import (
 	"github.com/exactlimit/exactlimit/lua"
 )
 
-// Any arrivals, of any cost and settled to any other, under any limits that change as they go, are answered alike by Redis,
-// in-process and the oracle, to the microsecond. The denial cache admits and denies as they do.
+// Any arrivals, of any cost and settled to any other, under any limits that change as they go, are answered alike by
+// Redis, in-process and the oracle, to the microsecond. The denial cache admits and denies as they do.
 func TestStoresAgreeWithOracle(t *testing.T) {
 	stores := clockedStores(t)
 	run, cached := 0, 0
@@ -168,11 +168,12 @@ func (a *admission) actual(t *rapid.T) int {
 	case 1:
 		return rapid.IntRange(0, a.cost).Draw(t, "less")
 	}
-	return a.cost + rapid.IntRange(0, 3+min(a.cost, min(maxMax, math.MaxInt)/100)).Draw(t, "more") // all that is added can be counted
+	most := min(a.cost, min(maxMax, math.MaxInt)/100) // so that all that is added can be counted
+	return a.cost + rapid.IntRange(0, 3+most).Draw(t, "more")
 }
 
-// settle settles an admission at a moment, as the first or as another time. It does not repeat what an in-process store can
-// no longer know.
+// settle settles an admission at a moment, as the first or as another time. It does not repeat what an in-process store
+// can no longer know.
 func (a *admission) settle(t require.TestingT, stores map[string]clocked, now int64, cost int) {
 	if a.settled && now >= a.until {
 		return
@@ -221,9 +222,9 @@ func forget(admitted []*admission, log *oracle.Log) {
 	}
 }
 
-// A log in this process agrees with the oracle also when it is full of hundreds of entries, for which its ring has to grow and
-// shrink, however long its window is, whatever requests cost, and whatever they are settled to, be they of one moment, or
-// twice.
+// A log in this process agrees with the oracle also when it is full of hundreds of entries, for which its ring has to
+// grow and shrink, however long its window is, whatever requests cost, and whatever they are settled to, be they of one
+// moment, or twice.
 func TestLogAgreesWithOracle(t *testing.T) {
 	const short = math.MaxUint32 * int64(time.Microsecond) / int64(time.Millisecond) * 1000 // the longest of one word
 	rapid.Check(t, func(t *rapid.T) {
@@ -417,7 +418,8 @@ local try = call
 					continue
 				}
 				if !steppedBack {
-					require.LessOrEqual(r, at, added[redis.log(key, limit)]+2*window+second+1000, "rounded to milliseconds")
+					latest := added[redis.log(key, limit)] + 2*window + second
+					require.LessOrEqual(r, at, latest+1000, "rounded to milliseconds")
 				}
 			}
 		}

@@ -46,9 +46,9 @@ func (q *question) decision() Decision { return q.answer.decision(int(q.place), 
 // HashTag returns the key, which the names of all its logs have in braces.
 func (q *question) HashTag() string { return q.key }
 
-// Size returns how much work the question is for the script, where 1 is a request under one limit. Where units are given
-// back, the script may have to make a new entry for each other request that shares the entry, which is why that counts
-// for more.
+// Size returns how much work the question is for the script, where 1 is a request under one limit. Where units are
+// given back, the script may have to make a new entry for each other request that shares the entry, which is why that
+// counts for more.
 func (q *question) Size() int {
 	switch {
 	case q.verb == settle && q.cost < q.paid.cost:

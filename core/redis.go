@@ -66,7 +66,7 @@ func newRedisLogs(connection *connection, c config, m *metrics, freed func(key s
 		},
 	}
 	if m != nil {
-		config.Called, config.TimedOut = m.called, m.timedOut
+		config.Called, config.TimedOut = m.recordCall, m.recordTimeout
 	}
 	r.dispatcher = dispatch.New(config)
 	r.leases = newLeases(r.renew, r.now, r.closing)
@@ -234,8 +234,8 @@ func (r *redisLogs) change(ctx context.Context, q *question) error {
 	return err
 }
 
-// changed tells the denial cache, and the callers of Wait, that what was charged to a key may have changed. If units were
-// given back, there may be room. If more was charged, the times that the cache holds are too early.
+// changed tells the denial cache, and the callers of Wait, that what was charged to a key may have changed. If units
+// were given back, there may be room. If more was charged, the times that the cache holds are too early.
 func (r *redisLogs) changed(hash uint64, key string) {
 	r.denials.forget(hash, key)
 	r.freed(key)
@@ -265,8 +265,8 @@ func (r *redisLogs) giveBack(q *question) {
 	go r.refundLater(r.receipt(q), limits)
 }
 
-// refundLater gives back what was charged, and tries again after each error, since the circuit breaker may still be open after a late
-// answer. It gives up after about half a minute; the charge then stays until it expires.
+// refundLater gives back what was charged, and tries again after each error, since the circuit breaker may still be
+// open after a late answer. It gives up after about half a minute; the charge then stays until it expires.
 func (r *redisLogs) refundLater(paid receipt, limits []Limit) {
 	for pause := time.Millisecond; pause < 20*time.Second; pause *= 2 {
 		if r.charge(context.Background(), paid, 0, limits) == nil {

@@ -125,7 +125,7 @@ func TestScript(t *testing.T) {
 			{0, "A B", "c1 admit 1 2 1 5 0 9 " + m + " 9 " + s, "[1 4 60000000 60000000 4 1000000 1000000]"},
 			{1, "A B", "c2 settle 2 c1.1 1 0 5 2 " + m + " " + s, "6"},
 			{1, "A B", "c2 settle 2 c1.1 1 0 5 2 " + m + " " + s, "0"},        // again
-			{2, "A", "c3 admit 1 1 1 8 0 9 " + m, "[0 7 -59999998 59999998]"}, // the two are there until the five would be
+			{2, "A", "c3 admit 1 1 1 8 0 9 " + m, "[0 7 -59999998 59999998]"}, // until the five would
 			{3, "A", "c4 settle 1 c1.1 1 0 5 1 " + m, "0"},                    // known to be settled
 			{minute, "A", "c5 peek 1 1 9 " + m, "[1 9 0 0]"},
 			{0, "C", "d1 admit 1 1 3 2 0 9 " + m, "3"},
@@ -141,7 +141,7 @@ func TestScript(t *testing.T) {
 			{11, "A", "c2 settle 1 c1.1 1 0 3 5 " + m, "0"}, // again
 			{12, "A", "c3 peek 1 1 9 " + m, "[1 4 0 59999998]"},
 			{12, "A", "c4 admit 1 1 1 5 0 9 " + m, "[0 4 59999988 59999998]"}, // until the three have left
-			{minute, "A", "c5 peek 1 1 9 " + m, "[1 7 0 10]"},                 // the two are there a window after they were known
+			{minute, "A", "c5 peek 1 1 9 " + m, "[1 7 0 10]"},                 // the two leave later
 			{minute + 1, "A", "c6 settle 1 c1.1 1 0 3 5 " + m, "0"},
 			{minute + 10, "A", "c7 peek 1 1 9 " + m, "[1 9 0 0]"},
 			{minute + 11, "A", "c8 settle 1 c1.1 1 0 3 5 " + m, "2"},    // what has left is no longer known
@@ -151,7 +151,7 @@ func TestScript(t *testing.T) {
 			{1, "C", "e2 settle 1 e1.1 3 1 2 3 " + m, "1"},
 			{2, "C", "e3 settle 1 e1.1 3 0 2 0 " + m, "2"}, // gives back of the entry that all three share
 			{3, "C", "e4 settle 1 e1.1 3 1 2 3 " + m, "0"},
-			{4, "C", "e5 admit 1 1 1 5 0 9 " + m, "[0 4 -59999996 59999997]"}, // until the first of those that shared it
+			{4, "C", "e5 admit 1 1 1 5 0 9 " + m, "[0 4 -59999996 59999997]"}, // until those that shared it
 		},
 		"settle beyond max": {
 			{0, "A B", "c1 admit 1 2 1 2 0 5 " + m + " 9 " + s, "[1 3 0 60000000 7 0 1000000]"},
@@ -572,7 +572,8 @@ func TestDamagedLogs(t *testing.T) {
 			require.Len(r, reply, 2)
 			_, err := reply[1].AsInt64()
 			require.NoError(r, err, "the question about another log")
-			if words, err := reply[0].ToString(); err == nil && !strings.HasPrefix(args, "settle") || err == nil && strings.Contains(args, "2 9") {
+			charges := !strings.HasPrefix(args, "settle") || strings.Contains(args, " 2 9 ")
+			if words, err := reply[0].ToString(); err == nil && charges {
 				failed++
 				for member := range members(r, redis.client, name) {
 					if member != "*" && member != "~" {
@@ -613,6 +614,8 @@ func TestMissingRights(t *testing.T) {
 		{"A B", "d1 again one 2 3 " + m, "time zcard zscore zadd pexpire"},
 		{"A weighs", "d2 one 1 3 " + m + " settle 1 w.1 1 0 2 0 " + m, "time zcard zscore zadd pexpire zrem zrangebyscore unlink"},
 		{"A weighs", "d2 one 1 3 " + m + " settle 1 w.1 1 0 2 9 " + m, "time zcard zscore zadd pexpire"},
+		{"weighs A full", "d2 settle 2 w.1 1 0 2 9 " + m + " " + m + " peek 1 1 1 " + m,
+			"time zcard zcount zscore zadd pexpire zrange"},
 		{"A full", "d3 one 1 3 " + m + " reset 1", "time zcard zadd pexpire unlink"},
 		{"A full", "d5 one 1 3 " + m + " renew 1 1 f.1 " + m, "time zcard zscore zadd pexpire"},
 		{"A A:probe", "d4 probe",
@@ -664,6 +667,28 @@ func TestMissingRights(t *testing.T) {
 	}
 }
 
+// What a call has charged is taken back when it fails, and what it has given back in the same log stays given back.
+func TestFailureAfterSettles(t *testing.T) {
+	server := redistest.Start(t)
+	admin, now := server.Client(t), fmt.Sprint(time.Now().UnixMicro())
+	redistest.Do(t, admin, "ZADD", "log", "-9", "*", now, "w.1*7", now, "x.1*4")
+	redistest.Do(t, admin, "ZADD", "full", now, "f.1")
+	redistest.Do(t, admin, "ACL", "SETUSER", "some", "reset", "on", ">pw", "~*", "+@all", "-zrange")
+	client, err := rueidis.NewClient(rueidis.ClientOption{
+		InitAddress: []string{server.Addr}, Username: "some", Password: "pw", DisableCache: true, ForceSingleClient: true,
+	})
+	require.NoError(t, err)
+	defer client.Close()
+	const m = "60000000"
+	args := "c settle 1 w.1 1 0 7 20 " + m + " settle 1 x.1 1 0 4 2 " + m + " peek 1 1 1 " + m
+	err = client.Do(context.Background(), client.B().Eval().Script(lua.Decide).Numkeys(3).Key("log", "log", "full").
+		Arg(strings.Fields(args)...).Build()).Error()
+	require.Equal(t, "NOPERM", dispatch.Code(err), err)
+	left := members(t, admin, "log")
+	assert.Equal(t, []string{"*", "w.1*7", "x.1=*2", "~"}, slices.Sorted(maps.Keys(left)))
+	requireMarks(t, admin, "log")
+}
+
 // A server that takes no writes rejects a call before anything is written, and whatever the questions are. That its memory is
 // full is no reason to deny what the limits admit.
 func TestRejectedWrites(t *testing.T) {
@@ -671,8 +696,9 @@ func TestRejectedWrites(t *testing.T) {
 	calls := []struct{ logs, args string }{
 		{"A", "c1 one 1 3 " + m}, {"full", "c2 one 1 1 " + m}, {"A full", "c3 one 2 1 " + m}, {"full A", "c4 one 2 1 " + m},
 		{"bad A", "c5 one 2 3 " + m}, {"A", "c6 admit 1 1 2 2 0 4 " + m}, {"full", "c7 admit 1 1 2 1 1 1 " + m}, {"A full", "c8 peek 2 1 1 " + m},
-		{"full", "c9 settle 1 there.1 1 0 1 0 " + m}, {"full", "c10 reset 1"}, {"A", "c10 settle 1 there.1 1 0 1 9 " + m},
-		{"full", "c16 renew 1 1 there.1 " + m}, {"full full:probe", "c11 probe"}, {"old", "c12 one 1 3 1000"},
+		{"full", "c9 settle 1 there.1 1 0 1 0 " + m}, {"full", "c10 reset 1"}, {"full full:probe", "c11 probe"}, {"old", "c12 one 1 3 1000"},
+		{"A", "c16 settle 1 there.1 1 0 1 9 " + m},
+		{"full", "c17 renew 1 1 there.1 " + m},
 		{"old", "c13 peek 1 1 3 1000"}, {"A", "c14 again one 1 3 " + m}, {"bad", "c15 one 1 3 " + m},
 	}
 	for _, refusal := range []struct {

@@ -175,7 +175,8 @@ func TestBatchesAgreeWithOracle(t *testing.T) {
 				q := redis.question(in.verb, key, in.cost, in.limits...)
 				if in.verb == settle {
 					d := decisions[in.of]
-					in.actual = rapid.SampledFrom([]int{0, 0, in.cost / 2, in.cost - 1, in.cost + 1, 2 * in.cost}).Draw(r, "actual")
+					costs := []int{0, 0, in.cost / 2, in.cost - 1, in.cost + 1, 2 * in.cost}
+					in.actual = rapid.SampledFrom(costs).Draw(r, "actual")
 					in.actual, _ = d.receipt.call.settle(d.receipt, in.actual) // of several, the first counts
 					switch until, again := known[in.of]; {
 					case !again:

@@ -161,7 +161,8 @@ func app(limiter *core.Limiter) http.Handler {
 	e.GET("/mapped", fail, failed.Limit(adaptertest.One))
 	e.GET("/mapping", fail, failed.Limit(adaptertest.One), render)
 	settled := func(opts ...echolimit.Option) *echolimit.Middleware {
-		return by(echolimit.ClientIP(), append(opts, echolimit.Cost(number("cost")), echolimit.CostAfter(number("actual")))...)
+		opts = append(opts, echolimit.Cost(number("cost")), echolimit.CostAfter(number("actual")))
+		return by(echolimit.ClientIP(), opts...)
 	}
 	tried := settled(echolimit.CountOnly(adaptertest.Failed))
 	e.GET("/settled", ok, settled().Limit(adaptertest.Outer))

@@ -131,7 +131,8 @@ func app(limiter *core.Limiter) http.Handler {
 	r.GET("/mapped", failed.Limit(adaptertest.One), fail)
 	r.GET("/mapping", forget, failed.Limit(adaptertest.One), render, fail)
 	settled := func(opts ...ginlimit.Option) *ginlimit.Middleware {
-		return by(ginlimit.ClientIP(), append(opts, ginlimit.Cost(number("cost")), ginlimit.CostAfter(number("actual")))...)
+		opts = append(opts, ginlimit.Cost(number("cost")), ginlimit.CostAfter(number("actual")))
+		return by(ginlimit.ClientIP(), opts...)
 	}
 	tried := settled(ginlimit.CountOnly(adaptertest.Failed))
 	r.GET("/settled", settled().Limit(adaptertest.Outer), ok)

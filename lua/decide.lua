@@ -57,9 +57,9 @@
 --         earlier by as much.
 -- Retry   A call that is sent again, with "again", grants what the earlier attempt has granted and charges nothing
 --         twice, as long as the entries of that attempt have not expired. If it overtakes the earlier attempt, that one
---         charges nothing twice either, if as many requests fit as before. What a short reply says of a log may be a
---         round trip old. If the units of a log are not known, its remaining is 0. A settle that is sent again, with
---         or without "again", is one that is repeated.
+--         charges nothing twice either, if as many requests fit as before, and units of none of them were given back
+--         meanwhile. What a short reply says of a log may be a round trip old. If the units of a log are not known, its
+--         remaining is 0. A settle that is sent again, with or without "again", is one that is repeated.
 -- Time    A call has a budget, so that it never occupies the server for long: 1000 less 7 for each key, and at least
 --         100. Reading or removing an entry takes 1, moving it to the present 2, cleaning a log 8 (but 0 if it is
 --         done before any function is made), and giving back 1 for each request of the entry. Renewing an entry takes
@@ -360,11 +360,14 @@ end
 local charged = {} -- what questions that were not answered above have charged
 local function fail(text)
   for i = #charged, 1, -1 do
-    local log, member, new, extra = unpack(charged[i])
+    local log, member, new, units = unpack(charged[i])
     if new then
       try('UNLINK', log)
-    elseif try('ZREM', log, member) == 1 and extra then
-      setExtra(log, extra)
+    elseif try('ZREM', log, member) == 1 and units > 1 then
+      local marked = try('ZSCORE', log, '*') -- it may have been lowered meanwhile
+      if type(marked) == 'string' then
+        setExtra(log, -marked - (units - 1))
+      end
     end
   end
   for q = 1, plain do
@@ -408,7 +411,7 @@ local function admit(g, at, entry)
     if charge > 0 then
       local member, marks = name(entry, charge), {}
       if call('ZADD', log, stamp, member) == 1 then -- it is there if this call was sent again, and that came first
-        charged[#charged + 1] = { log, member, live[i] == 0, charge > 1 and extra[i] }
+        charged[#charged + 1] = { log, member, live[i] == 0, charge }
         if charge > 1 then
           extra[i] = extra[i] + charge - 1
           marks = { format('%.0f', -extra[i]), '*' }
@@ -526,7 +529,7 @@ local function chargeMore(g, at, own, extra)
   for i = 1, more > 0 and g.logs or 0 do
     local log = KEYS[at + i]
     call('ZADD', log, stamp, member)
-    charged[#charged + 1] = { log, member, members[i] == 0, more > 1 and extra[i] }
+    charged[#charged + 1] = { log, member, members[i] == 0, more }
     if more > 1 then
       setExtra(log, extra[i] + more - 1)
     end

@@ -75,22 +75,22 @@ func CountOnly(counts func(status int) bool) Option {
 }
 
 // CostAfter has a request cost what the function says when its handler has finished, such as the tokens that a language
-// model has used. Cost, or one unit without it, is what is reserved before: at least an estimate, so that of many requests
-// at once no more are under way than the limit allows. The difference is given back or charged, even beyond a limit's
-// Max: then the client waits until enough has expired. The request counts as of its admission, and what it has cost
-// beyond the reservation as of when its handler has finished.
+// model has used. Cost, or one unit without it, is what is reserved before: at least an estimate, so that of many
+// requests at once no more are under way than the limit allows. The difference is given back or charged, even beyond a
+// limit's Max: then the client waits until enough has expired. The request counts as of its admission, and what it has
+// cost beyond the reservation as of when its handler has finished.
 //
-// The function is called once for each request that was admitted, when its handler has returned: that of a stream when the
-// stream has ended. It is called too if the client has left, since the work was done, so let handlers note what they have
-// used as they go. If a handler panics, the function is not called, and the reservation stays charged. It also stays if
-// the function returns less than 0, which is a mistake of the service, or if Redis does not answer in time; the limiter's
-// log says so. 0 gives back all.
+// The function is called once for each request that was admitted, when its handler has returned: that of a stream when
+// the stream has ended. It is called too if the client has left, since the work was done, so let handlers note what
+// they have used as they go. If a handler panics, the function is not called, and the reservation stays charged. It
+// also stays if the function returns less than 0, which is a mistake of the service, or if Redis does not answer in
+// time; the limiter's log says so. 0 gives back all.
 //
 // With CountOnly, a request whose status does not count costs nothing, and the function is called for the others, among
 // them those whose status is not known.
 //
-// As what is given back is there for all instances at once, none remembers that a client has no room, and each denial is
-// a call to Redis: see core.Limiter.Provisional.
+// As what is given back is there for all instances at once, none remembers that a client has no room, and each denial
+// is a call to Redis: see core.Limiter.Provisional.
 func CostAfter(cost func(*echo.Context) int) Option {
 	return func(m *Middleware) { m.gate.CostAfter(cost) }
 }

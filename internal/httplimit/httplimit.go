@@ -58,8 +58,8 @@ func (g *Gate[C]) CountOnly(counts func(status int) bool) {
 	g.counts, g.limiter = counts, g.limiter.Provisional()
 }
 
-// CostAfter has a request that counts cost what the function says when its handler has finished. What it is charged before
-// is an estimate, of which units are given back, so no instance may remember that a client has no room.
+// CostAfter has a request that counts cost what the function says when its handler has finished. What it is charged
+// before is an estimate, of which units are given back, so no instance may remember that a client has no room.
 func (g *Gate[C]) CostAfter(cost func(C) int) {
 	g.costAfter, g.limiter = cost, g.limiter.Provisional()
 }
@@ -148,9 +148,9 @@ func (g *Gate[C]) decide(
 // Settle charges the request of c what it has cost: nothing if the status of its answer does not count, or else what
 // CostAfter says. Without CostAfter, it stays charged as it is.
 //
-// It counts where the status is not known: if status is not that of a final answer, and if the client has left before the
-// answer has begun, because leaving makes handlers fail and so is a way to choose the status. An error goes to the log,
-// and then the charge may stay as it is too.
+// It counts where the status is not known: if status is not that of a final answer, and if the client has left before
+// the answer has begun, because leaving makes handlers fail and so is a way to choose the status. An error goes to the
+// log, and then the charge may stay as it is too.
 //
 // ctx is the context that the request came with: what handlers derive from it may end with them. Once the answer has
 // begun, as begun reports, the client may leave; a deadline that passes may still replace what a handler has answered.
@@ -167,7 +167,7 @@ func (g *Gate[C]) Settle(ctx context.Context, c C, d core.Decision, status int, 
 		return
 	default:
 		if cost = g.costAfter(c); cost < 0 {
-			g.warnings.failed("exactlimit: the service does not know what a request has cost, so it stays charged as it was",
+			g.warnings.failed("exactlimit: it is not known what a request has cost, so it stays charged as it was",
 				fmt.Errorf("CostAfter returned %d: it must return at least 0", cost))
 			return
 		}

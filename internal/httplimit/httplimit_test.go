@@ -246,7 +246,8 @@ func TestCostAfter(t *testing.T) {
 		{"a mistake", -1, false, 200, false, 10, "CostAfter returned -1: it must return at least 0"},
 		{"none, as it does not count", -1, true, 200, false, 0, ""},
 	} {
-		gate, asked := NewGate(limiter, func(int) (string, error) { return "ann", nil }, func(int) string { return "" }), 0
+		asked, key := 0, func(int) (string, error) { return "ann", nil }
+		gate := NewGate(limiter, key, func(int) string { return "" })
 		gate.Cost = func(int) int { return reserved }
 		gate.CostAfter(func(c int) int {
 			asked++

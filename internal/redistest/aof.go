@@ -28,8 +28,8 @@ type Admission struct {
 	ID       string // without the weight
 	Weight   int    // units
 	Refunded int    // units that were given back later
-	// Added marks what a request has cost beyond its charge. Its ID is that of the request's admission, followed by "+".
-	// It was not admitted, so a window that ends with it may hold more than Max.
+	// Added marks what a request has cost beyond its charge. Its ID is that of the request's admission, followed by
+	// "+". It was not admitted, so a window that ends with it may hold more than Max.
 	Added bool
 	Moved int64  // where the entry stands instead of At, or 0: a clock that steps back leaves entries in the future
 	Addr  string // of the server whose record this is

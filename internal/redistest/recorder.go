@@ -45,9 +45,9 @@ func (s *sortedSet) remove(id string, p part) {
 	s.extra -= p.weight - 1
 }
 
-// part is an entry. Most stand for a whole admission. To give units back replaces the entry of requests that were admitted
-// together by one for each of them, whose ids are the admission's with a colon and a number. The id of one that was charged
-// less than it was admitted for ends in "=".
+// part is an entry. Most stand for a whole admission. To give units back replaces the entry of requests that were
+// admitted together by one for each of them, whose ids are the admission's with a colon and a number. The id of one
+// that was charged less than it was admitted for ends in "=".
 type part struct {
 	admission int   // index in the record
 	at        int64 // the score, which is the admission's unless a clock stepped back

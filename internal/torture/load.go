@@ -27,6 +27,7 @@ type Load struct {
 	Limit       core.Limit
 	Second      core.Limit    // of each call, too, unless its Max is 0
 	Costs       []int         // of which each call has one; 1 if there are none
+	Settled     []int         // percentages of its cost, to one of which each admitted call is settled; may be empty
 	Goroutines  int           // of each process
 	Holds       time.Duration // how long a request is in flight, if the limit is of such, on average
 	Pause       time.Duration // between a goroutine's calls, on average
@@ -126,6 +127,9 @@ func (l Load) run(ctx context.Context) (seen Seen, err error) {
 				if d.Holds() {
 					l.hold(limiter, &call, d, random)
 				}
+				if d.Allowed && len(l.Settled) > 0 {
+					call.Settled = settle(limiter, d, cost*l.Settled[random.IntN(len(l.Settled))]/100)
+				}
 				calls[g] = append(calls[g], call)
 				burn(l.Burn)
 			}
@@ -181,6 +185,18 @@ func (l Load) hold(limiter *core.Limiter, call *Call, d core.Decision, random *r
 		}
 	}
 	call.Ended = time.Now().UnixMicro()
+}
+
+// settle settles an admitted call, and then again to another cost, which changes nothing.
+func settle(limiter *core.Limiter, d core.Decision, cost int) *Settlement {
+	settled := &Settlement{Cost: cost}
+	for _, cost := range []int{cost, cost + 7} {
+		if err := limiter.Settle(context.Background(), d, cost); err != nil {
+			settled.Err = err.Error()
+		}
+	}
+	settled.Came = time.Now().UnixMicro()
+	return settled
 }
 
 // loadEnv makes this test binary a process that is one load until its input ends, and then writes what it saw.

@@ -51,6 +51,18 @@ var mutants = []struct {
 		fault: "replies_lost", says: "the servers recorded",
 	},
 	{
+		name: "an overcharge is forgotten", file: "lua/decide.lua",
+		right: "for i = 1, more > 0 and g.logs or 0 do",
+		wrong: "for i = 1, 0 do",
+		fault: "replies_lost,_of_calls_that_cost_more", says: "callers were told that calls have cost",
+	},
+	{
+		name: "a settle is charged twice", file: "lua/decide.lua",
+		right: "return 0 -- this was done before",
+		wrong: "members[i] = 0",
+		fault: "replies_lost,_of_calls_that_cost_more", says: "an id added twice",
+	},
+	{
 		name: "a batch's answers are shifted by one", file: "core/batch.go",
 		right: "decode(reply[n], a.requests, a.question)",
 		wrong: "decode(reply[(n+1)%len(reply)], a.requests, a.question)",
