@@ -22,6 +22,7 @@ type leases struct {
 	mu       sync.Mutex
 	held     map[leaseID]*lease
 	running  bool
+	closed   bool
 	next     time.Duration // when the goroutine looks for leases that are due
 	sooner   chan struct{} // has one element if it is to look before that
 	renewing sync.WaitGroup
@@ -72,12 +73,8 @@ func (l *leases) hold(paid receipt, limits []Limit, asked time.Duration) {
 	defer l.mu.Unlock()
 	l.held[paid.lease()] = held
 	switch {
+	case l.closed:
 	case !l.running:
-		select {
-		case <-l.closing:
-			return
-		default:
-		}
 		l.running, l.next = true, held.due
 		l.renewing.Go(l.run)
 	case held.due < l.next:
@@ -184,7 +181,8 @@ func (l *leases) renewAll(groups [][]*lease) {
 
 // close returns when nothing is renewed any more. The channel closing must be closed.
 func (l *leases) close() {
-	l.mu.Lock() // so that no call of hold starts the goroutine after this
+	l.mu.Lock()
+	l.closed = true // so that no call of hold starts the goroutine again
 	l.mu.Unlock()
 	l.renewing.Wait()
 }
