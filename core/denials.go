@@ -14,7 +14,8 @@ import (
 // without a call to Redis. In this file a question is a key, the limits and the cost of a request.
 //
 // The cache is exact: a full log has room when its entries expire and not before, so it is full for every instance
-// until then. Denials by a log whose units may be given back earlier are not cached; see answer.full. That leaves two
+// until then, and a banned log denies until the ban ends. Denials by a log whose units may be given back earlier are
+// not cached, nor are those that would begin a ban if Redis was asked; see answer.sure. That leaves two
 // cases in which a log has room earlier than the cache says. The first is a Reset, or the first Refund of a log. The
 // cache sees those of this Limiter at once, and those of other instances within hold. The second is that the clocks
 // disagree, since Redis's was stepped forward or this process was suspended, which Go's monotonic clock does not
@@ -93,27 +94,23 @@ func (e *denial) decision(now time.Duration) Decision {
 	return d
 }
 
-// learn caches the denial that follows from a decision on the same question, if one does: from a denial, or from an
-// admission that leaves no room for another. The call was sent at sent, and the reply came now. The hash is the
-// key's, and forgotten is what the method forgotten returned before the call.
+// learn caches the denial of a question. The call that it follows from was sent at sent, and the reply came now; it is
+// sure for so long from the moment at which Redis answered. The hash is the key's, and forgotten is what the method
+// forgotten returned before the call.
 func (d *denials) learn(
-	hash, forgotten uint64, sent, now time.Duration, key string, cost int, limits []Limit, last Decision,
+	hash, forgotten uint64, sent, now time.Duration, key string, cost int, limits []Limit, denied Decision,
+	sure time.Duration,
 ) {
 	set := d.set(hash)
-	if set == nil || last.RetryAfter == 0 {
+	if set == nil {
 		return
 	}
-	states, retry := last.States(), last.RetryAfter
-	for _, state := range states {
-		if state.RetryAfter > 0 {
-			retry = min(retry, state.RetryAfter) // until then each limit without room stays without
-		}
-	}
+	states := denied.States()
 	e := &denial{
 		key:    strings.Clone(key), // since key may be a part of something large, such as a request
 		cost:   cost,
 		limits: slices.Clone(limits),
-		until:  sent + believed(min(retry, d.hold)),
+		until:  sent + believed(min(sure, d.hold)),
 		heard:  now,
 		denied: Decision{State: states[0], Source: SourceDenialCache},
 	}

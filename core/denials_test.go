@@ -24,7 +24,7 @@ func TestDenialHoldsUntil(t *testing.T) {
 	const ms = time.Millisecond
 	limit := PerMinute("login", 5)
 	d := newDenials(4, time.Minute)
-	d.learn(1, d.forgotten(1), 10*time.Second, 11*time.Second, "ann", 1, []Limit{limit}, full(limit, 2*time.Second, 50*time.Second))
+	d.learn(1, d.forgotten(1), 10*time.Second, 11*time.Second, "ann", 1, []Limit{limit}, full(limit, 2*time.Second, 50*time.Second), 2*time.Second)
 	for _, row := range []struct {
 		now          time.Duration
 		retry, reset time.Duration // zero when nothing is known
@@ -53,7 +53,8 @@ func TestDenialIsOfOneQuestion(t *testing.T) {
 	limit := PerMinute("login", 5)
 	d := newDenials(100, time.Minute)
 	for _, cost := range []int{1, 3} {
-		d.learn(1, d.forgotten(1), 0, 0, "ann", cost, []Limit{limit}, full(limit, time.Duration(cost)*time.Second, time.Minute))
+		retry := time.Duration(cost) * time.Second
+		d.learn(1, d.forgotten(1), 0, 0, "ann", cost, []Limit{limit}, full(limit, retry, time.Minute), retry)
 	}
 	find := func(key string, cost int, limits ...Limit) time.Duration {
 		got, _ := d.find(1, 0, key, cost, limits)
@@ -79,7 +80,7 @@ func TestDenialOfSeveralLimits(t *testing.T) {
 		{Limit: limits[2], Remaining: 8, ResetAfter: time.Hour},
 	}
 	d := newDenials(4, time.Minute)
-	d.learn(1, d.forgotten(1), 0, 0, "ann", 1, limits, decide(false, states, SourceRedis))
+	d.learn(1, d.forgotten(1), 0, 0, "ann", 1, limits, decide(false, states, SourceRedis), time.Second)
 	got, found := d.find(1, 600*time.Millisecond, "ann", 1, limits)
 	require.True(t, found)
 	assert.Equal(t, "b", got.Limit.Name)
@@ -96,7 +97,7 @@ func TestDenialOfSeveralLimits(t *testing.T) {
 func TestDenialIsHeldNoLongerThanSaid(t *testing.T) {
 	limit := PerDay("export", 5)
 	d := newDenials(4, time.Second)
-	d.learn(1, d.forgotten(1), 0, 0, "ann", 1, []Limit{limit}, full(limit, time.Hour, time.Hour))
+	d.learn(1, d.forgotten(1), 0, 0, "ann", 1, []Limit{limit}, full(limit, time.Hour, time.Hour), time.Hour)
 	got, found := d.find(1, 998*time.Millisecond, "ann", 1, []Limit{limit})
 	assert.True(t, found)
 	assert.Equal(t, time.Hour-998*time.Millisecond, got.RetryAfter, "what it says is true all the same")
@@ -112,7 +113,7 @@ func TestForgottenDenials(t *testing.T) {
 		return found
 	}
 	learn := func(forgotten uint64, key string, limit Limit) {
-		d.learn(1, forgotten, 0, 0, key, 1, []Limit{limit}, full(limit, time.Second, time.Second))
+		d.learn(1, forgotten, 0, 0, key, 1, []Limit{limit}, full(limit, time.Second, time.Second), time.Second)
 	}
 	learn(d.forgotten(1), "ann", limit)
 	learn(d.forgotten(1), "ann", other)
@@ -136,7 +137,7 @@ func TestDenialsAreBounded(t *testing.T) {
 		random := rand.New(rand.NewPCG(1, 2))
 		for i := range 20_000 {
 			key, hash := fmt.Sprint(i), random.Uint64()
-			d.learn(hash, 0, 0, 0, key, 1, limits, full(limit, time.Second, time.Second))
+			d.learn(hash, 0, 0, 0, key, 1, limits, full(limit, time.Second, time.Second), time.Second)
 			_, found := d.find(hash, 0, key, 1, limits)
 			require.True(t, found, "the newest has a place")
 		}
@@ -156,7 +157,8 @@ func TestDenialsAreBounded(t *testing.T) {
 	d := newDenials(4, time.Hour)
 	for i, seconds := range []int{9, 7, 8, 6, 6, 20} {
 		key := fmt.Sprint("key", min(i, 4))
-		d.learn(0, 0, 0, 0, key, 1, limits, full(limit, time.Duration(seconds)*time.Second, time.Minute))
+		retry := time.Duration(seconds) * time.Second
+		d.learn(0, 0, 0, 0, key, 1, limits, full(limit, retry, time.Minute), retry)
 	}
 	for i, want := range []bool{true, true, true, false, true} {
 		_, found := d.find(0, 0, fmt.Sprint("key", i), 1, limits)
@@ -164,7 +166,7 @@ func TestDenialsAreBounded(t *testing.T) {
 	}
 
 	off := newDenials(0, 0)
-	off.learn(7, off.forgotten(7), 0, 0, "ann", 1, limits, full(limit, time.Second, time.Second))
+	off.learn(7, off.forgotten(7), 0, 0, "ann", 1, limits, full(limit, time.Second, time.Second), time.Second)
 	off.forget(7, "ann")
 	_, found := off.find(7, 0, "ann", 1, limits)
 	assert.False(t, found)
@@ -182,7 +184,8 @@ func TestDenialsAreSafeForConcurrentUse(t *testing.T) {
 				key, hash, limits := fmt.Sprint(n), uint64(n)<<60, []Limit{PerMinute("login", n)}
 				switch random.IntN(4) {
 				case 0:
-					d.learn(hash, d.forgotten(hash), 0, 0, key, n, limits, full(limits[0], time.Duration(n), time.Hour))
+					d.learn(hash, d.forgotten(hash), 0, 0, key, n, limits, full(limits[0], time.Duration(n), time.Hour),
+						time.Duration(n))
 				case 1:
 					d.forget(hash, key)
 				default:

@@ -182,7 +182,7 @@ func (r *recorder) add(name string, entries []string, copied bool) error {
 		member := entries[1]
 		id, weight, err := parseMember(member)
 		old, there := log.parts[id]
-		switch mark := isMark(member); {
+		switch mark := IsMark(member); {
 		case err != nil:
 			return err
 		case mark != (at < 0):
@@ -211,7 +211,10 @@ func (r *recorder) add(name string, entries []string, copied bool) error {
 	return nil
 }
 
-func isMark(member string) bool { return member == "*" || member == "~" }
+// IsMark reports whether a member of a log is a mark. The mark of a ban of n microseconds is "!n".
+func IsMark(member string) bool {
+	return member == "*" || member == "~" || strings.HasPrefix(member, "!")
+}
 
 // parseMember returns the id and the weight of a member. No weight of one is written.
 func parseMember(member string) (id string, weight int, err error) {
@@ -278,7 +281,7 @@ func (r *recorder) copied(name, id string, at int64, weight int) {
 
 func (r *recorder) remove(name, member, how string) {
 	log := r.log(name)
-	if isMark(member) {
+	if IsMark(member) {
 		delete(log.marks, member)
 		return
 	}

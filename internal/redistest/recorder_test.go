@@ -47,26 +47,26 @@ func TestRecordsOfTheScript(t *testing.T) {
 		want  []string // of the log x
 	}{
 		{"admissions of one unit", []string{"a one 1 9 " + hour, "b one 1 9 " + hour}, []string{"a.1 weighs 1, 0 back", "b.1 weighs 1, 0 back"}},
-		{"of more", []string{"a admit 1 1 1 5 0 9 " + hour, "b one 1 9 " + hour, "c admit 1 1 1 3 1 9 " + hour},
+		{"of more", []string{"a admit 1 1 1 5 0 9 " + hour + " 0", "b one 1 9 " + hour, "c admit 1 1 1 3 1 9 " + hour + " 0"},
 			[]string{"a.1 weighs 5, 0 back", "b.1 weighs 1, 0 back", "c.1 weighs 3, 0 back"}},
-		{"a denial", []string{"a admit 1 1 1 5 0 9 " + hour, "b admit 1 1 1 5 0 9 " + hour}, []string{"a.1 weighs 5, 0 back"}},
-		{"some of a batch", []string{"a admit 1 1 5 2 0 9 " + hour}, []string{"a.1 weighs 8, 0 back"}},
-		{"a retry", []string{"a admit 1 1 5 2 0 9 " + hour, "a again admit 1 1 5 2 0 9 " + hour}, []string{"a.1 weighs 8, 0 back"}},
-		{"a refund of all", []string{"a admit 1 1 1 5 0 9 " + hour, "b refund 1 a.1 1 0 5 " + hour}, []string{"a.1 weighs 5, 5 back ZREM"}},
+		{"a denial", []string{"a admit 1 1 1 5 0 9 " + hour + " 0", "b admit 1 1 1 5 0 9 " + hour + " 0"}, []string{"a.1 weighs 5, 0 back"}},
+		{"some of a batch", []string{"a admit 1 1 5 2 0 9 " + hour + " 0"}, []string{"a.1 weighs 8, 0 back"}},
+		{"a retry", []string{"a admit 1 1 5 2 0 9 " + hour + " 0", "a again admit 1 1 5 2 0 9 " + hour + " 0"}, []string{"a.1 weighs 8, 0 back"}},
+		{"a refund of all", []string{"a admit 1 1 1 5 0 9 " + hour + " 0", "b refund 1 a.1 1 0 5 " + hour}, []string{"a.1 weighs 5, 5 back ZREM"}},
 		{"refunds of parts", []string{
-			"a admit 1 1 4 2 0 9 " + hour, "b refund 1 a.1 4 2 2 " + hour, "b refund 1 a.1 4 2 2 " + hour, "b refund 1 a.1 4 0 2 " + hour,
+			"a admit 1 1 4 2 0 9 " + hour + " 0", "b refund 1 a.1 4 2 2 " + hour, "b refund 1 a.1 4 2 2 " + hour, "b refund 1 a.1 4 0 2 " + hour,
 		}, []string{"a.1 weighs 8, 4 back"}},
-		{"of all parts", []string{"a admit 1 1 2 1 0 9 " + hour, "b refund 1 a.1 2 1 1 " + hour, "b refund 1 a.1 2 0 1 " + hour},
+		{"of all parts", []string{"a admit 1 1 2 1 0 9 " + hour + " 0", "b refund 1 a.1 2 1 1 " + hour, "b refund 1 a.1 2 0 1 " + hour},
 			[]string{"a.1 weighs 2, 2 back ZREM"}},
 		{"cleaning of units", []string{"a one 1 9 " + hour, "b one 1 9 " + hour, "sleep", "c one 1 9 400000", "d one 1 9 " + hour}, []string{
 			"a.1 weighs 1, 0 back ZREMRANGEBYSCORE", "b.1 weighs 1, 0 back ZREMRANGEBYSCORE", "c.1 weighs 1, 0 back", "d.1 weighs 1, 0 back",
 		}},
-		{"cleaning of weights", []string{"a admit 1 1 1 5 0 9 " + hour, "sleep", "b admit 1 1 1 3 1 9 " + hour, "c admit 1 1 1 2 0 9 400000"}, []string{
+		{"cleaning of weights", []string{"a admit 1 1 1 5 0 9 " + hour + " 0", "sleep", "b admit 1 1 1 3 1 9 " + hour + " 0", "c admit 1 1 1 2 0 9 400000 0"}, []string{
 			"a.1 weighs 5, 0 back ZREMRANGEBYSCORE", "b.1 weighs 3, 0 back", "c.1 weighs 2, 0 back",
 		}},
-		{"cleaning of all", []string{"a admit 1 1 1 5 1 9 " + hour, "sleep", "b peek 1 1 9 400000"}, []string{"a.1 weighs 5, 0 back UNLINK"}},
-		{"a reset", []string{"a admit 1 1 1 5 0 9 " + hour, "b reset 1"}, []string{"a.1 weighs 5, 0 back UNLINK"}},
-		{"a peek and a probe", []string{"a one 1 9 " + hour, "b peek 1 1 9 " + hour}, []string{"a.1 weighs 1, 0 back"}},
+		{"cleaning of all", []string{"a admit 1 1 1 5 1 9 " + hour + " 0", "sleep", "b peek 1 1 9 400000 0"}, []string{"a.1 weighs 5, 0 back UNLINK"}},
+		{"a reset", []string{"a admit 1 1 1 5 0 9 " + hour + " 0", "b reset 1"}, []string{"a.1 weighs 5, 0 back UNLINK"}},
+		{"a peek and a probe", []string{"a one 1 9 " + hour, "b peek 1 1 9 " + hour + " 0"}, []string{"a.1 weighs 1, 0 back"}},
 	} {
 		t.Run(table.name, func(t *testing.T) {
 			server := Start(t, AppendOnly...)
@@ -123,11 +123,11 @@ func TestRecordsOfMovedLogs(t *testing.T) {
 func TestRecordsOfCopiedLogs(t *testing.T) {
 	server := Start(t, AppendOnly...)
 	client := server.Client(t)
-	decide(t, client, []string{"x"}, "a admit 1 1 4 30 1 1000 3600000000")
+	decide(t, client, []string{"x"}, "a admit 1 1 4 30 1 1000 3600000000 0")
 	decide(t, client, []string{"x"}, "b refund 1 a.1 4 2 30 3600000000")
 	replica := StartReplica(t, server, AppendOnly...)
 	decide(t, client, []string{"x"}, "c refund 1 a.1 4 3 30 3600000000")
-	decide(t, client, []string{"x"}, "d admit 1 1 1 7 0 1000 3600000000")
+	decide(t, client, []string{"x"}, "d admit 1 1 1 7 0 1000 3600000000 0")
 	want := []string{"a.1 weighs 90, 30 back", "d.1 weighs 7, 0 back"}
 	assert.Eventually(t, func() bool { return fmt.Sprint(told(replica.Admissions(t), "x")) == fmt.Sprint(want) }, 10*time.Second, 10*time.Millisecond)
 	assert.Equal(t, []string{"a.1 weighs 120, 60 back", "d.1 weighs 7, 0 back"}, told(Merge(server.Admissions(t), replica.Admissions(t)), "x"))
@@ -201,7 +201,7 @@ func TestRecordsAreStrict(t *testing.T) {
 func TestRecordsOfMovedEntries(t *testing.T) {
 	server := Start(t, AppendOnly...)
 	client := server.Client(t)
-	decide(t, client, []string{"x"}, "a admit 1 1 1 7 0 9 3600000000")
+	decide(t, client, []string{"x"}, "a admit 1 1 1 7 0 9 3600000000 0")
 	at := server.Admissions(t)["x"][0].At
 	Do(t, client, "ZADD", "x", "XX", fmt.Sprint(at-1000), "a.1*7")
 	assert.Equal(t, Record{"x": {{At: at, ID: "a.1", Weight: 7, Moved: at - 1000, Addr: server.Addr}}}, server.Admissions(t))

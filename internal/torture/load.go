@@ -53,7 +53,7 @@ func keys(n int) []string {
 func (l Load) log(key string) string { return l.logOf(key, l.Limit) }
 
 func (l Load) logOf(key string, limit core.Limit) string {
-	return fmt.Sprintf("%s:{%s}:%s:%dv2", l.Prefix, key, limit.Name, limit.Window.Milliseconds())
+	return fmt.Sprintf("%s:{%s}:%s:%dv3", l.Prefix, key, limit.Name, limit.Window.Milliseconds())
 }
 
 func (l Load) limits() []core.Limit {

@@ -74,8 +74,8 @@ var mutants = []struct {
 	},
 	{
 		name: "a denial is remembered for a window too long", file: "core/denials.go",
-		right: "until:  sent + believed(min(retry, d.hold)),",
-		wrong: "until:  sent + believed(min(retry, d.hold)) + limits[0].Window,",
+		right: "until:  sent + believed(min(sure, d.hold)),",
+		wrong: "until:  sent + believed(min(sure, d.hold)) + limits[0].Window,",
 		fault: "none", says: "while there was room",
 	},
 	{
