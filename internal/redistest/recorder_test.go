@@ -87,7 +87,7 @@ func TestRecordsOfTheScript(t *testing.T) {
 func TestRecordsOfMovedLogs(t *testing.T) {
 	from, to := Start(t, AppendOnly...), Start(t, AppendOnly...)
 	host, port, _ := strings.Cut(to.Addr, ":")
-	const limit = " 1000000 3600000000"
+	const limit = " 1000000 3600000000 0"
 	decide(t, from.Client(t), []string{"small"}, "a admit 1 1 4 30000 1"+limit)
 	decide(t, from.Client(t), []string{"small"}, "b refund 1 a.1 4 2 30000 3600000000")
 	long := strings.Repeat("long", 40)
