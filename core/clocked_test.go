@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -224,6 +225,16 @@ func (c clockedRedis) entries(t require.TestingT, key string, limit Limit) map[s
 		}
 	}
 	return entries
+}
+
+// banEnds returns when the ban of a log ends, and whether it has the mark of one.
+func (c clockedRedis) banEnds(t require.TestingT, key string, limit Limit) (ends int64, banned bool) {
+	for member, score := range members(t, c.client, c.log(key, limit)) {
+		if member[0] == '!' {
+			return -score - epoch, true
+		}
+	}
+	return math.MinInt64, false
 }
 
 func (c clockedRedis) log(key string, limit Limit) string {

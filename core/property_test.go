@@ -266,6 +266,8 @@ local try = call
 			steps = append(steps, -1, -second/2, -second, -9*second)
 		}
 		limits := []Limit{{Name: "a", Max: 6, Window: time.Second}, {Name: "b", Max: 9, Window: 2 * time.Second}}
+		ban := rapid.SampledFrom([]int64{0, 0, second / 2, 7 * second}).Draw(r, "ban")
+		limits[0].Ban = time.Duration(ban) * time.Microsecond
 		common := rapid.Bool().Draw(r, "only common calls")
 		var allowed []Decision
 		for range rapid.IntRange(1, 40).Draw(r, "batches") {
@@ -330,14 +332,20 @@ local try = call
 				for _, moment := range redis.entries(r, key, limit) {
 					newest = max(newest, moment)
 				}
-				if newest != math.MinInt64 {
-					require.GreaterOrEqual(r, at, newest+window+second-1000, "with a second of slack, but for what is rounded")
-				} else {
+				banEnds, banned := redis.banEnds(r, key, limit)
+				if newest == math.MinInt64 && !banned {
 					delete(expiries, redis.log(key, limit)) // with the log
 					continue
 				}
+				if newest != math.MinInt64 {
+					require.GreaterOrEqual(r, at, newest+window+second-1000, "with a second of slack, but for what is rounded")
+				}
+				if banned {
+					require.GreaterOrEqual(r, at, banEnds+second-1000)
+				}
 				if !steppedBack {
-					require.LessOrEqual(r, at, admitted[redis.log(key, limit)]+2*window+second+1000, "rounded to milliseconds")
+					latest := max(admitted[redis.log(key, limit)]+2*window, banEnds)
+					require.LessOrEqual(r, at, latest+second+1000, "rounded to milliseconds")
 				}
 			}
 		}
