@@ -24,10 +24,10 @@ import (
 //	exactlimit.outage.links           {link}      to which no calls go now; one for Redis, up to 32 for Redis Cluster
 //	exactlimit.outage.duration        s           how long there was any
 //
-// The outcome is allowed, denied, or dry_run for a denial that a dry run let pass. The source is that of Source.String; a hit
-// of the denial cache is a decision whose source it is. A call under several limits counts for the one that decided. No
-// attribute ever holds a key. Names of limits beyond the first thousand are counted as "other". The limiter's own goroutines
-// use the provider too, so if it panics, the process ends.
+// The outcome is allowed, denied, banned for a denial because of a ban, or dry_run for a denial that a dry run let pass.
+// The source is that of Source.String; a hit of the denial cache is a decision whose source it is. A call under several
+// limits counts for the one that decided. No attribute ever holds a key. Names of limits beyond the first thousand are
+// counted as "other". The limiter's own goroutines use the provider too, so if it panics, the process ends.
 func WithMeterProvider(provider metric.MeterProvider) Option {
 	return func(c *config) error {
 		if provider == nil {
@@ -59,7 +59,6 @@ type redisState struct {
 
 const (
 	maxCounted = 1000
-	outcomes   = 3
 	sources    = int(SourceFailOpen) + 1
 )
 
@@ -160,13 +159,7 @@ func (m *metrics) count(d *Decision) {
 	if !found {
 		c = m.open(d.Limit.Name)
 	}
-	outcome := 0
-	switch {
-	case d.DryRun:
-		outcome = 2
-	case !d.Allowed:
-		outcome = 1
-	}
+	outcome := d.outcome()
 	at := &c.cells[outcome][d.Source]
 	cell := at.Load()
 	if cell == nil {
@@ -174,7 +167,7 @@ func (m *metrics) count(d *Decision) {
 		cell = at.Load()
 	}
 	cell.Inc()
-	if outcome == 0 && d.Source != SourceFailOpen && d.Remaining < (d.Limit.Max+4)/5 { // which is below a fifth
+	if outcome == outcomeAllowed && d.Source != SourceFailOpen && d.Remaining < (d.Limit.Max+4)/5 { // which is below a fifth
 		c.near.Inc()
 	}
 }
@@ -187,10 +180,11 @@ func (m *metrics) open(name string) *counts {
 	c, _ := m.limits.LoadOrCompute(name, func() (*counts, bool) {
 		limit := attribute.String("exactlimit.limit", name)
 		c := &counts{near: xsync.NewCounter(), limit: metric.WithAttributeSet(attribute.NewSet(limit))}
-		for outcome, text := range [outcomes]string{"allowed", "denied", "dry_run"} {
+		for o, outcome := range outcomeNames {
 			for source := range sources {
-				c.sets[outcome][source] = metric.WithAttributeSet(attribute.NewSet(limit,
-					attribute.String("exactlimit.outcome", text), attribute.String("exactlimit.source", Source(source).String())))
+				c.sets[o][source] = metric.WithAttributeSet(attribute.NewSet(limit,
+					attribute.String("exactlimit.outcome", outcome),
+					attribute.String("exactlimit.source", Source(source).String())))
 			}
 		}
 		return c, false

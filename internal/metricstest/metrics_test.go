@@ -103,6 +103,10 @@ func TestDecisions(t *testing.T) {
 		require.NoError(t, err)
 		assert.True(t, d.Allowed && d.DryRun)
 	}
+	for range 3 {
+		_, err := limiter.Allow(ctx, "a secret key", core.Limit{Name: "guard", Max: 1, Window: time.Hour, Ban: time.Hour})
+		require.NoError(t, err)
+	}
 	_, err = limiter.Allow(ctx, "a secret key", site)
 	require.NoError(t, err)
 	_, err = limiter.Peek(ctx, "a secret key", site)
@@ -114,6 +118,9 @@ func TestDecisions(t *testing.T) {
 		"exactlimit.decisions{limit=login,outcome=denied,source=in-process}":  2,
 		"exactlimit.decisions{limit=login,outcome=dry_run,source=in-process}": 3,
 		"exactlimit.decisions{limit=site,outcome=allowed,source=in-process}":  1,
+		"exactlimit.decisions{limit=guard,outcome=allowed,source=in-process}": 1,
+		"exactlimit.decisions{limit=guard,outcome=banned,source=in-process}":  2,
+		"exactlimit.decisions.near_limit{limit=guard}":                        1,
 		"exactlimit.decisions.near_limit{limit=login}":                        2, // the ninth, which leaves one, and the tenth
 		"exactlimit.decisions.near_limit{limit=site}":                         0,
 	}, collect(t))
