@@ -107,6 +107,8 @@ func app(limiter *core.Limiter) http.Handler {
 		func(c *gin.Context) { c.Status(number("status")(c)) })
 	r.GET("/guard", by(ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.Guard),
 		func(c *gin.Context) { c.Status(number("status")(c)) })
+	r.GET("/vault", by(ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.Vault),
+		func(c *gin.Context) { adaptertest.Attempt(c.Writer, number("status")(c)) })
 	r.Group("/tokens", byIP.Limit(adaptertest.Outer)).
 		GET("", by(ginlimit.ClientIP(), ginlimit.Cost(number("cost"))).Limit(adaptertest.Tokens), ok)
 	r.GET("/logins", by(ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.Logins),

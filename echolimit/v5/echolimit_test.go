@@ -132,6 +132,8 @@ func app(limiter *core.Limiter) http.Handler {
 		by(echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.One))
 	e.GET("/guard", func(c *echo.Context) error { return c.NoContent(number("status")(c)) },
 		by(echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.Guard))
+	e.GET("/vault", func(c *echo.Context) error { adaptertest.Attempt(c.Response(), number("status")(c)); return nil },
+		by(echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.Vault))
 	e.Group("/tokens", byIP.Limit(adaptertest.Outer)).
 		GET("", ok, by(echolimit.ClientIP(), echolimit.Cost(number("cost"))).Limit(adaptertest.Tokens))
 	e.GET("/logins", func(c *echo.Context) error { adaptertest.Attempt(c.Response(), number("status")(c)); return nil },

@@ -70,6 +70,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 //	/cost      ClientIP, Cost as Number of the query's "cost", Outer
 //	/failures  ClientIP, CountOnly with Failed, One; the handler answers with Number of the query's "status"
 //	/guard     ClientIP, CountOnly with Failed, Guard; the handler answers with Number of the query's "status"
+//	/vault     ClientIP, CountOnly with Failed, Vault; the handler calls Attempt with Number of the query's "status"
 //	/tokens    ClientIP, Outer on a group, and Cost as Number of the query's "cost", Tokens on the route
 //	/logins    ClientIP, CountOnly with Failed, Logins; the handler calls Attempt with Number of the query's "status"
 //	/exempt    Header("X-API-Key"), Exempt with Staff of the header X-Staff, One; below it, /exempt/plan by LimitFunc with Plan,
@@ -223,6 +224,7 @@ func Run(t *testing.T, app App) {
 	})
 	t.Run("outage", func(t *testing.T) { outage(t, app) })
 	t.Run("logins", func(t *testing.T) { logins(t, app) })
+	t.Run("guard", func(t *testing.T) { guard(t, app) })
 	t.Run("instances", func(t *testing.T) { instances(t, app) })
 	t.Run("interim", func(t *testing.T) { interim(t, app) })
 	t.Run("disconnects", func(t *testing.T) { disconnects(t, app) })
