@@ -18,6 +18,7 @@ import (
 type recorder struct {
 	addr   string
 	record Record
+	bans   map[string][]Ban
 	logs   map[string]*sortedSet
 
 	// Of the transaction that is being read:
@@ -54,7 +55,7 @@ type part struct {
 }
 
 func newRecorder(addr string) *recorder {
-	r := &recorder{addr: addr, record: Record{}, logs: map[string]*sortedSet{}}
+	r := &recorder{addr: addr, record: Record{}, bans: map[string][]Ban{}, logs: map[string]*sortedSet{}}
 	r.begin()
 	return r
 }
@@ -189,6 +190,9 @@ func (r *recorder) add(name string, entries []string, copied bool) error {
 			return fmt.Errorf("%s with a score of %d", member, at)
 		case mark:
 			log.marks[member] = at
+			if err := r.ban(name, member, -at); err != nil {
+				return err
+			}
 		case again:
 			if !there || old.at <= at || old.weight != weight {
 				return fmt.Errorf("%s stands at %d, and was put off to %d", member, old.at, at)
@@ -207,6 +211,23 @@ func (r *recorder) add(name string, entries []string, copied bool) error {
 		default:
 			r.admit(name, id, at, weight)
 		}
+	}
+	return nil
+}
+
+// ban notes a ban, if a member is the mark of one. The mark of a ban that is known may be written again.
+func (r *recorder) ban(name, member string, ends int64) error {
+	text, banned := strings.CutPrefix(member, "!")
+	if !banned {
+		return nil
+	}
+	lasts, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || lasts < 1 {
+		return fmt.Errorf("%s is not the mark of a ban", member)
+	}
+	ban := Ban{From: ends - lasts, To: ends}
+	if !slices.Contains(r.bans[name], ban) {
+		r.bans[name] = append(r.bans[name], ban)
 	}
 	return nil
 }
