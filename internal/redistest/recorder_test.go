@@ -38,6 +38,28 @@ func told(record Record, log string) (told []string) {
 	return told
 }
 
+// The witness knows a ban, also after its entries have gone, and after it was lifted.
+func TestBansOfTheScript(t *testing.T) {
+	server := Start(t, AppendOnly...)
+	client := server.Client(t)
+	ban := func(id string) {
+		decide(t, client, []string{"x"}, id+" admit 1 1 2 1 0 1 100000 3600000000")
+	}
+	ban("a")
+	bans := server.Bans(t)["x"]
+	require.Len(t, bans, 1)
+	assert.Equal(t, server.Admissions(t)["x"][0].At, bans[0].From)
+	assert.Equal(t, bans[0].From+3_600_000_000, bans[0].To)
+	time.Sleep(110 * time.Millisecond)
+	ban("b")
+	assert.Equal(t, bans, server.Bans(t)["x"], "the mark is written again")
+	decide(t, client, []string{"x"}, "c reset 1")
+	assert.Equal(t, bans, server.Bans(t)["x"])
+	ban("d")
+	assert.Len(t, server.Bans(t)["x"], 2)
+	assert.Equal(t, []string{"a.1 weighs 1, 0 back UNLINK", "d.1 weighs 1, 0 back"}, told(server.Admissions(t), "x"))
+}
+
 // The witness reads what the script writes.
 func TestRecordsOfTheScript(t *testing.T) {
 	const hour = "3600000000"
@@ -87,14 +109,14 @@ func TestRecordsOfTheScript(t *testing.T) {
 func TestRecordsOfMovedLogs(t *testing.T) {
 	from, to := Start(t, AppendOnly...), Start(t, AppendOnly...)
 	host, port, _ := strings.Cut(to.Addr, ":")
-	const limit = " 1000000 3600000000 0"
-	decide(t, from.Client(t), []string{"small"}, "a admit 1 1 4 30000 1"+limit)
+	const limit = " 1000000 3600000000"
+	decide(t, from.Client(t), []string{"small"}, "a admit 1 1 4 30000 1"+limit+" 0")
 	decide(t, from.Client(t), []string{"small"}, "b refund 1 a.1 4 2 30000 3600000000")
 	long := strings.Repeat("long", 40)
 	for i := range 200 {
-		decide(t, from.Client(t), []string{"large"}, fmt.Sprint(i, long, " admit 1 1 1 ", i+1, " 0", limit))
+		decide(t, from.Client(t), []string{"large"}, fmt.Sprint(i, long, " admit 1 1 1 ", i+1, " 0", limit, " 0"))
 	}
-	decide(t, from.Client(t), []string{"few"}, long+" admit 1 1 1 1000000 0"+limit)
+	decide(t, from.Client(t), []string{"few"}, long+" admit 1 1 1 1000000 0"+limit+" 0")
 	logs := []string{"small", "large", "few"}
 	for _, log := range logs {
 		Do(t, from.Client(t), "MIGRATE", host, port, log, "0", "5000")
@@ -163,6 +185,9 @@ func TestRecordsAreStrict(t *testing.T) {
 		{[]string{"ZREMRANGEBYSCORE log 0.5 inf"}, "a range"},
 		{[]string{"ZREMRANGEBYRANK log -1 -1"}, "a range of ranks"},
 
+		{[]string{"ZADD log -5000000 !1000"}, ""},
+		{[]string{"ZADD log 5000000 !1000"}, "!1000 with a score of 5000000"},
+		{[]string{"ZADD log -5000000 !"}, "! is not the mark of a ban"},
 		{[]string{"ZADD log 3 four*4"}, "log: the mark stands for 4 units and should stand for 7"},
 		{[]string{"ZREMRANGEBYSCORE log 0 2"}, "log: the mark stands for 4 units and should stand for 0"}, // a weight lost in cleaning
 		{[]string{"ZREMRANGEBYRANK log 2 3"}, "stands for 4 units and should stand for 0"},
