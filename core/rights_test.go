@@ -20,6 +20,7 @@ import (
 // The rights that the README asks for are enough for everything, on one server in any database, by Sentinel and on a
 // cluster, and without any of them something fails.
 func TestReadmeRights(t *testing.T) {
+	redistest.Long(t)
 	readme, err := os.ReadFile("../README.md")
 	require.NoError(t, err)
 	line := regexp.MustCompile(`(?m)^ *ACL SETUSER limiter on >password (.*)$`).FindSubmatch(readme)

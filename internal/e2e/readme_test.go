@@ -67,6 +67,7 @@ var v4 = strings.NewReplacer("labstack/echo/v5", "labstack/echo/v4", "echolimit/
 
 // The programs of the README, pasted into an empty module by somebody new, each give their 429.
 func TestReadmeProgramsLimit(t *testing.T) {
+	redistest.Long(t)
 	root, err := filepath.Abs("../..")
 	require.NoError(t, err)
 	sums, err := os.ReadFile(filepath.Join(root, "go.sum"))

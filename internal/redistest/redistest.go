@@ -58,6 +58,15 @@ var (
 	shared   *Server
 )
 
+// Long skips a test that takes long if the tests run with -short. StartCluster and all else that takes seconds to start
+// call it.
+func Long(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes long")
+	}
+}
+
 // Main runs the tests of a binary, stops the shared server and fails if goroutines are left over.
 func Main(m *testing.M) {
 	code := m.Run()

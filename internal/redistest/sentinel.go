@@ -19,6 +19,7 @@ type SentinelSet struct {
 // for half a second is failed over.
 func StartSentinelSet(t testing.TB, name string, replicas int, config ...string) *SentinelSet {
 	t.Helper()
+	Long(t)
 	set := &SentinelSet{Name: name, Servers: []*Server{Start(t, config...)}}
 	for range replicas {
 		set.Servers = append(set.Servers, StartReplica(t, set.Servers[0], config...))
@@ -50,6 +51,7 @@ func StartSentinelSet(t testing.TB, name string, replicas int, config ...string)
 // StartSentinel runs a sentinel that watches a master under a name.
 func StartSentinel(t testing.TB, name string, master *Server) *Server {
 	t.Helper()
+	Long(t)
 	return startSentinel(t, name, master, 1)
 }
 

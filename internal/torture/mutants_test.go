@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
 // A suite that finds nothing may be blind. Each mutant is this limiter with one mistake, which the suite has to find, and say.
@@ -111,6 +113,7 @@ var mutants = []struct {
 }
 
 func TestMutantsAreFound(t *testing.T) {
+	redistest.Long(t)
 	if os.Getenv(mutantEnv) != "" {
 		t.Skip("this is one")
 	}
