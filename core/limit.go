@@ -53,12 +53,13 @@ func Validate(limits ...Limit) error {
 	if len(limits) == 0 {
 		return invalid("no limit given: write at least one, such as core.PerMinute(\"login\", 5)")
 	}
-	for i, limit := range limits {
+	for i := range limits {
+		limit := &limits[i]
 		if err := limit.validate(); err != nil {
 			return err
 		}
-		for _, other := range limits[:i] {
-			if other.Name == limit.Name {
+		for j := range i {
+			if other := &limits[j]; other.Name == limit.Name {
 				return invalid("two limits named %q in one call (%d per %v and %d per %v): give each its own name",
 					limit.Name, other.Max, other.Window, limit.Max, limit.Window)
 			}
@@ -67,7 +68,7 @@ func Validate(limits ...Limit) error {
 	return nil
 }
 
-func (l Limit) validate() error {
+func (l *Limit) validate() error {
 	switch {
 	case l.Name == "":
 		return invalid("limit of %d per %v has no Name: name it after what it protects, such as \"login\"", l.Max, l.Window)
