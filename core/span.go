@@ -7,30 +7,6 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// The outcome of a decision is what became of the request.
-const (
-	outcomeAllowed = iota
-	outcomeDenied
-	outcomeBanned
-	outcomeDryRun
-	outcomes
-)
-
-// outcomeNames is what metrics and spans call the outcomes.
-var outcomeNames = [outcomes]string{"allowed", "denied", "banned", "dry_run"}
-
-func (d *Decision) outcome() int {
-	switch {
-	case d.DryRun:
-		return outcomeDryRun
-	case d.Allowed:
-		return outcomeAllowed
-	case d.Banned:
-		return outcomeBanned
-	}
-	return outcomeDenied
-}
-
 // describe writes a decision into the OpenTelemetry span of a context, if the span is recorded. Of several decisions in
 // one span the last one remains, which is the denial if there is one. No attribute holds the key.
 func describe(ctx context.Context, d *Decision) {
