@@ -24,7 +24,8 @@ func TestDenialHoldsUntil(t *testing.T) {
 	const ms = time.Millisecond
 	limit := PerMinute("login", 5)
 	d := newDenials(4, time.Minute)
-	d.learn(1, d.forgotten(1), 10*time.Second, 11*time.Second, "ann", 1, []Limit{limit}, full(limit, 2*time.Second, 50*time.Second), 2*time.Second)
+	d.learn(1, d.forgotten(1), 10*time.Second, 11*time.Second, "ann", 1, []Limit{limit},
+		full(limit, 2*time.Second, 50*time.Second), 2*time.Second)
 	for _, row := range []struct {
 		now          time.Duration
 		retry, reset time.Duration // zero when nothing is known

@@ -169,7 +169,8 @@ func TestLogAgreesWithOracle(t *testing.T) {
 			{Name: "b", Max: rapid.IntRange(1, most).Draw(t, "other max"), Window: time.Second},
 		}
 		for i := range limits {
-			limits[i].Ban = time.Duration(rapid.SampledFrom([]int64{0, 0, 1000, window, 3 * window}).Draw(t, "ban")) * time.Microsecond
+			ban := rapid.SampledFrom([]int64{0, 0, 1000, window, 3 * window}).Draw(t, "ban")
+			limits[i].Ban = time.Duration(ban) * time.Microsecond
 		}
 		steps := []int64{0, 1, window / 7, window / 2, window - 1, window, window + 1, 3 * window}
 		if rapid.Bool().Draw(t, "crowded") {

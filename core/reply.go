@@ -105,8 +105,8 @@ func (a answer) ban(i int) int64 {
 }
 
 // sure returns how long Redis would deny one request more with the same effect as the denial cache: with none. It is
-// zero if that is not known, because there is room or units may be given back. A denial that begins a ban has an effect,
-// so a limit with a ban must be banned already. A ban is sure, whatever is given back.
+// zero if that is not known, because there is room or units may be given back. A denial that begins a ban has an
+// effect, so a limit with a ban must be banned already. A ban is sure, whatever is given back.
 func (a answer) sure(limits []Limit) time.Duration {
 	if a.logs == nil || a.early {
 		return 0

@@ -139,11 +139,13 @@ func TestBatchesAgreeWithOracle(t *testing.T) {
 		for range 3 {
 			kind := []Limit{{Name: "a", Max: rapid.IntRange(2, 12).Draw(r, "max") * unit, Window: time.Second}}
 			ban := func() time.Duration {
-				return rapid.SampledFrom([]time.Duration{0, 0, time.Millisecond, 700 * time.Millisecond, 2 * time.Second}).Draw(r, "ban")
+				bans := []time.Duration{0, 0, time.Millisecond, 700 * time.Millisecond, 2 * time.Second}
+				return rapid.SampledFrom(bans).Draw(r, "ban")
 			}
 			kind[0].Ban = ban()
 			if rapid.IntRange(0, 2).Draw(r, "two") == 0 {
-				kind = append(kind, Limit{Name: "b", Max: rapid.IntRange(2, 12).Draw(r, "max") * unit, Window: time.Millisecond, Ban: ban()})
+				most := rapid.IntRange(2, 12).Draw(r, "max") * unit
+				kind = append(kind, Limit{Name: "b", Max: most, Window: time.Millisecond, Ban: ban()})
 			}
 			kinds = append(kinds, kind)
 		}

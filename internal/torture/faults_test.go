@@ -129,8 +129,8 @@ func (s *scene) lengthen() {
 	s.Limit.Window, s.Limit.Max = 5*s.Limit.Window, 5*s.Limit.Max
 }
 
-// bans has logs that fill at once, and are then banned for longer than their windows, again and again, while replies are
-// lost.
+// bans has logs that fill at once, and are then banned for longer than their windows, again and again, while replies
+// are lost.
 func bans(s *scene) {
 	s.Limit = core.Limit{Name: "exact", Max: 100, Window: 250 * ms, Ban: 400 * ms}
 	s.Costs, s.Timeout, s.quiet = nil, 5*time.Second, true
