@@ -119,6 +119,7 @@ func (m *Middleware) limit(c echo.Context, next echo.HandlerFunc, policy func(ec
 		}
 		return m.pass(c, next)
 	}
+	httplimit.Drain(c.Response(), c.Request())
 	switch {
 	case c.Response().Committed: // a function of the user's has answered
 	case refusal.Denied() && m.onDenied != nil:

@@ -115,6 +115,7 @@ func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit
 		return
 	}
 	c.Abort()
+	httplimit.Drain(c.Writer, c.Request)
 	switch {
 	case c.Writer.Written(): // a function of the user's has answered
 	case refusal.Denied() && m.onDenied != nil:

@@ -124,6 +124,7 @@ func (m *Middleware) limit(
 		c.SetResponse(writer)
 		return m.pass(c, next)
 	}
+	httplimit.Drain(response, c.Request())
 	switch {
 	case response.Committed: // a function of the user's has answered
 	case refusal.Denied() && m.onDenied != nil:
