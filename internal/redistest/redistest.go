@@ -158,7 +158,7 @@ func (s *Server) Start() error {
 		cmd.Env = append(os.Environ(), s.clock.env...)
 	}
 	cmd.Stdout, cmd.Stderr = log, log
-	dieWithParent(cmd)
+	DieWithParent(cmd)
 	if err := cmd.Start(); err != nil {
 		return err
 	}

@@ -1,0 +1,190 @@
+// Package proxies tests the adapters behind real nginx and HAProxy, with the configuration that the documentation has for
+// them. It is a module of its own, so that what services use with proxies, such as gorilla/websocket, is no dependency of
+// exactlimit.
+package proxies
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/adapters"
+	"github.com/exactlimit/exactlimit/internal/redistest"
+)
+
+func TestMain(m *testing.M) { redistest.Main(m) }
+
+// What the documentation says of each proxy, on each network between it and the service.
+func TestDocumented(t *testing.T) {
+	redistest.Long(t)
+	for _, row := range []struct {
+		proxy   proxy
+		network network
+		server  string // how the proxy's configuration names a service
+	}{
+		{nginx, tcp, "%s"},
+		{nginx, unixSocket, "unix:%s"},
+		{haproxy, tcp, "%s"},
+		{haproxy, unixSocket, "unix@%s"},
+		{haproxy, h2c, "%s proto h2"},
+		{haproxy, proxyProtocol, "%s send-proxy-v2"},
+	} {
+		for _, adapter := range adapters.All {
+			t.Run(fmt.Sprintf("%s/%s/%s", row.proxy.name, row.network, adapter.Dir), func(t *testing.T) {
+				s := serve(t, adapter, row.network)
+				port := row.proxy.start(t, row.proxy.snippet(t), fmt.Sprintf(row.server, s.address))
+				addresses(t, s, port)
+				denials(t, s, port)
+				uploads(t, port)
+				events(t, s, port)
+				if row.network != h2c { // in which HAProxy has another way that net/http does not offer
+					webSockets(t, s, port)
+				}
+				assert.Empty(t, s.said())
+			})
+		}
+	}
+}
+
+// addresses checks that each client is counted by its own address, whatever it writes into headers.
+func addresses(t *testing.T, s *service, port int) {
+	t.Helper()
+	spoofed := []string{"X-Forwarded-For", "Forwarded", "X-Real-IP", "X-Client-IP", "X_Forwarded_For"}
+	for i, value := range []string{"198.51.100.1", "127.0.0.1", "for=198.51.100.1"} {
+		header := http.Header{}
+		for _, name := range spoofed {
+			header.Add(name, value)
+			header.Add(name, value) // once more, in a field of its own
+		}
+		for _, ip := range []string{"127.0.0.2", "::1"} {
+			assert.Equal(t, http.StatusOK, send(t, from(t, ip), port, header, 0))
+			assert.Equal(t, i+1, s.used(t, map[string]string{"127.0.0.2": ip, "::1": "::/64"}[ip]), ip)
+		}
+	}
+	assert.Zero(t, s.used(t, "198.51.100.1"))
+	assert.Zero(t, s.used(t, "127.0.0.1"))
+}
+
+// denials checks that connections stay open after a 429: those of clients, and those of the proxy to the service.
+func denials(t *testing.T, s *service, port int) {
+	t.Helper()
+	client := from(t, "127.0.0.3")
+	before := s.connections.Load()
+	for i := range 10 {
+		want := http.StatusOK
+		if i >= limit.Max {
+			want = http.StatusTooManyRequests
+		}
+		reused := false
+		trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { reused = info.Reused }}
+		assert.Equal(t, want, sendTraced(t, client, port, nil, 100, trace))
+		assert.Equal(t, i > 0, reused, "the connection was closed after request %d", i-1)
+	}
+	assert.LessOrEqual(t, s.connections.Load()-before, int32(1), "the proxy connects anew after a 429")
+}
+
+// uploads checks that a denied upload is answered, and that it does no harm to other clients.
+func uploads(t *testing.T, port int) {
+	t.Helper()
+	client := from(t, "127.0.0.3") // which denials has left without room
+	for range 30 {
+		assert.Equal(t, http.StatusTooManyRequests, send(t, client, port, nil, 200_000))
+	}
+	assert.Equal(t, http.StatusOK, send(t, from(t, "127.0.0.4"), port, nil, 200_000))
+}
+
+// webSockets checks that an upgrade has the fields, and that one too many is refused.
+func webSockets(t *testing.T, s *service, port int) {
+	t.Helper()
+	dialer := websocket.Dialer{NetDialContext: dial("127.0.0.5")}
+	for i := limit.Max - 1; i >= 0; i-- {
+		conn, response, err := dialer.Dial(fmt.Sprintf("ws://127.0.0.1:%d/ws", port), nil)
+		require.NoError(t, err)
+		assert.Contains(t, response.Header.Get("RateLimit"), fmt.Sprintf(`"site";r=%d`, i))
+		assert.Equal(t, `"site";q=3;w=3600`, response.Header.Get("RateLimit-Policy"))
+		require.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte("hello")))
+		_, message, err := conn.ReadMessage()
+		require.NoError(t, err)
+		assert.Equal(t, "hello", string(message))
+		conn.Close()
+	}
+	_, response, err := dialer.Dial(fmt.Sprintf("ws://127.0.0.1:%d/ws", port), nil)
+	require.ErrorIs(t, err, websocket.ErrBadHandshake)
+	assert.Equal(t, http.StatusTooManyRequests, response.StatusCode)
+	assert.NotEmpty(t, response.Header.Get("Retry-After"))
+	assert.Equal(t, limit.Max, s.used(t, "127.0.0.5"))
+}
+
+// events checks that a stream of events has the fields, and that each event comes when it is sent.
+func events(t *testing.T, s *service, port int) {
+	t.Helper()
+	response, err := from(t, "127.0.0.6").Get(fmt.Sprintf("http://127.0.0.1:%d/events", port))
+	require.NoError(t, err)
+	defer response.Body.Close()
+	assert.Equal(t, `"site";r=2`, response.Header.Get("RateLimit"))
+	lines := bufio.NewReader(response.Body)
+	first, err := lines.ReadString('\n')
+	require.NoError(t, err)
+	assert.Equal(t, "data: 0\n", first)
+	s.acknowledged <- struct{}{}
+	rest, err := io.ReadAll(lines)
+	require.NoError(t, err)
+	assert.Equal(t, "\ndata: 1\n\n", string(rest))
+}
+
+// from returns a client at an address of loopback.
+func from(t *testing.T, ip string) *http.Client {
+	transport := &http.Transport{DialContext: dial(ip)}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: 20 * time.Second}
+}
+
+// dial connects to a port of loopback from an address of it.
+func dial(ip string) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, to string) (net.Conn, error) {
+		if strings.Contains(ip, ":") {
+			to = strings.Replace(to, "127.0.0.1", "[::1]", 1)
+		}
+		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}}
+		return dialer.DialContext(ctx, network, to)
+	}
+}
+
+// send posts a body of so many bytes, and returns the status of the answer.
+func send(t *testing.T, client *http.Client, port int, header http.Header, bytes int) int {
+	t.Helper()
+	return sendTraced(t, client, port, header, bytes, nil)
+}
+
+func sendTraced(
+	t *testing.T, client *http.Client, port int, header http.Header, bytes int, trace *httptrace.ClientTrace,
+) int {
+	t.Helper()
+	ctx := t.Context()
+	if trace != nil {
+		ctx = httptrace.WithClientTrace(ctx, trace)
+	}
+	url := fmt.Sprintf("http://127.0.0.1:%d/", port)
+	r, err := http.NewRequestWithContext(ctx, "POST", url, strings.NewReader(strings.Repeat("x", bytes)))
+	require.NoError(t, err)
+	if header != nil {
+		r.Header = header
+	}
+	response, err := client.Do(r)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	_, err = io.Copy(io.Discard, response.Body)
+	require.NoError(t, err)
+	return response.StatusCode
+}
