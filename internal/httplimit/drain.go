@@ -21,11 +21,12 @@ const (
 // server of net/http reads as much by itself, but without a bound on time, and not if it closes the connection after the
 // answer. That is the case in HTTP/1.0, which nginx speaks unless told otherwise.
 //
-// In HTTP/2 an answer ends its stream and not the connection. A client that expects 100 Continue sends no body without
-// it, and reading would send it.
+// In HTTP/2 an answer resets only its own stream, but that is enough for HAProxy to close the connection of a client that
+// speaks HTTP/1.1. A client that expects 100 Continue sends no body without it, and reading would send it. (In HTTP/2,
+// net/http does not show that it does.)
 func Drain(w http.ResponseWriter, r *http.Request) {
 	expects := r.ProtoAtLeast(1, 1) && r.Header.Get("Expect") != "" // in HTTP/1.0 it has no meaning
-	if r.Body == nil || r.Body == http.NoBody || r.ProtoMajor >= 2 || expects {
+	if r.Body == nil || r.Body == http.NoBody || expects {
 		return
 	}
 	limit := drainTime
