@@ -39,6 +39,9 @@ func TestDocumented(t *testing.T) {
 		{haproxy, unixSocket, "unix@%s"},
 		{haproxy, h2c, "%s proto h2"},
 		{haproxy, proxyProtocol, "%s send-proxy-v2"},
+		{apache, tcp, "%s"},
+		{caddy, tcp, "%s"},
+		{caddy, h2c, "h2c://%s"},
 	} {
 		for _, adapter := range adapters.All {
 			t.Run(fmt.Sprintf("%s/%s/%s", row.proxy.name, row.network, adapter.Dir), func(t *testing.T) {

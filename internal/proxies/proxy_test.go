@@ -23,8 +23,8 @@ type proxy struct {
 
 	// config completes a snippet to a whole configuration, on addresses of loopback, in front of services.
 	config func(snippet, dir string, port int, services []string) string
-	// command runs a configuration in the foreground, as one process.
-	command func(file, dir string) []string
+	// arguments have the program run a configuration in the foreground, as one process.
+	arguments func(file, dir string) []string
 }
 
 var nginx = proxy{
@@ -63,6 +63,33 @@ var haproxy = proxy{
 	func(file, _ string) []string { return []string{"-db", "-f", file} },
 }
 
+var apache = proxy{
+	"apache2",
+	func(snippet, dir string, port int, services []string) string {
+		modules := ""
+		for _, name := range []string{"mpm_event", "authz_core", "proxy", "proxy_http"} {
+			modules += fmt.Sprintf("LoadModule %s_module /usr/lib/apache2/modules/mod_%[1]s.so\n", name)
+		}
+		return modules + fmt.Sprintf("ServerName localhost\nDefaultRuntimeDir %s\nPidFile %[1]s/pid\nErrorLog /dev/stderr\n"+
+			"Listen 127.0.0.1:%d\nListen [::1]:%[2]d\n", dir, port) + strings.NewReplacer(
+			"*:80", fmt.Sprint("*:", port),
+			"http://127.0.0.1:8080/", fmt.Sprintf("http://%s/", services[0]),
+		).Replace(snippet)
+	},
+	func(file, _ string) []string { return []string{"-X", "-f", file} },
+}
+
+var caddy = proxy{
+	"caddy",
+	func(snippet, _ string, port int, services []string) string {
+		return "{\nadmin off\nauto_https off\n}\n" + strings.NewReplacer(
+			":80 {", fmt.Sprintf(":%d {\nbind 127.0.0.1 [::1]", port),
+			"127.0.0.1:8080", services[0],
+		).Replace(snippet)
+	},
+	func(file, _ string) []string { return []string{"run", "--config", file, "--adapter", "caddyfile"} },
+}
+
 // snippet returns the configuration that the documentation has for the proxy.
 func (p proxy) snippet(t *testing.T) string {
 	t.Helper()
@@ -82,8 +109,9 @@ func (p proxy) start(t *testing.T, snippet string, services ...string) (port int
 		port = redistest.FreePort(t)
 		file, log := filepath.Join(dir, "config"), new(bytes.Buffer)
 		require.NoError(t, os.WriteFile(file, []byte(p.config(snippet, dir, port, services)), 0o600))
-		cmd := exec.Command(program, p.command(file, dir)...)
+		cmd := exec.Command(program, p.arguments(file, dir)...)
 		cmd.Stdout, cmd.Stderr = log, log
+		cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir) // Caddy writes there
 		redistest.DieWithParent(cmd)
 		require.NoError(t, cmd.Start())
 		exited := make(chan struct{})
