@@ -10,15 +10,19 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/gin-gonic/gin"
 	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/exactlimit/exactlimit/core"
+	"github.com/exactlimit/exactlimit/ginlimit"
 	"github.com/exactlimit/exactlimit/internal/adapters"
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
@@ -60,11 +64,8 @@ func TestDocumented(t *testing.T) {
 	}
 }
 
-// A denied upload is answered, and nginx goes on to send the service requests, also where it speaks HTTP/1.0, as it does
-// unless told otherwise. Of several servers, it leaves one that fails alone for ten seconds.
-func TestUploadsInHTTP10(t *testing.T) {
-	redistest.Long(t)
-	const snippet = `
+// inHTTP10 has nginx speak HTTP/1.0 to the service, as it does unless told otherwise.
+const inHTTP10 = `
 upstream app {
     server 127.0.0.1:8080;
 }
@@ -77,14 +78,60 @@ server {
     }
 }
 `
+
+// A denied upload is answered, and nginx goes on to send the service requests, also where it speaks HTTP/1.0, as it does
+// unless told otherwise. Of several servers, it leaves one that fails alone for ten seconds.
+func TestUploadsInHTTP10(t *testing.T) {
+	redistest.Long(t)
 	for _, adapter := range adapters.All {
 		t.Run(adapter.Dir, func(t *testing.T) {
 			s := serve(t, adapter, tcp)
-			port := nginx.start(t, snippet, s.address, s.address)
+			port := nginx.start(t, inHTTP10, s.address, s.address)
 			for range limit.Max {
 				assert.Equal(t, http.StatusOK, send(t, from(t, "127.0.0.3"), port, nil, 0))
 			}
 			uploads(t, port)
+		})
+	}
+}
+
+// A denied upload of any size is answered if OnDenied reads it, as the documentation has it.
+func TestUploadsThatAreRead(t *testing.T) {
+	redistest.Long(t)
+	limiter, err := core.NewInProcess()
+	require.NoError(t, err)
+	defer limiter.Close()
+	gin.SetMode(gin.ReleaseMode)
+	r := gin.New()
+	r.Use(ginlimit.New(limiter, ginlimit.ClientIP(ginlimit.TrustedProxies("127.0.0.1")),
+		ginlimit.OnDenied(func(c *gin.Context, d core.Decision) {
+			_ = http.NewResponseController(c.Writer).SetReadDeadline(time.Now().Add(time.Minute))
+			_, _ = io.CopyN(io.Discard, c.Request.Body, 100<<20) // the largest upload
+			c.String(http.StatusTooManyRequests, "Upload again in %v.\n", d.RetryAfter.Round(time.Second))
+		})).Limit(limit))
+	r.Any("/", func(c *gin.Context) { c.String(http.StatusOK, "ok") })
+	server := httptest.NewServer(r)
+	defer server.Close()
+	address := server.Listener.Addr().String()
+	larger := strings.Replace(inHTTP10, "listen 80;", "listen 80;\n    client_max_body_size 100m;", 1)
+	for _, row := range []struct {
+		proxy   proxy
+		snippet func(t *testing.T) string
+		client  string
+	}{
+		{nginx, func(*testing.T) string { return larger }, "127.0.0.2"},
+		{haproxy, haproxy.snippet, "127.0.0.3"},
+		{apache, apache.snippet, "127.0.0.4"},
+		{caddy, caddy.snippet, "127.0.0.5"},
+	} {
+		t.Run(row.proxy.name, func(t *testing.T) {
+			port := row.proxy.start(t, row.snippet(t), address)
+			for range limit.Max {
+				assert.Equal(t, http.StatusOK, send(t, from(t, row.client), port, nil, 0))
+			}
+			for range 5 {
+				assert.Equal(t, http.StatusTooManyRequests, send(t, from(t, row.client), port, nil, 5_000_000))
+			}
 		})
 	}
 }
