@@ -18,8 +18,8 @@ import (
 	"github.com/exactlimit/exactlimit/core"
 )
 
-// uploads sends bodies to routes that refuse them, and never reads an answer before a body is sent, on pipes, which hold
-// nothing. So a body is sent only if the server reads it.
+// uploads sends bodies to routes that refuse them, and never reads an answer before a body is sent, on pipes, which
+// hold nothing. So a body is sent only if the server reads it.
 func uploads(t *testing.T, app App) {
 	const wait = 5 * time.Second // how long a refusal reads
 	body := func(kB int) string { return strings.Repeat("x", kB<<10) }

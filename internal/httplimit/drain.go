@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Of the body of a refused request, Drain reads up to drainBytes, for up to drainTime: all of it if it comes at 0.4 Mbit/s.
+// Of the body of a refused request, Drain reads up to drainBytes, for up to drainTime: all of it if it comes at 0.4
+// Mbit/s.
 const (
 	drainBytes = 256 << 10
 	drainTime  = 5 * time.Second
@@ -17,16 +18,20 @@ const (
 // Drain reads the unread body of a refused request r, before its answer is written to w.
 //
 // If a client or a proxy is still sending a body when the server closes the connection, it gets a reset instead of the
-// answer. A proxy takes a reset for a failure of the service: nginx then sends it no request at all for ten seconds. The
-// server of net/http reads as much by itself, but without a bound on time, and not if it closes the connection after the
-// answer. That is the case in HTTP/1.0, which nginx speaks unless told otherwise.
+// answer. A proxy takes a reset for a failure of the service: nginx then sends it no request at all for ten seconds.
+// The server of net/http reads as much by itself, but without a bound on time, and not if it closes the connection
+// after the answer. That is the case in HTTP/1.0, which nginx speaks unless told otherwise.
 //
-// In HTTP/2 an answer resets only its own stream, but that is enough for HAProxy to close the connection of a client that
-// speaks HTTP/1.1. A client that expects 100 Continue sends no body without it, and reading would send it. (In HTTP/2,
-// net/http does not show that it does.)
+// In HTTP/2 an answer resets only its own stream, but that is enough for HAProxy to close the connection of a client
+// that speaks HTTP/1.1. A body without a length is left alone there: it may be one half of a conversation, as in gRPC or
+// a WebSocket, and wait for the other.
+//
+// A client that expects 100 Continue sends no body without it, and reading would send it. (In HTTP/2, net/http hides
+// that a client does.)
 func Drain(w http.ResponseWriter, r *http.Request) {
 	expects := r.ProtoAtLeast(1, 1) && r.Header.Get("Expect") != "" // in HTTP/1.0 it has no meaning
-	if r.Body == nil || r.Body == http.NoBody || expects {
+	talks := r.ProtoMajor >= 2 && r.ContentLength < 0
+	if r.Body == nil || r.Body == http.NoBody || expects || talks {
 		return
 	}
 	limit := drainTime

@@ -61,9 +61,9 @@ func (w *warnings) twice(name string) {
 // proxy warns of a trusted proxy that names no client.
 func (w *warnings) proxy() {
 	if once(&w.saidProxy) {
-		w.log.Warn("exactlimit: a trusted proxy named no client, so it was counted as one itself, and with it all clients that it" +
-			" does not name: let it add the client's address to X-Forwarded-For, or write ProxyHeader for another header." +
-			" If only health checks of its own come without one, ignore this")
+		w.log.Warn("exactlimit: a trusted proxy named no client, so it was counted as one itself, and with it all clients" +
+			" that it does not name: let it add its peer's address to X-Forwarded-For, or name the header that it sets with" +
+			" ProxyHeader. If only its own health checks come without one, all is well")
 	}
 }
 

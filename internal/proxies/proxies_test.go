@@ -1,6 +1,6 @@
-// Package proxies tests the adapters behind real nginx and HAProxy, with the configuration that the documentation has for
-// them. It is a module of its own, so that what services use with proxies, such as gorilla/websocket, is no dependency of
-// exactlimit.
+// Package proxies tests the adapters behind real nginx and HAProxy, with the configuration that the documentation has
+// for them. It is a module of its own, so that what services use with proxies, such as gorilla/websocket, is no
+// dependency of exactlimit.
 package proxies
 
 import (
@@ -26,8 +26,6 @@ import (
 	"github.com/exactlimit/exactlimit/internal/adapters"
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
-
-func TestMain(m *testing.M) { redistest.Main(m) }
 
 // What the documentation says of each proxy, on each network between it and the service.
 func TestDocumented(t *testing.T) {
@@ -79,8 +77,8 @@ server {
 }
 `
 
-// A denied upload is answered, and nginx goes on to send the service requests, also where it speaks HTTP/1.0, as it does
-// unless told otherwise. Of several servers, it leaves one that fails alone for ten seconds.
+// A denied upload is answered, and nginx goes on to send the service requests, also where it speaks HTTP/1.0, as it
+// does unless told otherwise. Of several servers, it leaves one that fails alone for ten seconds.
 func TestUploadsInHTTP10(t *testing.T) {
 	redistest.Long(t)
 	for _, adapter := range adapters.All {
