@@ -4,6 +4,7 @@
 #   ./internal/test.sh               runs everything that CI runs, in less than ten minutes on two cores
 #   ./internal/test.sh quick         runs what needs no fault, no cluster and no browser, in less than a minute
 #   ./internal/test.sh fuzz [time]   fuzzes each target, for 10s unless told otherwise
+#   ./internal/test.sh servers       tests on Redis 7 and 8 and Valkey 8 and 9, as Debian has them, in half an hour
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . internal/test/install.sh
@@ -68,11 +69,14 @@ test_torture() {
   cat "$checks"
 }
 
+# valkey prints the path of a valkey-server, or fails.
+valkey() { command -v valkey-server || internal/test/debian.sh trixie valkey-server valkey-server; }
+
 test_valkey() {
   step "go test, on Valkey"
   local server
-  if ! server=$(internal/test/valkey.sh); then
-    echo "left out: there is no valkey-server 8 or later here, and it cannot be fetched"
+  if ! server=$(valkey); then
+    echo "left out: there is no valkey-server here, and none can be fetched"
     return
   fi
   "$server" --version
@@ -81,6 +85,23 @@ test_valkey() {
     -skip 'Example|Hung|LostConnections|ManyExpired|TakeNoMemory|ThreeProcesses|Wait'
   EXACTLIMIT_REDIS_SERVER=$server quietly go test -v -run 'TestTorture/(none|replies_lost|CLIENT|restart|slots)' \
     ./internal/torture
+}
+
+# test_servers runs what depends on the server on those that Debian has.
+test_servers() {
+  local release package server
+  while read -r release package; do
+    server=$(internal/test/debian.sh "$release" "$package" "$package")
+    step "$("$server" --version)"
+    EXACTLIMIT_REDIS_SERVER=$server go test -shuffle=on ./core ./internal/redistest
+    EXACTLIMIT_REDIS_SERVER=$server quietly go test -v -run TestTorture ./internal/torture
+    (cd internal/bench && EXACTLIMIT_REDIS_SERVER=$server go run . -only bytes)
+  done <<TXT
+bookworm redis-server
+trixie redis-server
+trixie valkey-server
+sid valkey-server
+TXT
 }
 
 test_nested() {
@@ -110,6 +131,10 @@ quick)
   step "go test -short"
   go test -short ./...
   ;;
+servers)
+  install_missing
+  test_servers
+  ;;
 fuzz)
   install_missing
   fuzz "${2:-10s}"
@@ -136,7 +161,7 @@ fuzz)
   test_nested
   ;;
 *)
-  sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
   exit 2
   ;;
 esac
