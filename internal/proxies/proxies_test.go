@@ -1,6 +1,6 @@
-// Package proxies tests the adapters behind real nginx and HAProxy, with the configuration that the documentation has
-// for them. It is a module of its own, so that what services use with proxies, such as gorilla/websocket, is no
-// dependency of exactlimit.
+// Package proxies tests the adapters behind real nginx and HAProxy, and Apache and Caddy where they are installed,
+// with the configuration that the documentation has for them. It is a module of its own, so that what services use
+// with proxies, such as gorilla/websocket, is no dependency of exactlimit.
 package proxies
 
 import (
@@ -144,21 +144,23 @@ func TestUndocumented(t *testing.T) {
 		{nginx, "        proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n"},
 		{haproxy, "    option forwardfor\n"},
 	} {
-		t.Run(row.proxy.name, func(t *testing.T) {
-			s := serve(t, adapters.All[0], tcp)
-			snippet := row.proxy.snippet(t)
-			require.Contains(t, snippet, row.without)
-			port := row.proxy.start(t, strings.Replace(snippet, row.without, "", 1), s.address)
-			chosen := http.Header{"X-Forwarded-For": {"198.51.100.1"}}
-			assert.Equal(t, http.StatusOK, send(t, from(t, "127.0.0.2"), port, chosen, 0))
-			assert.Equal(t, 1, s.used(t, "198.51.100.1"))
-			assert.Empty(t, s.said(), "this cannot be noticed")
-			for i := range limit.Max {
-				assert.Equal(t, http.StatusOK, send(t, from(t, fmt.Sprint("127.0.0.", 2+i)), port, nil, 0))
-			}
-			assert.Equal(t, limit.Max, s.used(t, "127.0.0.1"), "all are one client")
-			assert.Equal(t, 1, strings.Count(s.said(), "level=WARN"), s.said())
-		})
+		for _, adapter := range adapters.All {
+			t.Run(row.proxy.name+"/"+adapter.Dir, func(t *testing.T) {
+				s := serve(t, adapter, tcp)
+				snippet := row.proxy.snippet(t)
+				require.Contains(t, snippet, row.without)
+				port := row.proxy.start(t, strings.Replace(snippet, row.without, "", 1), s.address)
+				chosen := http.Header{"X-Forwarded-For": {"198.51.100.1"}}
+				assert.Equal(t, http.StatusOK, send(t, from(t, "127.0.0.2"), port, chosen, 0))
+				assert.Equal(t, 1, s.used(t, "198.51.100.1"))
+				assert.Empty(t, s.said(), "this cannot be noticed")
+				for i := range limit.Max {
+					assert.Equal(t, http.StatusOK, send(t, from(t, fmt.Sprint("127.0.0.", 2+i)), port, nil, 0))
+				}
+				assert.Equal(t, limit.Max, s.used(t, "127.0.0.1"), "all are one client")
+				assert.Equal(t, 1, strings.Count(s.said(), "level=WARN"), s.said())
+			})
+		}
 	}
 }
 

@@ -19,7 +19,8 @@ import (
 
 // proxy is a program in front of a service, with the configuration that the documentation has for it.
 type proxy struct {
-	name string
+	name     string // of the program
+	language string // of its configuration, as the documentation marks it
 
 	// config completes a snippet to a whole configuration, on addresses of loopback, in front of services.
 	config func(snippet, dir string, port int, services []string) string
@@ -28,7 +29,7 @@ type proxy struct {
 }
 
 var nginx = proxy{
-	"nginx",
+	"nginx", "nginx",
 	func(snippet, dir string, port int, services []string) string {
 		var servers strings.Builder
 		for _, service := range services {
@@ -49,7 +50,7 @@ var nginx = proxy{
 }
 
 var haproxy = proxy{
-	"haproxy",
+	"haproxy", "haproxy",
 	func(snippet, _ string, port int, services []string) string {
 		var servers strings.Builder
 		for i, service := range services {
@@ -64,7 +65,7 @@ var haproxy = proxy{
 }
 
 var apache = proxy{
-	"apache2",
+	"apache2", "apache",
 	func(snippet, dir string, port int, services []string) string {
 		modules := ""
 		for _, name := range []string{"mpm_event", "authz_core", "proxy", "proxy_http"} {
@@ -80,7 +81,7 @@ var apache = proxy{
 }
 
 var caddy = proxy{
-	"caddy",
+	"caddy", "caddyfile",
 	func(snippet, _ string, port int, services []string) string {
 		return "{\nadmin off\nauto_https off\n}\n" + strings.NewReplacer(
 			":80 {", fmt.Sprintf(":%d {\nbind 127.0.0.1 [::1]", port),
@@ -95,7 +96,7 @@ func (p proxy) snippet(t *testing.T) string {
 	t.Helper()
 	readme, err := os.ReadFile("../../ginlimit/README.md")
 	require.NoError(t, err)
-	block := regexp.MustCompile("(?ms)^```" + p.name + "\n(.*?)^```").FindSubmatch(readme)
+	block := regexp.MustCompile("(?ms)^```" + p.language + "\n(.*?)^```").FindSubmatch(readme)
 	require.NotNil(t, block, "the documentation has no snippet for %s", p.name)
 	return string(block[1])
 }
