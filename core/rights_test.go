@@ -114,8 +114,8 @@ func TestReadmeRights(t *testing.T) {
 	})
 }
 
-// They are enough with TLS, too, and where the sentinels have a user and passwords of their own. Nothing is refused, which
-// ACL LOG would tell of, but INFO, which the README leaves to its reader.
+// They are enough with TLS, too, and where the sentinels have users of their own. Nothing but INFO is refused, which the
+// README leaves to its reader: ACL LOG would tell of it.
 func TestReadmeRightsWithTLS(t *testing.T) {
 	redistest.Long(t)
 	rights := strings.Fields(readmeLine(t, "ACL SETUSER limiter on >password "))
