@@ -55,7 +55,7 @@ func WithPrefix(prefix string) Option {
 // denial of a call with a limit that has a Ban is only remembered while that limit is banned. No entries turn the
 // cache off.
 //
-// A denial remembered takes about 300 bytes. Of too few, some are forgotten and cost a call to Redis each. A longer time
+// A denial remembered takes about 400 bytes. Of too few, some are forgotten and cost a call to Redis each. A longer time
 // saves calls where windows are long; it is also how late it may be seen that another instance has called Reset, or Refund
 // for a charge that was not Provisional, that Redis has lost data, or that its clock was stepped forward.
 func WithDenialCache(entries int, hold time.Duration) Option {
