@@ -157,7 +157,7 @@ func TestBanOfProvisionalCharges(t *testing.T) {
 	limit := Limit{Name: "login", Max: 1, Window: time.Hour, Ban: time.Minute}
 	allow := func(now int64) Decision {
 		q := redis.question(admit, "ann", 1, limit)
-		if d, found := redis.denials.find(q.hash, time.Duration(now)*time.Microsecond, "ann", 1, []Limit{limit}); found {
+		if d, found := find(redis.denials, q.hash, time.Duration(now)*time.Microsecond, "ann", 1, []Limit{limit}); found {
 			return d
 		}
 		q.provisional = true

@@ -178,7 +178,7 @@ func (c clockedRedis) decision(t require.TestingT, q *question) Decision {
 
 func (c clockedRedis) allow(t require.TestingT, now int64, key string, cost int, limits ...Limit) Decision {
 	hash, moment := maphash.String(c.seed, key), time.Duration(now)*time.Microsecond
-	if denied, found := c.denials.find(hash, moment, key, cost, limits); found {
+	if denied, found := find(c.denials, hash, moment, key, cost, limits); found {
 		return denied
 	}
 	q := c.question(admit, key, cost, limits...)

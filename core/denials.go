@@ -66,18 +66,18 @@ func (d *denials) set(hash uint64) *denialSet {
 	return &d.sets[i]
 }
 
-// find returns the denial that Redis would give now, if the cache has it. The hash is the key's.
-func (d *denials) find(hash uint64, now time.Duration, key string, cost int, limits []Limit) (_ Decision, found bool) {
+// find returns the denial that Redis would give now, or nil if the cache does not have it. The hash is the key's.
+func (d *denials) find(hash uint64, now time.Duration, key string, cost int, limits []Limit) *denial {
 	set := d.set(hash)
 	if set == nil {
-		return Decision{}, false
+		return nil
 	}
 	for i := range set.places {
 		if e := set.places[i].Load(); e != nil && now < e.until && e.asks(key, cost, limits) {
-			return e.decision(now), true
+			return e
 		}
 	}
-	return Decision{}, false
+	return nil
 }
 
 // asks reports whether the denial is of the given question. One with another Max or another cost is not the same,
@@ -86,12 +86,11 @@ func (e *denial) asks(key string, cost int, limits []Limit) bool {
 	return e.cost == cost && e.key == key && slices.Equal(e.limits, limits)
 }
 
-// decision returns the denial as it is now.
-func (e *denial) decision(now time.Duration) Decision {
-	d := e.denied
+// decide sets d to the denial as it is now. It copies once, since decisions are large.
+func (e *denial) decide(d *Decision, now time.Duration) {
+	*d = e.denied
 	d.age = max(0, now-e.heard) // the reply may have come after now was read
-	d.State = d.State.aged(d.age)
-	return d
+	d.RetryAfter, d.ResetAfter = max(0, d.RetryAfter-d.age), max(0, d.ResetAfter-d.age)
 }
 
 // learn caches the denial of a question. The call that it follows from was sent at sent, and the reply came now; it is
