@@ -8,7 +8,7 @@ import "time"
 //
 // Limits of the same Name and Window share their log for each key, wherever in the service they are written, so two
 // routes share a budget exactly when they say so. A changed Max takes effect at once on the log that is there. A changed
-// Window starts a new log.
+// Window starts a new log. A ban belongs to the log too: while it lasts, all limits that share the log deny.
 type Limit struct {
 	// Name tells budgets of one key apart and is shown to clients: 1 to 64 bytes of printable ASCII.
 	Name string
@@ -19,6 +19,15 @@ type Limit struct {
 	Window time.Duration
 	// InFlight makes it a limit of the requests that are under way: see the function of this name.
 	InFlight bool
+	// Ban is how long the limit goes on denying a key that it has denied, even if entries leave the window meanwhile:
+	// a whole number of milliseconds, at most 876,000 hours. Zero means no ban. The request that finds no room in this
+	// limit begins the ban; further requests do not prolong it. After exactly Ban it is over, and only Reset ends it
+	// earlier: Refund does not, nor does a changed Ban or Max. Peek does not begin one.
+	Ban time.Duration
+	// Unit is what the limit counts, as clients are told of it, such as "tokens" or "content-bytes": at most 64 bytes of
+	// printable ASCII. Empty means "requests". It changes nothing else, so limits that differ only in Unit share their
+	// log.
+	Unit string
 }
 
 // InFlight is a limit of max requests at once: of those that one key has under way, in all instances together. An
@@ -73,12 +82,13 @@ func Validate(limits ...Limit) error {
 	if len(limits) == 0 {
 		return invalid("no limit given: write at least one, such as core.PerMinute(\"login\", 5)")
 	}
-	for i, limit := range limits {
+	for i := range limits {
+		limit := &limits[i]
 		if err := limit.validate(); err != nil {
 			return err
 		}
-		for _, other := range limits[:i] {
-			if other.Name == limit.Name {
+		for j := range i {
+			if other := &limits[j]; other.Name == limit.Name {
 				return invalid("two limits named %q in one call (%d per %v and %d per %v): give each its own name",
 					limit.Name, other.Max, other.Window, limit.Max, limit.Window)
 			}
@@ -87,7 +97,7 @@ func Validate(limits ...Limit) error {
 	return nil
 }
 
-func (l Limit) validate() error {
+func (l *Limit) validate() error {
 	switch {
 	case l.Name == "":
 		return invalid("limit of %d per %v has no Name: name it after what it protects, such as \"login\"", l.Max, l.Window)
@@ -99,17 +109,36 @@ func (l Limit) validate() error {
 		return invalid("limit %q: Max is %d, it must be at most %d", l.Name, l.Max, int64(maxMax))
 	case l.InFlight && l.Window < time.Second:
 		return invalid("limit %q: its lease is %v, it must be at least 1s, such as 30*time.Second", l.Name, l.Window)
+	case l.InFlight && (l.Ban != 0 || l.Unit != ""):
+		return invalid("limit %q: one that is InFlight has no Ban and no Unit", l.Name)
 	case l.Window < time.Millisecond:
 		return invalid("limit %q: Window is %v, it must be at least 1ms", l.Name, l.Window)
 	case l.Window > maxWindow:
 		return invalid("limit %q: Window is %v, it must be at most %v", l.Name, l.Window, maxWindow)
 	case l.Window%time.Millisecond != 0:
 		return invalid("limit %q: Window is %v, it must be a whole number of milliseconds", l.Name, l.Window)
-	}
-	for i := range len(l.Name) {
-		if l.Name[i] < ' ' || l.Name[i] > '~' {
-			return invalid("limit %q: its Name must be printable ASCII", l.Name)
-		}
+	case l.Ban < 0:
+		return invalid("limit %q: Ban is %v, it must be at least 1ms, or 0 for no ban", l.Name, l.Ban)
+	case l.Ban > maxWindow:
+		return invalid("limit %q: Ban is %v, it must be at most %v", l.Name, l.Ban, maxWindow)
+	case l.Ban%time.Millisecond != 0:
+		return invalid("limit %q: Ban is %v, it must be a whole number of milliseconds", l.Name, l.Ban)
+	case len(l.Unit) > maxName:
+		return invalid("limit %q: its Unit is %d bytes long, at most %d are allowed", l.Name, len(l.Unit), maxName)
+	case !printable(l.Name):
+		return invalid("limit %q: its Name must be printable ASCII", l.Name)
+	case !printable(l.Unit):
+		return invalid("limit %q: its Unit %q must be printable ASCII, such as \"tokens\"", l.Name, l.Unit)
 	}
 	return nil
+}
+
+// printable reports whether a text consists of printable ASCII.
+func printable(text string) bool {
+	for i := range len(text) {
+		if text[i] < ' ' || text[i] > '~' {
+			return false
+		}
+	}
+	return true
 }

@@ -26,6 +26,7 @@ type log struct {
 	details *details
 	name    string // of the limit, which with the window identifies the log among those of its key
 	window  time.Duration
+	banEnds int64 // the moment at which the log admits again; 0 if it was never banned
 }
 
 // entryID identifies an entry of a log.
@@ -330,21 +331,25 @@ func (l *log) resize(size int) {
 	*l = resized
 }
 
-// clear drops all entries, and keeps what tells later admissions from earlier ones, and which admissions are settled.
+// banned reports whether the log admits nothing because of a ban.
+func (l *log) banned(now int64) bool { return now < l.banEnds }
+
+// clear drops all entries and the ban, and keeps what tells later admissions from earlier ones, and which admissions
+// are settled.
 func (l *log) clear() {
 	cleared := details{cleared: entryID{l.newest, l.number}}
 	if l.details != nil {
 		cleared.added = l.details.added
 	}
-	l.ring, l.count, l.first, l.details, l.undone = nil, 0, 0, &cleared, true
+	l.ring, l.count, l.first, l.details, l.undone, l.banEnds = nil, 0, 0, &cleared, true, 0
 }
 
-// idle reports whether the log can be forgotten: it holds nothing, no later admission can share the moment of an
-// earlier one, and it has not been cleared lately.
+// idle reports whether the log can be forgotten: it holds nothing and is not banned, no later admission can share the
+// moment of an earlier one, and it has not been cleared lately.
 func (l *log) idle(now int64) bool {
 	before := now - l.window.Microseconds()
 	empty := l.count == 0 && (l.flights || l.details == nil || l.details.cleared.at <= before)
-	return l.newest < now && (empty || !l.flights && l.newest <= before)
+	return l.newest < now && (empty || !l.flights && l.newest <= before) && !l.banned(now)
 }
 
 // state completes a state whose Limit is set, for a request of the given cost. It writes the fields where they will
@@ -365,6 +370,9 @@ func (l *log) state(s *State, now int64, cost int) {
 	}
 	if remaining < cost {
 		s.RetryAfter = l.leaves(l.at(l.holding(cost-remaining)), now)
+	}
+	if l.banned(now) {
+		s.ban(time.Duration(l.banEnds-now) * time.Microsecond)
 	}
 }
 

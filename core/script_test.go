@@ -61,138 +61,138 @@ func TestScript(t *testing.T) {
 			{2 * minute, "A", "c9 one 1 1 " + m, "[1 0 60000000 60000000]"},
 		},
 		"admit": {
-			{0, "A", "c1 admit 1 1 1 2 0 7 " + m, "5"},
-			{1, "A", "c2 admit 1 1 2 2 0 7 " + m, "[2 1 59999999 60000000]"}, // both granted, and the next of two must wait
-			{2, "A", "c3 admit 1 1 3 1 0 7 " + m, "[1 0 59999998 60000000]"}, // one of three
-			{3, "A", "c4 admit 1 1 2 3 0 7 " + m, "[0 0 59999998 59999999]"}, // two must leave at 0, and one of those at 1
-			{minute, "A", "c5 admit 1 1 1 3 0 7 " + m, "[0 2 1 2]"},
-			{minute + 1, "A", "c6 admit 1 1 9 2 0 7 " + m, "[3 0 60000000 60000000]"}, // of nine twos, three; and c3 weighs too little for another
+			{0, "A", "c1 admit 1 1 1 2 0 7 " + m + " 0", "5"},
+			{1, "A", "c2 admit 1 1 2 2 0 7 " + m + " 0", "[2 1 59999999 60000000]"}, // both granted, and the next of two must wait
+			{2, "A", "c3 admit 1 1 3 1 0 7 " + m + " 0", "[1 0 59999998 60000000]"}, // one of three
+			{3, "A", "c4 admit 1 1 2 3 0 7 " + m + " 0", "[0 0 59999998 59999999]"}, // two must leave at 0, and one of those at 1
+			{minute, "A", "c5 admit 1 1 1 3 0 7 " + m + " 0", "[0 2 1 2]"},
+			{minute + 1, "A", "c6 admit 1 1 9 2 0 7 " + m + " 0", "[3 0 60000000 60000000]"}, // of nine twos, three; and c3 weighs too little for another
 		},
 		"several limits": {
-			{0, "A B", "c1 admit 1 2 1 1 0 2 " + s + " 3 " + m, "[1 1 0 1000000 2 0 60000000]"},
-			{0, "A B C D", "c2 admit 2 2 1 1 0 2 " + s + " 3 " + m, "[1 0 1000000 1000000 1 0 60000000] [1 1 0 1000000 2 0 60000000]"},
-			{0, "A B", "c3 admit 1 2 1 1 0 2 " + s + " 3 " + m, "[0 0 1000000 1000000 1 0 60000000]"},
-			{second, "A B", "c4 admit 1 2 3 1 0 2 " + s + " 3 " + m, "[1 1 0 1000000 0 59000000 60000000]"},
-			{second, "B A", "c5 admit 1 2 1 1 0 3 " + m + " 2 " + s, "[0 0 59000000 60000000 1 0 1000000]"},
-			{second, "A B E", "c6 admit 1 3 1 1 0 2 " + s + " 4 " + m + " 1 " + m,
+			{0, "A B", "c1 admit 1 2 1 1 0 2 " + s + " 0 3 " + m + " 0", "[1 1 0 1000000 2 0 60000000]"},
+			{0, "A B C D", "c2 admit 2 2 1 1 0 2 " + s + " 0 3 " + m + " 0", "[1 0 1000000 1000000 1 0 60000000] [1 1 0 1000000 2 0 60000000]"},
+			{0, "A B", "c3 admit 1 2 1 1 0 2 " + s + " 0 3 " + m + " 0", "[0 0 1000000 1000000 1 0 60000000]"},
+			{second, "A B", "c4 admit 1 2 3 1 0 2 " + s + " 0 3 " + m + " 0", "[1 1 0 1000000 0 59000000 60000000]"},
+			{second, "B A", "c5 admit 1 2 1 1 0 3 " + m + " 0 2 " + s + " 0", "[0 0 59000000 60000000 1 0 1000000]"},
+			{second, "A B E", "c6 admit 1 3 1 1 0 2 " + s + " 0 4 " + m + " 0 1 " + m + " 0",
 				"[1 0 1000000 1000000 0 59000000 60000000 0 60000000 60000000]"},
 		},
 		"any cost": {
-			{0, "A", "c1 admit 1 1 1 999999999999998 0 999999999999999 " + m, "[1 1 60000000 60000000]"},
-			{1, "A", "c2 admit 1 1 1 1 0 999999999999999 " + m, "[1 0 59999999 60000000]"},
-			{2, "A", "c3 admit 1 1 1 1 0 999999999999999 " + m, "[0 0 59999998 59999999]"},
-			{2, "A", "c4 admit 1 1 1 999999999999999 0 999999999999999 " + m, "[0 0 59999999 59999999]"},
-			{minute, "A", "c5 admit 1 1 1 999999999999998 0 999999999999999 " + m, "[1 0 60000000 60000000]"}, // c2 is too little to leave
+			{0, "A", "c1 admit 1 1 1 999999999999998 0 999999999999999 " + m + " 0", "[1 1 60000000 60000000]"},
+			{1, "A", "c2 admit 1 1 1 1 0 999999999999999 " + m + " 0", "[1 0 59999999 60000000]"},
+			{2, "A", "c3 admit 1 1 1 1 0 999999999999999 " + m + " 0", "[0 0 59999998 59999999]"},
+			{2, "A", "c4 admit 1 1 1 999999999999999 0 999999999999999 " + m + " 0", "[0 0 59999999 59999999]"},
+			{minute, "A", "c5 admit 1 1 1 999999999999998 0 999999999999999 " + m + " 0", "[1 0 60000000 60000000]"}, // c2 is too little to leave
 			{minute + 1, "A", "c6 one 1 999999999999999 " + m, "[1 0 59999999 60000000]"},
-			{minute + 1, "A", "c7 peek 1 1 7 " + m, "[0 -999999999999992 59999999 60000000]"},
-			{0, "B", "d1 admit 1 1 3 333333333333333 0 999999999999999 " + m, "[3 0 60000000 60000000]"},
+			{minute + 1, "A", "c7 peek 1 1 7 " + m + " 0", "[0 -999999999999992 59999999 60000000]"},
+			{0, "B", "d1 admit 1 1 3 333333333333333 0 999999999999999 " + m + " 0", "[3 0 60000000 60000000]"},
 			{1, "B", "d2 settle 1 d1.1 3 1 333333333333333 0 " + m, "333333333333333"},
-			{1, "B", "d3 admit 1 1 5 100000000000000 0 999999999999999 " + m, "[3 33333333333333 -59999999 60000000]"},
+			{1, "B", "d3 admit 1 1 5 100000000000000 0 999999999999999 " + m + " 0", "[3 33333333333333 -59999999 60000000]"},
 		},
 		"groups": {
-			{0, "A B C D E P P:probe", "c1 one 1 3 " + m + " admit 1 2 1 2 0 5 " + m + " 9 " + s + " peek 1 1 4 " + m + " reset 1 probe",
+			{0, "A B C D E P P:probe", "c1 one 1 3 " + m + " admit 1 2 1 2 0 5 " + m + " 0 9 " + s + " 0 peek 1 1 4 " + m + " 0 reset 1 probe",
 				"2 [1 3 0 60000000 7 0 1000000] [1 4 0 0] 0 0"},
-			{1, "B A C B P P:probe", "c2 admit 1 1 1 1 0 5 " + m + " one 2 3 " + m + " admit 1 1 2 1 0 5 " + m + " probe",
+			{1, "B A C B P P:probe", "c2 admit 1 1 1 1 0 5 " + m + " 0 one 2 3 " + m + " admit 1 1 2 1 0 5 " + m + " 0 probe",
 				"2 1 [1 0 59999999 60000000] [2 0 59999999 60000000] 0"},
 			{2, "A A A", "c3 reset 1 one 2 3 " + m, "0 2 1"},
 			{2, "A A A", "c4 one 1 3 " + m + " reset 1 one 1 3 " + m, "[1 0 60000000 60000000] 0 2"},
 		},
 		"peek": {
-			{0, "A B", "c1 peek 2 1 3 " + m, "[1 3 0 0] [1 3 0 0]"},
-			{0, "A B", "c2 peek 1 2 3 " + m + " 4 " + s, "[1 3 0 0 4 0 0]"},
-			{0, "A", "c3 admit 1 1 1 3 0 3 " + m, "[1 0 60000000 60000000]"},
-			{9, "A B", "c4 peek 1 2 3 " + m + " 4 " + s, "[0 0 59999991 59999991 4 0 0]"},
-			{minute, "A B", "c5 peek 1 2 3 " + m + " 4 " + s, "[1 3 0 0 4 0 0]"},
+			{0, "A B", "c1 peek 2 1 3 " + m + " 0", "[1 3 0 0] [1 3 0 0]"},
+			{0, "A B", "c2 peek 1 2 3 " + m + " 0 4 " + s + " 0", "[1 3 0 0 4 0 0]"},
+			{0, "A", "c3 admit 1 1 1 3 0 3 " + m + " 0", "[1 0 60000000 60000000]"},
+			{9, "A B", "c4 peek 1 2 3 " + m + " 0 4 " + s + " 0", "[0 0 59999991 59999991 4 0 0]"},
+			{minute, "A B", "c5 peek 1 2 3 " + m + " 0 4 " + s + " 0", "[1 3 0 0 4 0 0]"},
 		},
 		"settle to nothing": {
-			{0, "A B", "c1 admit 1 2 1 2 0 5 " + m + " 9 " + s, "[1 3 0 60000000 7 0 1000000]"},
+			{0, "A B", "c1 admit 1 2 1 2 0 5 " + m + " 0 9 " + s + " 0", "[1 3 0 60000000 7 0 1000000]"},
 			{1, "A B", "c2 settle 2 c1.1 1 0 2 0 " + m + " " + s, "4"},
 			{1, "A B", "c3 settle 2 c1.1 1 0 2 0 " + m + " " + s, "0"}, // once
-			{2, "A", "c4 admit 1 1 3 1 0 5 " + m, "2"},
-			{3, "A", "c5 admit 1 1 1 2 0 5 " + m, "[1 0 59999999 60000000]"},
+			{2, "A", "c4 admit 1 1 3 1 0 5 " + m + " 0", "2"},
+			{3, "A", "c5 admit 1 1 1 2 0 5 " + m + " 0", "[1 0 59999999 60000000]"},
 			{4, "A", "c6 settle 1 c4.1 3 2 1 0 " + m, "1"},
 			{4, "A", "c7 settle 1 c4.1 3 2 1 0 " + m, "0"},
 			{4, "A", "c8 settle 1 c4.1 3 0 1 0 " + m, "1"},
-			{4, "A", "c9 peek 1 1 5 " + m, "[1 2 0 59999999]"},
-			{5, "A", "d1 admit 1 1 1 3 0 5 " + m, "[0 2 -59999997 59999998]"}, // may be given back
-			{minute + 2, "A", "d2 settle 1 c4.1 3 1 1 0 " + m, "1"},           // it was there still
-			{minute + 2, "A", "d3 peek 1 1 5 " + m, "[1 3 0 1]"},
+			{4, "A", "c9 peek 1 1 5 " + m + " 0", "[1 2 0 59999999]"},
+			{5, "A", "d1 admit 1 1 1 3 0 5 " + m + " 0", "[0 2 -59999997 59999998]"}, // may be given back
+			{minute + 2, "A", "d2 settle 1 c4.1 3 1 1 0 " + m, "1"},                  // it was there still
+			{minute + 2, "A", "d3 peek 1 1 5 " + m + " 0", "[1 3 0 1]"},
 			{minute + 3, "A", "d4 settle 1 c5.1 1 0 2 0 " + m, "2"},
 			{minute + 3, "A", "d5 settle 1 never.1 1 0 2 0 " + m, "0"},
 			{minute + 3, "Z", "d6 settle 1 never.1 1 0 2 0 " + m, "0"},
 		},
 		"settle to less": {
-			{0, "A B", "c1 admit 1 2 1 5 0 9 " + m + " 9 " + s, "[1 4 60000000 60000000 4 1000000 1000000]"},
+			{0, "A B", "c1 admit 1 2 1 5 0 9 " + m + " 0 9 " + s + " 0", "[1 4 60000000 60000000 4 1000000 1000000]"},
 			{1, "A B", "c2 settle 2 c1.1 1 0 5 2 " + m + " " + s, "6"},
-			{1, "A B", "c2 settle 2 c1.1 1 0 5 2 " + m + " " + s, "0"},        // again
-			{2, "A", "c3 admit 1 1 1 8 0 9 " + m, "[0 7 -59999998 59999998]"}, // until the five would
-			{3, "A", "c4 settle 1 c1.1 1 0 5 1 " + m, "0"},                    // known to be settled
-			{minute, "A", "c5 peek 1 1 9 " + m, "[1 9 0 0]"},
-			{0, "C", "d1 admit 1 1 3 2 0 9 " + m, "3"},
+			{1, "A B", "c2 settle 2 c1.1 1 0 5 2 " + m + " " + s, "0"},               // again
+			{2, "A", "c3 admit 1 1 1 8 0 9 " + m + " 0", "[0 7 -59999998 59999998]"}, // until the five would
+			{3, "A", "c4 settle 1 c1.1 1 0 5 1 " + m, "0"},                           // known to be settled
+			{minute, "A", "c5 peek 1 1 9 " + m + " 0", "[1 9 0 0]"},
+			{0, "C", "d1 admit 1 1 3 2 0 9 " + m + " 0", "3"},
 			{1, "C", "d2 settle 1 d1.1 3 1 2 1 " + m, "1"},
 			{2, "C", "d3 settle 1 d1.1 3 0 2 0 " + m, "2"},
 			{3, "C", "d4 settle 1 d1.1 3 1 2 0 " + m, "0"}, // it is one by now
 			{4, "C", "d5 settle 1 d1.1 3 2 2 2 " + m, "0"}, // nothing to do
-			{5, "C", "d6 admit 1 1 1 7 0 9 " + m, "[0 6 -59999995 59999995]"},
+			{5, "C", "d6 admit 1 1 1 7 0 9 " + m + " 0", "[0 6 -59999995 59999995]"},
 		},
 		"settle to more": {
-			{0, "A", "c1 admit 1 1 1 3 0 9 " + m, "6"},
+			{0, "A", "c1 admit 1 1 1 3 0 9 " + m + " 0", "6"},
 			{10, "A", "c2 settle 1 c1.1 1 0 3 5 " + m, "2"},
 			{11, "A", "c2 settle 1 c1.1 1 0 3 5 " + m, "0"}, // again
-			{12, "A", "c3 peek 1 1 9 " + m, "[1 4 0 59999998]"},
-			{12, "A", "c4 admit 1 1 1 5 0 9 " + m, "[0 4 59999988 59999998]"}, // until the three have left
-			{minute, "A", "c5 peek 1 1 9 " + m, "[1 7 0 10]"},                 // the two leave later
+			{12, "A", "c3 peek 1 1 9 " + m + " 0", "[1 4 0 59999998]"},
+			{12, "A", "c4 admit 1 1 1 5 0 9 " + m + " 0", "[0 4 59999988 59999998]"}, // until the three have left
+			{minute, "A", "c5 peek 1 1 9 " + m + " 0", "[1 7 0 10]"},                 // the two leave later
 			{minute + 1, "A", "c6 settle 1 c1.1 1 0 3 5 " + m, "0"},
-			{minute + 10, "A", "c7 peek 1 1 9 " + m, "[1 9 0 0]"},
+			{minute + 10, "A", "c7 peek 1 1 9 " + m + " 0", "[1 9 0 0]"},
 			{minute + 11, "A", "c8 settle 1 c1.1 1 0 3 5 " + m, "2"},    // what has left is no longer known
 			{minute + 11, "B", "c9 settle 1 never.1 1 0 1 5 " + m, "4"}, // the log begins with it
-			{minute + 12, "B", "d1 peek 1 1 9 " + m, "[1 5 0 59999999]"},
-			{0, "C", "e1 admit 1 1 3 2 0 9 " + m, "3"},
+			{minute + 12, "B", "d1 peek 1 1 9 " + m + " 0", "[1 5 0 59999999]"},
+			{0, "C", "e1 admit 1 1 3 2 0 9 " + m + " 0", "3"},
 			{1, "C", "e2 settle 1 e1.1 3 1 2 3 " + m, "1"},
 			{2, "C", "e3 settle 1 e1.1 3 0 2 0 " + m, "2"}, // gives back of the entry that all three share
 			{3, "C", "e4 settle 1 e1.1 3 1 2 3 " + m, "0"},
-			{4, "C", "e5 admit 1 1 1 5 0 9 " + m, "[0 4 -59999996 59999997]"}, // until those that shared it
+			{4, "C", "e5 admit 1 1 1 5 0 9 " + m + " 0", "[0 4 -59999996 59999997]"}, // until those that shared it
 		},
 		"settle beyond max": {
-			{0, "A B", "c1 admit 1 2 1 2 0 5 " + m + " 9 " + s, "[1 3 0 60000000 7 0 1000000]"},
+			{0, "A B", "c1 admit 1 2 1 2 0 5 " + m + " 0 9 " + s + " 0", "[1 3 0 60000000 7 0 1000000]"},
 			{1, "A", "c2 one 1 5 " + m, "2"},
 			{9, "A B", "c3 settle 2 c1.1 1 0 2 13 " + m + " " + s, "22"},
 			{10, "A", "c4 one 1 5 " + m, "[0 -9 59999999 59999999]"}, // not before what was charged last has left
-			{10, "A B", "c5 peek 1 2 5 " + m + " 9 " + s, "[0 -9 59999999 59999999 -4 999999 999999]"},
-			{10, "B", "c6 peek 1 1 13 " + s, "[0 0 999990 999999]"}, // under another max the first to leave makes room
+			{10, "A B", "c5 peek 1 2 5 " + m + " 0 9 " + s + " 0", "[0 -9 59999999 59999999 -4 999999 999999]"},
+			{10, "B", "c6 peek 1 1 13 " + s + " 0", "[0 0 999990 999999]"}, // under another max the first to leave makes room
 			{second, "B", "c7 one 1 9 " + s, "[0 -2 9 9]"},
 			{second + 9, "B", "c8 one 1 9 " + s, "8"},
-			{minute, "A", "c9 admit 1 1 1 1 0 13 " + m, "[1 0 1 60000000]"}, // a max of which it leaves something
+			{minute, "A", "c9 admit 1 1 1 1 0 13 " + m + " 0", "[1 0 1 60000000]"}, // a max of which it leaves something
 			{minute + 8, "A", "d1 one 1 5 " + m, "[0 -7 1 59999992]"},
 			{minute + 9, "A", "d2 one 1 5 " + m, "3"},
-			{0, "C", "e1 admit 1 1 1 7 0 7 " + m, "[1 0 60000000 60000000]"},
+			{0, "C", "e1 admit 1 1 1 7 0 7 " + m + " 0", "[1 0 60000000 60000000]"},
 			{1, "C", "e2 settle 1 e1.1 1 0 7 999999999999999 " + m, "999999999999992"},
 			{2, "C", "e3 one 1 999999999999999 " + m, "[0 0 59999998 59999999]"},
 			{3, "C", "e4 one 1 7 " + m, "[0 -999999999999992 59999998 59999998]"},
 		},
 		"renew": {
-			{0, "A B", "c1 admit 1 2 1 2 0 5 " + m + " 9 " + s, "[1 3 0 60000000 7 0 1000000]"},
+			{0, "A B", "c1 admit 1 2 1 2 0 5 " + m + " 0 9 " + s + " 0", "[1 3 0 60000000 7 0 1000000]"},
 			{0, "A", "c2 one 1 5 " + m, "2"},
 			{second - 1, "A B", "c3 renew 2 1 c1.1*2 " + m + " " + s, "2"},
-			{second, "A B", "c4 peek 1 2 5 " + m + " 9 " + s, "[1 2 0 59999999 7 0 999999]"},
+			{second, "A B", "c4 peek 1 2 5 " + m + " 0 9 " + s + " 0", "[1 2 0 59999999 7 0 999999]"},
 			{second, "A", "c5 renew 1 3 c2.1 c1.1 never.1 " + m, "1"},        // c1.1 weighs two
 			{2*second - 1, "A B", "c6 renew 2 1 c1.1*2 " + m + " " + s, "1"}, // one lease of it has ended
-			{minute, "A", "c7 peek 1 1 4 " + m, "[1 1 0 1999999]"},
+			{minute, "A", "c7 peek 1 1 4 " + m + " 0", "[1 1 0 1999999]"},
 			{minute + second, "A", "c8 one 1 5 " + m, "2"},        // c2 left
 			{minute + second, "A", "c9 renew 1 1 c2.1 " + m, "0"}, // and is not there again
 			{minute + second, "A", "d1 settle 1 c8.1 1 0 1 0 " + m, "1"},
 			{minute + second, "A", "d2 renew 1 2 c8.1 c1.1*2 " + m, "1"}, // c8 was given back
-			{2 * minute, "A", "d3 peek 1 1 5 " + m, "[1 3 0 1000000]"},
+			{2 * minute, "A", "d3 peek 1 1 5 " + m + " 0", "[1 3 0 1000000]"},
 			{2*minute + second, "A", "d4 renew 1 1 c1.1*2 " + m, "0"}, // expired, though nothing has removed it
-			{2*minute + second, "A", "d5 peek 1 1 5 " + m, "[1 5 0 0]"},
+			{2*minute + second, "A", "d5 peek 1 1 5 " + m + " 0", "[1 5 0 0]"},
 			{0, "C", "e1 one 1 2 " + m, "1"},
 			{0, "C", "e2 one 1 2 " + m, "[1 0 60000000 60000000]"},
 			{-second, "C", "e3 renew 1 1 e1.1 " + m, "1"}, // a clock that has stepped back
-			{-second, "C", "e4 peek 1 1 2 " + m, "[0 0 60000000 60000000]"},
+			{-second, "C", "e4 peek 1 1 2 " + m + " 0", "[0 0 60000000 60000000]"},
 		},
 		"provisional": {
-			{0, "A B", "c1 admit 1 2 1 1 1 1 " + m + " 1 " + s, "[1 0 -60000000 60000000 0 -1000000 1000000]"},
-			{1, "A B", "c2 admit 1 2 1 1 0 1 " + m + " 1 " + s, "[0 0 -59999999 59999999 0 -999999 999999]"},
+			{0, "A B", "c1 admit 1 2 1 1 1 1 " + m + " 0 1 " + s + " 0", "[1 0 -60000000 60000000 0 -1000000 1000000]"},
+			{1, "A B", "c2 admit 1 2 1 1 0 1 " + m + " 0 1 " + s + " 0", "[0 0 -59999999 59999999 0 -999999 999999]"},
 			{second, "A B", "c3 one 2 1 " + m, "[0 0 -59000000 59000000] [0 0 -59000000 59000000]"},
 			{minute, "A", "c4 one 1 1 " + m, "[1 0 60000000 60000000]"}, // what could be given back has left
 		},
@@ -220,8 +220,8 @@ func TestReplay(t *testing.T) {
 	}{
 		{0, "A", "c1 one 1 3 " + m, "2"},
 		{9, "A", "c1 again one 1 3 " + m, "2"}, // with room left
-		{9, "A B", "c2 admit 1 2 1 2 0 3 " + m + " 3 " + s, "[1 0 60000000 60000000 1 1000000 1000000]"},
-		{10, "A B", "c2 again admit 1 2 1 2 0 3 " + m + " 3 " + s, "[1 0 59999999 59999999 1 999999 999999]"},
+		{9, "A B", "c2 admit 1 2 1 2 0 3 " + m + " 0 3 " + s + " 0", "[1 0 60000000 60000000 1 1000000 1000000]"},
+		{10, "A B", "c2 again admit 1 2 1 2 0 3 " + m + " 0 3 " + s + " 0", "[1 0 59999999 59999999 1 999999 999999]"},
 		{10, "A", "c1 again one 1 3 " + m, "[1 0 59999990 59999999]"}, // where others have left no room
 		{10, "A", "c3 one 1 3 " + m, "[0 0 59999990 59999999]"},       // while a new one is denied
 		{10, "A", "c again one 1 3 " + m, "[0 0 59999990 59999999]"},  // a part of an id is not the id
@@ -232,15 +232,15 @@ func TestReplay(t *testing.T) {
 		{minute + 1, "C", "c9 again one 1 3 " + m, "2"},
 
 		// Of three requests, one.
-		{2 * minute, "D", "d1 admit 1 1 1 2 0 3 " + m, "[1 1 60000000 60000000]"},
-		{2*minute + 1, "D", "d2 admit 1 1 3 1 0 3 " + m, "[1 0 59999999 60000000]"},
-		{2*minute + 2, "D", "d2 again admit 1 1 3 1 0 3 " + m, "[1 0 59999998 59999999]"},
-		{3 * minute, "D", "d2 again admit 1 1 3 1 0 3 " + m, "[1 2 1 1]"}, // two more would fit, which are told to ask again
+		{2 * minute, "D", "d1 admit 1 1 1 2 0 3 " + m + " 0", "[1 1 60000000 60000000]"},
+		{2*minute + 1, "D", "d2 admit 1 1 3 1 0 3 " + m + " 0", "[1 0 59999999 60000000]"},
+		{2*minute + 2, "D", "d2 again admit 1 1 3 1 0 3 " + m + " 0", "[1 0 59999998 59999999]"},
+		{3 * minute, "D", "d2 again admit 1 1 3 1 0 3 " + m + " 0", "[1 2 1 1]"}, // two more would fit, which are told to ask again
 
 		// Of several questions, some granted, some in part, some not, some about no log.
-		{0, "E F G G H", "e1 one 2 1 " + m + " admit 1 1 4 2 0 5 " + m + " admit 1 1 1 4 0 5 " + m + " one 1 1 " + m,
+		{0, "E F G G H", "e1 one 2 1 " + m + " admit 1 1 4 2 0 5 " + m + " 0 admit 1 1 1 4 0 5 " + m + " 0 one 1 1 " + m,
 			"[1 0 60000000 60000000] [1 0 60000000 60000000] [2 1 60000000 60000000] [0 1 60000000 60000000] [1 0 60000000 60000000]"},
-		{1, "E F G G H", "e1 again one 2 1 " + m + " admit 1 1 4 2 0 5 " + m + " admit 1 1 1 4 0 5 " + m + " one 1 1 " + m,
+		{1, "E F G G H", "e1 again one 2 1 " + m + " admit 1 1 4 2 0 5 " + m + " 0 admit 1 1 1 4 0 5 " + m + " 0 one 1 1 " + m,
 			"[1 0 59999999 59999999] [1 0 59999999 59999999] [2 1 59999999 59999999] [0 1 59999999 59999999] [1 0 59999999 59999999]"},
 
 		// What is given back and deleted, is once.
@@ -273,14 +273,14 @@ func TestReplayBehindManyExpired(t *testing.T) {
 	redis := newClockedRedis(t)
 	const m = "60000000"
 	fill(t, redis.client, redis.prefix+":A", epoch, 3000, "*2")
-	assert.Equal(t, "7", redis.on(t, minute-1, "A", "c1 admit 1 1 1 3 0 6010 "+m), "all are there still")
-	assert.Equal(t, "-1", redis.on(t, minute+10_000, "A", "c2 admit 1 1 1 3 0 6010 "+m))
-	again := redis.on(t, minute+10_000, "A", "c1 again admit 1 1 1 3 0 6010 "+m)
+	assert.Equal(t, "7", redis.on(t, minute-1, "A", "c1 admit 1 1 1 3 0 6010 "+m+" 0"), "all are there still")
+	assert.Equal(t, "-1", redis.on(t, minute+10_000, "A", "c2 admit 1 1 1 3 0 6010 "+m+" 0"))
+	again := redis.on(t, minute+10_000, "A", "c1 again admit 1 1 1 3 0 6010 "+m+" 0")
 	assert.NotEqual(t, "-1", again, "it would be asked anew, under another id, and charged twice")
 	assert.Regexp(t, `^\[1 `, again)
 	assert.EqualValues(t, minute-1+epoch, members(t, redis.client, redis.prefix+":A")["c1.1*3"])
 	for again = "-1"; again == "-1"; {
-		again = redis.on(t, minute+10_000, "A", "c3 peek 1 1 6010 "+m)
+		again = redis.on(t, minute+10_000, "A", "c3 peek 1 1 6010 "+m+" 0")
 	}
 	assert.Equal(t, "[1 6007 0 59989999]", again, "charged once")
 }
@@ -511,12 +511,12 @@ func TestWrongTypeFailsItsQuestionAlone(t *testing.T) {
 		{"A bad B", "c2 one 3 3 " + m, "2 " + wrong + " 2"},
 		{"bad A B bad", "c3 one 4 3 " + m, wrong + " 1 1 " + wrong},
 		{"A bad A", "c4 one 2 3 " + m + " reset 1", "[1 0 60000000 60000000] " + wrong + " 0"},
-		{"good bad", "c5 admit 1 2 1 1 0 3 " + m + " 3 " + m, wrong},
-		{"bad good", "c6 admit 1 2 1 1 0 3 " + m + " 3 " + m, wrong},
-		{"bad good", "c7 admit 1 2 3 2 1 3 " + m + " 3 " + m, wrong},
-		{"bad good A", "c8 peek 1 2 3 " + m + " 3 " + m + " one 1 3 " + m, wrong + " 2"},
-		{"bad good A", "c9 again peek 1 2 3 " + m + " 3 " + m + " one 1 3 " + m, wrong + " 1"},
-		{"bad good A", "d1 again admit 1 2 2 1 0 3 " + m + " 3 " + m + " one 1 3 " + m, wrong + " [1 0 60000000 60000000]"},
+		{"good bad", "c5 admit 1 2 1 1 0 3 " + m + " 0 3 " + m + " 0", wrong},
+		{"bad good", "c6 admit 1 2 1 1 0 3 " + m + " 0 3 " + m + " 0", wrong},
+		{"bad good", "c7 admit 1 2 3 2 1 3 " + m + " 0 3 " + m + " 0", wrong},
+		{"bad good A", "c8 peek 1 2 3 " + m + " 0 3 " + m + " 0 one 1 3 " + m, wrong + " 2"},
+		{"bad good A", "c9 again peek 1 2 3 " + m + " 0 3 " + m + " 0 one 1 3 " + m, wrong + " 1"},
+		{"bad good A", "d1 again admit 1 2 2 1 0 3 " + m + " 0 3 " + m + " 0 one 1 3 " + m, wrong + " [1 0 60000000 60000000]"},
 		{"bad A", "d2 settle 1 c1.1 1 0 1 0 " + m + " one 1 3 " + m, wrong + " [0 0 60000000 60000000]"},
 		{"good bad", "d3 settle 2 c0.1 1 0 1 0 " + m + " " + m, wrong},
 		{"good bad", "d4 settle 2 c0.1 1 0 1 5 " + m + " " + m, wrong},
@@ -546,7 +546,7 @@ func TestDamagedLogs(t *testing.T) {
 					"1795000000500000.5", "1795000000700000", "1795000001000000", "1795000005000000", "1e300", "inf",
 				}).Draw(r, "score"),
 				rapid.SampledFrom([]string{
-					"*", "~", "", "a", "b", "**", "c*", "d*0", "e*1", "f*2", "g*3", "h*999999999999999", "i*99999999999999999999",
+					"*", "~", "!1000", "!5000000", "!", "", "a", "b", "**", "c*", "d*0", "e*1", "f*2", "g*3", "h*999999999999999", "i*99999999999999999999",
 					"j*1e5", "k*-4", "*7", "~*2", "t1.1", "t1.1*2", "t1.1*4",
 				}).Draw(r, "member"))
 		}
@@ -557,10 +557,11 @@ func TestDamagedLogs(t *testing.T) {
 			before := members(r, redis.client, name)
 			beside := members(r, redis.client, redis.prefix+":"+other)
 			args := rapid.SampledFrom([]string{
-				"one 1 5 1000000", "admit 1 1 2 2 0 5 1000000", "admit 1 1 1 1 1 5 1000000", "peek 1 1 5 1000000", "settle 1 t1.1 2 0 2 0 1000000",
+				"one 1 5 1000000", "admit 1 1 2 2 0 5 1000000 0", "admit 1 1 1 1 1 5 1000000 0", "peek 1 1 5 1000000 0", "settle 1 t1.1 2 0 2 0 1000000",
 				"settle 1 t1.1 2 0 2 1 1000000", "settle 1 t1.1 2 0 2 9 1000000",
 				"renew 1 3 t1.1*2 a c* 1000000",
-				"admit 1 2 1 2 0 5 1000000 9 60000000", "one 1 999999999999999 1000000",
+				"admit 1 1 2 2 0 5 1000000 3000000",
+				"admit 1 2 1 2 0 5 1000000 0 9 60000000 0", "one 1 999999999999999 1000000",
 			}).Draw(r, "args")
 			again := rapid.SampledFrom([]string{"", "again "}).Draw(r, "again")
 			logs := log
@@ -576,7 +577,7 @@ func TestDamagedLogs(t *testing.T) {
 			if words, err := reply[0].ToString(); err == nil && charges {
 				failed++
 				for member := range members(r, redis.client, name) {
-					if member != "*" && member != "~" {
+					if !redistest.IsMark(member) {
 						require.Contains(r, before, member, words)
 					}
 				}
@@ -607,14 +608,14 @@ func TestMissingRights(t *testing.T) {
 		{"A some", "c3 one 2 9 " + m, "time zcard zcount zadd pexpire"},
 		{"A old", "c4 one 2 9 " + m, "time zcard zcount zremrangebyscore zadd pexpire"},
 		{"A some full", "c5 one 3 2 " + m, "time zcard zcount zadd pexpire zrange"},
-		{"A full", "c6 one 1 9 " + m + " peek 1 1 1 " + m, "time zcard zcount zadd pexpire zrange"},
-		{"A full", "c7 admit 1 1 2 2 1 9 " + m + " peek 1 1 1 " + m, "time zcard zcount zadd pexpire zrange"},
-		{"some B full", "c8 admit 2 1 1 3 0 9 " + m + " peek 1 1 1 " + m, "time zcard zcount zadd pexpire zrange"},
-		{"weighs full", "c9 admit 1 1 1 3 0 9 " + m + " peek 1 1 1 " + m, "time zcard zcount zscore zadd pexpire zrange"},
+		{"A full", "c6 one 1 9 " + m + " peek 1 1 1 " + m + " 0", "time zcard zcount zadd pexpire zrange"},
+		{"A full", "c7 admit 1 1 2 2 1 9 " + m + " 0 peek 1 1 1 " + m + " 0", "time zcard zcount zadd pexpire zrange"},
+		{"some B full", "c8 admit 2 1 1 3 0 9 " + m + " 0 peek 1 1 1 " + m + " 0", "time zcard zcount zadd pexpire zrange"},
+		{"weighs full", "c9 admit 1 1 1 3 0 9 " + m + " 0 peek 1 1 1 " + m + " 0", "time zcard zcount zrangebyscore zadd pexpire zrange"},
 		{"A B", "d1 again one 2 3 " + m, "time zcard zscore zadd pexpire"},
 		{"A weighs", "d2 one 1 3 " + m + " settle 1 w.1 1 0 2 0 " + m, "time zcard zscore zadd pexpire zrem zrangebyscore unlink"},
 		{"A weighs", "d2 one 1 3 " + m + " settle 1 w.1 1 0 2 9 " + m, "time zcard zscore zadd pexpire"},
-		{"weighs A full", "d2 settle 2 w.1 1 0 2 9 " + m + " " + m + " peek 1 1 1 " + m,
+		{"weighs A full", "d2 settle 2 w.1 1 0 2 9 " + m + " " + m + " peek 1 1 1 " + m + " 0",
 			"time zcard zcount zscore zadd pexpire zrange"},
 		{"A full", "d3 one 1 3 " + m + " reset 1", "time zcard zadd pexpire unlink"},
 		{"A full", "d5 one 1 3 " + m + " renew 1 1 f.1 " + m, "time zcard zscore zadd pexpire"},
@@ -680,7 +681,7 @@ func TestFailureAfterSettles(t *testing.T) {
 	require.NoError(t, err)
 	defer client.Close()
 	const m = "60000000"
-	args := "c settle 1 w.1 1 0 7 20 " + m + " settle 1 x.1 1 0 4 2 " + m + " peek 1 1 1 " + m
+	args := "c settle 1 w.1 1 0 7 20 " + m + " settle 1 x.1 1 0 4 2 " + m + " peek 1 1 1 " + m + " 0"
 	err = client.Do(context.Background(), client.B().Eval().Script(lua.Decide).Numkeys(3).Key("log", "log", "full").
 		Arg(strings.Fields(args)...).Build()).Error()
 	require.Equal(t, "NOPERM", dispatch.Code(err), err)
@@ -695,11 +696,11 @@ func TestRejectedWrites(t *testing.T) {
 	const m = "60000000"
 	calls := []struct{ logs, args string }{
 		{"A", "c1 one 1 3 " + m}, {"full", "c2 one 1 1 " + m}, {"A full", "c3 one 2 1 " + m}, {"full A", "c4 one 2 1 " + m},
-		{"bad A", "c5 one 2 3 " + m}, {"A", "c6 admit 1 1 2 2 0 4 " + m}, {"full", "c7 admit 1 1 2 1 1 1 " + m}, {"A full", "c8 peek 2 1 1 " + m},
+		{"bad A", "c5 one 2 3 " + m}, {"A", "c6 admit 1 1 2 2 0 4 " + m + " 0"}, {"full", "c7 admit 1 1 2 1 1 1 " + m + " 0"}, {"A full", "c8 peek 2 1 1 " + m + " 0"},
 		{"full", "c9 settle 1 there.1 1 0 1 0 " + m}, {"full", "c10 reset 1"}, {"full full:probe", "c11 probe"}, {"old", "c12 one 1 3 1000"},
+		{"old", "c13 peek 1 1 3 1000 0"}, {"A", "c14 again one 1 3 " + m}, {"bad", "c15 one 1 3 " + m},
 		{"A", "c16 settle 1 there.1 1 0 1 9 " + m},
 		{"full", "c17 renew 1 1 there.1 " + m},
-		{"old", "c13 peek 1 1 3 1000"}, {"A", "c14 again one 1 3 " + m}, {"bad", "c15 one 1 3 " + m},
 	}
 	for _, refusal := range []struct {
 		words       string
@@ -741,7 +742,7 @@ func TestRejectedWrites(t *testing.T) {
 		require.ErrorContains(t, client.Do(context.Background(), client.B().Set().Key("x").Value("y").Build()).Error(), "OOM")
 		for _, row := range []struct{ logs, args, reply string }{
 			{"A", "c1 one 1 3 " + m, "2"}, {"B C B", "c2 one 2 3 " + m + " reset 1", "2 2 0"},
-			{"D", "c3 admit 1 1 1 2 1 9 " + m, "7"}, {"A D", "c4 again one 2 3 " + m, "1 [1 0 "},
+			{"D", "c3 admit 1 1 1 2 1 9 " + m + " 0", "7"}, {"A D", "c4 again one 2 3 " + m, "1 [1 0 "},
 			{"D", "c5 settle 1 c3.1 1 0 2 0 " + m, "2"}, {"D", "c6 settle 1 c4.1 1 0 2 9 " + m, "7"}, {"D D:probe", "c7 probe", "0"},
 		} {
 			keys := strings.Fields(row.logs)
@@ -788,12 +789,12 @@ func TestManyExpiredEntries(t *testing.T) {
 	fill(t, redis.client, log, epoch, n, "")
 	redistest.Do(t, redis.client, "ZADD", log, fmt.Sprint(epoch+now-9), "live")
 	for _, row := range []struct{ logs, args, reply string }{
-		{"A", "c1 peek 1 1 10 " + m, "[1 9 0 59999991]"},
+		{"A", "c1 peek 1 1 10 " + m + " 0", "[1 9 0 59999991]"},
 		{"A", "c2 one 1 10 " + m, "8"},
-		{"A A", "c3 one 1 10 " + m + " peek 1 1 4 " + m, "7 [1 1 0 60000000]"},
-		{"A A A", "c3 peek 1 1 3 " + m + " one 1 2 " + m + " one 1 1 " + m,
+		{"A A", "c3 one 1 10 " + m + " peek 1 1 4 " + m + " 0", "7 [1 1 0 60000000]"},
+		{"A A A", "c3 peek 1 1 3 " + m + " 0 one 1 2 " + m + " one 1 1 " + m,
 			"[0 0 59999991 60000000] [0 -1 60000000 60000000] [0 -2 60000000 60000000]"},
-		{"A", "c4 admit 1 1 9 1 0 10 " + m, "[7 0 59999991 60000000]"}, // seven units in one entry,
+		{"A", "c4 admit 1 1 9 1 0 10 " + m + " 0", "[7 0 59999991 60000000]"}, // seven units in one entry,
 	} {
 		before := card()
 		require.Equal(t, row.reply, redis.on(t, now, row.logs, row.args), "%+v", row)
@@ -801,7 +802,7 @@ func TestManyExpiredEntries(t *testing.T) {
 	}
 	// and so no longer. And the questions of one call share what it may do.
 	before := card()
-	assert.Equal(t, "-1 -1 -1", redis.on(t, now, "A A A", "c5 one 2 10 "+m+" peek 1 1 10 "+m))
+	assert.Equal(t, "-1 -1 -1", redis.on(t, now, "A A A", "c5 one 2 10 "+m+" peek 1 1 10 "+m+" 0"))
 	assert.Equal(t, before-most+14, card(), "with three keys")
 
 	// When all are expired the log goes whole, and the server frees it in the background.
@@ -816,7 +817,7 @@ func TestManyExpiredEntries(t *testing.T) {
 	calls, reply := 0, "-1"
 	for ; reply == "-1"; calls++ {
 		before := card()
-		reply = redis.on(t, now, "A", "d3 admit 1 1 2 4 0 10 "+m)
+		reply = redis.on(t, now, "A", "d3 admit 1 1 2 4 0 10 "+m+" 0")
 		if reply == "-1" {
 			require.Equal(t, before-most, card())
 			require.Equal(t, 2*(card()-2), extra())
@@ -833,7 +834,7 @@ func TestManyRefundsInOneCall(t *testing.T) {
 	const m, s = "60000000", "1000000"
 	for _, id := range []string{"a", "b", "c", "d"} {
 		require.Equal(t, "[400 3200 0 60000000 3200 0 1000000]",
-			redis.on(t, 0, id+" "+id+"2", id+" admit 1 2 400 2 0 4000 "+m+" 4000 "+s))
+			redis.on(t, 0, id+" "+id+"2", id+" admit 1 2 400 2 0 4000 "+m+" 0 4000 "+s+" 0"))
 	}
 	refund := func(id string) string { return " settle 2 " + id + ".1 400 7 2 0 " + m + " " + s }
 	logs := "a a2 b b2 c c2 d d2"
@@ -842,7 +843,7 @@ func TestManyRefundsInOneCall(t *testing.T) {
 	assert.Equal(t, "0 0 4 4", redis.on(t, 0, logs, "f"+all))
 	assert.Equal(t, "0 0 0 0", redis.on(t, 0, logs, "g"+all))
 	for _, log := range strings.Fields(logs) {
-		assert.Equal(t, "[1 3202 0 60000000]", redis.on(t, 0, log, "h peek 1 1 4000 "+m), log)
+		assert.Equal(t, "[1 3202 0 60000000]", redis.on(t, 0, log, "h peek 1 1 4000 "+m+" 0"), log)
 		requireMarks(t, redis.client, redis.prefix+":"+log)
 	}
 }
@@ -853,7 +854,7 @@ func TestCostBehindManyExpired(t *testing.T) {
 	const m = "60000000"
 	fill(t, redis.client, redis.prefix+":A", epoch, 3000, "")
 	fill(t, redis.client, redis.prefix+":A", epoch+30_000_000, 5, "y")
-	assert.Equal(t, "[1 0 29995000 60000000]", redis.on(t, minute+5000, "A", "c1 admit 1 1 1 5 0 10 "+m))
+	assert.Equal(t, "[1 0 29995000 60000000]", redis.on(t, minute+5000, "A", "c1 admit 1 1 1 5 0 10 "+m+" 0"))
 }
 
 // A log of all the calls that a question removes expired entries from expires after its newest, also where the question is
@@ -871,12 +872,12 @@ func TestExpiryOfQuestionsAskedAgain(t *testing.T) {
 	}
 	require.LessOrEqual(t, ttl(), int64(20_000))
 	fill(t, redis.client, redis.prefix+":B", epoch, 3000, "*2")
-	redis.on(t, 9*second, "B", "b1 admit 1 1 1 1 0 99999 "+w)
+	redis.on(t, 9*second, "B", "b1 admit 1 1 1 1 0 99999 "+w+" 0")
 	redistest.Do(t, redis.client, "PEXPIRE", redis.prefix+":A", fmt.Sprint(3_600_000+20_000-15_000)) // as it stands at 15 s
 	for reply := "-1"; reply == "-1"; {
-		reply = redis.on(t, 15*second, "A B", "c1 admit 1 2 1 1 0 9 "+w+" 99999 "+w)
+		reply = redis.on(t, 15*second, "A B", "c1 admit 1 2 1 1 0 9 "+w+" 0 99999 "+w+" 0")
 	}
-	require.Contains(t, redis.on(t, 15*second, "A", "c2 peek 1 1 9 "+w), "[1 6 ")
+	require.Contains(t, redis.on(t, 15*second, "A", "c2 peek 1 1 9 "+w+" 0"), "[1 6 ")
 	assert.Greater(t, ttl(), int64(10_000), "the entry of 15 s counts until 25 s, so the log must not expire before")
 }
 
@@ -918,10 +919,10 @@ func TestRetryOfWeights(t *testing.T) {
 	fill(t, redis.client, redis.prefix+":A", epoch, 900, "*5")
 	for _, cost := range []int{1, 4, 5, 6, 20, 21, 1000, 2500, 4499, 4500} {
 		want := int64((cost+4)/5-1) + minute - 1000
-		assert.Equal(t, fmt.Sprintf("[0 0 %d %d]", want, minute-101), redis.on(t, 1000, "A", fmt.Sprintf("c admit 1 1 1 %d 0 4500 %s", cost, m)), cost)
+		assert.Equal(t, fmt.Sprintf("[0 0 %d %d]", want, minute-101), redis.on(t, 1000, "A", fmt.Sprintf("c admit 1 1 1 %d 0 4500 %s 0", cost, m)), cost)
 	}
 	fill(t, redis.client, redis.prefix+":B", epoch, 5000, "*5")
-	reply := redis.on(t, 6000, "B", "c admit 1 1 1 25000 0 25000 "+m)
+	reply := redis.on(t, 6000, "B", "c admit 1 1 1 25000 0 25000 "+m+" 0")
 	var granted, remaining, retry, reset int64
 	_, err := fmt.Sscanf(reply, "[%d %d %d %d]", &granted, &remaining, &retry, &reset)
 	require.NoError(t, err, reply)
@@ -941,7 +942,7 @@ func TestRetryOfWeightsInOneCall(t *testing.T) {
 		logs = append(logs, log)
 		want = append(want, fmt.Sprintf("[0 0 %d %d]", minute-1000+int64(i)+9, minute-1000+int64(i)+39)) // ten entries have to expire
 	}
-	assert.Equal(t, strings.Join(want, " "), redis.on(t, 1000, strings.Join(logs, " "), fmt.Sprintf("c admit %d 1 1 20 0 80 %s", n, m)))
+	assert.Equal(t, strings.Join(want, " "), redis.on(t, 1000, strings.Join(logs, " "), fmt.Sprintf("c admit %d 1 1 20 0 80 %s 0", n, m)))
 }
 
 // A call with arguments that are none fails and writes nothing.
@@ -950,13 +951,14 @@ func TestBadArgumentsWriteNothing(t *testing.T) {
 	require.Equal(t, "8", redis.on(t, 0, "A", "good one 1 9 1000000"))
 	for _, args := range []string{
 		"", "id", "id what", "id one", "id one 1", "id one 1 3", "id one x 3 1000", "id one 1 x 1000", "id one 1 3 x", "id admit", "id admit 1 1 1 1 0",
-		"id admit 1 1 1 1 0 3", "id admit 1 1 1 1 0 3 x", "id admit 1 2 1 1 0 3 1000 3", "id again one 1 3", "id peek 1", "id peek 1 1 3",
+		"id admit 1 1 1 1 0 3", "id admit 1 1 1 1 0 3 x 0", "id admit 1 2 1 1 0 3 1000 3", "id again one 1 3", "id peek 1", "id peek 1 1 3",
 		"id settle", "id settle 1 good.1", "id settle 1 good.1 1 0 1 0", "id reset", "id reset x", "id probe what", "id reset 1 one 1 3",
 		"id renew", "id renew 1", "id renew 1 x good.1 1000000", "id renew 1 1 good.1", "id renew 1 2 good.1 1000000",
 		"id renew 1 1 good.1 1000000",
-		"id admit 1 1 1 1 0 3 1000 what", "id admit 1 1 1 1 0 3 1000 admit 1",
+		"id admit 1 1 1 1 0 3 1000", "id admit 1 1 1 1 0 3 1000 what", "id admit 1 1 1 1 0 3 1000 0 what", "id peek 1 1 3 1000",
+		"id admit 1 1 1 1 0 3 1000 0 admit 1",
 		"id one 1 3 1000", "id one 3 3 1000", "id one 2 3 1000 x", "id one 2 3 1000 one", "id one 1 3 1000 what", "id one 2 3 1000 probe",
-		"id admit 1 1 1 1 0 3 1000", "id again one 1 3 1000", "id reset 1", "id reset 3", "id settle 1 good.1 1 0 1 0 1000",
+		"id admit 1 1 1 1 0 3 1000 0", "id again one 1 3 1000", "id reset 1", "id reset 3", "id settle 1 good.1 1 0 1 0 1000",
 		"id settle 1 good.1 1 0 1 9 1000", "id settle 2 good.1 1 0 1 9 1000 x",
 	} {
 		result := redis.client.Do(context.Background(), redis.client.B().Evalsha().Sha1(redis.sha1).Numkeys(2).
@@ -989,14 +991,14 @@ func TestClockSteps(t *testing.T) {
 	const h = "3600000000"
 	const hour = 3600 * second
 	for i, log := range []string{"plain", "weighted"} {
-		verb := []string{" one 1 4 " + h, " admit 1 1 1 2 0 8 " + h}[i]
+		verb := []string{" one 1 4 " + h, " admit 1 1 1 2 0 8 " + h + " 0"}[i]
 		for n := range 4 {
 			assert.EqualValues(t, 4-n-1, call(log, fmt.Sprint("a", n, verb))[min(1, n/3)]/int64(i+1))
 		}
 	}
 	server.StepClock(t, -24*time.Hour)
 	for i, log := range []string{"plain", "weighted"} {
-		verb := []string{" one 1 4 " + h, " admit 1 1 1 2 0 8 " + h}[i]
+		verb := []string{" one 1 4 " + h, " admit 1 1 1 2 0 8 " + h + " 0"}[i]
 		for n := range 2 { // nothing is admitted, and nobody waits for longer than a window
 			reply := call(log, fmt.Sprint("b", n, verb))
 			assert.EqualValues(t, []int64{0, 0}, reply[:2])
@@ -1011,12 +1013,12 @@ func TestClockSteps(t *testing.T) {
 	}
 	server.StepClock(t, time.Hour)
 	for i, log := range []string{"plain", "weighted"} {
-		verb := []string{" one 1 4 " + h, " admit 1 1 1 2 0 8 " + h}[i]
+		verb := []string{" one 1 4 " + h, " admit 1 1 1 2 0 8 " + h + " 0"}[i]
 		assert.EqualValues(t, 3*(i+1), call(log, fmt.Sprint("c", verb))[0], "a window after the moment to which they were moved")
 	}
 	server.StepClock(t, -12*time.Hour)
 	for i, log := range []string{"plain", "weighted"} { // there is room: what is from the future takes its own and no more
-		verb := []string{" one 1 4 " + h, " admit 1 1 1 2 0 8 " + h}[i]
+		verb := []string{" one 1 4 " + h, " admit 1 1 1 2 0 8 " + h + " 0"}[i]
 		assert.EqualValues(t, 2*(i+1), call(log, fmt.Sprint("d", verb))[0])
 		requireMarks(t, client, log)
 	}

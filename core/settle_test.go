@@ -59,7 +59,11 @@ func TestSettle(t *testing.T) {
 func TestSettleBeyondMax(t *testing.T) {
 	limit := PerMinute("tokens", 100)
 	state := func(retry, reset int64) State {
-		return State{limit, 0, time.Duration(retry) * time.Microsecond, time.Duration(reset) * time.Microsecond}
+		return State{
+			Limit:      limit,
+			RetryAfter: time.Duration(retry) * time.Microsecond,
+			ResetAfter: time.Duration(reset) * time.Microsecond,
+		}
 	}
 	for name, store := range clockedStores(t) {
 		t.Run(name, func(t *testing.T) {

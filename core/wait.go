@@ -22,6 +22,9 @@ import (
 // limit of requests in flight has no room, Wait asks again at once after a Release by this Limiter, and on Redis every
 // tenth of a second.
 //
+// A limit with a Ban is of little use here: if there is no room when Wait asks, it bans the key and waits until the ban
+// ends.
+//
 // Wait never fails before its context ends on the ground that there will be no room in time. This could only be certain
 // if no caller and no instance called Settle, Refund or Reset until then. A caller that would rather not try can call
 // Allow first, and compare RetryAfter with its deadline.

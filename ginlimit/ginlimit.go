@@ -22,7 +22,8 @@ type Middleware struct {
 type Option func(*Middleware)
 
 // OnDenied writes the answer to a denied request in place of the problem body. The status is 429 unless the function writes
-// another; the fields, Retry-After among them, are set before it is called.
+// another; the fields, Retry-After among them, are set before it is called. Up to 256 KB of the request's body are read
+// before, too, since a proxy that is still sending it when the connection closes fails to pass the answer on.
 func OnDenied(answer func(*gin.Context, core.Decision)) Option {
 	return func(m *Middleware) { m.onDenied = answer }
 }
@@ -67,6 +68,9 @@ func Exempt(exempt func(*gin.Context) bool) Option {
 //
 // What one instance gives back is there for all instances at once, so none remembers that a client has no room, and each
 // denial is a call to Redis: see core.Limiter.Provisional.
+//
+// With a limit that has a Ban it is a guard against guessed passwords. Requests under way count, and so may begin a
+// ban: Max must have room for those that an honest client makes at once.
 func CountOnly(counts func(status int) bool) Option {
 	return func(m *Middleware) { m.gate.CountOnly(counts) }
 }
@@ -144,6 +148,7 @@ func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit
 		return
 	}
 	c.Abort()
+	httplimit.Drain(c.Writer, c.Request)
 	switch {
 	case c.Writer.Written(): // a function of the user's has answered
 	case refusal.Denied() && m.onDenied != nil:

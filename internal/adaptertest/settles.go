@@ -18,15 +18,15 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// Tokens is the limit of requests whose cost is known afterwards.
-var Tokens = core.PerHour("tokens", 1_000_000)
+// Spent is the limit of requests whose cost is known afterwards.
+var Spent = core.PerHour("spent", 1_000_000)
 
-// spent returns how much of Tokens the client at addr has used.
+// spent returns how much of Spent the client at addr has used.
 func spent(t *testing.T, limiter *core.Limiter, addr string) int {
 	t.Helper()
-	d, err := limiter.Peek(t.Context(), "ip:"+addr, Tokens)
+	d, err := limiter.Peek(t.Context(), "ip:"+addr, Spent)
 	require.NoError(t, err)
-	return Tokens.Max - d.Remaining
+	return Spent.Max - d.Remaining
 }
 
 // settles has requests reserve 10 units and cost 25, over each protocol, and end in every way there is.

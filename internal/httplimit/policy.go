@@ -30,11 +30,15 @@ func NewPolicy(limits []core.Limit) (*Policy, error) {
 		}
 		field.WriteString(p.names[i])
 		field.WriteString(";q=" + strconv.Itoa(limit.Max))
-		if limit.InFlight { // a lease is no window: it says nothing about when there is more
-			field.WriteString(`;qu="concurrent-requests"`)
-			continue
+		unit := limit.Unit
+		if limit.InFlight {
+			unit = "concurrent-requests"
+		} else { // a lease is no window: it says nothing about when there is more
+			field.WriteString(";w=" + strconv.FormatInt(seconds(limit.Window), 10))
 		}
-		field.WriteString(";w=" + strconv.FormatInt(seconds(limit.Window), 10))
+		if unit != "" && unit != "requests" { // which the draft has clients assume
+			field.WriteString(";qu=" + quote(unit))
+		}
 	}
 	p.field = field.String()
 	return p, nil
