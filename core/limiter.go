@@ -239,7 +239,8 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Deci
 // difference is charged as of now, even beyond Max, because the work has been done: then Remaining is 0, and no request
 // is admitted until enough has expired, which RetryAfter tells exactly. The cost may be up to 999,999,999,999,999, and
 // 0. If the request has left the window of a limit meanwhile, it has nothing there to give back, and what it has cost
-// beyond its reservation is charged all the same. So it is if Reset has forgotten the request.
+// beyond its reservation is charged all the same. So it is if Reset has forgotten the request. Settle neither bans nor
+// lifts a ban.
 //
 // A decision is settled once: a second Settle or Refund of it, with any cost, does nothing. Where Redis does not
 // answer, Settle returns ErrUnavailable whatever the policy, and may or may not have been done. Calling it again within
@@ -281,7 +282,7 @@ func (l *Limiter) Settle(ctx context.Context, d Decision, cost int) error {
 }
 
 // Refund gives back what an admission was charged, so that it counts no more, as if a request that failed had never
-// come. It is Settle with a cost of 0, and does nothing for a denial or a Peek.
+// come. It is Settle with a cost of 0, lifts no ban, and does nothing for a denial or a Peek.
 func (l *Limiter) Refund(ctx context.Context, d Decision) error { return l.Settle(ctx, d, 0) }
 
 func limitsOf(states []State) []Limit {
