@@ -17,29 +17,35 @@ import (
 //
 // Decode also updates the denial cache with the denials that the reply implies.
 type batch struct {
-	prefix  string
-	id      func() string // returns a new id for each call
-	denials *denials
-	now     func() time.Duration
+	*scratch
 
 	sent     time.Duration
-	all      []*question      // the callers' questions
-	asked    []asked          // the questions to the script
-	byHash   map[uint64]int32 // the index in asked of the last request whose key has this hash
-	groups   []group
-	order    []int32 // indexes in asked, in the order of the call
-	names    []byte  // of the logs, one after the other
-	ends     []int   // of the names
+	all      []*question // the callers' questions
+	asked    []asked     // the questions to the script
+	order    []int32     // indexes in asked, in the order of the call
 	keys     []string
-	args     []string         // args[0] is unused until Again inserts an argument
-	texts    map[int64]string // of numbers that were sent lately
+	args     []string // args[0] is unused until Again inserts an argument
 	callID   string
 	shortest time.Duration // the shortest window of the requests
 	again    []*question
 }
 
-func newBatch(prefix string, id func() string, denials *denials, now func() time.Duration) *batch {
-	return &batch{
+// scratch is what Encode needs. Batches share it if their Encode is called by one goroutine.
+type scratch struct {
+	prefix  string
+	id      func() string // returns a new id for each call
+	denials *denials
+	now     func() time.Duration
+
+	byHash map[uint64]int32 // the index in asked of the last request whose key has this hash
+	groups []group
+	names  []byte           // of the logs, one after the other
+	ends   []int            // of the names
+	texts  map[int64]string // of numbers that were sent lately
+}
+
+func newScratch(prefix string, id func() string, denials *denials, now func() time.Duration) *scratch {
+	return &scratch{
 		prefix: prefix, id: id, denials: denials, now: now, byHash: map[uint64]int32{}, texts: map[int64]string{},
 	}
 }

@@ -53,8 +53,9 @@ func newRedisLogs(connection *connection, c config, m *metrics, freed func(key s
 		Client:  connection.get,
 		Timeout: c.timeout,
 		Script:  lua.Decide,
-		NewBatch: func() dispatch.Batch[*question] {
-			return newBatch(c.prefix, r.newIDs(), r.denials, r.now)
+		Batches: func() func() dispatch.Batch[*question] {
+			s := newScratch(c.prefix, r.newIDs(), r.denials, r.now)
+			return func() dispatch.Batch[*question] { return &batch{scratch: s} }
 		},
 		Probe: func(hashTag string) (keys, args []string) {
 			log := c.prefix + ":{" + hashTag + "}:probe" // no log has this name, since those end in a window

@@ -57,7 +57,8 @@ func TestSizeOfACall(t *testing.T) {
 		"then another": {func(i int) *question { return &question{key: fmt.Sprint(i / 100)} }, []int{512, 512, 512}},
 	} {
 		d := &Dispatcher[*question]{}
-		l := newLink(d, 0) // nobody works
+		l := newLink(d)
+		l.most = 0 // no worker starts
 		for i := range 2000 {
 			require.NoError(t, l.push(row.questions(i)))
 		}
@@ -71,37 +72,37 @@ func TestSizeOfACall(t *testing.T) {
 	}
 }
 
-// Questions to other slots are passed over, and stay in their order in front of those that a full call has not looked at.
+// A worker asks its questions in one call for each slot, in the order in which they came. Those that have to go alone
+// share a call only with questions that are alike.
 func TestQuestionsOfOneSlotGoTogether(t *testing.T) {
-	l := newLink(&Dispatcher[*question]{}, 0) // nobody works
-	var want []string
-	for i := range 3 * maxSize {
-		q := &question{key: fmt.Sprint(i)}
-		q.begin(i % 3)
-		require.NoError(t, l.push(q))
-		if i%3 > 0 {
-			want = append(want, q.key)
+	d := start(t, nil)
+	w := newWorker(d.nodes.link(0))
+	for range 2 { // the second time with the calls of the first
+		w.questions = nil
+		for _, row := range []struct {
+			name  string
+			slot  int
+			alone bool
+		}{
+			{"a", 7, false}, {"b", 3, false}, {"c", 7, false}, {"d", 7, true}, {"d", 7, true}, {"e", 7, true}, {"f", 3, false},
+			{"g", 7, false}, {"h", 0, false},
+		} {
+			q := d.about(row.name)
+			q.begin(row.slot)
+			q.alone = row.alone
+			w.questions = append(w.questions, q)
 		}
-	}
-	late := &question{key: "late"}
-	late.begin(0)
-	require.NoError(t, l.push(late))
-	for slot, size := range []int{maxSize, maxSize, maxSize, 1} {
-		questions, ok := l.take(nil)
-		require.True(t, ok)
-		assert.Len(t, questions, size)
-		for _, q := range questions {
-			assert.Equal(t, slot%3, q.slot)
-		}
-		if slot == 0 {
-			var left []string
-			for _, q := range l.queue[l.head:] {
-				left = append(left, q.key)
+		var got []string
+		for _, c := range w.encode() {
+			var names []string
+			for _, q := range c.questions {
+				names = append(names, strings.TrimPrefix(q.key, d.prefix))
 			}
-			assert.Equal(t, append(want, "late"), left)
+			got = append(got, strings.Join(names, " "))
+			assert.Equal(t, len(c.questions), len(c.keys))
 		}
+		assert.Equal(t, []string{"h", "b f", "a c g", "d d", "e"}, got)
 	}
-	assert.Empty(t, l.queue)
 }
 
 // Questions that come at once while one worker is idle wake others too, once it has taken as many as go together.
@@ -110,7 +111,7 @@ func TestNoWakeupIsLost(t *testing.T) {
 	o := d.ask(context.Background(), d.about("a"))
 	(<-g.came).pass <- nil
 	require.NoError(t, o.wait(t).err)
-	l := d.single
+	l := d.nodes.link(0)
 	d.eventually(func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.idle == 1 && l.started == 1 })
 	l.mu.Lock() // so that the worker wakes when all are there
 	for i := range 2 * maxSize {
@@ -218,7 +219,7 @@ func TestCallersLeave(t *testing.T) {
 // Those that come when too many wait are turned away, and the others are not held up.
 func TestFullQueue(t *testing.T) {
 	d, g := gated(t)
-	d.single.room = 3
+	d.nodes.link(0).room = 3
 	first, calls := d.busy(g)
 	waiting := d.queue(context.Background(), "a", "b", "c")
 	for range 3 {
@@ -426,7 +427,7 @@ func TestEveryError(t *testing.T) {
 				assert.Equal(t, want, words[4:])
 			}
 			left.Store(0)
-			d.eventually(func() bool { return d.single.breaker.incident.Load() == nil })
+			d.eventually(func() bool { return d.nodes.link(0).breaker.incident.Load() == nil })
 			assert.NoError(t, d.Do(context.Background(), d.about("b")))
 		})
 	}
@@ -463,7 +464,7 @@ func TestNotSentAgain(t *testing.T) {
 		return send()
 	}
 	d := start(t, lose, func(c *Config[*question]) {
-		c.NewBatch = func() Batch[*question] { return &fakeBatch{id: func() string { return "id" }} }
+		c.Batches = batches(func() Batch[*question] { return &fakeBatch{id: func() string { return "id" }} })
 	})
 	assert.ErrorIs(t, d.Do(context.Background(), d.about("a")), io.EOF)
 	assert.Len(t, d.client.sent(isCall), 1)
@@ -519,7 +520,7 @@ func TestQuestionsWaitForASlotThatMoves(t *testing.T) {
 		return send()
 	})
 	d.client.mode = rueidis.ClientModeCluster
-	l := d.ranges[slotOf("{a}")*ranges/slots]
+	l := d.nodes.link(0)
 	ask := func(name string) *outcome {
 		return d.ask(context.Background(), &question{key: "{a}" + d.prefix + name})
 	}
@@ -542,7 +543,7 @@ func TestQuestionsWaitForASlotThatMoves(t *testing.T) {
 		default:
 		}
 	}
-	assert.NoError(t, d.probe(context.Background(), "a"))
+	assert.NoError(t, l.probe(context.Background(), "a"))
 	moved.Store(true)
 	for _, o := range both {
 		assert.NoError(t, o.wait(t).err)

@@ -40,10 +40,11 @@ type Batch[Q Question[Q]] interface {
 // Config configures a Dispatcher. All fields but the last three are required.
 type Config[Q Question[Q]] struct {
 	// Client returns the client to use, or an error while there is none.
-	Client   func() (rueidis.Client, error)
-	Timeout  time.Duration
-	Script   string
-	NewBatch func() Batch[Q]
+	Client  func() (rueidis.Client, error)
+	Timeout time.Duration
+	Script  string
+	// Batches returns a function that makes batches for one worker. They may share memory that only Encode uses.
+	Batches func() (newBatch func() Batch[Q])
 	// Probe returns the keys and arguments of a call that tests what questions with a hash tag need, and changes
 	// nothing.
 	Probe func(hashTag string) (keys, args []string)
@@ -66,14 +67,10 @@ type Dispatcher[Q Question[Q]] struct {
 	sha1    string // of the script
 	start   time.Time
 	clock   clock
-	single  *link[Q]           // to a server, or to the master that Sentinel names
-	ranges  [ranges]*link[Q]   // to the ranges of slots of Redis Cluster
+	nodes   nodes[Q]
 	closing context.Context    // ends when Close is called
 	close   context.CancelFunc // ends closing
 }
-
-// ranges is the number of ranges of slots, of 512 slots each. A range may have slots of several nodes.
-const ranges = 32
 
 var (
 	// ErrClosed is the error of a question to a Dispatcher that is closed.
@@ -94,10 +91,7 @@ func New[Q Question[Q]](config Config[Q]) *Dispatcher[Q] {
 	}
 	d.closing, d.close = context.WithCancel(context.Background())
 	d.clock = clock{timeout: config.Timeout, now: d.Now, closing: d.closing}
-	d.single = newLink(d, maxInFlight)
-	for i := range d.ranges {
-		d.ranges[i] = newLink(d, maxInFlightOfRange)
-	}
+	d.nodes.table.Store(&table[Q]{links: []*link[Q]{newLink(d)}})
 	return d
 }
 
@@ -144,11 +138,11 @@ func (d *Dispatcher[Q]) push(q Q) (*link[Q], error) {
 	if err != nil {
 		return nil, err
 	}
-	l, slot := d.single, 0
+	slot := 0
 	if client.Mode() == rueidis.ClientModeCluster {
 		slot = slotOf(q.HashTag())
-		l = d.ranges[slot*ranges/slots]
 	}
+	l := d.nodes.link(slot)
 	q.ticket().begin(slot)
 	return l, l.push(q)
 }
@@ -156,10 +150,11 @@ func (d *Dispatcher[Q]) push(q Q) (*link[Q], error) {
 // Close answers all questions in the queues with ErrClosed, and returns when no call is in flight.
 func (d *Dispatcher[Q]) Close() {
 	d.close()
-	for _, l := range append(d.ranges[:], d.single) {
+	links := d.nodes.close()
+	for _, l := range links {
 		l.close()
 	}
-	for _, l := range append(d.ranges[:], d.single) {
+	for _, l := range links {
 		l.breaker.close()
 		l.workers.Wait()
 	}

@@ -110,6 +110,11 @@ func (b *fakeBatch) Decode(reply []rueidis.RedisMessage) (again []*question, err
 	return again, nil
 }
 
+// batches returns a function for Config.Batches.
+func batches(newBatch func() Batch[*question]) func() func() Batch[*question] {
+	return func() func() Batch[*question] { return newBatch }
+}
+
 // client is a client whose calls of the script a test can hold up or answer itself.
 type client struct {
 	rueidis.Client
@@ -182,9 +187,9 @@ func start(t *testing.T, do func(ctx context.Context, words []string, send func(
 		Client:  func() (rueidis.Client, error) { return d.client, nil },
 		Timeout: 10 * time.Second,
 		Script:  script,
-		NewBatch: func() Batch[*question] {
+		Batches: batches(func() Batch[*question] {
 			return &fakeBatch{id: func() string { return fmt.Sprint("id", ids.Add(1)) }, retryFor: time.Hour}
-		},
+		}),
 		Probe: func(hashTag string) (keys, args []string) { return []string{"{" + hashTag + "}"}, []string{"probe"} },
 		Late:  func(q *question) { d.late <- q.key },
 		Called: func(questions int, _ time.Duration, _ error) {
@@ -240,7 +245,7 @@ func (d *dispatched) queue(ctx context.Context, names ...string) (outcomes []*ou
 
 // waiting returns how many questions are in the queue.
 func (d *dispatched) waiting() int {
-	l := d.single
+	l := d.nodes.link(0)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.queue) - l.head
