@@ -29,6 +29,8 @@ const (
 	maxAttempts = 10
 	// tryAgainPause is between two attempts while a slot moves.
 	tryAgainPause = time.Millisecond
+	// maxUnknown is how long a call whose outcome is unknown waits until the breaker closes.
+	maxUnknown = time.Minute
 )
 
 // encode makes the call one that asks the given questions.
@@ -38,23 +40,13 @@ func (c *call[Q]) encode(questions []Q, now time.Duration) {
 }
 
 // send sends calls all at once, and answers their questions. It returns the calls that have to be sent again.
-func (l *link[Q]) send(calls []*call[Q]) (again []*call[Q]) {
-	client, err := l.ready()
-	if err != nil {
-		for _, c := range calls {
-			c.fail(err)
-		}
-		return nil
-	}
-	if client.Mode() == rueidis.ClientModeCluster {
-		l.d.nodes.keep(l.d, client)
-	}
-	begun := l.d.Now()
-	l.d.run(context.Background(), client, calls)
-	took := l.d.Now() - begun
+func (l *link[Q]) send(client rueidis.Client, calls []*call[Q]) (again []*call[Q]) {
+	d, begun := l.d, l.d.Now()
+	d.run(context.Background(), client, calls)
+	took := d.Now() - begun
 	for _, c := range calls {
-		if l.d.Called != nil {
-			l.d.Called(len(c.questions), took, c.result.Error())
+		if d.Called != nil {
+			d.Called(len(c.questions), took, c.result.Error())
 		}
 		if !l.settle(c) {
 			again = append(again, c)
@@ -63,22 +55,13 @@ func (l *link[Q]) send(calls []*call[Q]) (again []*call[Q]) {
 	return again
 }
 
-// ready returns the client if calls may be sent now. If there may be no connection, it first waits until the breaker
-// opens or closes.
-func (l *link[Q]) ready() (rueidis.Client, error) {
-	client, err := l.d.Client()
-	if err == nil {
-		err = l.breaker.pass()
-	}
-	return client, err
-}
-
 // settle answers the questions of a call that was sent. It reports false if the call has to be sent again, which it has
 //
 //   - if its outcome is unknown because the connection was lost: as a retry, so that it charges nothing twice
 //   - if it had no effect because the server is a replica
 //   - if it had no effect because its slot is moving
 func (l *link[Q]) settle(c *call[Q]) bool {
+	l.heard.Add(1)
 	reply, err := c.result.ToArray()
 	_, rejected := rueidis.IsRedisErr(err)
 	switch {
@@ -103,8 +86,11 @@ func (l *link[Q]) settle(c *call[Q]) bool {
 	return false
 }
 
-// sendAgain sends calls that have failed, until they succeed or it is of no use.
-func (l *link[Q]) sendAgain(calls []*call[Q]) {
+// sendAgain sends calls that have failed, until they succeed or it is of no use. While the breaker is open their callers
+// have got an error, but what Redis may have granted has to be given back, so the calls whose outcome is unknown wait
+// until it closes. There are few of them: each worker can have one more set of calls that fails whenever the breaker
+// closes, and a set is sent maxAttempts times.
+func (l *link[Q]) sendAgain(client rueidis.Client, calls []*call[Q]) {
 	for {
 		if slices.ContainsFunc(calls, func(c *call[Q]) bool { return c.moving }) {
 			time.Sleep(tryAgainPause)
@@ -112,8 +98,16 @@ func (l *link[Q]) sendAgain(calls []*call[Q]) {
 		if calls = l.useful(calls); len(calls) == 0 {
 			return
 		}
-		l.breaker.pass() // which may take time, so see whether it is still of use
-		calls = l.send(l.useful(calls))
+		if err := l.breaker.pass(); err != nil {
+			for _, c := range calls {
+				c.fail(err)
+			}
+			if !l.breaker.awaitClosed(maxUnknown) {
+				return
+			}
+		} else if calls = l.useful(calls); len(calls) > 0 { // it may have taken time until they may be sent
+			calls = l.send(client, calls)
+		}
 	}
 }
 
@@ -125,13 +119,18 @@ func (l *link[Q]) useful(calls []*call[Q]) []*call[Q] {
 		case c.moving && !c.again:
 			l.askAlone(c)
 			return true
-		case c.attempts >= maxAttempts || now-c.begun >= c.batch.RetryFor() || l.d.closing.Err() != nil || !c.awaited():
+		case c.attempts >= maxAttempts || now-c.begun >= c.batch.RetryFor() || l.d.closing.Err() != nil || !c.wanted():
 			c.fail(c.failure)
 			return true
 		}
 		c.moving = false
 		return false
 	})
+}
+
+// wanted reports whether a caller still waits for an answer, or wants back what it may have been granted.
+func (c *call[Q]) wanted() bool {
+	return slices.ContainsFunc(c.questions, func(q Q) bool { return q.ticket().in(sent) || c.again && q.Unwanted() })
 }
 
 // askAlone puts the questions of a call that had no effect back into the queue, to be asked in calls that only questions
@@ -142,11 +141,6 @@ func (l *link[Q]) askAlone(c *call[Q]) {
 		q.ticket().alone = true
 	}
 	l.again(c.questions)
-}
-
-// awaited reports whether a caller still waits for an answer.
-func (c *call[Q]) awaited() bool {
-	return slices.ContainsFunc(c.questions, func(q Q) bool { return q.ticket().in(sent) })
 }
 
 // answer hands the answers in a reply to the callers.

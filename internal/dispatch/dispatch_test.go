@@ -76,6 +76,7 @@ func TestSizeOfACall(t *testing.T) {
 // share a call only with questions that are alike.
 func TestQuestionsOfOneSlotGoTogether(t *testing.T) {
 	d := start(t, nil)
+	d.client.mode = rueidis.ClientModeCluster
 	w := newWorker(d.nodes.link(0))
 	for range 2 { // the second time with the calls of the first
 		w.questions = nil
@@ -93,7 +94,7 @@ func TestQuestionsOfOneSlotGoTogether(t *testing.T) {
 			w.questions = append(w.questions, q)
 		}
 		var got []string
-		for _, c := range w.encode() {
+		for _, c := range w.encode(d.client) {
 			var names []string
 			for _, q := range c.questions {
 				names = append(names, strings.TrimPrefix(q.key, d.prefix))

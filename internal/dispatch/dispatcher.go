@@ -17,6 +17,8 @@ type Question[Q any] interface {
 	HashTag() string
 	// Size returns how much work the question is for the script. A question about one key usually has size 1.
 	Size() int
+	// Unwanted reports whether the caller, which has got an error, has no use for what it may be granted all the same.
+	Unwanted() bool
 	// Alike reports whether a batch can ask this question together with other for the work of one.
 	Alike(other Q) bool
 
@@ -108,19 +110,22 @@ func (d *Dispatcher[Q]) Do(ctx context.Context, q Q) error {
 		return err
 	}
 	d.clock.add(t)
-	var cause error // for the breaker; never the context's error, which concerns this caller alone
 	select {
 	case <-t.done:
 	case <-ctx.Done():
-		if t.leave() {
-			err, cause = ctx.Err(), errNoAnswer
-		} else {
+		asked := t.in(sent)
+		if !t.leave() {
 			<-t.done
+			break
+		}
+		err = ctx.Err()
+		if asked {
+			l.listen(q.HashTag())
 		}
 	}
 	if t.in(expired) {
 		err = &timeoutError{d.Timeout}
-		cause = err
+		l.breaker.suspect(q.HashTag(), err, false)
 	}
 	if err == nil {
 		return t.err
@@ -128,7 +133,6 @@ func (d *Dispatcher[Q]) Do(ctx context.Context, q Q) error {
 	if !errors.Is(err, context.Canceled) && d.TimedOut != nil {
 		d.TimedOut()
 	}
-	l.breaker.suspect(q.HashTag(), cause, false)
 	return err
 }
 
@@ -138,16 +142,14 @@ func (d *Dispatcher[Q]) push(q Q) (*link[Q], error) {
 	if err != nil {
 		return nil, err
 	}
-	slot := 0
-	if client.Mode() == rueidis.ClientModeCluster {
-		slot = slotOf(q.HashTag())
-	}
+	slot := slotIn(client, q.HashTag())
 	l := d.nodes.link(slot)
 	q.ticket().begin(slot)
 	return l, l.push(q)
 }
 
-// Close answers all questions in the queues with ErrClosed, and returns when no call is in flight.
+// Close answers all questions in the queues with ErrClosed, and returns when no call is in flight and nothing happens in
+// the background any more.
 func (d *Dispatcher[Q]) Close() {
 	d.close()
 	links := d.nodes.close()
@@ -158,6 +160,7 @@ func (d *Dispatcher[Q]) Close() {
 		l.breaker.close()
 		l.workers.Wait()
 	}
+	d.clock.close()
 }
 
 // timeoutError is the error of a question that had no answer in time.

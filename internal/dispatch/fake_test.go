@@ -40,6 +40,8 @@ type question struct {
 	size  int
 	again int // how often the batch has it asked again
 	count int64
+
+	unwanted atomic.Bool
 }
 
 func (q *question) HashTag() string {
@@ -51,6 +53,7 @@ func (q *question) HashTag() string {
 	return tag
 }
 func (q *question) Size() int                  { return max(1, q.size) }
+func (q *question) Unwanted() bool             { return q.unwanted.Load() }
 func (q *question) Alike(other *question) bool { return q.key == other.key }
 
 // isCall reports whether a command is a call of the script that is no probe.

@@ -2,7 +2,9 @@ package dispatch
 
 import (
 	"runtime"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -10,8 +12,9 @@ import (
 type link[Q Question[Q]] struct {
 	d       *Dispatcher[Q]
 	breaker breaker
-	most    int // the number of workers
-	room    int // the most questions in the queue
+	most    int           // the number of workers
+	room    int           // the most questions in the queue
+	heard   atomic.Uint64 // how many calls have ended
 
 	mu      sync.Mutex
 	wake    sync.Cond // signals idle workers
@@ -146,6 +149,17 @@ func (l *link[Q]) take(questions []Q) (_ []Q, ok bool) {
 		l.wakeWorker() // those that are left may have woken no worker, as this one was about to take what has come
 	}
 	return questions, !l.closed
+}
+
+// listen makes the breaker half-open if no call ends within the timeout from now. It is called when a caller has left
+// because its context ended, which is no evidence that Redis does not answer. If all callers leave early, there is no
+// other.
+func (l *link[Q]) listen(hashTag string) {
+	hashTag = strings.Clone(hashTag)
+	if before := l.heard.Load(); l.breaker.incident.Load() == nil {
+		moot := func() bool { return l.heard.Load() != before || l.d.closing.Err() != nil }
+		l.d.clock.call(l.d.Timeout, moot, func() { l.breaker.suspect(hashTag, errNoAnswer, false) })
+	}
 }
 
 // drain empties the queue, and answers its questions with an error.

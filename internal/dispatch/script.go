@@ -53,6 +53,9 @@ func (l *link[Q]) probe(ctx context.Context, hashTag string) error {
 	if err != nil {
 		return err
 	}
+	if d.nodes.link(slotIn(client, hashTag)) != l {
+		return nil // the slot has another link now, so this one is not to blame
+	}
 	keys, args := d.Probe(hashTag)
 	c := &call[Q]{keys: keys, args: args}
 	d.run(ctx, client, []*call[Q]{c})

@@ -2,6 +2,8 @@ package dispatch
 
 import (
 	"slices"
+
+	"github.com/redis/rueidis"
 )
 
 // worker takes questions from the queue of its link and asks them, in as few calls as there can be, which it sends all
@@ -27,20 +29,27 @@ func (l *link[Q]) work() {
 		if len(w.questions) == 0 {
 			continue
 		}
-		again := l.send(w.encode())
-		if len(again) == 0 {
-			clear(w.questions)
-			continue
+		client, err := l.d.Client()
+		if err == nil {
+			err = l.breaker.pass()
 		}
-		l.workers.Go(func() { l.sendAgain(again) })
-		w = newWorker(l) // since the calls use the memory of this one
+		if err != nil {
+			for _, q := range w.questions {
+				q.ticket().answer(err)
+			}
+		} else if again := l.send(client, w.encode(client)); len(again) > 0 {
+			l.workers.Go(func() { l.sendAgain(client, again) })
+			w = newWorker(l) // since the calls use the memory of this one
+		}
+		clear(w.questions)
 	}
 }
 
 // encode returns calls that ask the questions.
-func (w *worker[Q]) encode() []*call[Q] {
-	if !slices.IsSortedFunc(w.questions, order[Q]) {
+func (w *worker[Q]) encode(client rueidis.Client) []*call[Q] {
+	if client.Mode() == rueidis.ClientModeCluster {
 		slices.SortStableFunc(w.questions, order[Q])
+		w.link.d.nodes.keep(w.link.d, client)
 	}
 	n, now := 0, w.link.d.Now()
 	for rest := w.questions; len(rest) > 0; n++ {
