@@ -213,8 +213,13 @@ func (b *batch) append(word string, numbers ...int) {
 }
 
 // Again returns the arguments for sending the call again after it may have been executed.
-func (b *batch) Again() []string {
-	b.args[0], b.args[1] = b.callID, "again"
+func (b *batch) Again() []string { return b.retry("again") }
+
+// Known returns the arguments for asking what the call has granted if it was executed, without granting more.
+func (b *batch) Known() []string { return b.retry("known") }
+
+func (b *batch) retry(how string) []string {
+	b.args[0], b.args[1] = b.callID, how
 	return b.args
 }
 

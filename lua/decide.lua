@@ -12,7 +12,8 @@
 --
 -- KEYS    the logs of all questions, in the order of the questions; all are in one hash slot
 -- ARGV    id         used by no other call; the entry of question q has the id "id.q", where the first q is 1
---         "again"    only if an earlier attempt of this call may have been executed
+--         "again"    only if an earlier attempt of this call may have been executed; or
+--         "known"    likewise, for calls that no caller waits for: grants what that attempt has granted, and nothing more
 --         groups     of questions that differ in nothing but their logs; each group begins with a verb:
 --           admit    questions, limits, requests, cost, provisional (0 or 1), then max and window of each limit
 --           one      questions, max, window: short for admit with 1 limit, 1 request, cost 1, not provisional
@@ -20,7 +21,7 @@
 --           refund   limits, id.q, requests, place, cost, then the window of each limit: gives back the cost of one
 --                    of the requests that share the entry id.q, namely the one at this place, where the first is 0.
 --                    If there are others, an entry "id.q:place" for each of them replaces the entry.
---           reset    logs: deletes them
+--           reset    logs: deletes them, unless the call is "known"
 --           probe    nothing; it has two keys, of which the second never exists. It runs every command that the other
 --                    verbs run, and changes nothing.
 --         Windows are in microseconds, and whole milliseconds. A question of admit stands for so many requests, of
@@ -44,8 +45,9 @@
 --         expire a window from now. If the clock steps forward, entries expire earlier by as much.
 -- Retry   A call that is sent again, with "again", grants what the earlier attempt has granted and charges nothing
 --         twice, as long as the entries of that attempt have not expired. If it overtakes the earlier attempt, that one
---         charges nothing twice either, if as many requests fit as before. What a short reply says of a log may be a
---         round trip old. If the units of a log are not known, its remaining is 0.
+--         charges nothing twice either, if as many requests fit as before. If another number fits, it charges these as
+--         well, until they expire: at most the requests of the question, and never more than max. What a short reply
+--         says of a log may be a round trip old. If the units of a log are not known, its remaining is 0.
 -- Time    A call has a budget, so that it never occupies the server for long: 1000 less 7 for each key, and at least
 --         100. Reading or removing an entry takes 1, moving it to the present 2, cleaning a log 8 (but 0 if it is
 --         done before any function is made), and a refund 1 for each request of its entry. Once the budget is used
@@ -79,7 +81,7 @@ local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
 local stamp = #time[2] == 6 and time[1] .. time[2] or format('%.0f', now)
 
-local id, again, keys = ARGV[1], false, #KEYS
+local id, again, only, keys = ARGV[1], false, false, #KEYS -- only: what an earlier attempt has granted
 local budget = keys < 128 and 1000 - 7 * keys or 100 -- entries that this call may still remove, read or add for others
 local slack = 1000 -- milliseconds
 local reply = {}
@@ -95,8 +97,8 @@ if ARGV[2] == 'one' and not ARGV[6] and ARGV[3] + 0 == keys then
 else
   groups = {}
   local a, logs = 2, 0
-  if ARGV[a] == 'again' then
-    a, again = a + 1, true
+  if ARGV[a] == 'again' or ARGV[a] == 'known' then
+    a, again, only = a + 1, true, ARGV[a] == 'known'
   end
   local function number()
     a = a + 1
@@ -137,6 +139,7 @@ else
     else
       return redis.error_reply('ERR exactlimit: unknown verb')
     end
+    g.charges = g.charges and not only
     groups[#groups + 1] = g
     logs = logs + g.questions * g.logs
   end
@@ -306,7 +309,7 @@ end
 
 -- granted returns how many requests of a question an earlier attempt of this call has granted.
 local function granted(g, at, entry)
-  for n = again and g.charges and g.requests or 0, 1, -1 do
+  for n = again and g.requests or 0, 1, -1 do
     local member = name(entry, n * g.cost)
     for i = 1, g.logs do
       if call('ZSCORE', KEYS[at + i], member) then
@@ -355,7 +358,7 @@ local function admit(g, at, entry)
   for i = 1, g.logs do
     members[i] = call('ZCARD', KEYS[at + i])
   end
-  local grants = g.requests
+  local grants = only and 0 or g.requests
   for i = 1, g.logs do
     local log = KEYS[at + i]
     local old = members[i] > 0 and call('ZCOUNT', log, '-inf', g.cutoff[i]) or 0
@@ -495,7 +498,9 @@ local function refund(g, at)
 end
 
 local function reset(g, at)
-  call('UNLINK', unpack(KEYS, at + 1, at + g.logs))
+  if not only then
+    call('UNLINK', unpack(KEYS, at + 1, at + g.logs))
+  end
   return 0
 end
 

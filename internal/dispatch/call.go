@@ -119,19 +119,19 @@ func (l *link[Q]) useful(calls []*call[Q]) []*call[Q] {
 		case c.moving && !c.again:
 			l.askAlone(c)
 			return true
-		case c.attempts >= maxAttempts || now-c.begun >= c.batch.RetryFor() || l.d.closing.Err() != nil || !c.wanted():
-			c.fail(c.failure)
-			return true
+		case c.attempts >= maxAttempts || now-c.begun >= c.batch.RetryFor() || l.d.closing.Err() != nil:
+		case slices.ContainsFunc(c.questions, func(q Q) bool { return q.ticket().in(sent) }): // its caller waits
+			c.moving = false
+			return false
+		case c.again && slices.ContainsFunc(c.questions, Q.Unwanted):
+			c.moving, c.args = false, c.batch.Known()
+			return false
 		}
-		c.moving = false
-		return false
+		c.fail(c.failure)
+		return true
 	})
 }
 
-// wanted reports whether a caller still waits for an answer, or wants back what it may have been granted.
-func (c *call[Q]) wanted() bool {
-	return slices.ContainsFunc(c.questions, func(q Q) bool { return q.ticket().in(sent) || c.again && q.Unwanted() })
-}
 
 // askAlone puts the questions of a call that had no effect back into the queue, to be asked in calls that only questions
 // that are alike share. While a slot moves, Redis answers a call if all its keys are on one node, which is more likely the

@@ -32,6 +32,8 @@ type Batch[Q Question[Q]] interface {
 	Encode(questions []Q) (keys, args []string)
 	// Again returns the arguments for sending the call again after it may have been executed.
 	Again() []string
+	// Known returns the arguments for asking what the call has granted if it was executed, without granting more.
+	Known() []string
 	// RetryFor returns how long after Encode the call may be sent again.
 	RetryFor() time.Duration
 	// Decode stores the answers in the questions, and returns the questions that have to be asked again. It returns an

@@ -20,13 +20,14 @@ import (
 
 func TestMain(m *testing.M) { redistest.Main(m) }
 
-// script adds a member to the set of each question, and answers how many it has. A call sent again adds nothing twice.
+// script adds a member to the set of each question, and answers how many it has. A call sent again adds nothing twice,
+// and one that is known adds nothing.
 const script = `
 local at = 1
-if ARGV[1] == 'again' then at = 2 end
+if ARGV[1] == 'again' or ARGV[1] == 'known' then at = 2 end
 local reply = {}
 for i, key in ipairs(KEYS) do
-  if ARGV[at] ~= 'probe' then
+  if ARGV[at] ~= 'probe' and ARGV[1] ~= 'known' then
     redis.call('SADD', key, ARGV[at] .. '.' .. i)
   end
   reply[i] = redis.call('SCARD', key)
@@ -94,6 +95,8 @@ func (b *fakeBatch) Again() []string {
 	}
 	return b.args
 }
+
+func (b *fakeBatch) Known() []string { return append([]string{"known"}, b.Again()[1:]...) }
 
 func (b *fakeBatch) RetryFor() time.Duration { return b.retryFor }
 
