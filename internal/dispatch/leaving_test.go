@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -41,6 +42,8 @@ func TestLeavingIsNoEvidence(t *testing.T) {
 				time.Sleep(20 * time.Millisecond)
 				return send()
 			}, func(c *Config[*question]) { c.Timeout = 400 * time.Millisecond })
+			resume := sync.OnceFunc(func() { hung.Store(false); close(hangs) })
+			t.Cleanup(resume) // before Close
 			leave := func() error {
 				ctx, cancel := row.leave()
 				defer cancel()
@@ -55,8 +58,7 @@ func TestLeavingIsNoEvidence(t *testing.T) {
 				leave()
 				return slices.Contains(d.changed(), change{HalfOpen, Open})
 			})
-			hung.Store(false)
-			close(hangs)
+			resume()
 			d.eventually(func() bool { return d.Do(context.Background(), d.about("a")) == nil })
 			for len(d.late) > 0 {
 				<-d.late
