@@ -132,7 +132,6 @@ func (l *link[Q]) useful(calls []*call[Q]) []*call[Q] {
 	})
 }
 
-
 // askAlone puts the questions of a call that had no effect back into the queue, to be asked in calls that only questions
 // that are alike share. While a slot moves, Redis answers a call if all its keys are on one node, which is more likely the
 // fewer keys it has.

@@ -72,40 +72,6 @@ func TestSizeOfACall(t *testing.T) {
 	}
 }
 
-// A worker asks its questions in one call for each slot, in the order in which they came. Those that have to go alone
-// share a call only with questions that are alike.
-func TestQuestionsOfOneSlotGoTogether(t *testing.T) {
-	d := start(t, nil)
-	d.client.mode = rueidis.ClientModeCluster
-	w := newWorker(d.nodes.link(0))
-	for range 2 { // the second time with the calls of the first
-		w.questions = nil
-		for _, row := range []struct {
-			name  string
-			slot  int
-			alone bool
-		}{
-			{"a", 7, false}, {"b", 3, false}, {"c", 7, false}, {"d", 7, true}, {"d", 7, true}, {"e", 7, true}, {"f", 3, false},
-			{"g", 7, false}, {"h", 0, false},
-		} {
-			q := d.about(row.name)
-			q.begin(row.slot)
-			q.alone = row.alone
-			w.questions = append(w.questions, q)
-		}
-		var got []string
-		for _, c := range w.encode(d.client) {
-			var names []string
-			for _, q := range c.questions {
-				names = append(names, strings.TrimPrefix(q.key, d.prefix))
-			}
-			got = append(got, strings.Join(names, " "))
-			assert.Equal(t, len(c.questions), len(c.keys))
-		}
-		assert.Equal(t, []string{"h", "b f", "a c g", "d d", "e"}, got)
-	}
-}
-
 // Questions that come at once while one worker is idle wake others too, once it has taken as many as go together.
 func TestNoWakeupIsLost(t *testing.T) {
 	d, g := gated(t)

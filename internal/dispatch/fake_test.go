@@ -124,14 +124,17 @@ func batches(newBatch func() Batch[*question]) func() func() Batch[*question] {
 // client is a client whose calls of the script a test can hold up or answer itself.
 type client struct {
 	rueidis.Client
-	mode rueidis.ClientMode // what it says it is
-	do   func(ctx context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult
+	mode  rueidis.ClientMode // what it says it is
+	nodes map[string]rueidis.Client
+	do    func(ctx context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult
 
 	mu    sync.Mutex
 	words [][]string // of all commands
 }
 
 func (c *client) Mode() rueidis.ClientMode { return c.mode }
+
+func (c *client) Nodes() map[string]rueidis.Client { return c.nodes }
 
 func (c *client) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
 	words := slices.Clone(cmd.Commands())
@@ -146,6 +149,9 @@ func (c *client) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisRes
 }
 
 func (c *client) DoMulti(ctx context.Context, cmds ...rueidis.Completed) (results []rueidis.RedisResult) {
+	if c.do == nil {
+		return c.Client.DoMulti(ctx, cmds...)
+	}
 	for _, cmd := range cmds {
 		results = append(results, c.Do(ctx, cmd))
 	}

@@ -80,13 +80,13 @@ func (n *nodes[Q]) set(d *Dispatcher[Q], masters [][]slotRange) {
 	}
 	old := n.table.Load()
 	t := &table[Q]{links: slices.Clone(old.links), of: make([]uint16, slots)}
-	link := make([]int, len(masters))    // 0 as long as a master has none
-	used := make([]bool, 1+len(masters)) // by links; those behind are free
+	link := make([]int, len(masters)) // 0 as long as a master has none
+	used := make([]bool, len(old.links)+len(masters))
 	used[0] = true
 	if old.of != nil {
 		for m, ranges := range masters {
-			if l := int(old.of[ranges[0].first]); l < len(used) && !used[l] {
-				link[m], used[l] = l, true
+			if l := old.of[ranges[0].first]; !used[l] {
+				link[m], used[l] = int(l), true
 			}
 		}
 	}
