@@ -21,7 +21,7 @@ import (
 //	exactlimit.redis.call.requests    {request}   how many requests each call asked for
 //	exactlimit.redis.timeouts         {request}   that Redis did not decide within their time
 //	exactlimit.denial_cache.size      {denial}    remembered now
-//	exactlimit.outage.links           {link}      to which no calls go now; one for Redis, up to 32 for Redis Cluster
+//	exactlimit.outage.links           {link}      to which no calls go now; one for Redis, one for each master of a cluster
 //	exactlimit.outage.duration        s           how long there was any
 //
 // The outcome is allowed, denied, or dry_run for a denial that a dry run let pass. The source is that of Source.String; a hit

@@ -235,7 +235,7 @@ func (r *redisLogs) state() redisState {
 	if _, err := r.connection.get(); err != nil {
 		open = 1 // Redis has never been reached
 	}
-	return redisState{denials: r.denials.size(now), open: open, away: away}
+	return redisState{denials: r.denials.size(now), open: open, away: away + r.connection.away()}
 }
 
 // close returns when no call is in flight, or a second after the timeout. Calls that are then in flight, to a Redis
