@@ -261,6 +261,7 @@ func keys(n int) []string {
 }
 
 func TestThreeProcesses(t *testing.T) {
+	redistest.Long(t)
 	server := redistest.Start(t, redistest.AppendOnly...)
 	j := job{
 		URL: server.URL(), Prefix: "p", Keys: keys(4), Goroutines: 16, For: 2 * time.Second,
@@ -275,6 +276,7 @@ func TestThreeProcesses(t *testing.T) {
 }
 
 func TestScriptFlushInMidTraffic(t *testing.T) {
+	redistest.Long(t)
 	server := redistest.Start(t, redistest.AppendOnly...)
 	j := job{
 		URL: server.URL(), Prefix: "p", Keys: keys(3), Goroutines: 16, For: time.Second,
@@ -307,6 +309,7 @@ func TestScriptFlushInMidTraffic(t *testing.T) {
 
 // A server that is killed and comes back with its data has forgotten nothing, and the limiter finds it again.
 func TestRestartInMidTraffic(t *testing.T) {
+	redistest.Long(t)
 	server := redistest.Start(t, append([]string{"appendfsync always"}, redistest.AppendOnly[0], redistest.AppendOnly[2])...)
 	j := job{
 		URL: server.URL(), Prefix: "p", Keys: keys(3), Goroutines: 8,
@@ -357,6 +360,7 @@ func (f *forgetful) Do(ctx context.Context, cmd rueidis.Completed) rueidis.Redis
 // Where replies are lost all the time, each request is charged once, and none is denied that had room when it first came.
 // Some of the denials are of requests that shared a question with others, of which the first attempt granted some.
 func TestRepliesLostInMidTraffic(t *testing.T) {
+	redistest.Long(t)
 	server := redistest.Start(t, redistest.AppendOnly...)
 	j := job{
 		URL: server.URL(), Prefix: "p", Keys: keys(2), Goroutines: 32, For: 3 * time.Second,

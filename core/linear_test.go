@@ -81,6 +81,7 @@ func counter(max int, exact bool) porcupine.Model {
 // with calls that share a trip and requests that share a question, with any cost, with Peeks, Resets and Refunds among them,
 // and where replies are lost and denials cached.
 func TestLinearizable(t *testing.T) {
+	redistest.Long(t)
 	const huge = min(maxMax, math.MaxInt) / 10
 	for _, mode := range []struct {
 		name        string

@@ -690,6 +690,7 @@ func dump(t *testing.T, client rueidis.Client, keys ...string) (all []string) {
 // No call removes more than a thousand entries, however many have expired. It answers as if all were removed, or leaves the
 // question to be asked again if it cannot know.
 func TestManyExpiredEntries(t *testing.T) {
+	redistest.Long(t)
 	redis := newClockedRedis(t)
 	const m, n, most = "60000000", 1_000_000, 993 // with one key
 	now := minute + n

@@ -307,6 +307,7 @@ func TestWaitIsWoken(t *testing.T) {
 // A hundred waiters in two instances, for ten a second: all are admitted as fast as the limit lets them, by the server's clock,
 // and Redis is asked little more than once for each.
 func TestWaitOnRedis(t *testing.T) {
+	redistest.Long(t)
 	server := redistest.Start(t, redistest.AppendOnly...)
 	limit := Limit{Name: "a", Max: 10, Window: 200 * time.Millisecond}
 	var all sync.WaitGroup

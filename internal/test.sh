@@ -1,155 +1,167 @@
 #!/usr/bin/env bash
-# Runs everything that CI runs, from a fresh clone: installs what is missing where it can, checks, and tests.
+# Checks and tests all that is here. It installs what is missing where it can.
 #
-#   ./internal/test.sh [-fuzztime 10m]   fuzzes each target for that long, instead of 5,000 times
+#   ./internal/test.sh               runs everything that CI runs, in less than ten minutes on two cores
+#   ./internal/test.sh quick         runs what needs no fault, no cluster and no browser, in less than a minute
+#   ./internal/test.sh fuzz [time]   fuzzes each target, for 10s unless told otherwise
+#   ./internal/test.sh servers       tests on Redis 7 and 8 and Valkey 8 and 9, as Debian has them, in half an hour
 set -euo pipefail
 cd "$(dirname "$0")/.."
-fuzztime=5000x # not a second, since a deadline can fail a target that has only just begun
-if [ "${1:-}" = -fuzztime ]; then fuzztime=$2; fi
+. internal/test/install.sh
 
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.7.0 # the newest that Go 1.25 builds
+nested="metricstest browser proxies bench"            # modules under internal
 
 step() { printf '\n== %d:%02d %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$*"; }
 
-# need COMMAND PACKAGE: installs Debian's PACKAGE unless COMMAND is there.
-missing=()
-need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
-need redis-server redis-server
-need gcc gcc # for go test -race
-[ -e /usr/include/stdlib.h ] || command -v brew >/dev/null 2>&1 || missing+=(libc6-dev)
-# Debian's takes ten seconds to install. Elsewhere the tests in a browser are left out if there is none.
-browser() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
-if grep -qs '^ID=debian' /etc/os-release; then browser >/dev/null || missing+=(chromium); fi
-if [ ${#missing[@]} -gt 0 ]; then
-  as_root=
-  [ "$(id -u)" = 0 ] || as_root=sudo
-  if ! command -v apt-get >/dev/null 2>&1 || { [ -n "$as_root" ] && ! command -v sudo >/dev/null 2>&1; }; then
-    cat >&2 <<TXT
-Missing: ${missing[*]}. Install them as root, then run this again:
-  Debian, Ubuntu   apt-get install ${missing[*]}
-  Fedora           dnf install redis gcc
-  Alpine           apk add redis gcc musl-dev
-  macOS            brew install redis; xcode-select --install
-TXT
+check() {
+  step "gofmt, go mod tidy, go vet and staticcheck"
+  local unformatted
+  unformatted=$(gofmt -l .)
+  if [ -n "$unformatted" ]; then
+    printf 'not formatted:\n%s\n' "$unformatted"
     exit 1
   fi
-  step "install ${missing[*]}"
-  $as_root apt-get update -qq
-  $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-fi
-version=$(redis-server --version | sed -n 's/.* v=\([0-9]*\).*/\1/p')
-if [ "${version:-0}" -lt 7 ]; then
-  echo "redis-server is version ${version:-unknown}; 7 or later is needed" >&2
-  exit 1
-fi
+  go mod tidy -diff
+  go vet ./...
+  go run "$staticcheck" ./...
+}
 
-step "gofmt"
-unformatted=$(gofmt -l .)
-if [ -n "$unformatted" ]; then
-  printf 'not formatted:\n%s\n' "$unformatted"
-  exit 1
-fi
+check_nested() {
+  step "check the nested modules"
+  local module
+  for module in $nested; do
+    (cd "internal/$module" && go mod tidy -diff && go vet ./... && go run "$staticcheck" ./...) || return
+  done
+}
 
-step "go mod tidy"
-go mod tidy -diff
-
-step "go vet"
-go vet ./...
-
-step "staticcheck"
-go run "$staticcheck" ./...
-
-step "go test"
-go test -race -shuffle=on $(go list ./... | grep -v /internal/torture)
-
-# quietly prints the report of the faults, and all there is where something failed.
+# quietly prints the report of the faults, or everything if something failed.
 quietly() {
   local log
   log=$(mktemp)
-  if "$@" >"$log" 2>&1; then sed -n '/-seed/p; /| fault/,/^ *$/p; /^ok/p' "$log"; rm "$log"; else cat "$log"; rm "$log"; exit 1; fi
+  if ! "$@" >"$log" 2>&1; then
+    cat "$log"
+    exit 1
+  fi
+  sed -n '/-seed/p; /| fault/,/^ *$/p; /^ok/p' "$log"
+  rm "$log"
 }
 
-# beside is what takes much processor time and can wait, since the tests of faults leave half of it.
-beside() {
-  renice -n 19 $BASHPID >/dev/null
-  step "fuzz each target, $fuzztime"
+fuzz() {
+  local package target
   for package in core internal/httplimit; do
     for target in $(go test -list '^Fuzz' "./$package" | grep '^Fuzz'); do
-      # What it finds stays in testdata/fuzz, where every later run tries it again.
-      go test -run '^$' -fuzz "^$target\$" -fuzztime "$fuzztime" "./$package" | grep -v '^fuzz: elapsed' || return
+      # Go keeps an input that fails in testdata/fuzz, and every later run of the tests tries it again.
+      go test -run '^$' -fuzz "^$target\$" -fuzztime "$1" "./$package" | grep -v '^fuzz: elapsed' || return
     done
-  done
-  step "check the nested modules"
-  for module in metricstest browser bench; do
-    (cd internal/$module && go mod tidy -diff && go vet ./... && go run "$staticcheck" ./...) || return
   done
 }
 
-step "torture: what happens when Redis fails, and whether planted bugs are found"
-trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
-besides=$(mktemp)
-beside >"$besides" 2>&1 &
-quietly go test -race -v ./internal/torture
-wait $! || { cat "$besides"; exit 1; }
-cat "$besides"
-
-# valkey: prints the path of a valkey-server of version 8 or later, or fails. Where the machine has none and is a Debian, the
-# package is unpacked beside Go's build cache, and not installed: that would start a service, and bookworm has it in its
-# backports alone, for which no source need be added to the machine's own. The mirror is one that the machine uses already.
-valkey() {
-  valkey_runs valkey-server && { command -v valkey-server; return; }
-  local cache server release mirror key
-  cache=$(go env GOCACHE)-exactlimit-valkey
-  server=$cache/usr/bin/valkey-server
-  valkey_runs "$server" && { echo "$server"; return; }
-  { command -v apt-get && command -v dpkg-deb && [ -r /etc/os-release ]; } >/dev/null || return
-  mkdir -p "$cache" && cd "$cache" || return
-  valkey_unpack || {
-    release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-    [ "$release" = bookworm ] || return
-    key=/usr/share/keyrings/debian-archive-keyring.gpg
-    [ -r "$key" ] && key="[signed-by=$key]" || key=
-    mkdir -p lists/partial archives/partial
-    for mirror in $(apt-get indextargets --format '$(REPO_URI)' "Release: $release" "Component: main" | sort -u); do
-      echo "deb $key $mirror $release-backports main" >backports.list
-      set -- -o "Dir::Etc::sourcelist=$cache/backports.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$cache/lists" \
-        -o "Dir::Cache=$cache" -o APT::Sandbox::User= \
-        -o Acquire::Retries=2 -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20
-      apt-get "$@" update -qq && valkey_unpack "$@" && break
-    done
-  } >&2
-  valkey_runs "$server" && echo "$server"
+test_torture() {
+  step "torture: what happens when Redis fails, and whether planted bugs are found"
+  # These tests leave half of the processor time, so that the checks of the nested modules cost nothing beside them.
+  local checks
+  checks=$(mktemp)
+  trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+  (renice -n 19 $BASHPID >/dev/null && check_nested) >"$checks" 2>&1 &
+  quietly go test -race -v ./internal/torture
+  wait $! || { cat "$checks"; exit 1; }
+  cat "$checks"
 }
-valkey_unpack() {
-  apt-get "$@" download -qq valkey-server valkey-tools && for file in valkey-*.deb; do dpkg-deb -x "$file" .; done
-} >/dev/null 2>&1
-valkey_runs() { # in a version that is served
-  [ "$("$1" --version 2>/dev/null | sed -n 's/.* v=\([0-9]*\).*/\1/p')" -ge 8 ]
-} 2>/dev/null
 
-step "go test, on Valkey"
-if server=$(valkey); then
+# valkey prints the path of a valkey-server, or fails.
+valkey() { command -v valkey-server || internal/test/debian.sh trixie valkey-server valkey-server; }
+
+test_valkey() {
+  step "go test, on Valkey"
+  local server
+  if ! server=$(valkey); then
+    echo "left out: there is no valkey-server here, and none can be fetched"
+    return
+  fi
   "$server" --version
-  # Not what takes long and is the same on any server.
+  # Without the tests that take long and are the same on any server.
   EXACTLIMIT_REDIS_SERVER=$server go test -shuffle=on ./core \
     -skip 'Example|Hung|LostConnections|ManyExpired|TakeNoMemory|ThreeProcesses|Wait'
-  EXACTLIMIT_REDIS_SERVER=$server quietly go test -v -run 'TestTorture/(none|replies_lost|CLIENT|restart|slots)' ./internal/torture
-else
-  echo "left out: there is no valkey-server 8 or later here, and it cannot be fetched"
-fi
+  EXACTLIMIT_REDIS_SERVER=$server quietly go test -v -run 'TestTorture/(none|replies_lost|CLIENT|restart|slots)' \
+    ./internal/torture
+}
 
-step "go test, of what the race detector would change"
-go test -run Alloc ./core ./internal/httplimit
+# test_servers runs what depends on the server on those that Debian has.
+test_servers() {
+  local release package server
+  while read -r release package; do
+    server=$(internal/test/debian.sh "$release" "$package" "$package")
+    step "$("$server" --version)"
+    EXACTLIMIT_REDIS_SERVER=$server go test -shuffle=on ./core ./internal/redistest
+    EXACTLIMIT_REDIS_SERVER=$server quietly go test -v -run TestTorture ./internal/torture
+    (cd internal/bench && EXACTLIMIT_REDIS_SERVER=$server go run . -only bytes)
+  done <<TXT
+bookworm redis-server
+trixie redis-server
+trixie valkey-server
+sid valkey-server
+TXT
+}
 
-step "metrics, by OpenTelemetry's SDK and Prometheus's exporter"
-(cd internal/metricstest && go test ./...)
+test_nested() {
+  step "metrics, by OpenTelemetry's SDK and Prometheus's exporter"
+  (cd internal/metricstest && go test ./...)
+  step "the adapters behind nginx and HAProxy"
+  local program
+  for program in nginx haproxy; do
+    server "$program" >/dev/null || echo "left out: there is no $program here"
+  done
+  (cd internal/proxies && go test ./...)
+  step "the examples' page, in a browser"
+  if browser; then
+    (cd internal/browser && go test -race -shuffle=on ./...)
+  else
+    echo "left out: there is no Chromium here"
+  fi
+  step "the benchmark still builds, and counts rightly"
+  (cd internal/bench && go test ./...)
+}
 
-step "the examples' page, in a browser"
-if browser; then
-  (cd internal/browser && go test -race -shuffle=on ./...)
-else
-  echo "left out: there is no Chromium here"
-fi
-
-step "the benchmark still builds, and counts rightly"
-(cd internal/bench && go test ./...)
+need redis-server redis-server
+case "${1:-}" in
+quick)
+  install_missing
+  check
+  step "go test -short"
+  go test -short ./...
+  ;;
+servers)
+  install_missing
+  test_servers
+  ;;
+fuzz)
+  install_missing
+  fuzz "${2:-10s}"
+  ;;
+'')
+  need gcc gcc # for go test -race
+  [ -e /usr/include/stdlib.h ] || command -v brew >/dev/null 2>&1 || missing+=(libc6-dev)
+  # On Debian, Chromium and the proxies take ten seconds each to install. Elsewhere the tests of what is not there are
+  # left out.
+  if grep -qs '^ID=debian' /etc/os-release; then
+    browser >/dev/null || missing+=(chromium)
+    server nginx >/dev/null || missing+=(nginx-light)
+    server haproxy >/dev/null || missing+=(haproxy)
+  fi
+  install_missing
+  check_redis
+  check
+  step "go test"
+  go test -race -shuffle=on $(go list ./... | grep -v /internal/torture)
+  test_torture
+  test_valkey
+  step "go test, of what the race detector would change"
+  go test -run Alloc ./core ./internal/httplimit
+  test_nested
+  ;;
+*)
+  sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+  exit 2
+  ;;
+esac

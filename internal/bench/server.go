@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,7 +38,8 @@ func startServerWith(config []string, wrapper ...string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	words := append(slices.Clone(wrapper), "redis-server", "--bind", "127.0.0.1", "--port", port,
+	program := cmp.Or(os.Getenv("EXACTLIMIT_REDIS_SERVER"), "redis-server")
+	words := append(slices.Clone(wrapper), program, "--bind", "127.0.0.1", "--port", port,
 		"--save", "", "--appendonly", "no", "--dir", os.TempDir())
 	words = append(words, config...)
 	log := new(bytes.Buffer)

@@ -22,6 +22,7 @@ import (
 
 	"github.com/exactlimit/exactlimit/core"
 	"github.com/exactlimit/exactlimit/internal/adapters"
+	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
 // page asks each API four times, with a header that needs leave, and sends what it saw to where it came from. The fourth
@@ -46,6 +47,7 @@ Promise.all({{.APIs}}.map(ask)).then((all) => fetch("/saw", {method: "POST", bod
 
 // A script in a page of another origin reads the fields in a real browser, obeys them, and its preflights are not counted.
 func TestBrowser(t *testing.T) {
+	redistest.Long(t)
 	chromium, err := exec.LookPath("chromium")
 	if err != nil {
 		t.Skip("chromium is not installed, so no browser reads the fields; on Debian: apt-get install chromium")

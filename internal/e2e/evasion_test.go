@@ -20,6 +20,7 @@ import (
 
 	"github.com/exactlimit/exactlimit/core"
 	"github.com/exactlimit/exactlimit/internal/adapters"
+	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
 // prey is a limited route of the examples, and what a client of it sends who plays by the rules. $A is the attacker and $V
@@ -179,6 +180,7 @@ var evasions = []struct {
 
 // None of what attackers try gets them more than Max, nor spends what belongs to their victim.
 func TestEvasions(t *testing.T) {
+	redistest.Long(t)
 	if runtime.GOOS != "linux" {
 		t.Skip("needs all of 127.0.0.0/8 on loopback, as Linux has it")
 	}

@@ -106,6 +106,7 @@ func (s *server) exchange(t *testing.T, request string) string {
 // All examples give the same bytes to the same requests, from the first to the last. What depends on the fraction of a
 // second that a machine takes, the seconds left in a window, is compared on a clock that stands still in adaptertest.
 func TestExamplesAnswerAlike(t *testing.T) {
+	redistest.Long(t)
 	var servers []*server
 	for _, binary := range buildExamples(t) {
 		servers = append(servers, runExample(t, binary))
@@ -143,6 +144,7 @@ func TestExamplesAnswerAlike(t *testing.T) {
 // Several processes of all frameworks on one Redis admit, of any burst, exactly Max between them; and when Retry-After
 // is over, the next.
 func TestProcessesShareLimits(t *testing.T) {
+	redistest.Long(t)
 	redis := redistest.Start(t)
 	var servers []*server
 	for _, binary := range buildExamples(t) {
@@ -193,6 +195,7 @@ func TestProcessesShareLimits(t *testing.T) {
 
 // Told to stop, the examples finish what they have begun and end well; told nonsense, they say so and end badly.
 func TestExamplesStopAndRefuse(t *testing.T) {
+	redistest.Long(t)
 	for i, binary := range buildExamples(t) {
 		t.Run(adapters.All[i].Dir, func(t *testing.T) {
 			for _, sig := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
@@ -214,6 +217,7 @@ func TestExamplesStopAndRefuse(t *testing.T) {
 
 // With Redis down from the start an example starts, limits by itself, and by Redis once that is there.
 func TestExamplesStartWithoutRedis(t *testing.T) {
+	redistest.Long(t)
 	redis := redistest.Start(t)
 	redis.Kill()
 	for i, binary := range buildExamples(t) {

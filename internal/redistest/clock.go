@@ -26,6 +26,7 @@ type clock struct {
 // StartWithClock runs a server for one test whose clock the test steps with StepClock.
 func StartWithClock(t testing.TB, config ...string) *Server {
 	t.Helper()
+	Long(t)
 	dir := t.TempDir()
 	library, offset := filepath.Join(dir, "clock.so"), filepath.Join(dir, "offset")
 	source := filepath.Join(dir, "clock.c")

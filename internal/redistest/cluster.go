@@ -23,6 +23,7 @@ const slots = 16384
 // configuration. A master that does not answer for a second is failed over; a later cluster-node-timeout makes it another.
 func StartCluster(t testing.TB, masters, replicasEach int, config ...string) *Cluster {
 	t.Helper()
+	Long(t)
 	c := &Cluster{}
 	startNode := func() *Server {
 		bus := FreePort(t) // the default, the port plus 10000, may be taken or no port at all

@@ -85,6 +85,7 @@ func TestRecordsOfTheScript(t *testing.T) {
 
 // The witness follows a log that moves to another server, in every form that a sorted set has there.
 func TestRecordsOfMovedLogs(t *testing.T) {
+	Long(t)
 	from, to := Start(t, AppendOnly...), Start(t, AppendOnly...)
 	host, port, _ := strings.Cut(to.Addr, ":")
 	const limit = " 1000000 3600000000"
@@ -135,6 +136,7 @@ func TestRecordsOfCopiedLogs(t *testing.T) {
 
 // What the right script never writes is an error, and says what is wrong.
 func TestRecordsAreStrict(t *testing.T) {
+	Long(t)
 	const before = "ZADD log 1 one 2 five*5 -4 * -1 ~"
 	for _, table := range []struct {
 		transaction []string // after before

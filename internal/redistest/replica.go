@@ -16,6 +16,7 @@ import (
 // has and follows it.
 func StartReplica(t testing.TB, master *Server, config ...string) *Server {
 	t.Helper()
+	Long(t)
 	host, port, _ := strings.Cut(master.Addr, ":")
 	s := Start(t, append([]string{"replicaof " + host + " " + port}, config...)...)
 	s.AwaitReplica(t)

@@ -19,6 +19,7 @@ type SentinelSet struct {
 // for half a second is failed over.
 func StartSentinelSet(t testing.TB, name string, replicas int, config ...string) *SentinelSet {
 	t.Helper()
+	Long(t)
 	set := &SentinelSet{Name: name, Servers: []*Server{Start(t, config...)}}
 	for range replicas {
 		set.Servers = append(set.Servers, StartReplica(t, set.Servers[0], config...))
@@ -47,15 +48,21 @@ func StartSentinelSet(t testing.TB, name string, replicas int, config ...string)
 	return set
 }
 
-// StartSentinel runs a sentinel that watches a master under a name.
-func StartSentinel(t testing.TB, name string, master *Server) *Server {
+// StartSentinel runs a sentinel that watches a master under a name, with further lines of configuration. With those of TLS
+// it has clients speak TLS with the master.
+func StartSentinel(t testing.TB, name string, master *Server, config ...string) *Server {
 	t.Helper()
-	return startSentinel(t, name, master, 1)
+	Long(t)
+	return startSentinel(t, name, master, 1, config...)
 }
 
 func startSentinel(t testing.TB, name string, master *Server, quorum int, config ...string) *Server {
 	t.Helper()
-	host, port, _ := strings.Cut(master.Addr, ":")
+	addr := master.Addr
+	if speaksTLS(config) {
+		addr = master.TLSAddr
+	}
+	host, port, _ := strings.Cut(addr, ":")
 	monitor := fmt.Sprint("sentinel monitor ", name, " ", host, " ", port, " ", quorum)
 	s := start(t, &Server{dir: t.TempDir(), sentinel: true}, append([]string{monitor}, config...))
 	t.Cleanup(s.Kill)

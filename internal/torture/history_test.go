@@ -291,6 +291,7 @@ func simulate(random *rand.Rand, max, mostCost int, window, cache, border int64)
 }
 
 func TestSimulated(t *testing.T) {
+	redistest.Long(t)
 	seed := rand.Uint64()
 	t.Log("seed ", seed)
 	random := rand.New(rand.NewPCG(seed, 0))

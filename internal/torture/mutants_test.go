@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
 // A suite that finds nothing may be blind. Each mutant is this limiter with one mistake, which the suite has to find, and say.
@@ -32,8 +34,8 @@ var mutants = []struct {
 	},
 	{
 		name: "a retry is counted twice, under another id", file: "core/batch.go",
-		right: `b.args[0], b.args[1] = b.callID, "again"`,
-		wrong: `b.args[0], b.args[1] = b.callID+"x", "again"`,
+		right: `b.args[0], b.args[1] = b.callID, how`,
+		wrong: `b.args[0], b.args[1] = b.callID+"x", how`,
 		fault: "replies_lost", says: "the servers recorded",
 	},
 	{
@@ -93,12 +95,13 @@ var mutants = []struct {
 	{
 		name: "a question about a slot that moves is not asked again", file: "internal/dispatch/call.go",
 		right: "case rejected && tryAgain(err):",
-		wrong: "case rejected && tryAgain(err) && attempts < 0:",
+		wrong: "case rejected && tryAgain(err) && c.attempts < 0:",
 		fault: "slots_moved", says: "a call is made again within its time",
 	},
 }
 
 func TestMutantsAreFound(t *testing.T) {
+	redistest.Long(t)
 	if os.Getenv(mutantEnv) != "" {
 		t.Skip("this is one")
 	}

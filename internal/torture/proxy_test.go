@@ -322,6 +322,7 @@ func TestProxySeed(t *testing.T) {
 // Under every fault at once the real client gets each answer it gets right, and of what it is not told the server has done
 // no more than it was sent.
 func TestProxyUnderFire(t *testing.T) {
+	redistest.Long(t)
 	server := redistest.Start(t)
 	seed := rand.Uint64()
 	t.Log("seed ", seed)

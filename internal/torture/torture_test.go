@@ -215,6 +215,7 @@ var report []Row
 
 // TestTorture plays every fault, and prints what came of each.
 func TestTorture(t *testing.T) {
+	redistest.Long(t)
 	first, seeds := *seed, uint64(1)
 	if first == 0 {
 		first = uint64(time.Now().UnixNano()) % 1_000_000

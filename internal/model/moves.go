@@ -1,0 +1,328 @@
+package model
+
+import "fmt"
+
+// move is what can happen next.
+type move struct {
+	what   string
+	after  state
+	broken string // the promise that it breaks, or ""
+}
+
+// moves returns all that can happen in a state.
+func (c *Config) moves(s state) (moves []move) {
+	add := func(what string, change func(*state) (broken string)) {
+		after := s
+		broken := change(&after)
+		after.forget(c)
+		moves = append(moves, move{what, after, broken})
+	}
+	waits := false // for time to pass
+	for i := range c.Requests {
+		r, name := &s.requests[i], fmt.Sprintf("request %d", i+1)
+		if r.phase == idle {
+			add(name+" is made", func(s *state) string { return c.ask(s, i) })
+			break // the next is made after this one
+		}
+		waits = true
+		if r.first != none {
+			add(name+" is executed", func(s *state) string { return c.execute(s, i, &s.requests[i].first, false) })
+		}
+		if r.again != none {
+			add(name+" is executed, as a retry", func(s *state) string {
+				return c.execute(s, i, &s.requests[i].again, true)
+			})
+		}
+		if r.reply.there {
+			add(name+" gets its reply", func(s *state) string { return c.deliver(s, i) })
+		}
+		if s.cuts < c.Cuts && (r.first == sent || r.again == sent || r.reply.there) {
+			add(name+" loses its connection", func(s *state) string { return c.lose(s, i) })
+		}
+		if s.giveUps < c.GiveUps && r.phase == asked {
+			add("the caller of "+name+" gives up", func(s *state) string {
+				s.giveUps++
+				s.requests[i].phase = failed
+				return ""
+			})
+		}
+		p := &r.settlement
+		if r.phase == granted && c.Requests[i].Settle >= 0 && p.settling == unsettled {
+			add(name+" is settled", func(s *state) string { return c.startSettling(s, i) })
+		}
+		if p.settling == unknown && p.waited < c.Window {
+			add(name+" is settled again, after an error", func(s *state) string { return c.startSettling(s, i) })
+		}
+		if p.first != none {
+			add("the settlement of "+name+" is executed", func(s *state) string {
+				return c.executeSettlement(s, i, &s.requests[i].settlement.first)
+			})
+		}
+		if p.again != none {
+			add("the settlement of "+name+" is executed, as a retry", func(s *state) string {
+				return c.executeSettlement(s, i, &s.requests[i].settlement.again)
+			})
+		}
+		if p.answered {
+			add("the settlement of "+name+" gets its reply", func(s *state) string {
+				s.requests[i].settlement.answered = false
+				c.changed(s, i, done)
+				return ""
+			})
+		}
+		if s.cuts < c.Cuts && (p.first == sent || p.again == sent || p.answered) {
+			add("the settlement of "+name+" loses its connection", func(s *state) string { return c.loseSettlement(s, i) })
+		}
+	}
+	if waits {
+		add("a tick passes", func(s *state) string { c.tick(s); return "" })
+		if s.steps < c.Steps {
+			add("the clock steps forward", func(s *state) string { c.step(s, c.Step); return "" })
+			add("the clock steps back", func(s *state) string { c.step(s, -c.Step); return "" })
+		}
+	}
+	if live := s.log.live(); s.losses < c.Losses && len(live) > 0 {
+		add("Redis loses its newest entry", func(s *state) string {
+			s.log.replace(append([]entry(nil), live[:len(live)-1]...))
+			s.losses++
+			s.excess++
+			return ""
+		})
+	}
+	return moves
+}
+
+// held returns the units that the window should hold, in true time.
+func (c *Config) held(s *state) (n int8) {
+	for i := range s.requests {
+		r := &s.requests[i].charge
+		if r.age < c.Window {
+			n += r.units
+		}
+		if r.moreAge < c.Window {
+			n += r.more
+		}
+	}
+	return n
+}
+
+// hasRoom reports whether a request should have been admitted.
+func (c *Config) hasRoom(s *state, i int) bool {
+	return !s.back && c.held(s)+c.Requests[i].Cost <= c.Max
+}
+
+// ask makes a request, which the denial cache may answer.
+func (c *Config) ask(s *state, i int) (broken string) {
+	r, cache := &s.requests[i], &s.caches[c.Requests[i].Instance]
+	if cache.left > 0 && (cache.cost == c.Requests[i].Cost || c.Bug == CacheIgnoresCost) {
+		r.phase = denied
+		if c.hasRoom(s, i) && cache.loose == 0 && !c.Late {
+			return "the denial cache denies while there is room"
+		}
+		return ""
+	}
+	r.phase, r.first = asked, sent
+	return ""
+}
+
+// execute lets the script answer an attempt.
+func (c *Config) execute(s *state, i int, m *message, again bool) (broken string) {
+	r, cost := &s.requests[i], c.Requests[i].Cost
+	answered := *m == sent
+	*m = none
+	c.clean(s)
+	reply, charged := s.log.admit(c, int8(i), cost, again && c.Bug != LostGrant)
+	if answered {
+		r.reply = answer{reply, true}
+	}
+	switch {
+	case !reply.granted && c.hasRoom(s, i) && !c.Late:
+		return "Redis denies while there is room"
+	case !charged:
+		return ""
+	}
+	r.charge, r.settlement.once = charge{units: cost}, false
+	if c.held(s) > c.Max*(1+s.excess) {
+		return fmt.Sprintf("a window holds %d units", c.held(s))
+	}
+	return ""
+}
+
+// clean removes the expired entries.
+func (c *Config) clean(s *state) {
+	s.log.clean(c.Window)
+	if len(s.log.live()) == 0 {
+		s.back, s.givenBack = false, false
+	}
+}
+
+// deliver gives the reply to the caller, or gives the units back if it has given up, and to the denial cache.
+func (c *Config) deliver(s *state, i int) (broken string) {
+	r := &s.requests[i]
+	reply := r.reply.reply
+	r.reply = answer{}
+	r.again = orphaned(r.again) // there is none, unless the first attempt's reply came after all
+	cache := &s.caches[c.Requests[i].Instance]
+	left := min(reply.retry, c.Hold) - r.age
+	if c.Bug == HoldFromReply {
+		left = min(reply.retry, c.Hold)
+	}
+	if (!reply.early || c.Bug == NoMark) && (!r.stale || c.Bug == LearnsOldDenials) && left > 0 {
+		cache.left, cache.cost = left, c.Requests[i].Cost
+	}
+	charged := r.charge.units > 0
+	switch {
+	case r.phase == failed && reply.granted:
+		return c.startSettling(s, i)
+	case r.phase == failed:
+	case reply.granted:
+		r.phase = granted
+		if !charged && !c.Late {
+			return "a caller is told of a grant that was not charged"
+		}
+	default:
+		r.phase = denied
+		if charged && !c.Late {
+			return "a caller is told of a denial that was charged"
+		}
+	}
+	return ""
+}
+
+func orphaned(m message) message {
+	if m == sent {
+		return orphan
+	}
+	return m
+}
+
+// lose loses the connection of a call, which is sent again once, if its caller still waits.
+func (c *Config) lose(s *state, i int) (broken string) {
+	r := &s.requests[i]
+	s.cuts++
+	retry := r.again == none && r.first == sent || r.reply.there
+	wasAgain := r.again == sent
+	r.reply = answer{}
+	r.first, r.again = c.cut(r.first), c.cut(r.again)
+	if retry && !wasAgain && r.phase == asked && 2*r.age < c.Window {
+		r.again = sent
+	}
+	return ""
+}
+
+// cut returns what becomes of an attempt whose connection is lost.
+func (c *Config) cut(m message) message {
+	if c.Late {
+		return orphaned(m)
+	}
+	return none
+}
+
+// startSettling sends a settlement, for the first time or after an error.
+func (c *Config) startSettling(s *state, i int) (broken string) {
+	p := &s.requests[i].settlement
+	p.settling = underWay
+	if p.first == orphan {
+		p.again = sent
+	} else {
+		p.first = sent
+	}
+	return ""
+}
+
+func (c *Config) executeSettlement(s *state, i int, m *message) (broken string) {
+	r, cost, actual := &s.requests[i], c.Requests[i].Cost, c.Requests[i].Settle
+	if r.phase == failed {
+		actual = 0
+	}
+	r.settlement.answered = r.settlement.answered || *m == sent
+	*m = none
+	gaveBack := s.log.settle(c, int8(i), cost, actual)
+	if r.settlement.once {
+		return ""
+	}
+	r.settlement.once = true
+	if actual > cost {
+		r.charge.more, r.charge.moreAge = actual-cost, 0
+		return ""
+	}
+	r.charge.units = min(r.charge.units, actual)
+	if gaveBack && !s.givenBack {
+		s.givenBack = len(s.log.live()) > 0
+		for j := range s.caches {
+			s.caches[j].loose = c.Hold
+		}
+	}
+	return ""
+}
+
+// changed tells the caller of a settlement, and lets its instance forget its denials.
+func (c *Config) changed(s *state, i int, outcome settling) {
+	instance := c.Requests[i].Instance
+	s.requests[i].settlement.settling = outcome
+	s.caches[instance] = cache{}
+	for j := range c.Requests {
+		if r := &s.requests[j]; c.Requests[j].Instance == instance && (r.phase == asked || r.phase == failed) {
+			r.stale = true
+		}
+	}
+}
+
+func (c *Config) loseSettlement(s *state, i int) (broken string) {
+	p := &s.requests[i].settlement
+	s.cuts++
+	retry := p.again != sent && 2*p.waited < c.Window
+	p.answered = false
+	p.first, p.again = c.cut(p.first), c.cut(p.again)
+	if retry {
+		p.again = sent
+	} else {
+		c.changed(s, i, unknown)
+	}
+	return ""
+}
+
+// tick lets a tick pass. An attempt that was not executed within a window is lost.
+func (c *Config) tick(s *state) {
+	oldest := c.Window + c.Step*c.Steps // all that is older is the same
+	for i := range s.log.live() {
+		e := &s.log.entries[i]
+		e.age = min(e.age+1, oldest)
+	}
+	for i := range s.requests {
+		r := &s.requests[i]
+		if r.phase == idle {
+			break
+		}
+		r.age = min(r.age+1, c.Window)
+		r.charge.age, r.charge.moreAge = min(r.charge.age+1, c.Window), min(r.charge.moreAge+1, c.Window)
+		if r.age == c.Window {
+			r.first, r.again = none, none
+		}
+		if p := &r.settlement; p.settling != unsettled {
+			if p.waited = min(p.waited+1, c.Window); p.waited == c.Window && !p.answered && p.settling != done {
+				p.first, p.again, p.settling = none, none, done // with an error, and never again
+			}
+		}
+		if r.first == none && r.again == none && !r.reply.there && r.phase == asked {
+			r.phase = failed
+		}
+	}
+	for i := range s.caches {
+		s.caches[i].left = max(0, s.caches[i].left-1)
+		s.caches[i].loose = max(0, s.caches[i].loose-1)
+	}
+}
+
+// step steps Redis's clock.
+func (c *Config) step(s *state, by int8) {
+	for i := range s.log.live() {
+		s.log.entries[i].age += by
+	}
+	s.steps++
+	if by > 0 {
+		s.excess++
+	} else {
+		s.back = true
+	}
+}
