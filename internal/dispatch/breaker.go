@@ -116,7 +116,9 @@ func (b *breaker) suspect(hashTag string, cause error, lost bool) {
 	case i != nil:
 		i.lost.Store(i.lost.Load() || lost)
 	default:
-		i := &incident{hashTag: strings.Clone(hashTag), since: b.now(), settled: make(chan struct{}), over: make(chan struct{})}
+		i := &incident{
+			hashTag: strings.Clone(hashTag), since: b.now(), settled: make(chan struct{}), over: make(chan struct{}),
+		}
 		i.cause.Store(&cause)
 		i.lost.Store(lost)
 		b.incident.Store(i)

@@ -86,10 +86,10 @@ func (l *link[Q]) settle(c *call[Q]) bool {
 	return false
 }
 
-// sendAgain sends calls that have failed, until they succeed or it is of no use. While the breaker is open their callers
-// have got an error, but what Redis may have granted has to be given back, so the calls whose outcome is unknown wait
-// until it closes. There are few of them: each worker can have one more set of calls that fails whenever the breaker
-// closes, and a set is sent maxAttempts times.
+// sendAgain sends calls that have failed, until they succeed or it is of no use. While the breaker is open their
+// callers have got an error, but what Redis may have granted has to be given back, so the calls whose outcome is
+// unknown wait until it closes. There are few of them: each worker can have one more set of calls that fails whenever
+// the breaker closes, and a set is sent maxAttempts times.
 func (l *link[Q]) sendAgain(client rueidis.Client, calls []*call[Q]) {
 	for {
 		if slices.ContainsFunc(calls, func(c *call[Q]) bool { return c.moving }) {
@@ -132,9 +132,9 @@ func (l *link[Q]) useful(calls []*call[Q]) []*call[Q] {
 	})
 }
 
-// askAlone puts the questions of a call that had no effect back into the queue, to be asked in calls that only questions
-// that are alike share. While a slot moves, Redis answers a call if all its keys are on one node, which is more likely the
-// fewer keys it has.
+// askAlone puts the questions of a call that had no effect back into the queue, to be asked in calls that only
+// questions that are alike share. While a slot moves, Redis answers a call if all its keys are on one node, which is
+// more likely the fewer keys it has.
 func (l *link[Q]) askAlone(c *call[Q]) {
 	for _, q := range c.questions {
 		q.ticket().alone = true

@@ -16,10 +16,10 @@ func Code(err error) string {
 	return CodeOf(rejection.Error())
 }
 
-// CodeOf returns the code of an error that the server has answered with, given its text: the first word, if it is one of
-// codes. Rueidis leaves out the code ERR, so the first word may be another, as in "DB index is out of range" and "SELECT
-// is not allowed in cluster mode". When a script runs a command that the user has no right to, servers send a text without
-// a code; CodeOf returns NOPERM then, as for calls outside a script.
+// CodeOf returns the code of an error that the server has answered with, given its text: the first word, if it is one
+// of codes. Rueidis leaves out the code ERR, so the first word may be another, as in "DB index is out of range" and
+// "SELECT is not allowed in cluster mode". When a script runs a command that the user has no right to, servers send a
+// text without a code; CodeOf returns NOPERM then, as for calls outside a script.
 func CodeOf(text string) string {
 	text = strings.TrimPrefix(text, "ERR ")
 	if strings.HasPrefix(text, "The user executing the script can't run this command") || // Redis 7.0
@@ -34,10 +34,10 @@ func CodeOf(text string) string {
 
 // codes are the codes of errors that Redis and Valkey have.
 var codes = []string{
-	"ASK", "BUSY", "BUSYGROUP", "BUSYKEY", "CLUSTERDOWN", "CROSSSLOT", "DENIED", "EXECABORT", "INPROG", "INVALIDOBJ", "IOERR",
-	"LOADING", "MASTERDOWN", "MISCONF", "MOVED", "NOAUTH", "NOGOODSLAVE", "NOGROUP", "NOMASTERLINK", "NOPERM", "NOPROTO",
-	"NOQUORUM", "NOREPLICAS", "NOSCRIPT", "NOTBUSY", "OOM", "READONLY", "REDIRECT", "TRYAGAIN", "UNBLOCKED", "UNKILLABLE",
-	"WRONGPASS", "WRONGTYPE",
+	"ASK", "BUSY", "BUSYGROUP", "BUSYKEY", "CLUSTERDOWN", "CROSSSLOT", "DENIED", "EXECABORT", "INPROG", "INVALIDOBJ",
+	"IOERR", "LOADING", "MASTERDOWN", "MISCONF", "MOVED", "NOAUTH", "NOGOODSLAVE", "NOGROUP", "NOMASTERLINK", "NOPERM",
+	"NOPROTO", "NOQUORUM", "NOREPLICAS", "NOSCRIPT", "NOTBUSY", "OOM", "READONLY", "REDIRECT", "TRYAGAIN", "UNBLOCKED",
+	"UNKILLABLE", "WRONGPASS", "WRONGTYPE",
 }
 
 // noScript reports whether the server does not have the script. The call had no effect then.

@@ -150,8 +150,8 @@ func (d *Dispatcher[Q]) push(q Q) (*link[Q], error) {
 	return l, l.push(q)
 }
 
-// Close answers all questions in the queues with ErrClosed, and returns when no call is in flight and nothing happens in
-// the background any more.
+// Close answers all questions in the queues with ErrClosed, and returns when no call is in flight and nothing happens
+// in the background any more.
 func (d *Dispatcher[Q]) Close() {
 	d.close()
 	links := d.nodes.close()

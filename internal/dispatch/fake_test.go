@@ -188,8 +188,10 @@ type dispatched struct {
 }
 
 // start returns a dispatcher on the shared server, with patience unless the test says otherwise.
-func start(t *testing.T, do func(ctx context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult,
-	set ...func(*Config[*question])) *dispatched {
+func start(
+	t *testing.T, do func(ctx context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult,
+	set ...func(*Config[*question]),
+) *dispatched {
 	t.Helper()
 	d := &dispatched{T: t, prefix: redistest.Prefix() + ":", late: make(chan string, 1000)}
 	d.client = &client{Client: redistest.Shared(t).Client(t), do: do}

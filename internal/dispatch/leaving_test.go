@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A caller that leaves says nothing about Redis, which is only slow. If all of them leave early and Redis answers none of
-// them, this is noticed all the same.
+// A caller that leaves says nothing about Redis, which is only slow. If all of them leave early and Redis answers
+// none of them, this is noticed all the same.
 func TestLeavingIsNoEvidence(t *testing.T) {
 	for name, row := range map[string]struct {
 		leave func() (context.Context, context.CancelFunc)

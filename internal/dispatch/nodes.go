@@ -70,8 +70,8 @@ func (n *nodes[Q]) keep(d *Dispatcher[Q], client rueidis.Client) {
 	})
 }
 
-// set makes a new table. A master keeps the link of its first slot, so that after a failover the questions to a slot use
-// the link, and the circuit breaker, that they used before.
+// set makes a new table. A master keeps the link of its first slot, so that after a failover the questions to a slot
+// use the link, and the circuit breaker, that they used before.
 func (n *nodes[Q]) set(d *Dispatcher[Q], masters [][]slotRange) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
