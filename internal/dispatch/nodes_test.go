@@ -197,6 +197,7 @@ func TestSlotGetsAnotherLink(t *testing.T) {
 		}
 		return send()
 	})
+	d.clock.timeout, d.Timeout = 100*time.Millisecond, 100*time.Millisecond
 	d.nodes.due.Store(int64(time.Hour))
 	name := d.inSlots(200, 16383)
 	assert.Error(t, d.Do(context.Background(), d.about(name)))
