@@ -207,12 +207,13 @@ func TestKnown(t *testing.T) {
 		{"A", "c1 known one 1 3 " + m, "[1 2 0 60000000]"},
 		{"A", "c2 known one 1 3 " + m, "[0 2 0 60000000]"}, // it never arrived
 		{"B", "c3 known one 1 3 " + m, "[0 3 0 0]"},
-		{"C C D", "d1 admit 1 1 3 2 0 5 " + m + " one 1 5 " + m + " admit 1 1 1 1 1 9 " + m,
+		{"C C D", "d1 admit 1 1 3 2 0 5 " + m + " 0 one 1 5 " + m + " admit 1 1 1 1 1 9 " + m + " 0",
 			"[2 1 60000000 60000000] [1 0 60000000 60000000] 8"},
-		{"C C D", "d1 known admit 1 1 3 2 0 5 " + m + " one 1 5 " + m + " admit 1 1 1 1 1 9 " + m,
+		{"C C D", "d1 known admit 1 1 3 2 0 5 " + m + " 0 one 1 5 " + m + " admit 1 1 1 1 1 9 " + m + " 0",
 			"[2 0 60000000 60000000] [1 0 60000000 60000000] [1 8 0 60000000]"},
-		{"A A", "e1 known admit 1 2 1 1 0 9 " + m + " 9 " + m, "[0 8 0 60000000 8 0 60000000]"},
-		{"A", "e2 known reset 1", "0"}, // its caller was told that it may have failed, and others were admitted since
+		{"A A", "e1 known admit 1 2 1 1 0 9 " + m + " 0 9 " + m + " 0", "[0 8 0 60000000 8 0 60000000]"},
+		{"A", "e2 known admit 1 1 1 3 0 3 " + m + " " + m, "[0 2 60000000 60000000]"}, // and no ban begins
+		{"A", "e3 known reset 1", "0"}, // its caller was told that it may have failed, and others were admitted since
 	} {
 		assert.Equal(t, row.reply, redis.on(t, 0, row.logs, row.args), "%+v", row)
 	}
