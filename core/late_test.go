@@ -316,7 +316,8 @@ func TestLateGrantsOfAHungRedis(t *testing.T) {
 	}, 20*time.Second, time.Millisecond)
 }
 
-// So is what a Redis grants that hangs for so long that the connection is lost, so that no reply says what it has granted.
+// So is what a Redis grants that hangs for so long that the connection is lost, so that no reply says what it has
+// granted.
 func TestLateGrantsOfALostConnection(t *testing.T) {
 	server := redistest.Start(t)
 	limiter, err := Connect(server.URL()+"?write_timeout=100ms", OnFailure(FailClosed), WithTimeout(20*time.Millisecond),

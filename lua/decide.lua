@@ -14,7 +14,7 @@
 -- KEYS    the logs of all questions, in the order of the questions; all are in one hash slot
 -- ARGV    id         used by no other call; the entry of question q has the id "id.q", where the first q is 1
 --         "again"    only if an earlier attempt of this call may have been executed; or
---         "known"    likewise, for calls that no caller waits for: grants what that attempt has granted, and nothing more
+--         "known"    likewise, for a call that no caller waits for: grants what that attempt has granted and no more
 --         groups     of questions that differ in nothing but their logs; each group begins with a verb:
 --           admit    questions, limits, requests, cost, provisional (0 or 1), then max, window and ban of each limit
 --           one      questions, max, window: short for admit with 1 limit, 1 request, cost 1, not provisional, ban 0

@@ -357,7 +357,7 @@ func TestEveryError(t *testing.T) {
 		"ERR":                  {err: rejection(t, "ERR no"), times: 1, calls: 1, fails: true},
 		"NOPERM in Valkey":     {err: rejection(t, "ERR ACL failure in script: User a has no permissions to run the 'time' command"), times: 1, calls: 1, fails: true},
 		"NOPERM in Redis 7.0":  {err: rejection(t, "ERR The user executing the script can't run this command or subcommand"), times: 1, calls: 1, fails: true},
-		"ERR of a command":     {err: rejection(t, "ERR SELECT is not allowed in cluster mode"), times: 1, calls: 1, fails: true},
+		"ERR of a command":     {err: rejection(t, "ERR SELECT is not allowed"), times: 1, calls: 1, fails: true},
 		"ERR of two words":     {err: rejection(t, "ERR DB index is out of range"), times: 1, calls: 1, fails: true},
 		"READONLY once":        {err: rejection(t, "READONLY no"), times: 1, calls: 2},
 		"READONLY for good":    {err: rejection(t, "READONLY no"), times: 1 << 30, calls: 10, fails: true},
