@@ -120,8 +120,10 @@ func NewInProcess(opts ...Option) (*Limiter, error) {
 //
 // When its context is cancelled it returns at once, with an error. What Redis grants to it after that is given back, and so it
 // is wherever Allow has returned an error because Redis did not answer in time. If the failure policy has let the request go
-// on instead, what Redis grants late stays charged. So does what it grants when the connection is lost before its reply
-// comes, as when it hangs for some seconds, and no caller waits for the reply any more.
+// on instead, what Redis grants late stays charged. If the connection is lost before the reply comes, as when Redis
+// hangs for some seconds, Redis is asked what it has granted as soon as it answers again. A late grant stays charged if
+// this takes longer than a minute, or than half of the shortest window of the requests that were sent together, if the
+// limiter is closed before, or if the lost call reaches Redis even later.
 //
 // A deadline of the context before Redis has answered is a case for the failure policy, as the timeout is. So do not
 // let a client choose it: under FailLocal each request with too short a deadline is decided in this process, whose

@@ -55,6 +55,9 @@ func (q *question) Size() int {
 // charges reports whether the question may add entries to logs.
 func (q *question) charges() bool { return q.verb == admit || q.verb == settle && q.cost > q.paid.cost }
 
+// Unwanted reports whether the caller has got an error, and no policy has decided the request instead.
+func (q *question) Unwanted() bool { return q.unwanted.Load() > 0 }
+
 // Alike reports whether both questions are requests that can be one question to the script.
 func (q *question) Alike(other *question) bool {
 	return q.verb == admit && q.hash == other.hash && q.key == other.key && q.sameTerms(other)
