@@ -17,29 +17,35 @@ import (
 //
 // Decode also updates the denial cache with the denials that the reply implies.
 type batch struct {
-	prefix  string
-	newCall func() *call // returns a new one for each call
-	denials *denials
-	now     func() time.Duration
+	*scratch
 
 	sent     time.Duration
-	all      []*question      // the callers' questions
-	asked    []asked          // the questions to the script
-	byHash   map[uint64]int32 // the index in asked of the last request whose key has this hash
-	groups   []group
-	order    []int32 // indexes in asked, in the order of the call
-	names    []byte  // of the logs, one after the other
-	ends     []int   // of the names
+	all      []*question // the callers' questions
+	asked    []asked     // the questions to the script
+	order    []int32     // indexes in asked, in the order of the call
 	keys     []string
-	args     []string         // args[0] is unused until Again inserts an argument
-	texts    map[int64]string // of numbers that were sent lately
+	args     []string // args[0] is unused until Again inserts an argument
 	call     *call
 	shortest time.Duration // the shortest window of the questions that charge
 	again    []*question
 }
 
-func newBatch(prefix string, newCall func() *call, denials *denials, now func() time.Duration) *batch {
-	return &batch{
+// scratch is what Encode needs. Batches share it if their Encode is called by one goroutine.
+type scratch struct {
+	prefix  string
+	newCall func() *call // returns a new one for each call
+	denials *denials
+	now     func() time.Duration
+
+	byHash map[uint64]int32 // the index in asked of the last request whose key has this hash
+	groups []group
+	names  []byte           // of the logs, one after the other
+	ends   []int            // of the names
+	texts  map[int64]string // of numbers that were sent lately
+}
+
+func newScratch(prefix string, newCall func() *call, denials *denials, now func() time.Duration) *scratch {
+	return &scratch{
 		prefix: prefix, newCall: newCall, denials: denials, now: now,
 		byHash: map[uint64]int32{}, texts: map[int64]string{},
 	}
@@ -218,8 +224,13 @@ func (b *batch) append(word string, numbers ...int) {
 }
 
 // Again returns the arguments for sending the call again after it may have been executed.
-func (b *batch) Again() []string {
-	b.args[0], b.args[1] = b.call.id, "again"
+func (b *batch) Again() []string { return b.retry("again") }
+
+// Known returns the arguments for asking what the call has granted if it was executed, without granting more.
+func (b *batch) Known() []string { return b.retry("known") }
+
+func (b *batch) retry(how string) []string {
+	b.args[0], b.args[1] = b.call.id, how
 	return b.args
 }
 

@@ -103,7 +103,7 @@ func newClockedRedis(t testing.TB, opts ...Option) clockedRedis {
 	redis := clockedRedis{
 		redisLogs: logs,
 		client:    redistest.Shared(t).Client(t),
-		batch:     newBatch(c.prefix, logs.newCalls(), logs.denials, now),
+		batch:     &batch{scratch: newScratch(c.prefix, logs.newCalls(), logs.denials, now)},
 		clock:     c.prefix + "-clock",
 		moment:    moment,
 	}

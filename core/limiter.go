@@ -120,8 +120,10 @@ func NewInProcess(opts ...Option) (*Limiter, error) {
 //
 // When its context is cancelled it returns at once, with an error. What Redis grants to it after that is given back, and so it
 // is wherever Allow has returned an error because Redis did not answer in time. If the failure policy has let the request go
-// on instead, what Redis grants late stays charged. So does what it grants when the connection is lost before its reply
-// comes, as when it hangs for some seconds, and no caller waits for the reply any more.
+// on instead, what Redis grants late stays charged. If the connection is lost before the reply comes, as when Redis
+// hangs for some seconds, Redis is asked what it has granted as soon as it answers again. A late grant stays charged if
+// this takes longer than a minute, or than half of the shortest window of the requests that were sent together, if the
+// limiter is closed before, or if the lost call reaches Redis even later.
 //
 // A deadline of the context before Redis has answered is a case for the failure policy, as the timeout is. So do not
 // let a client choose it: under FailLocal each request with too short a deadline is decided in this process, whose
@@ -241,7 +243,8 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Deci
 // difference is charged as of now, even beyond Max, because the work has been done: then Remaining is 0, and no request
 // is admitted until enough has expired, which RetryAfter tells exactly. The cost may be up to 999,999,999,999,999, and
 // 0. If the request has left the window of a limit meanwhile, it has nothing there to give back, and what it has cost
-// beyond its reservation is charged all the same. So it is if Reset has forgotten the request.
+// beyond its reservation is charged all the same. So it is if Reset has forgotten the request. Settle neither bans nor
+// lifts a ban.
 //
 // A decision is settled once: a second Settle or Refund of it, with any cost, does nothing. Where Redis does not
 // answer, Settle returns ErrUnavailable whatever the policy, and may or may not have been done. Calling it again within
@@ -282,8 +285,8 @@ func (l *Limiter) Settle(ctx context.Context, d Decision, cost int) error {
 	return nil
 }
 
-// Refund gives back what an admission was charged, so that it counts no more, as if a request that failed had never come.
-// It is Settle with a cost of 0, and Release, and does nothing for a denial or a Peek.
+// Refund gives back what an admission was charged, so that it counts no more, as if a request that failed had never
+// come. It is Settle with a cost of 0, and Release. It lifts no ban, and does nothing for a denial or a Peek.
 func (l *Limiter) Refund(ctx context.Context, d Decision) error {
 	err := l.Settle(ctx, d, 0)
 	if released := l.Release(ctx, d); err == nil {

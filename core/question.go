@@ -62,6 +62,10 @@ func (q *question) Size() int {
 // charges reports whether the question may add entries to logs.
 func (q *question) charges() bool { return q.verb == admit || q.verb == settle && q.cost > q.paid.cost }
 
+// Unwanted reports whether the caller has got an error, and no policy has decided the request instead, or one has
+// admitted it and there is a limit of requests in flight: see giveBack.
+func (q *question) Unwanted() bool { return q.unwanted.Load() > 0 }
+
 // Alike reports whether both questions are requests that can be one question to the script. Those under a limit of
 // requests in flight cannot: each has an entry of its own, to be renewed and given back alone.
 func (q *question) Alike(other *question) bool {

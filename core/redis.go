@@ -53,8 +53,9 @@ func newRedisLogs(connection *connection, c config, m *metrics, freed func(key s
 		Client:  connection.get,
 		Timeout: c.timeout,
 		Script:  lua.Decide,
-		NewBatch: func() dispatch.Batch[*question] {
-			return newBatch(c.prefix, r.newCalls(), r.denials, r.now)
+		Batches: func() func() dispatch.Batch[*question] {
+			s := newScratch(c.prefix, r.newCalls(), r.denials, r.now)
+			return func() dispatch.Batch[*question] { return &batch{scratch: s} }
 		},
 		Probe: func(hashTag string) (keys, args []string) {
 			log := c.prefix + ":{" + hashTag + "}:probe" // no log has this name, since those end in a window
@@ -288,7 +289,7 @@ func (r *redisLogs) state() redisState {
 	if _, err := r.connection.get(); err != nil {
 		open = 1 // Redis has never been reached
 	}
-	return redisState{denials: r.denials.size(now), open: open, away: away}
+	return redisState{denials: r.denials.size(now), open: open, away: away + r.connection.away()}
 }
 
 // close returns when no call is in flight, or a second after the timeout. Calls that are then in flight, to a Redis

@@ -267,6 +267,32 @@ func TestReplay(t *testing.T) {
 	assert.Equal(t, map[string]int64{"*": -3, "e1.3*4": 0}, log("G"))
 }
 
+// A call that no caller waits for any more is told what it was granted, and is granted no more.
+func TestKnown(t *testing.T) {
+	redis := newClockedRedis(t)
+	const m = "60000000"
+	for _, row := range []struct {
+		logs, args string
+		reply      string
+	}{
+		{"A", "c1 one 1 3 " + m, "2"},
+		{"A", "c1 known one 1 3 " + m, "[1 2 0 60000000]"},
+		{"A", "c2 known one 1 3 " + m, "[0 2 0 60000000]"}, // it never arrived
+		{"B", "c3 known one 1 3 " + m, "[0 3 0 0]"},
+		{"C C D", "d1 admit 1 1 3 2 0 5 " + m + " 0 one 1 5 " + m + " admit 1 1 1 1 1 9 " + m + " 0",
+			"[2 1 60000000 60000000] [1 0 60000000 60000000] 8"},
+		{"C C D", "d1 known admit 1 1 3 2 0 5 " + m + " 0 one 1 5 " + m + " admit 1 1 1 1 1 9 " + m + " 0",
+			"[2 0 60000000 60000000] [1 0 60000000 60000000] [1 8 0 60000000]"},
+		{"A A", "e1 known admit 1 2 1 1 0 9 " + m + " 0 9 " + m + " 0", "[0 8 0 60000000 8 0 60000000]"},
+		{"A", "e2 known admit 1 1 1 3 0 3 " + m + " " + m, "[0 2 60000000 60000000]"}, // and no ban begins
+		{"A", "e3 known reset 1", "0"}, // its caller was told that it may have failed, and others were admitted since
+	} {
+		assert.Equal(t, row.reply, redis.on(t, 0, row.logs, row.args), "%+v", row)
+	}
+	assert.Equal(t, map[string]int64{"c1.1": epoch}, members(t, redis.client, redis.prefix+":A"))
+	assert.Empty(t, members(t, redis.client, redis.prefix+":B"))
+}
+
 // A batch asked again is answered from what it has charged, even where so much has expired meanwhile that not all of it can be
 // removed in one call.
 func TestReplayBehindManyExpired(t *testing.T) {

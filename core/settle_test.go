@@ -357,3 +357,20 @@ func TestSettleAfterTheSweeper(t *testing.T) {
 		assert.Equal(t, State{Limit: limit, Remaining: 1, ResetAfter: time.Hour}, peeked.State)
 	})
 }
+
+// A charge beyond Max bans no client, but the next request that is denied because of it does. To give units back lifts
+// no ban.
+func TestSettleAndBan(t *testing.T) {
+	limit := Limit{Name: "tokens", Max: 10, Window: time.Second, Ban: time.Minute}
+	for name, store := range clockedStores(t) {
+		t.Run(name, func(t *testing.T) {
+			first, second := store.allow(t, 0, "ann", 4, limit), store.allow(t, 1, "ann", 4, limit)
+			store.settle(t, 2, first, 40)
+			require.False(t, store.peek(t, 3, "ann", limit).Banned)
+			require.True(t, store.allow(t, 4, "ann", 1, limit).Banned)
+			store.settle(t, 5, second, 0)
+			require.True(t, store.peek(t, minute+3, "ann", limit).Banned)
+			require.Equal(t, 10, store.peek(t, minute+4, "ann", limit).Remaining)
+		})
+	}
+}

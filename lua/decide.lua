@@ -16,7 +16,8 @@
 --
 -- KEYS    the logs of all questions, in the order of the questions; all are in one hash slot
 -- ARGV    id         used by no other call; the entry of question q has the id "id.q", where the first q is 1
---         "again"    only if an earlier attempt of this call may have been executed
+--         "again"    only if an earlier attempt of this call may have been executed; or
+--         "known"    likewise, for a call that no caller waits for: grants what that attempt has granted and no more
 --         groups     of questions that differ in nothing but their logs; each group begins with a verb:
 --           admit    questions, limits, requests, cost, provisional (0 or 1), then max, window and ban of each limit
 --           one      questions, max, window: short for admit with 1 limit, 1 request, cost 1, not provisional, ban 0
@@ -32,7 +33,7 @@
 --                    To repeat this with the same actual changes nothing, as long as an entry "own+" is in a log.
 --           renew    logs, entries, the members of so many entries, then the window of each log: moves the entries to
 --                    the present, in those of the logs in which they are and have not expired
---           reset    logs: deletes them
+--           reset    logs: deletes them, unless the call is "known"
 --           probe    nothing; it has two keys, of which the second never exists. It runs every command that the other
 --                    verbs run, and changes nothing.
 --         Windows and bans are in microseconds, and whole milliseconds. A question of admit stands for so many
@@ -66,8 +67,10 @@
 -- Retry   A call that is sent again, with "again", grants what the earlier attempt has granted and charges nothing
 --         twice, as long as the entries of that attempt have not expired. If it overtakes the earlier attempt, that one
 --         charges nothing twice either, if as many requests fit as before, and units of none of them were given back
---         meanwhile. What a short reply says of a log may be a round trip old. If the units of a log are not known, its
---         remaining is 0. A settle that is sent again, with or without "again", is one that is repeated.
+--         meanwhile. If another number fits, it charges these as well, until they expire: at most the requests of the
+--         question, and never more than max. What a short reply says of a log may be a round trip old. If the units of
+--         a log are not known, its remaining is 0. A settle that is sent again, whatever the call says, is one that is
+--         repeated.
 -- Time    A call has a budget, so that it never occupies the server for long: 1000 less 7 for each key, and at least
 --         100. Reading or removing an entry takes 1, moving it to the present 2, cleaning a log 8 (but 0 if it is
 --         done before any function is made), and giving back 1 for each request of the entry. Renewing an entry takes
@@ -106,7 +109,7 @@ local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
 local stamp = #time[2] == 6 and time[1] .. time[2] or format('%.0f', now)
 
-local id, again, keys = ARGV[1], false, #KEYS
+local id, again, only, keys = ARGV[1], false, false, #KEYS -- only: what an earlier attempt has granted
 local budget = keys < 128 and 1000 - 7 * keys or 100 -- entries that this call may still remove, read or add for others
 local slack = 1000 -- milliseconds
 local reply = {}
@@ -122,8 +125,8 @@ if ARGV[2] == 'one' and not ARGV[6] and ARGV[3] + 0 == keys then
 else
   groups = {}
   local a, logs = 2, 0
-  if ARGV[a] == 'again' then
-    a, again = a + 1, true
+  if ARGV[a] == 'again' or ARGV[a] == 'known' then
+    a, again, only = a + 1, true, ARGV[a] == 'known'
   end
   local function number()
     a = a + 1
@@ -172,6 +175,7 @@ else
     else
       return redis.error_reply('ERR exactlimit: unknown verb')
     end
+    g.charges = g.charges and not only
     groups[#groups + 1] = g
     logs = logs + g.questions * g.logs
   end
@@ -377,7 +381,7 @@ end
 
 -- granted returns how many requests of a question an earlier attempt of this call has granted.
 local function granted(g, at, entry)
-  for n = again and g.charges and g.requests or 0, 1, -1 do
+  for n = again and g.requests or 0, 1, -1 do
     local member = name(entry, n * g.cost)
     for i = 1, g.logs do
       if call('ZSCORE', KEYS[at + i], member) then
@@ -429,7 +433,7 @@ local function admit(g, at, entry)
   for i = 1, g.logs do
     members[i] = call('ZCARD', KEYS[at + i])
   end
-  local grants = g.requests
+  local grants = only and 0 or g.requests
   for i = 1, g.logs do
     local log = KEYS[at + i]
     local old = members[i] > 0 and call('ZCOUNT', log, '-inf', g.cutoff[i]) or 0
@@ -649,7 +653,9 @@ local function renew(g, at)
 end
 
 local function reset(g, at)
-  call('UNLINK', unpack(KEYS, at + 1, at + g.logs))
+  if not only then
+    call('UNLINK', unpack(KEYS, at + 1, at + g.logs))
+  end
   return 0
 end
 

@@ -34,8 +34,8 @@ var mutants = []struct {
 	},
 	{
 		name: "a retry is counted twice, under another id", file: "core/batch.go",
-		right: `b.args[0], b.args[1] = b.call.id, "again"`,
-		wrong: `b.args[0], b.args[1] = b.call.id+"x", "again"`,
+		right: `b.args[0], b.args[1] = b.call.id, how`,
+		wrong: `b.args[0], b.args[1] = b.call.id+"x", how`,
 		fault: "replies_lost", says: "the servers recorded",
 	},
 	{
@@ -119,7 +119,7 @@ var mutants = []struct {
 	{
 		name: "a question about a slot that moves is not asked again", file: "internal/dispatch/call.go",
 		right: "case rejected && tryAgain(err):",
-		wrong: "case rejected && tryAgain(err) && attempts < 0:",
+		wrong: "case rejected && tryAgain(err) && c.attempts < 0:",
 		fault: "slots_moved", says: "a call is made again within its time",
 	},
 	{
