@@ -513,7 +513,7 @@ func inFlight(s *scene) {
 	proxy := NewProxy(s, server.Addr, s.seed)
 	s.URL = proxy.URL()
 	stop := s.start(s, s.processes)
-	proxy.Strike(Faults{Command: "EVALSHA", LoseReply: 0.02, LoseRequest: 0.02})
+	proxy.Strike(Faults{Command: "EVALSHA", LoseReply: 0.1, LoseRequest: 0.02})
 	s.last(2500 * ms)
 	proxy.Hold()
 	s.last(200 * ms)
