@@ -51,7 +51,8 @@ func ExampleConnect() {
 }
 
 func ExampleOnFailure() {
-	limiter, err := core.Connect(os.Getenv("REDIS_URL"), core.OnFailure(core.FailOpen), core.WithTimeout(50*time.Millisecond))
+	limiter, err := core.Connect(os.Getenv("REDIS_URL"), core.OnFailure(core.FailOpen),
+		core.WithTimeout(50*time.Millisecond))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -170,6 +171,27 @@ func ExampleLimiter_Settle() {
 	}
 	fmt.Println(d.Remaining, "tokens left")
 	// Output: 9695 tokens left
+}
+
+// Webhooks go to each receiver no faster than it takes them, from all instances together.
+func ExampleLimiter_Wait_webhooks() {
+	limiter, _ := core.NewInProcess()
+	defer limiter.Close()
+	deliver := func(ctx context.Context, receiver string) error {
+		if _, err := limiter.Wait(ctx, "webhook:"+receiver, core.PerSecond("webhooks", 10)); err != nil {
+			return err // the context ends before there is room
+		}
+		fmt.Println("to", receiver)
+		return nil
+	}
+	for _, receiver := range []string{"shop.example", "bank.example"} {
+		if err := deliver(context.Background(), receiver); err != nil {
+			log.Fatal(err)
+		}
+	}
+	// Output:
+	// to shop.example
+	// to bank.example
 }
 
 func ExampleWithLogger() {

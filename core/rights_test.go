@@ -21,7 +21,7 @@ import (
 // cluster, and without any of them something fails.
 func TestReadmeRights(t *testing.T) {
 	redistest.Long(t)
-	rights := strings.Fields(readmeLine(t, "ACL SETUSER limiter on >password "))
+	rights := readmeRights(t)
 	for _, command := range regexp.MustCompile(`call\('([A-Z]+)'`).FindAllStringSubmatch(lua.Decide, -1) {
 		assert.Contains(t, rights, "+"+strings.ToLower(command[1]))
 	}
@@ -118,11 +118,11 @@ func TestReadmeRights(t *testing.T) {
 // README leaves to its reader: ACL LOG would tell of it.
 func TestReadmeRightsWithTLS(t *testing.T) {
 	redistest.Long(t)
-	rights := strings.Fields(readmeLine(t, "ACL SETUSER limiter on >password "))
+	rights := readmeRights(t)
 	config, trusted := redistest.TLS(t)
 	master, cluster := redistest.Start(t, config...), redistest.StartCluster(t, 2, 0, config...)
 	sentinel := redistest.StartSentinel(t, "shop", master, slices.Concat(config, []string{
-		"requirepass secret", "user limiter on >sentinels " + readmeLine(t, "user limiter on >password "),
+		"requirepass secret", "user limiter on >sentinels " + readme(t, "user limiter on >password ")[0],
 	})...)
 	servers := append([]*redistest.Server{master}, cluster.Masters...)
 	everywhere := func(words ...string) (results []rueidis.RedisResult) {
@@ -172,14 +172,24 @@ func TestReadmeRightsWithTLS(t *testing.T) {
 	}
 }
 
-// readmeLine returns the rest of the README's line that begins with a text.
-func readmeLine(t *testing.T, begin string) string {
+// readmeRights returns the rights that the commands of the README grant, without the password.
+func readmeRights(t *testing.T) []string {
 	t.Helper()
-	readme, err := os.ReadFile("../README.md")
+	rights := strings.Fields(strings.Join(readme(t, "ACL SETUSER limiter "), " "))
+	require.Equal(t, []string{"on", ">password"}, rights[:2])
+	return rights[2:]
+}
+
+// readme returns the rest of each line of the README that begins with a text.
+func readme(t *testing.T, begin string) (lines []string) {
+	t.Helper()
+	text, err := os.ReadFile("README.md")
 	require.NoError(t, err)
-	line := regexp.MustCompile("(?m)^ *" + regexp.QuoteMeta(begin) + "(.*)$").FindSubmatch(readme)
-	require.NotNil(t, line, begin)
-	return string(line[1])
+	for _, line := range regexp.MustCompile("(?m)^"+regexp.QuoteMeta(begin)+"(.*)$").FindAllStringSubmatch(string(text), -1) {
+		lines = append(lines, line[1])
+	}
+	require.NotEmpty(t, lines, begin)
+	return lines
 }
 
 // useAll does everything that a Limiter on Redis can do, and returns the first error that is not a decision.

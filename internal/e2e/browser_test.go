@@ -26,7 +26,7 @@ import (
 )
 
 // page asks each API four times, with a header that needs leave, and sends what it saw to where it came from. The fourth
-// time it obeys, by the function of the README.
+// time it obeys, by the function of ginlimit/README.md.
 var page = template.Must(template.New("").Parse(`<!doctype html><script>
 {{.Send}}
 async function saw(response) {
@@ -52,7 +52,7 @@ func TestBrowser(t *testing.T) {
 	if err != nil {
 		t.Skip("chromium is not installed, so no browser reads the fields; on Debian: apt-get install chromium")
 	}
-	readme, err := os.ReadFile("../../README.md")
+	readme, err := os.ReadFile("../../ginlimit/README.md")
 	require.NoError(t, err)
 	script := regexp.MustCompile("(?s)```js\n(.*?)```").FindSubmatch(readme)
 	require.NotNil(t, script)

@@ -92,7 +92,7 @@ func (i *instance) now(t *testing.T) map[string]float64 {
 	return sums
 }
 
-// Each query of the dashboard, the rules and the README has a result, after everything has happened once, and selects
+// Each query of the dashboard, the rules and core/README.md has a result, after everything has happened once, and selects
 // only series that the limiter exports. Those of the README are in one of the files.
 func TestQueries(t *testing.T) {
 	s := newService(t, redistest.Start(t))
@@ -129,7 +129,7 @@ func TestQueries(t *testing.T) {
 	}
 }
 
-// The README names each metric and label that the limiter exports, and no others.
+// core/README.md names each metric and label that the limiter exports, and no others.
 func TestDocumentedNames(t *testing.T) {
 	s := newService(t, redistest.Start(t))
 	s.use()
@@ -148,7 +148,7 @@ func TestDocumentedNames(t *testing.T) {
 		})
 	}
 	delete(exported, "target_info")
-	readme, err := os.ReadFile("../../README.md")
+	readme, err := os.ReadFile("../../core/README.md")
 	require.NoError(t, err)
 	named := map[string]bool{}
 	names := regexp.MustCompile("`(exactlimit_[a-z_]+|error_type)[`{]")

@@ -254,10 +254,10 @@ func panels(t *testing.T) map[string][]string {
 	return queries
 }
 
-// documented returns the queries of the README. Each can be copied together with the comment above it.
+// documented returns the queries of core/README.md. Each can be copied together with the comment above it.
 func documented(t *testing.T) (queries []string) {
 	t.Helper()
-	readme, err := os.ReadFile("../../README.md")
+	readme, err := os.ReadFile("../../core/README.md")
 	require.NoError(t, err)
 	for _, block := range regexp.MustCompile("(?ms)^```promql\n(.*?)^```").FindAllStringSubmatch(string(readme), -1) {
 		queries = append(queries, strings.Split(block[1], "\n\n")...)
