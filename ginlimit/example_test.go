@@ -11,6 +11,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gin-contrib/cors"
@@ -100,6 +102,45 @@ func ExampleMiddleware_Limit_inFlight() {
 	// "reports";r=2, "reports-daily";r=99
 }
 
+// Webhooks are counted by the endpoint that receives them, since a sender's addresses are shared by its customers.
+func ExamplePathParam_webhooks() {
+	r := gin.New()
+	byHook := ginlimit.New(limiter, ginlimit.PathParam("hook"))
+	r.POST("/hooks/:hook", byHook.Limit(core.PerMinute("hooks", 60)), answer)
+
+	fmt.Println(post(r, "/hooks/ann"))
+	// Output: 200
+}
+
+// newService is what TestExample tests.
+func newService(limiter *core.Limiter) http.Handler {
+	r := gin.New()
+	r.GET("/search", ginlimit.New(limiter, ginlimit.ClientIP()).Limit(core.PerMinute("search", 2)), answer)
+	return r
+}
+
+// A test of a service with limits, in which a minute passes in no time.
+func TestExample(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limiter, err := core.NewInProcess()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer limiter.Close()
+		service := newService(limiter)
+
+		for i, want := range []int{200, 200, 429} {
+			if got := get(service, "/search").Code; got != want {
+				t.Errorf("request %d: got %d, want %d", i, got, want)
+			}
+		}
+		time.Sleep(time.Minute) // the first two leave the window
+		if got := get(service, "/search").Code; got != 200 {
+			t.Errorf("a minute later: got %d, want 200", got)
+		}
+	})
+}
+
 // A proxy on the same machine.
 func ExampleTrustedProxies_loopback() {
 	byClient := ginlimit.New(limiter, ginlimit.ClientIP(ginlimit.TrustedProxies("127.0.0.1")))
@@ -150,7 +191,7 @@ func ExampleNew() {
 		if user := c.GetString("user"); user != "" { // set by your authentication, which runs before
 			return "user:" + user, nil
 		}
-		return "", nil // nobody: 401
+		return "", nil // no user: 401
 	})
 
 	for path, m := range map[string]*ginlimit.Middleware{"/ip": byIP, "/key": byAPIKey, "/either": byEither, "/user": byUser} {
@@ -212,7 +253,7 @@ func ExampleRoutes() {
 	// 	POST /signin: there is no entry for it: write its limits, or nil if it needs none
 }
 
-// send sends a request and, for as long as it is told to come back later, comes back then.
+// send sends a request, and retries it at the time that each 429 response names.
 func send(client *http.Client, r *http.Request) (*http.Response, error) {
 	for {
 		response, err := client.Do(r)
@@ -229,7 +270,7 @@ func send(client *http.Client, r *http.Request) (*http.Response, error) {
 		case <-r.Context().Done():
 			return nil, r.Context().Err()
 		}
-		if r.GetBody != nil { // what was sent is used up
+		if r.GetBody != nil { // the body that was sent is used up
 			if r.Body, err = r.GetBody(); err != nil {
 				return nil, err
 			}

@@ -118,7 +118,7 @@ func ExampleNew() {
 		if user, _ := c.Get("user").(string); user != "" { // set by your authentication, which runs before
 			return "user:" + user, nil
 		}
-		return "", nil // nobody: 401
+		return "", nil // no user: 401
 	})
 
 	for path, m := range map[string]*echolimit.Middleware{"/ip": byIP, "/key": byAPIKey, "/either": byEither, "/user": byUser} {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -19,20 +21,77 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// snippets returns the Go code of the README and of those in packages, one text a block.
-func snippets(t *testing.T) []string {
+// readmes returns the text of each README and guide, by its path from the root.
+func readmes(t *testing.T) map[string]string {
 	t.Helper()
-	files, err := filepath.Glob("../../*/README.md")
-	require.NoError(t, err)
-	var blocks []string
-	for _, file := range append([]string{"../../README.md"}, files...) {
-		readme, err := os.ReadFile(file)
+	texts := map[string]string{}
+	for _, pattern := range []string{"*.md", ".github/*.md", "*/*.md", "internal/*/*.md"} {
+		files, err := filepath.Glob(filepath.Join("../..", pattern))
 		require.NoError(t, err)
-		for _, match := range regexp.MustCompile("(?ms)^ *```go\n(.*?)^ *```").FindAllStringSubmatch(string(readme), -1) {
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			require.NoError(t, err)
+			name, err := filepath.Rel("../..", file)
+			require.NoError(t, err)
+			texts[name] = string(text)
+		}
+	}
+	return texts
+}
+
+// snippets returns the Go code of all READMEs, one text a block.
+func snippets(t *testing.T) (blocks []string) {
+	t.Helper()
+	code := regexp.MustCompile("(?ms)^ *```go\n(.*?)^ *```")
+	texts := readmes(t)
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		for _, match := range code.FindAllStringSubmatch(texts[name], -1) {
 			blocks = append(blocks, match[1])
 		}
 	}
 	return blocks
+}
+
+// Each link of a README to a file, or to a heading of one, leads there.
+func TestReadmeLinks(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	heading := regexp.MustCompile(`(?m)^#+ (.*)$|<a id="([^"]*)">`)
+	notInAnchor := regexp.MustCompile(`[^a-z0-9 _-]`)
+	anchors := func(text string) (anchors []string) {
+		for _, match := range heading.FindAllStringSubmatch(text, -1) {
+			anchor := notInAnchor.ReplaceAllString(strings.ToLower(match[1]), "")
+			anchors = append(anchors, strings.ReplaceAll(anchor, " ", "-"), match[2])
+		}
+		return anchors
+	}
+	texts := readmes(t)
+	for name, text := range texts {
+		for _, match := range link.FindAllStringSubmatch(text, -1) {
+			if strings.Contains(match[1], "://") {
+				continue
+			}
+			path, anchor, _ := strings.Cut(match[1], "#")
+			target := name
+			if path != "" {
+				target = filepath.Join(filepath.Dir(name), path)
+			}
+			_, err := os.Stat(filepath.Join("../..", target))
+			assert.NoError(t, err, "%s links to %s", name, match[1])
+			if anchor != "" {
+				assert.Contains(t, anchors(texts[target]), anchor, "%s links to %s", name, match[1])
+			}
+		}
+	}
+}
+
+// The README can be read in one go.
+func TestReadmeIsShort(t *testing.T) {
+	text := readmes(t)["README.md"]
+	assert.LessOrEqual(t, strings.Count(text, "\n"), 220, "lines")
+	assert.LessOrEqual(t, len(strings.Fields(text)), 1900, "words")
+	for line := range strings.Lines(text) {
+		assert.LessOrEqual(t, utf8.RuneCountInString(strings.TrimSpace(line)), 120, line)
+	}
 }
 
 // trimmed is the lines of a text without their indentation.
@@ -44,7 +103,7 @@ func trimmed(text string) string {
 	return out.String()
 }
 
-// Every snippet of the README stands in an Example, which the compiler has seen; of a whole program, its main does.
+// Every snippet of a README stands in an Example, which the compiler has seen; of a whole program, its main does.
 func TestReadmeSnippetsAreExamples(t *testing.T) {
 	var examples strings.Builder
 	dirs := []string{"core"}
@@ -52,9 +111,13 @@ func TestReadmeSnippetsAreExamples(t *testing.T) {
 		dirs = append(dirs, adapter.Dir)
 	}
 	for _, dir := range dirs {
-		text, err := os.ReadFile(filepath.Join("../..", dir, "example_test.go"))
+		files, err := filepath.Glob(filepath.Join("../..", dir, "example*_test.go"))
 		require.NoError(t, err)
-		examples.WriteString(trimmed(string(text)))
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			require.NoError(t, err)
+			examples.WriteString(trimmed(string(text)))
+		}
 	}
 	blocks := snippets(t)
 	require.NotEmpty(t, blocks)
