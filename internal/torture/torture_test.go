@@ -25,11 +25,20 @@ import (
 var (
 	long = flag.Bool("long", false, "five times as long, with two seeds")
 	seed = flag.Uint64("seed", 0, "play the faults of this seed")
+
+	soakTime = flag.Duration("soak", 3*time.Second, "how long TestSoak goes on")
 )
 
 func TestMain(m *testing.M) {
 	if os.Getenv(loadEnv) != "" {
 		if err := work(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if os.Getenv(callersEnv) != "" {
+		if err := call(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
