@@ -37,8 +37,11 @@ type Worst struct {
 	Units, Max int
 }
 
-// fuller reports whether a window is nearer to its Max than another one is.
-func (w Worst) fuller(than Worst) bool { return than.Max == 0 || w.Units*than.Max > than.Units*w.Max }
+// Fuller reports whether a window is nearer to its Max than another one is, or as near to one that is greater.
+func (w Worst) Fuller(than Worst) bool {
+	difference := w.Units*than.Max - than.Units*w.Max
+	return than.Max == 0 || difference > 0 || difference == 0 && w.Max > than.Max
+}
 
 // Totals is what has become of all requests of a log.
 type Totals struct {
@@ -263,7 +266,7 @@ func (w *Witness) admit(a *account, e *entry) error {
 		return nil
 	}
 	a.totals.Admitted += e.weight
-	if now := (Worst{a.name, a.units, a.bound.Max}); now.fuller(w.worst) {
+	if now := (Worst{a.name, a.units, a.bound.Max}); now.Fuller(w.worst) {
 		w.worst = now
 	}
 	if a.units > a.bound.Max {

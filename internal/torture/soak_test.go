@@ -179,7 +179,7 @@ func (s *soak) play(fault soakFault, d time.Duration) {
 		}
 	}
 	fault.play(s, d)
-	s.watch(min(d/4, time.Second), nil)
+	s.recover(min(d/4, time.Second))
 	tally := s.pause()
 	took := time.Since(begun)
 	s.settle()
@@ -188,17 +188,25 @@ func (s *soak) play(fault soakFault, d time.Duration) {
 	row.took += took
 	outcomes := tally.Outcomes.since(s.tally.Outcomes)
 	row.outcomes.add(outcomes)
-	if fullest := s.witness.Worst(); row.fullest.Max == 0 || fullest.Units*row.fullest.Max > row.fullest.Units*fullest.Max {
+	if fullest := s.witness.Worst(); fullest.Max > 0 && fullest.Fuller(row.fullest) {
 		row.fullest = fullest
 	}
 	for _, violation := range tally.Violations {
 		s.violated("%s", violation)
 	}
 	row.units += s.compare(tally)
-	if outcomes[Admitted] == 0 {
-		s.violated("Redis has admitted nothing, though it was there at the end")
-	}
 	s.bound()
+}
+
+// recover watches for some time, and until Redis admits again.
+func (s *soak) recover(d time.Duration) {
+	before := s.transactions
+	s.watch(d, nil)
+	for begun := time.Now(); s.transactions == before; s.watch(100*ms, nil) {
+		if time.Since(begun) > 10*time.Second {
+			s.violated("nothing disturbs Redis any more, and it was asked for nothing since")
+		}
+	}
 }
 
 // row returns the row of a fault. The one that is asked for is the first: that which is being played.
@@ -316,16 +324,19 @@ func (s *soak) size() int64 {
 	return size
 }
 
-// soakUses are a few hot keys, of which many calls are batches for one entry, keys under two limits with requests of
-// different costs, keys of which much is given back, and many keys with little room.
+// soakUses are hot keys, of which many calls are batches for one entry; keys under two limits with requests of different
+// costs; keys of which much is given back; a key whose log is always full and asked for all the while, so that requests meet
+// the very moment at which a window ends; and many keys with little room.
 var soakUses = []Use{
-	{Name: "hot", Share: 940, Keys: 2, Limits: []core.Limit{{Name: "hot", Max: 150_000, Window: time.Second}}, Costs: []int{1}},
-	{Name: "costs", Share: 20, Keys: 16, Costs: []int{1, 1, 5, 100, 400}, Limits: []core.Limit{
+	{Name: "hot", Share: 900, Keys: 2, Limits: []core.Limit{{Name: "hot", Max: 150_000, Window: time.Second}}, Costs: []int{1}},
+	{Name: "costs", Share: 25, Keys: 8, Costs: []int{1, 1, 5, 100, 400}, Limits: []core.Limit{
 		{Name: "burst", Max: 2000, Window: 100 * ms}, {Name: "sustained", Max: 10_000, Window: 2 * time.Second},
 	}},
-	{Name: "returned", Share: 20, Keys: 16, Limits: []core.Limit{{Name: "returned", Max: 300, Window: 500 * ms}},
+	{Name: "returned", Share: 25, Keys: 4, Limits: []core.Limit{{Name: "returned", Max: 100, Window: 250 * ms}},
 		Costs: []int{1, 2, 3}, Returned: 0.4},
-	{Name: "many", Share: 20, Keys: 1000, Limits: []core.Limit{{Name: "many", Max: 3, Window: 300 * ms}}, Costs: []int{1}},
+	{Name: "full", Share: 25, Keys: 1, Limits: []core.Limit{{Name: "full", Max: 20, Window: 20 * ms}}, Costs: []int{1},
+		Returned: 0.05},
+	{Name: "many", Share: 25, Keys: 200, Limits: []core.Limit{{Name: "many", Max: 3, Window: 300 * ms}}, Costs: []int{1}},
 }
 
 // TestSoak makes decisions for as long as -soak says, while one fault after another disturbs them, with calm between. All
@@ -404,7 +415,7 @@ func (s *soak) table(took time.Duration) string {
 		all.took += row.took
 		all.outcomes.add(row.outcomes)
 		all.units += row.units
-		if all.fullest.Max == 0 || row.fullest.Units*all.fullest.Max > all.fullest.Units*row.fullest.Max {
+		if row.fullest.Max > 0 && row.fullest.Fuller(all.fullest) {
 			all.fullest = row.fullest
 		}
 		all.violations += row.violations
