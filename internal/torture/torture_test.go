@@ -2,7 +2,9 @@
 //
 //	go test -v ./internal/torture                      two minutes and a half: every fault once
 //	go test -v ./internal/torture -long -timeout 1h    eight minutes: most for five times as long, and twice
+//	go test -v ./internal/torture -run TestSoak -soak 1h -timeout 0
 //
+// The last one is for as many decisions as possible. It checks them as they are made, in bounded memory and on bounded disk.
 // A run prints its seed. -seed plays it again, as far as a machine with other things to do can, and -run chooses faults.
 package torture
 
