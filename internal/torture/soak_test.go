@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -35,8 +37,13 @@ type soak struct {
 
 	transactions int // that the witness has read
 	rows         []*soakRow
-	largest      int64 // number of bytes that the append-only files had
-	heap         uint64
+	playing      *soakRow
+
+	// The most bytes at the end of a phase:
+	heap   uint64 // of this process
+	theirs uint64 // of all callers
+	redis  uint64
+	files  int64 // of the server, also while they are rewritten
 }
 
 // soakRow is what a fault came to, all its phases together.
@@ -161,7 +168,7 @@ func (s *soak) read() {
 
 // violated ends the soak.
 func (s *soak) violated(format string, args ...any) {
-	s.rows[0].violations++
+	s.playing.violations++
 	s.Fatalf(format, args...)
 }
 
@@ -169,6 +176,7 @@ func (s *soak) violated(format string, args ...any) {
 // what the server has written down.
 func (s *soak) play(fault soakFault, d time.Duration) {
 	row := s.row(fault.name)
+	s.playing = row
 	if fault.prepare != nil {
 		fault.prepare(s)
 	}
@@ -209,16 +217,14 @@ func (s *soak) recover(d time.Duration) {
 	}
 }
 
-// row returns the row of a fault. The one that is asked for is the first: that which is being played.
+// row returns the row of a fault.
 func (s *soak) row(fault string) *soakRow {
-	for i, row := range s.rows {
-		if row.fault == fault {
-			s.rows = append([]*soakRow{row}, append(s.rows[:i:i], s.rows[i+1:]...)...)
-			return row
-		}
+	i := slices.IndexFunc(s.rows, func(row *soakRow) bool { return row.fault == fault })
+	if i < 0 {
+		i = len(s.rows)
+		s.rows = append(s.rows, &soakRow{fault: fault})
 	}
-	s.rows = append([]*soakRow{{fault: fault}}, s.rows...)
-	return s.rows[0]
+	return s.rows[i]
 }
 
 // pause returns when no call is under way any more.
@@ -292,7 +298,14 @@ func (s *soak) log(use Use, key int, limit core.Limit) string {
 func (s *soak) bound() {
 	var memory runtime.MemStats
 	runtime.ReadMemStats(&memory)
-	s.heap = max(s.heap, memory.HeapSys)
+	s.heap, s.theirs = max(s.heap, memory.HeapSys), max(s.theirs, s.tally.Heap)
+	_, used, _ := strings.Cut(s.do("INFO memory"), "used_memory_peak:")
+	used, _, _ = strings.Cut(used, "\r")
+	peak, err := strconv.ParseUint(used, 10, 64)
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.redis = max(s.redis, peak)
 	size := s.size()
 	if size < soakFile {
 		return
@@ -320,7 +333,7 @@ func (s *soak) size() int64 {
 	if err != nil {
 		s.Fatal(err)
 	}
-	s.largest = max(s.largest, size)
+	s.files = max(s.files, size)
 	return size
 }
 
@@ -343,7 +356,7 @@ var soakUses = []Use{
 // that the server records is checked as it is written. The first violation ends it, with the record of the window.
 func TestSoak(t *testing.T) {
 	redistest.Long(t)
-	if deadline, is := t.Deadline(); is && time.Until(deadline) < *soakTime+time.Minute {
+	if deadline, is := t.Deadline(); is && *soakTime > time.Minute && time.Until(deadline) < *soakTime+time.Minute {
 		t.Fatal("the tests would be killed before the soak is over: add -timeout 0")
 	}
 	played := *seed
@@ -375,6 +388,10 @@ func TestSoak(t *testing.T) {
 
 	begun, reported := time.Now(), time.Now()
 	defer func() { t.Log("\n" + s.table(time.Since(begun))) }()
+	s.row("none")
+	for _, fault := range soakFaults {
+		s.row(fault.name)
+	}
 	length := min(max(*soakTime/40, 100*ms), 4*time.Second)
 	for time.Since(begun) < *soakTime {
 		for _, i := range s.random.Perm(len(soakFaults)) {
@@ -398,9 +415,10 @@ func (s *soak) about(d time.Duration) time.Duration {
 
 func (s *soak) summary(took time.Duration) string {
 	const mb = 1 << 20
-	return fmt.Sprintf("%v: %d decisions, %.0f a second; heap of the witness %d MB and of the callers %d MB, files %d MB at most",
-		took.Round(time.Second), s.tally.Outcomes.decided(), float64(s.tally.Outcomes.decided())/took.Seconds(),
-		s.heap/mb, s.tally.Heap/mb, s.largest/mb)
+	n := s.tally.Outcomes.decided()
+	return fmt.Sprintf("%v: %d decisions, %.0f a second; %d transactions read; at most %d MB of heap here and %d MB of callers, "+
+		"%d MB of Redis, %d MB of files", took.Round(time.Second), n, float64(n)/took.Seconds(), s.transactions,
+		s.heap/mb, s.theirs/mb, s.redis/mb, s.files/mb)
 }
 
 // table prints the rows as Markdown that can be read as it is.
