@@ -35,7 +35,8 @@ type soak struct {
 	tally  Tally
 	totals [][][]redistest.Totals // of each use, key and limit
 
-	transactions int // that the witness has read
+	transactions int   // that the witness has read
+	rewriteAt    int64 // bytes of the server's files
 	rows         []*soakRow
 	playing      *soakRow
 
@@ -306,8 +307,7 @@ func (s *soak) bound() {
 		s.Fatal(err)
 	}
 	s.redis = max(s.redis, peak)
-	size := s.size()
-	if size < soakFile {
+	if s.size() < s.rewriteAt {
 		return
 	}
 	s.do("BGREWRITEAOF")
@@ -324,9 +324,6 @@ func (s *soak) bound() {
 		}
 	}
 }
-
-// soakFile is the size at which the append-only file is rewritten.
-const soakFile = 32 << 20
 
 func (s *soak) size() int64 {
 	size, err := s.follower.Size()
@@ -368,6 +365,10 @@ func TestSoak(t *testing.T) {
 	s := &soak{
 		T: t, random: rand.New(rand.NewPCG(played, 0)), server: server, proxy: NewProxy(t, server.Addr, played),
 		follower: server.Follow(), prefix: "soak", uses: soakUses, tally: newTally(soakUses),
+		rewriteAt: 32 << 20,
+	}
+	if *soakTime < time.Minute {
+		s.rewriteAt = 1 << 18
 	}
 	defer s.follower.Close()
 	bounds := map[string]redistest.Bound{}
@@ -439,6 +440,9 @@ func (s *soak) table(took time.Duration) string {
 		all.violations += row.violations
 	}
 	for _, r := range append(s.rows, &all) {
+		if r.phases+r.violations == 0 {
+			continue
+		}
 		fmt.Fprintf(out, "| %s\t| %d\t| %v\t| %d\t| %d\t| %d\t| %d\t| %d\t| %d\t| %d\t| %d of %d\t| %d\t|\n",
 			r.fault, r.phases, r.took.Round(100*ms), r.outcomes.decided(), r.outcomes[Admitted], r.outcomes[Denied],
 			r.outcomes[Cached], r.outcomes[InProcess], r.outcomes[Undecided], r.units, r.fullest.Units, r.fullest.Max, r.violations)
