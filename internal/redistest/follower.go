@@ -10,11 +10,12 @@ import (
 	"strconv"
 )
 
-// Followed is AppendOnly for a server whose append-only file a Follower reads. What a rewrite replaces is deleted.
+// Followed is AppendOnly for a server whose append-only file a Follower reads. What a rewrite replaces is
+// deleted.
 var Followed = append(AppendOnly[:len(AppendOnly):len(AppendOnly)], "aof-disable-auto-gc no")
 
-// Follower reads a server's append-only file while the server writes it. It keeps nothing of what it has read, and goes on with
-// the next file after a BGREWRITEAOF, so neither memory nor disk grows with time.
+// Follower reads a server's append-only file while the server writes it. It keeps nothing of what it has read,
+// and goes on with the next file after a BGREWRITEAOF, so neither memory nor disk grows with time.
 type Follower struct {
 	dir      string
 	sequence int      // of the file
@@ -39,12 +40,13 @@ func (f *Follower) Close() error {
 	return f.file.Close()
 }
 
-// Read calls apply for each transaction that has been written since the last Read, in their order. Commands and words are
-// valid until apply returns. What a script writes is one transaction. Read stops after the first error.
+// Read calls apply for each transaction that has been written since the last Read, in their order. Commands
+// and words are valid until apply returns. What a script writes is one transaction. Read stops after the first
+// error.
 //
-// A server writes down what a call has changed before it replies, so Read finds everything that callers know of. A
-// transaction without its end is left for the next Read, by which the server has written the rest or, if it was killed, has
-// cut it off.
+// A server writes down what a call has changed before it replies, so Read finds everything that callers know
+// of. A transaction without its end is left for the next Read, by which the server has written the rest or, if
+// it was killed, has cut it off.
 func (f *Follower) Read(apply func(transaction [][][]byte) error) error {
 	for {
 		next, err := os.Open(f.name(f.sequence + 1))
@@ -101,7 +103,8 @@ func (f *Follower) readFile(apply func([][][]byte) error) (err error) {
 	}
 }
 
-// parse sets the commands to those of the transaction at the beginning of text, and returns its size: 0 if its end is missing.
+// parse sets the commands to those of the transaction at the beginning of text, and returns its size: 0 if its
+// end is missing.
 func (f *Follower) parse(text []byte) (size int, err error) {
 	f.words, f.commands = f.words[:0], f.commands[:0]
 	open := false
@@ -126,7 +129,8 @@ func (f *Follower) parse(text []byte) (size int, err error) {
 	}
 }
 
-// command returns the words of the command at the beginning of text, and what follows: no words if its end is missing.
+// command returns the words of the command at the beginning of text, and what follows: no words if its end is
+// missing.
 func (f *Follower) command(text []byte) (words [][]byte, rest []byte, err error) {
 	n, text, err := count(text, '*')
 	if err != nil || text == nil {
@@ -147,7 +151,8 @@ func (f *Follower) command(text []byte) (words [][]byte, rest []byte, err error)
 	return f.words[first:len(f.words):len(f.words)], text, nil
 }
 
-// count returns the number in the line at the beginning of text, and what follows: nil if the end of the line is missing.
+// count returns the number in the line at the beginning of text, and what follows: nil if the end of the line
+// is missing.
 func count(text []byte, kind byte) (n int, rest []byte, err error) {
 	end := bytes.IndexByte(text, '\n')
 	if end < 0 {

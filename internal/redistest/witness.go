@@ -16,13 +16,14 @@ type Bound struct {
 	Window time.Duration
 }
 
-// Witness checks what a server says it did while it does it, and forgets what has left its window, so it can follow a server
-// for hours. It is to be given every transaction, as a Follower reads them. Like the recorder of Records it knows the
-// format of the logs and shares no code with the script. It is not safe for concurrent use.
+// Witness checks what a server says it did while it does it, and forgets what has left its window, so it can
+// follow a server for hours. It is to be given every transaction, as a Follower reads them. Like the recorder
+// of Records it knows the format of the logs and shares no code with the script. It is not safe for concurrent
+// use.
 //
-// Whenever something is admitted, the units admitted within the window that ends then, less those given back until then,
-// are at most Max. That is counted by what was admitted, not by what the log still holds, and as if the server's clock
-// had never stepped back.
+// Whenever something is admitted, the units admitted within the window that ends then, less those given back
+// until then, are at most Max. That is counted by what was admitted, not by what the log still holds, and as
+// if the server's clock had never stepped back.
 type Witness struct {
 	bounds   map[string]Bound // of each log
 	accounts map[string]*account
@@ -126,8 +127,8 @@ func (w *Witness) Kept() int {
 	return n
 }
 
-// Apply follows a transaction. It returns an error if the transaction has overfilled a window or is not what the script may
-// write.
+// Apply follows a transaction. It returns an error if the transaction has overfilled a window or is not what
+// the script may write.
 func (w *Witness) Apply(transaction [][][]byte) error {
 	for _, words := range transaction {
 		if err := w.apply(words); err != nil {
@@ -204,7 +205,8 @@ func (w *Witness) account(log []byte) (*account, error) {
 }
 
 func (w *Witness) add(a *account, entries [][]byte) error {
-	again := bytes.EqualFold(entries[0], []byte("XX")) // entries in the future are moved, after the clock has stepped back
+	// After the clock has stepped back, entries in the future are moved.
+	again := bytes.EqualFold(entries[0], []byte("XX"))
 	if again {
 		entries = entries[1:]
 	}

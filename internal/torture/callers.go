@@ -19,8 +19,8 @@ import (
 	"github.com/exactlimit/exactlimit/core"
 )
 
-// Callers is a process whose goroutines ask for one decision after another and count them, for hours if need be. It keeps
-// nothing of a call but the counts.
+// Callers is a process whose goroutines ask for one decision after another and count them, for hours if need
+// be. It keeps nothing of a call but the counts.
 type Callers struct {
 	URL, Prefix string
 	Goroutines  int
@@ -198,8 +198,8 @@ func (u Use) shortest() time.Duration {
 	return shortest
 }
 
-// localWindows checks what one process admits without Redis. It divides time into windows, of which each may hold Max units:
-// enough to find a process that admits twice as much, and small.
+// localWindows checks what one process admits without Redis. It divides time into windows, of which each may
+// hold Max units: enough to find a process that admits twice as much, and small.
 type localWindows struct {
 	uses  []Use
 	begun time.Time
@@ -229,14 +229,15 @@ func (l *localWindows) admitted(u, k, cost int, sent, came time.Time) {
 		w.units += cost
 		l.windows[[3]int{u, k, i}] = w
 		if w.units > limit.Max && len(l.violations) < 10 {
-			l.violations = append(l.violations, fmt.Sprintf("one process without Redis admitted %d units of %s within %v, where %d are allowed",
+			l.violations = append(l.violations, fmt.Sprintf(
+				"one process without Redis admitted %d units of %s within %v, where %d are allowed",
 				w.units, l.uses[u].key(k), limit.Window, limit.Max))
 		}
 	}
 }
 
-// callersEnv makes this test binary a process of Callers. It obeys the lines of its input: go, and stop, after which it
-// writes what was counted from the beginning.
+// callersEnv makes this test binary a process of Callers. It obeys the lines of its input: go, and stop, after
+// which it writes what was counted from the beginning.
 const callersEnv = "EXACTLIMIT_TORTURE_CALLERS"
 
 func call() error {
