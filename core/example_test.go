@@ -167,6 +167,25 @@ func ExampleClientOption() {
 	defer limiter.Close()
 }
 
+// Sentinels with a user and a password of their own.
+func ExampleClientOption_sentinel() {
+	option, err := core.ClientOption("rediss://limiter:password@sentinel1:26379?addr=sentinel2:26379&master_set=shop")
+	if err != nil {
+		log.Fatal(err)
+	}
+	option.Sentinel.Username, option.Sentinel.Password = "limiter", "the sentinels' password"
+	client, err := rueidis.NewClient(option)
+	if err != nil {
+		log.Fatal(err)
+	}
+	limiter, err := core.New(client)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	defer limiter.Close()
+}
+
 func ExampleNew() {
 	option, err := core.ClientOption("redis://localhost:6379")
 	if err != nil {

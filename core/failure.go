@@ -62,6 +62,7 @@ func (l *Limiter) OnFailure(policy FailurePolicy) *Limiter {
 	}
 	other := *l
 	other.policy = policy
+	other.metrics.expect(other.policy, other.dryRun)
 	return &other
 }
 

@@ -39,10 +39,11 @@ func newLimiter(connection *connection, c config) (*Limiter, error) {
 	}
 	if connection != nil {
 		l.redis = newRedisLogs(connection, c, l.metrics, l.queues.wake)
+		if l.metrics != nil {
+			l.metrics.observe(l.redis.state)
+		}
 	}
-	if err == nil && l.metrics != nil {
-		err = l.metrics.watch(l.redis.state)
-	}
+	l.metrics.expect(l.policy, l.dryRun)
 	if err != nil {
 		l.Close()
 		return nil, fmt.Errorf("core: the meter provider: %w", err)
@@ -145,13 +146,16 @@ func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit
 		}
 	}
 	if err := l.decide(ctx, &d, canonicalKey(key), n, limits); err != nil {
+		if l.metrics != nil && !gaveUp(ctx) {
+			l.metrics.recordUnavailable(limits)
+		}
 		return Decision{}, err
 	}
 	if l.dryRun && !d.Allowed {
 		d.Allowed, d.DryRun = true, true
 	}
 	if l.metrics != nil {
-		l.metrics.count(&d)
+		l.metrics.recordDecision(&d)
 	}
 	return d, nil
 }
@@ -185,6 +189,7 @@ func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, li
 func (l *Limiter) DryRun() *Limiter {
 	other := *l
 	other.dryRun = true
+	other.metrics.expect(other.policy, other.dryRun)
 	return &other
 }
 

@@ -12,22 +12,29 @@ import (
 	"github.com/exactlimit/exactlimit/internal/dispatch"
 )
 
-// WithMeterProvider has the Limiter measure itself, by OpenTelemetry. Without it nothing is measured.
+// WithMeterProvider has the Limiter report metrics through an OpenTelemetry meter provider. Without it, nothing is
+// measured.
 //
-//	exactlimit.decisions              {decision}  by exactlimit.limit, exactlimit.outcome and exactlimit.source
-//	exactlimit.decisions.near_limit   {decision}  admissions that leave less than a fifth of Max, by exactlimit.limit
-//	exactlimit.exempt                 {request}   that an adapter let pass without asking, as its option Exempt says
-//	exactlimit.redis.call.duration    s           of each call to Redis, by error.type if it failed: the error's code, or "connection"
-//	exactlimit.redis.call.requests    {request}   how many requests each call asked for
-//	exactlimit.redis.timeouts         {request}   that Redis did not decide within their time
-//	exactlimit.denial_cache.size      {denial}    remembered now
-//	exactlimit.outage.links           {link}      to which no calls go now; one for Redis, up to 32 for Redis Cluster
-//	exactlimit.outage.duration        s           how long there was any
+//	exactlimit.decisions             {decision}  by exactlimit.limit, exactlimit.outcome and exactlimit.source
+//	exactlimit.decisions.near_limit  {decision}  admissions that leave less than a fifth of Max, by exactlimit.limit
+//	exactlimit.exempt                {request}   that adapters admitted without a decision, by their option Exempt
+//	exactlimit.redis.call.duration   s           of each call; of a failed one by error.type: a code or "connection"
+//	exactlimit.redis.call.requests   {request}   in each call
+//	exactlimit.redis.timeouts        {request}   that Redis did not decide in time
+//	exactlimit.redis.open_breakers   {breaker}   circuit breakers open now: 1 for one Redis, up to 32 for Redis Cluster
+//	exactlimit.denial_cache.size     {denial}    denials remembered now
+//	exactlimit.outage.duration       s           time in which a circuit breaker was open
 //
-// The outcome is allowed, denied, or dry_run for a denial that a dry run let pass. The source is that of Source.String; a hit
-// of the denial cache is a decision whose source it is. A call under several limits counts for the one that decided. No
-// attribute ever holds a key. Names of limits beyond the first thousand are counted as "other". The limiter's own goroutines
-// use the provider too, so if it panics, the process ends.
+// The outcome is allowed or denied, dry_run for a denial that a dry run let pass, or unavailable where Redis failed
+// under FailClosed. The source is that of Source.String: "none" for unavailable, "denial-cache" for a denial that
+// took no call. A call under several limits counts once, for the limit that decided, or for the first if it is
+// unavailable. A limit's name appears with its first decision, with counts of 0 for everything else that may happen
+// to it, and all other counts start at 0 with the Limiter. Names beyond the first 190 are counted as "other". No
+// attribute ever holds a key.
+//
+// Limiters may share a provider: each metric is then their sum. A closed Limiter stays in it with what it has
+// counted, so that no count falls. The Limiter's own goroutines use the provider too, so if it panics, the process
+// ends.
 func WithMeterProvider(provider metric.MeterProvider) Option {
 	return func(c *config) error {
 		if provider == nil {
@@ -38,170 +45,245 @@ func WithMeterProvider(provider metric.MeterProvider) Option {
 	}
 }
 
-// metrics is what a Limiter has counted, for who comes to collect it, and what it tells of each call to Redis. A nil one does
-// nothing.
+// metrics holds what a Limiter and its views have counted, for the meter provider to collect, and records calls to
+// Redis.
+//
+// Several Limiters may observe the same instruments. OpenTelemetry's SDK adds what they observe of counters, and of
+// UpDownCounters. Of gauges it would keep the last value, so there are none.
 type metrics struct {
-	limits   *xsync.Map[string, *counts]
+	limits   *xsync.Map[string, *counts] // by name
+	onRedis  bool
+	expected atomic.Uint32                     // see expect
+	redis    atomic.Pointer[func() redisState] // nil without Redis
+
 	exempt   metric.Int64Counter
 	duration metric.Float64Histogram
 	requests metric.Int64Histogram
 	timeouts metric.Int64Counter
-	watch    func(redis func() redisState) error // begins to observe
-	stop     metric.Registration
 }
 
-// redisState is what is observed of the way to Redis.
+// redisState is what is observed of the connections to Redis.
 type redisState struct {
 	denials int           // in the cache
 	open    int           // circuit breakers
-	away    time.Duration // how long there was an open one
+	away    time.Duration // how long at least one was open, in total
 }
 
+// maxCounted is how many names of limits are told apart. A name has up to ten series, and OpenTelemetry's SDK tells
+// 2,000 apart unless it is configured otherwise.
+const maxCounted = 190
+
+// The outcome of a decision is what became of the request.
 const (
-	maxCounted = 1000
-	outcomes   = 3
-	sources    = int(SourceFailOpen) + 1
+	outcomeAllowed = iota
+	outcomeDenied
+	outcomeDryRun
+	outcomeUnavailable
+	outcomes
 )
 
-// counts is of one limit. A decision adds to one cell, which is spread over the processors and there when it is first needed.
-type counts struct {
-	cells [outcomes][sources]atomic.Pointer[xsync.Counter]
-	sets  [outcomes][sources]metric.ObserveOption
-	near  *xsync.Counter
-	limit metric.ObserveOption
+// outcomeNames is what metrics call the outcomes.
+var outcomeNames = [outcomes]string{"allowed", "denied", "dry_run", "unavailable"}
+
+func (d *Decision) outcome() int {
+	switch {
+	case d.DryRun:
+		return outcomeDryRun
+	case d.Allowed:
+		return outcomeAllowed
+	}
+	return outcomeDenied
 }
 
-// newMetrics returns metrics that observe nothing yet, of a Limiter with Redis or without.
+const sources = int(SourceFailOpen) + 1
+
+// cellOf returns the index of the cell that counts an outcome by a source.
+func cellOf(outcome int, s Source) int { return outcome*sources + int(s) }
+
+// counts is what was counted under one limit. A cell's counter is spread over the processors, so it is made when it
+// first counts something.
+type counts struct {
+	cells      [outcomes * sources]atomic.Pointer[xsync.Counter]
+	attributes [outcomes * sources]metric.ObserveOption
+	near       *xsync.Counter
+	limit      metric.ObserveOption
+}
+
+// newMetrics returns the metrics of a Limiter with Redis or without, and registers them.
 func newMetrics(meter metric.Meter, onRedis bool) (*metrics, error) {
-	m := &metrics{limits: xsync.NewMap[string, *counts]()}
+	m := &metrics{limits: xsync.NewMap[string, *counts](), onRedis: onRedis}
 	var failed error
 	note := func(err error) {
 		if failed == nil {
 			failed = err
 		}
 	}
-	counter := func(name, unit, about string) metric.Int64ObservableCounter {
+	counted := func(name, unit, about string) metric.Int64ObservableCounter {
 		c, err := meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(about))
 		note(err)
 		return c
 	}
-	gauge := func(name, unit, about string) metric.Int64ObservableGauge {
-		g, err := meter.Int64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(about))
+	current := func(name, unit, about string) metric.Int64ObservableUpDownCounter {
+		c, err := meter.Int64ObservableUpDownCounter(name, metric.WithUnit(unit), metric.WithDescription(about))
 		note(err)
-		return g
+		return c
 	}
-	decisions := counter("exactlimit.decisions", "{decision}", "Decisions on requests.")
-	near := counter("exactlimit.decisions.near_limit", "{decision}", "Admissions that leave less than a fifth of the limit.")
+	counter := func(name, unit, about string) metric.Int64Counter {
+		c, err := meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(about))
+		if err == nil {
+			c.Add(context.Background(), 0) // so that the first one is an increase
+		}
+		note(err)
+		return c
+	}
+	decisions := counted("exactlimit.decisions", "{decision}", "Decisions on requests.")
+	near := counted("exactlimit.decisions.near_limit", "{decision}",
+		"Admissions that leave less than a fifth of the limit.")
 	instruments := []metric.Observable{decisions, near}
-	var err error
-	m.exempt, err = meter.Int64Counter("exactlimit.exempt", metric.WithUnit("{request}"),
-		metric.WithDescription("Requests that passed without a decision, as they are exempt."))
-	note(err)
-	var denials, open metric.Int64ObservableGauge
+	m.exempt = counter("exactlimit.exempt", "{request}", "Requests that passed without a decision, as they are exempt.")
+	var denials, open metric.Int64ObservableUpDownCounter
 	var away metric.Float64ObservableCounter
 	if onRedis {
+		var err error
 		m.duration, err = meter.Float64Histogram("exactlimit.redis.call.duration", metric.WithUnit("s"),
-			metric.WithDescription("Time that calls to Redis took."),
-			metric.WithExplicitBucketBoundaries(.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1))
+			metric.WithDescription("Time that calls to Redis took."), metric.WithExplicitBucketBoundaries(
+				.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1))
 		note(err)
 		m.requests, err = meter.Int64Histogram("exactlimit.redis.call.requests", metric.WithUnit("{request}"),
-			metric.WithDescription("Requests that a call to Redis asked for."), metric.WithExplicitBucketBoundaries(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000))
+			metric.WithDescription("Requests in a call to Redis."),
+			metric.WithExplicitBucketBoundaries(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000))
 		note(err)
-		m.timeouts, err = meter.Int64Counter("exactlimit.redis.timeouts", metric.WithUnit("{request}"),
-			metric.WithDescription("Requests that Redis did not decide within their time."))
-		note(err)
-		denials = gauge("exactlimit.denial_cache.size", "{denial}", "Denials that are remembered.")
-		open = gauge("exactlimit.outage.links", "{link}", "Links to Redis to which no calls go.")
+		m.timeouts = counter("exactlimit.redis.timeouts", "{request}", "Requests that Redis did not decide in time.")
+		denials = current("exactlimit.denial_cache.size", "{denial}", "Denials that are remembered.")
+		open = current("exactlimit.redis.open_breakers", "{breaker}", "Circuit breakers that are open.")
 		away, err = meter.Float64ObservableCounter("exactlimit.outage.duration", metric.WithUnit("s"),
-			metric.WithDescription("Time in which there was a link to which no calls went."))
+			metric.WithDescription("Time in which a circuit breaker was open."))
 		note(err)
 		instruments = append(instruments, denials, open, away)
 	}
 	if failed != nil {
 		return nil, failed
 	}
-	m.watch = func(redis func() redisState) (err error) {
-		m.stop, err = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-			m.limits.Range(func(_ string, c *counts) bool {
-				for outcome := range c.cells {
-					for source := range c.cells[outcome] {
-						if cell := c.cells[outcome][source].Load(); cell != nil {
-							o.ObserveInt64(decisions, cell.Value(), c.sets[outcome][source])
-						}
-					}
+	registered, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		m.limits.Range(func(_ string, c *counts) bool {
+			for i := range c.cells {
+				if cell := c.cells[i].Load(); cell != nil {
+					o.ObserveInt64(decisions, cell.Value(), c.attributes[i])
+				} else if m.expected.Load()>>i&1 != 0 {
+					o.ObserveInt64(decisions, 0, c.attributes[i])
 				}
-				o.ObserveInt64(near, c.near.Value(), c.limit)
-				return true
-			})
-			if onRedis {
-				state := redis()
-				o.ObserveInt64(denials, int64(state.denials))
-				o.ObserveInt64(open, int64(state.open))
-				o.ObserveFloat64(away, state.away.Seconds())
 			}
-			return nil
-		}, instruments...)
-		return err
+			o.ObserveInt64(near, c.near.Value(), c.limit)
+			return true
+		})
+		if redis := m.redis.Load(); redis != nil {
+			state := (*redis)()
+			o.ObserveInt64(denials, int64(state.denials))
+			o.ObserveInt64(open, int64(state.open))
+			o.ObserveFloat64(away, state.away.Seconds())
+		}
+		return nil
+	}, instruments...)
+	if err != nil && registered != nil {
+		registered.Unregister()
 	}
-	return m, nil
+	return m, err
 }
 
-// CountExempt enters a request that passes without a decision in the metric exactlimit.exempt. It is for adapters, which
-// know that a request is exempt before they know its limits.
+// observe sets where the state of Redis comes from.
+func (m *metrics) observe(redis func() redisState) { m.redis.Store(&redis) }
+
+// expect has those cells exported as 0 in which a Limiter that fails in the given way may count before long.
+// Prometheus does not see the increase of a series that begins above 0.
+func (m *metrics) expect(policy FailurePolicy, dryRun bool) {
+	if m == nil {
+		return
+	}
+	denied := outcomeDenied
+	if dryRun {
+		denied = outcomeDryRun
+	}
+	var cells uint32
+	expect := func(outcome int, s Source) { cells |= 1 << cellOf(outcome, s) }
+	if m.onRedis {
+		expect(outcomeAllowed, SourceRedis)
+		expect(denied, SourceRedis)
+		expect(denied, SourceDenialCache)
+	}
+	switch {
+	case !m.onRedis || policy == FailLocal:
+		expect(outcomeAllowed, SourceInProcess)
+		expect(denied, SourceInProcess)
+	case policy == FailOpen || dryRun:
+		expect(outcomeAllowed, SourceFailOpen)
+	default:
+		expect(outcomeUnavailable, 0)
+	}
+	m.expected.Or(cells)
+}
+
+// CountExempt enters a request that passes without a decision in the metric exactlimit.exempt. It is for adapters,
+// which know that a request is exempt before they know its limits.
 func (l *Limiter) CountExempt(ctx context.Context) {
 	if l.metrics != nil {
 		l.metrics.exempt.Add(ctx, 1)
 	}
 }
 
-// count enters a decision.
-func (m *metrics) count(d *Decision) {
-	c, found := m.limits.Load(d.Limit.Name)
-	if !found {
-		c = m.open(d.Limit.Name)
+// recordDecision counts a decision.
+func (m *metrics) recordDecision(d *Decision) {
+	outcome := d.outcome()
+	c := m.countsOf(d.Limit.Name)
+	c.add(outcome, d.Source)
+	counted := outcome == outcomeAllowed && d.Source != SourceFailOpen
+	if counted && d.Remaining < (d.Limit.Max+4)/5 { // which is below a fifth
+		c.near.Inc()
 	}
-	outcome := 0
-	switch {
-	case d.DryRun:
-		outcome = 2
-	case !d.Allowed:
-		outcome = 1
+}
+
+// recordUnavailable counts a request that FailClosed refused.
+func (m *metrics) recordUnavailable(limits []Limit) {
+	m.countsOf(limits[0].Name).add(outcomeUnavailable, 0)
+}
+
+// countsOf returns the counts of the limit with a name.
+func (m *metrics) countsOf(name string) *counts {
+	if c, found := m.limits.Load(name); found {
+		return c
 	}
-	at := &c.cells[outcome][d.Source]
+	if m.limits.Size() >= maxCounted {
+		name = "other"
+	}
+	c, _ := m.limits.LoadOrCompute(name, func() (*counts, bool) { return newCounts(name), false })
+	return c
+}
+
+func newCounts(name string) *counts {
+	limit := attribute.String("exactlimit.limit", name)
+	c := &counts{near: xsync.NewCounter(), limit: metric.WithAttributeSet(attribute.NewSet(limit))}
+	for outcome, text := range outcomeNames {
+		for s := range Source(sources) {
+			c.attributes[cellOf(outcome, s)] = metric.WithAttributeSet(attribute.NewSet(limit,
+				attribute.String("exactlimit.outcome", text), attribute.String("exactlimit.source", s.String())))
+		}
+	}
+	return c
+}
+
+func (c *counts) add(outcome int, s Source) {
+	at := &c.cells[cellOf(outcome, s)]
 	cell := at.Load()
 	if cell == nil {
 		at.CompareAndSwap(nil, xsync.NewCounter())
 		cell = at.Load()
 	}
 	cell.Inc()
-	if outcome == 0 && d.Source != SourceFailOpen && d.Remaining < (d.Limit.Max+4)/5 { // which is below a fifth
-		c.near.Inc()
-	}
-}
-
-// open makes the counts of a limit that is new.
-func (m *metrics) open(name string) *counts {
-	if m.limits.Size() >= maxCounted {
-		name = "other"
-	}
-	c, _ := m.limits.LoadOrCompute(name, func() (*counts, bool) {
-		limit := attribute.String("exactlimit.limit", name)
-		c := &counts{near: xsync.NewCounter(), limit: metric.WithAttributeSet(attribute.NewSet(limit))}
-		for outcome, text := range [outcomes]string{"allowed", "denied", "dry_run"} {
-			for source := range sources {
-				c.sets[outcome][source] = metric.WithAttributeSet(attribute.NewSet(limit,
-					attribute.String("exactlimit.outcome", text), attribute.String("exactlimit.source", Source(source).String())))
-			}
-		}
-		return c, false
-	})
-	return c
 }
 
 var succeeded = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet())}
 
-// called records a call to Redis.
-func (m *metrics) called(requests int, took time.Duration, err error) {
+// recordCall records a call to Redis.
+func (m *metrics) recordCall(requests int, took time.Duration, err error) {
 	how := succeeded
 	if err != nil {
 		kind := dispatch.Code(err)
@@ -214,11 +296,17 @@ func (m *metrics) called(requests int, took time.Duration, err error) {
 	m.requests.Record(context.Background(), int64(requests), succeeded...)
 }
 
-// timedOut records a request that Redis did not decide within its time.
-func (m *metrics) timedOut() { m.timeouts.Add(context.Background(), 1) }
+// recordTimeout counts a request that Redis did not decide in time.
+func (m *metrics) recordTimeout() { m.timeouts.Add(context.Background(), 1) }
 
+// close ends the observation of Redis. The counts stay, since a sum over several Limiters would fall without them, and
+// Prometheus takes a count that falls for one that began again at 0 and has risen to what is left.
 func (m *metrics) close() {
-	if m != nil && m.stop != nil {
-		m.stop.Unregister()
+	if m == nil {
+		return
+	}
+	if redis := m.redis.Load(); redis != nil {
+		away := (*redis)().away
+		m.observe(func() redisState { return redisState{away: away} })
 	}
 }

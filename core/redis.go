@@ -66,7 +66,7 @@ func newRedisLogs(connection *connection, c config, m *metrics, freed func(key s
 		},
 	}
 	if m != nil {
-		config.Called, config.TimedOut = m.called, m.timedOut
+		config.Called, config.TimedOut = m.recordCall, m.recordTimeout
 	}
 	r.dispatcher = dispatch.New(config)
 	return r

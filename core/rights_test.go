@@ -21,11 +21,7 @@ import (
 // cluster, and without any of them something fails.
 func TestReadmeRights(t *testing.T) {
 	redistest.Long(t)
-	readme, err := os.ReadFile("../README.md")
-	require.NoError(t, err)
-	line := regexp.MustCompile(`(?m)^ *ACL SETUSER limiter on >password (.*)$`).FindSubmatch(readme)
-	require.NotNil(t, line)
-	rights := strings.Fields(string(line[1]))
+	rights := strings.Fields(readmeLine(t, "ACL SETUSER limiter on >password "))
 	for _, command := range regexp.MustCompile(`call\('([A-Z]+)'`).FindAllStringSubmatch(lua.Decide, -1) {
 		assert.Contains(t, rights, "+"+strings.ToLower(command[1]))
 	}
@@ -116,6 +112,74 @@ func TestReadmeRights(t *testing.T) {
 			require.NoError(t, limiter.Close())
 		}
 	})
+}
+
+// They are enough with TLS, too, and where the sentinels have users of their own. Nothing but INFO is refused, which the
+// README leaves to its reader: ACL LOG would tell of it.
+func TestReadmeRightsWithTLS(t *testing.T) {
+	redistest.Long(t)
+	rights := strings.Fields(readmeLine(t, "ACL SETUSER limiter on >password "))
+	config, trusted := redistest.TLS(t)
+	master, cluster := redistest.Start(t, config...), redistest.StartCluster(t, 2, 0, config...)
+	sentinel := redistest.StartSentinel(t, "shop", master, slices.Concat(config, []string{
+		"requirepass secret", "user limiter on >sentinels " + readmeLine(t, "user limiter on >password "),
+	})...)
+	servers := append([]*redistest.Server{master}, cluster.Masters...)
+	everywhere := func(words ...string) (results []rueidis.RedisResult) {
+		for _, s := range servers {
+			results = append(results, redistest.Do(t, s.Single(t), words...))
+		}
+		return results
+	}
+	everywhere(append([]string{"ACL", "SETUSER", "limiter", "reset", "on", ">password"}, rights...)...)
+
+	connect := func(addr, user, password string) (rueidis.Client, error) {
+		option, err := ClientOption("rediss://limiter:password@" + addr)
+		require.NoError(t, err)
+		option.TLSConfig.RootCAs = trusted.RootCAs
+		option.Sentinel.Username, option.Sentinel.Password = user, password
+		return rueidis.NewClient(option)
+	}
+	bySentinel := sentinel.TLSAddr + "?master_set=shop"
+	for _, addr := range []string{master.TLSAddr, bySentinel, cluster.Masters[0].TLSAddr} {
+		client, err := connect(addr, "limiter", "sentinels")
+		require.NoError(t, err, addr)
+		limiter, err := New(client, patient, OnFailure(FailClosed))
+		require.NoError(t, err)
+		assert.NoError(t, useAll(limiter, func() { everywhere("SCRIPT", "FLUSH") }), addr)
+		require.NoError(t, limiter.Close())
+		client.Close()
+	}
+	_, err := connect(bySentinel, "", "")
+	assert.ErrorContains(t, err, "NOAUTH")
+
+	own, err := rueidis.NewClient(rueidis.ClientOption{
+		InitAddress: []string{sentinel.Addr}, Password: "secret", ForceSingleClient: true, DisableCache: true,
+	})
+	require.NoError(t, err)
+	defer own.Close()
+	for _, log := range append(everywhere("ACL", "LOG"), redistest.Do(t, own, "ACL", "LOG")) {
+		entries, err := log.ToArray()
+		require.NoError(t, err)
+		for _, entry := range entries {
+			fields, err := entry.AsMap()
+			require.NoError(t, err)
+			object := fields["object"]
+			refused, err := object.ToString()
+			require.NoError(t, err)
+			assert.Equal(t, "info", refused)
+		}
+	}
+}
+
+// readmeLine returns the rest of the README's line that begins with a text.
+func readmeLine(t *testing.T, begin string) string {
+	t.Helper()
+	readme, err := os.ReadFile("../README.md")
+	require.NoError(t, err)
+	line := regexp.MustCompile("(?m)^ *" + regexp.QuoteMeta(begin) + "(.*)$").FindSubmatch(readme)
+	require.NotNil(t, line, begin)
+	return string(line[1])
 }
 
 // useAll does everything that a Limiter on Redis can do, and returns the first error that is not a decision.

@@ -10,8 +10,8 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// ClientOption returns what Connect connects to a URL with, for a client that needs what no URL says, such as a certificate of
-// its own or credentials that change:
+// ClientOption returns what Connect connects to a URL with, for a client that needs what no URL says, such as a
+// certificate of its own or credentials that change:
 //
 //	option, err := core.ClientOption("rediss://cache:6379")
 //	...
@@ -20,7 +20,9 @@ import (
 //	...
 //	limiter, err := core.New(client)
 //
-// Leave ConnLifetime zero: rueidis sends commands again when it replaces a connection. The error wraps ErrInvalid.
+// The user and password of the URL are Redis's. Where the sentinels have others, set option.Sentinel.Username and
+// option.Sentinel.Password. Leave ConnLifetime zero: rueidis sends commands again when it replaces a connection. The
+// error wraps ErrInvalid.
 func ClientOption(url string) (rueidis.ClientOption, error) {
 	if url == "" {
 		return rueidis.ClientOption{}, invalid("no Redis URL: write one such as redis://localhost:6379")
@@ -28,8 +30,8 @@ func ClientOption(url string) (rueidis.ClientOption, error) {
 	return parseURL(url)
 }
 
-// parseURL reads the URL that Connect takes. Its errors quote nothing of the URL: where it is malformed, nobody can tell
-// which part of it was the password.
+// parseURL reads the URL that Connect takes. Its errors quote nothing of the URL: where it is malformed, nobody can
+// tell which part of it was the password.
 func parseURL(text string) (rueidis.ClientOption, error) {
 	u, err := url.Parse(text)
 	if err != nil {
@@ -86,6 +88,8 @@ func harden(option *rueidis.ClientOption) {
 	option.PipelineMultiplex = -1
 	// Nothing is cached, and CLIENT TRACKING needs rights that a limiter does not.
 	option.DisableCache = true
+	// From version 7.2 on Redis refuses CLIENT SETINFO to such a user, and fills ACL LOG with it.
+	option.ClientSetInfo = rueidis.DisableClientSetInfo
 	if option.Dialer.Timeout == 0 {
 		option.Dialer.Timeout = time.Second
 	}

@@ -2,6 +2,7 @@ package ginlimit_test
 
 import (
 	"fmt"
+	"io"
 	"log"
 	"net/http"
 	"net/http/httptest"
@@ -72,6 +73,34 @@ func ExampleMiddleware_Limit() {
 	// 200
 	// 200
 	// 429
+}
+
+// A proxy on the same machine.
+func ExampleTrustedProxies_loopback() {
+	byClient := ginlimit.New(limiter, ginlimit.ClientIP(ginlimit.TrustedProxies("127.0.0.1")))
+
+	r := gin.New()
+	r.Use(byClient.Limit(core.PerMinute("site", 300)))
+}
+
+// An answer to denied uploads that lets a proxy finish them.
+func ExampleOnDenied_uploads() {
+	uploads := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.OnDenied(func(c *gin.Context, d core.Decision) {
+		_ = http.NewResponseController(c.Writer).SetReadDeadline(time.Now().Add(time.Minute))
+		_, _ = io.CopyN(io.Discard, c.Request.Body, 100<<20) // the largest upload
+		c.String(http.StatusTooManyRequests, "Upload again in %v.\n", d.RetryAfter.Round(time.Second))
+	}))
+
+	r := gin.New()
+	r.POST("/upload", uploads.Limit(core.PerMinute("upload", 1)), answer)
+	for range 2 {
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, httptest.NewRequest("POST", "/upload", strings.NewReader("a film")))
+		fmt.Println(w.Code, w.Body)
+	}
+	// Output:
+	// 200 answer
+	// 429 Upload again in 1m0s.
 }
 
 func ExampleMiddleware_LimitFunc() {

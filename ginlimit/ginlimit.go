@@ -22,7 +22,8 @@ type Middleware struct {
 type Option func(*Middleware)
 
 // OnDenied writes the answer to a denied request in place of the problem body. The status is 429 unless the function writes
-// another; the fields, Retry-After among them, are set before it is called.
+// another; the fields, Retry-After among them, are set before it is called. Up to 256 KB of the request's body are read
+// before, too, since a proxy that is still sending it when the connection closes fails to pass the answer on.
 func OnDenied(answer func(*gin.Context, core.Decision)) Option {
 	return func(m *Middleware) { m.onDenied = answer }
 }
@@ -115,6 +116,7 @@ func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit
 		return
 	}
 	c.Abort()
+	httplimit.Drain(c.Writer, c.Request)
 	switch {
 	case c.Writer.Written(): // a function of the user's has answered
 	case refusal.Denied() && m.onDenied != nil:

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 . internal/test/install.sh
 
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.7.0 # the newest that Go 1.25 builds
-nested="metricstest browser bench"                    # modules under internal
+nested="metricstest browser proxies bench"            # modules under internal
 
 step() { printf '\n== %d:%02d %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$*"; }
 
@@ -108,6 +108,12 @@ TXT
 test_nested() {
   step "metrics, by OpenTelemetry's SDK and Prometheus's exporter"
   (cd internal/metricstest && go test ./...)
+  step "the adapters behind nginx and HAProxy"
+  local program
+  for program in nginx haproxy; do
+    server "$program" >/dev/null || echo "left out: there is no $program here"
+  done
+  (cd internal/proxies && go test ./...)
   step "the examples' page, in a browser"
   if browser; then
     (cd internal/browser && go test -race -shuffle=on ./...)
@@ -142,8 +148,13 @@ fuzz)
 '')
   need gcc gcc # for go test -race
   [ -e /usr/include/stdlib.h ] || command -v brew >/dev/null 2>&1 || missing+=(libc6-dev)
-  # On Debian, Chromium takes ten seconds to install. Elsewhere the tests in a browser are left out if there is none.
-  if grep -qs '^ID=debian' /etc/os-release; then browser >/dev/null || missing+=(chromium); fi
+  # On Debian, Chromium and the proxies take ten seconds each to install. Elsewhere the tests of what is not there are
+  # left out.
+  if grep -qs '^ID=debian' /etc/os-release; then
+    browser >/dev/null || missing+=(chromium)
+    server nginx >/dev/null || missing+=(nginx-light)
+    server haproxy >/dev/null || missing+=(haproxy)
+  fi
   install_missing
   check_redis
   check

@@ -23,8 +23,9 @@ type Middleware struct {
 type Option func(*Middleware)
 
 // OnDenied writes the answer to a denied request in place of the problem body. The status is 429 unless the function writes
-// another; the fields, Retry-After among them, are set before it is called. An error it returns goes to Echo's error
-// handler.
+// another; the fields, Retry-After among them, are set before it is called. Up to 256 KB of the request's body are read
+// before, too, since a proxy that is still sending it when the connection closes fails to pass the answer on. An error
+// that the function returns goes to Echo's error handler.
 func OnDenied(answer func(*echo.Context, core.Decision) error) Option {
 	return func(m *Middleware) { m.onDenied = answer }
 }
@@ -124,6 +125,7 @@ func (m *Middleware) limit(
 		c.SetResponse(writer)
 		return m.pass(c, next)
 	}
+	httplimit.Drain(response, c.Request())
 	switch {
 	case response.Committed: // a function of the user's has answered
 	case refusal.Denied() && m.onDenied != nil:

@@ -40,9 +40,10 @@ type AddressOption = httplimit.AddressOption
 //
 // X-Forwarded-For is read from the right for as long as it names trusted proxies, and the first that is not one of
 // them is the client. What is to the left of it, which the client may have written, is not looked at. Where the
-// header is missing or cannot be read, the nearest proxy counts as the client. Name a proxy only if it adds the
-// address of its peer, and no network in which clients are. "unix" stands for whatever is at the other end of a Unix
-// socket. An empty list trusts no proxy, as ClientIP does without TrustedProxies.
+// header is missing or cannot be read, the nearest proxy counts as the client, and the limiter's log says so, once.
+// Name a proxy only if it adds the address of its peer, or replaces the header, and no network in which clients are.
+// "unix" stands for whatever is at the other end of a Unix socket. An empty list trusts no proxy, as ClientIP does
+// without TrustedProxies.
 //
 // It panics if a proxy is no address and no prefix, or a prefix is so wide that clients could choose their addresses.
 func TrustedProxies(proxies ...string) AddressOption { return httplimit.TrustedProxies(proxies...) }

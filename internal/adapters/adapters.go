@@ -21,13 +21,16 @@ type Adapter struct {
 	// Page returns a service with the route /, limited by Header("X-API-Key"), for pages of an origin. It answers what is
 	// denied with the text denied.
 	Page func(limiter *core.Limiter, limit core.Limit, origin string) http.Handler
+
+	// Limited returns a service that handler answers, at every path and limited by ClientIP behind proxies.
+	Limited func(limiter *core.Limiter, limit core.Limit, proxies []string, handler http.Handler) http.Handler
 }
 
 // All is every adapter.
 var All = []Adapter{
-	{"ginlimit", "github.com/gin-gonic/gin", ginKeys, ginPage},
-	{"echolimit", "github.com/labstack/echo/v4", echoKeys, echoPage},
-	{"echolimit/v5", "github.com/labstack/echo/v5", echoV5Keys, echoV5Page},
+	{"ginlimit", "github.com/gin-gonic/gin", ginKeys, ginPage, ginLimited},
+	{"echolimit", "github.com/labstack/echo/v4", echoKeys, echoPage, echoLimited},
+	{"echolimit/v5", "github.com/labstack/echo/v5", echoV5Keys, echoV5Page, echoV5Limited},
 }
 
 const (

@@ -47,3 +47,10 @@ func echoPage(limiter *core.Limiter, limit core.Limit, origin string) http.Handl
 	e.GET("/", func(c echo.Context) error { return c.String(http.StatusOK, "results") })
 	return e
 }
+
+func echoLimited(limiter *core.Limiter, limit core.Limit, proxies []string, handler http.Handler) http.Handler {
+	e := echo.New()
+	e.Use(echolimit.New(limiter, echolimit.ClientIP(echolimit.TrustedProxies(proxies...))).Limit(limit))
+	e.Any("/*", echo.WrapHandler(handler))
+	return e
+}

@@ -48,3 +48,10 @@ func echoV5Page(limiter *core.Limiter, limit core.Limit, origin string) http.Han
 	e.GET("/", func(c *echo.Context) error { return c.String(http.StatusOK, "results") })
 	return e
 }
+
+func echoV5Limited(limiter *core.Limiter, limit core.Limit, proxies []string, handler http.Handler) http.Handler {
+	e := echo.New()
+	e.Use(echolimit.New(limiter, echolimit.ClientIP(echolimit.TrustedProxies(proxies...))).Limit(limit))
+	e.Any("/*", echo.WrapHandler(handler))
+	return e
+}

@@ -52,3 +52,11 @@ func ginPage(limiter *core.Limiter, limit core.Limit, origin string) http.Handle
 	r.GET("/", func(c *gin.Context) { c.String(http.StatusOK, "results") })
 	return r
 }
+
+func ginLimited(limiter *core.Limiter, limit core.Limit, proxies []string, handler http.Handler) http.Handler {
+	gin.SetMode(gin.ReleaseMode)
+	r := gin.New()
+	r.Use(ginlimit.New(limiter, ginlimit.ClientIP(ginlimit.TrustedProxies(proxies...))).Limit(limit))
+	r.Any("/*path", gin.WrapH(handler))
+	return r
+}

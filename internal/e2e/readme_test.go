@@ -19,14 +19,18 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// snippets returns the Go code of the README, one text a block.
+// snippets returns the Go code of the README and of those in packages, one text a block.
 func snippets(t *testing.T) []string {
 	t.Helper()
-	readme, err := os.ReadFile("../../README.md")
+	files, err := filepath.Glob("../../*/README.md")
 	require.NoError(t, err)
 	var blocks []string
-	for _, match := range regexp.MustCompile("(?ms)^ *```go\n(.*?)^ *```").FindAllStringSubmatch(string(readme), -1) {
-		blocks = append(blocks, match[1])
+	for _, file := range append([]string{"../../README.md"}, files...) {
+		readme, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for _, match := range regexp.MustCompile("(?ms)^ *```go\n(.*?)^ *```").FindAllStringSubmatch(string(readme), -1) {
+			blocks = append(blocks, match[1])
+		}
 	}
 	return blocks
 }

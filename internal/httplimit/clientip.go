@@ -192,35 +192,45 @@ func (a *addresses) find(r *http.Request) (netip.Addr, error) {
 		}
 		trusted = true
 	}
-	addr := nearest
-	if trusted {
-		switch fields := r.Header[a.header]; a.header {
-		case xForwardedFor:
-			addr = a.walk(nearest, fields, parseHop)
-		case forwarded:
-			addr = a.walk(nearest, fields, parseForwarded)
-		default: // a single address, so that two of them say nothing
-			if len(fields) == 1 {
-				if named, ok := parseHop(fields[0]); ok {
-					addr = named
-				}
+	if !trusted {
+		if !nearest.IsValid() {
+			return nearest, mistakef("ClientIP: the connection is from %q, which is no address: count by something else", r.RemoteAddr)
+		}
+		return nearest, nil
+	}
+	var named netip.Addr
+	switch fields := r.Header[a.header]; a.header {
+	case xForwardedFor:
+		named = a.walk(fields, parseHop)
+	case forwarded:
+		named = a.walk(fields, parseForwarded)
+	default: // a single address, so that two of them say nothing
+		if len(fields) == 1 {
+			if addr, ok := parseHop(fields[0]); ok {
+				named = addr
 			}
 		}
 	}
-	if !addr.IsValid() {
-		if unix {
-			return addr, mistakef("ClientIP: the proxy on the Unix socket names no client:"+
-				" let it set %s, or name the header that it sets with ProxyHeader", a.header)
-		}
-		return addr, mistakef("ClientIP: the connection is from %q, which is no address: count by something else", r.RemoteAddr)
+	switch {
+	case named.IsValid():
+		return named, nil
+	case unix:
+		return named, mistakef("ClientIP: the proxy on the Unix socket names no client:"+
+			" let it set %s, or name the header that it sets with ProxyHeader", a.header)
 	}
-	return addr, nil
+	r.Response = unnamed
+	return nearest, nil
 }
+
+// unnamed marks a request whose trusted proxy names no client, for the gate, which has a log. The gate and a key
+// function see nothing but the request in common, whatever functions are around the latter, and in a server nothing else
+// sets Response.
+var unnamed = new(http.Response)
 
 // walk follows the hops that list fields tell of, from the nearest on, for as long as they are trusted. It returns the
 // first that is not or, where the list ends or cannot be read before that, the last that was: what is further away may have
-// been written by anybody.
-func (a *addresses) walk(nearest netip.Addr, fields []string, parse func(string) (netip.Addr, bool)) netip.Addr {
+// been written by anybody. If there is none, it returns the zero Addr.
+func (a *addresses) walk(fields []string, parse func(string) (netip.Addr, bool)) (nearest netip.Addr) {
 	for i := len(fields) - 1; i >= 0; i-- {
 		for rest, more := fields[i], true; more; {
 			var hop string

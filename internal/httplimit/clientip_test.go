@@ -183,6 +183,7 @@ var single = []addressRow{
 	{proxy, "CF-Connecting-IP: 198.51.100.1\nCF-Connecting-IP: 203.0.113.7", "ip:10.0.0.1"},
 	{proxy, "CF-Connecting-IP: 198.51.100.1, 203.0.113.7", "ip:10.0.0.1"},
 	{proxy, "CF-Connecting-IP: ", "ip:10.0.0.1"},
+	{proxy, "CF-Connecting-IP: 203.0.113.7:https", "ip:10.0.0.1"},
 	{proxy, "X-Forwarded-For: 198.51.100.1", "ip:10.0.0.1"},
 }
 

@@ -90,6 +90,10 @@ func (g *Gate[C]) decide(
 	c C, r *http.Request, h http.Header, policy func(C) (*Policy, error),
 ) (d core.Decision, _ *Refusal) {
 	key, err := g.key(c)
+	if r.Response == unnamed {
+		r.Response = nil
+		g.warnings.proxy()
+	}
 	if err != nil || key == "" {
 		return d, g.unidentified(h, err)
 	}

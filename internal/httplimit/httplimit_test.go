@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -253,3 +255,36 @@ func TestChosenPolicies(t *testing.T) {
 }
 
 func noRoute(*http.Request) string { return "" }
+
+// In HTTP/2 a body with a length is read, and one without is left alone, since its client may wait for the answer.
+func TestDrainInHTTP2(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		Drain(w, r)
+		rest, err := io.Copy(io.Discard, r.Body)
+		assert.NoError(t, err)
+		fmt.Fprint(w, rest)
+	}))
+	server.Config.Protocols = new(http.Protocols)
+	server.Config.Protocols.SetUnencryptedHTTP2(true)
+	server.Start()
+	defer server.Close()
+	transport := &http.Transport{Protocols: server.Config.Protocols}
+	defer transport.CloseIdleConnections()
+	for _, row := range []struct {
+		length int64
+		rest   string // of a body of 200 kB
+	}{
+		{200_000, "0"},
+		{-1, "200000"},
+	} {
+		r, err := http.NewRequest("POST", server.URL, strings.NewReader(strings.Repeat("x", 200_000)))
+		require.NoError(t, err)
+		r.ContentLength = row.length
+		response, err := transport.RoundTrip(r)
+		require.NoError(t, err)
+		rest, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		response.Body.Close()
+		assert.Equal(t, row.rest, string(rest))
+	}
+}

@@ -15,6 +15,7 @@ type warnings struct {
 	log       *slog.Logger
 	errors    throttle
 	saidTwice atomic.Bool
+	saidProxy atomic.Bool
 	saidPath  atomic.Bool
 	firstPath atomic.Pointer[string]
 }
@@ -54,6 +55,15 @@ func (w *warnings) twice(name string) {
 	if once(&w.saidTwice) {
 		w.log.Warn("exactlimit: a request passed two limits of one name: it was charged by both, and clients are told of the"+
 			" stricter one. Where both count by the same key, take one out; otherwise give each its own name", "limit", name)
+	}
+}
+
+// proxy warns of a trusted proxy that names no client.
+func (w *warnings) proxy() {
+	if once(&w.saidProxy) {
+		w.log.Warn("exactlimit: a trusted proxy named no client, so it was counted as one itself, and with it all clients" +
+			" that it does not name: let it add its peer's address to X-Forwarded-For, or name the header that it sets with" +
+			" ProxyHeader. If only its own health checks come without one, all is well")
 	}
 }
 

@@ -73,6 +73,55 @@ func TestLimitsPassedTwice(t *testing.T) {
 	assert.Equal(t, 1, strings.Count(said.String(), "\n"))
 }
 
+// A trusted proxy that names no client is warned of, once for each gate and however the key function is wrapped.
+func TestProxiesThatNameNoClient(t *testing.T) {
+	byIP := ClientIP(TrustedProxies("10.0.0.0/8"))
+	byHeader := ClientIP(TrustedProxies("10.0.0.0/8"), ProxyHeader("X-Real-IP"))
+	own := func(r *http.Request) (string, error) {
+		key, err := byIP(r)
+		return "own:" + key, err
+	}
+	for _, row := range []struct {
+		name  string
+		key   func(*http.Request) (string, error)
+		from  string
+		names string // what is in X-Forwarded-For
+		warns bool
+	}{
+		{"none", byIP, proxy, "", true},
+		{"what is no address", byIP, proxy, "unknown", true},
+		{"what is no address, nearer than one", byIP, proxy, client + ", unknown", true},
+		{"another header", byHeader, proxy, client, true},
+		{"in FirstOf", FirstOf([]func(*http.Request) (string, error){Header("X-API-Key"), byIP}), proxy, "", true},
+		{"in Join", Join([]func(*http.Request) (string, error){Route(noRoute), byIP}), proxy, "", true},
+		{"in a function of the user's", own, proxy, "", true},
+		{"a client", byIP, proxy, client, false},
+		{"a client that is a proxy, too", byIP, proxy, "10.0.0.2", false},
+		{"no proxy", byIP, client + ":1", "", false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			said := captureLog(t)
+			limiter, err := core.NewInProcess()
+			require.NoError(t, err)
+			defer limiter.Close()
+			gate := NewGate(limiter, row.key, noRoute)
+			policy := Fixed[*http.Request]([]core.Limit{core.PerMinute("a", 9)})
+			for range 3 {
+				r := addressRow{row.from, "X-Forwarded-For: " + row.names, ""}.request()
+				if row.names == "" {
+					r.Header.Del("X-Forwarded-For")
+				}
+				_, refusal := gate.Check(r, r, http.Header{}, policy)
+				require.Nil(t, refusal)
+				assert.Nil(t, r.Response, "handlers see nothing of it")
+			}
+			assert.Equal(t, row.warns, strings.Contains(said.String(), "named no client"))
+			assert.LessOrEqual(t, strings.Count(said.String(), "\n"), 1)
+			assert.NotContains(t, said.String(), "10.0.0")
+		})
+	}
+}
+
 // captureLog collects what goes to the default log until the end of the test.
 func captureLog(t *testing.T) *bytes.Buffer {
 	said, before := new(bytes.Buffer), slog.Default()

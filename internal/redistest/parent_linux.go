@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// dieWithParent ends the process with ours, however ours ends: a test binary that panics cleans nothing up.
-func dieWithParent(cmd *exec.Cmd) {
+// DieWithParent ends the process with ours, however ours ends: a test binary that panics cleans nothing up.
+func DieWithParent(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }

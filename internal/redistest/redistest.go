@@ -31,7 +31,8 @@ import (
 
 // Server is a redis-server process of the test's own.
 type Server struct {
-	Addr string // host:port
+	Addr    string // host:port
+	TLSAddr string // where it speaks TLS, if its configuration has what TLS returns
 
 	dir      string
 	conf     string
@@ -123,6 +124,11 @@ func start(t testing.TB, s *Server, config []string) *Server {
 			"bind 127.0.0.1", fmt.Sprint("port ", port), "dir " + s.dir, `save ""`, "daemonize no",
 			"repl-diskless-sync-delay 0", // or a replica is kept waiting for others that might come
 		}, config), "\n") + "\n"
+		if speaksTLS(config) {
+			port := FreePort(t)
+			s.TLSAddr = fmt.Sprint("127.0.0.1:", port)
+			s.conf += fmt.Sprintln("tls-port", port)
+		}
 		if err = s.Start(); err == nil {
 			return s
 		}
@@ -158,7 +164,7 @@ func (s *Server) Start() error {
 		cmd.Env = append(os.Environ(), s.clock.env...)
 	}
 	cmd.Stdout, cmd.Stderr = log, log
-	dieWithParent(cmd)
+	DieWithParent(cmd)
 	if err := cmd.Start(); err != nil {
 		return err
 	}

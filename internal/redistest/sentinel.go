@@ -48,16 +48,21 @@ func StartSentinelSet(t testing.TB, name string, replicas int, config ...string)
 	return set
 }
 
-// StartSentinel runs a sentinel that watches a master under a name.
-func StartSentinel(t testing.TB, name string, master *Server) *Server {
+// StartSentinel runs a sentinel that watches a master under a name, with further lines of configuration. With those of TLS
+// it has clients speak TLS with the master.
+func StartSentinel(t testing.TB, name string, master *Server, config ...string) *Server {
 	t.Helper()
 	Long(t)
-	return startSentinel(t, name, master, 1)
+	return startSentinel(t, name, master, 1, config...)
 }
 
 func startSentinel(t testing.TB, name string, master *Server, quorum int, config ...string) *Server {
 	t.Helper()
-	host, port, _ := strings.Cut(master.Addr, ":")
+	addr := master.Addr
+	if speaksTLS(config) {
+		addr = master.TLSAddr
+	}
+	host, port, _ := strings.Cut(addr, ":")
 	monitor := fmt.Sprint("sentinel monitor ", name, " ", host, " ", port, " ", quorum)
 	s := start(t, &Server{dir: t.TempDir(), sentinel: true}, append([]string{monitor}, config...))
 	t.Cleanup(s.Kill)

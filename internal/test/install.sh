@@ -7,6 +7,9 @@ need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
 # browser prints the path of a Chromium, or fails.
 browser() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
 
+# server prints the path of a server, or fails. Debian keeps servers where only root looks.
+server() { PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$1"; }
+
 # install_missing installs the missing packages where it can. Elsewhere it prints what to install, and exits.
 install_missing() {
   [ ${#missing[@]} -gt 0 ] || return 0

@@ -1,0 +1,94 @@
+package adaptertest
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/core"
+)
+
+// uploads sends bodies to routes that refuse them, and never reads an answer before a body is sent, on pipes, which
+// hold nothing. So a body is sent only if the server reads it.
+func uploads(t *testing.T, app App) {
+	const wait = 5 * time.Second // how long a refusal reads
+	body := func(kB int) string { return strings.Repeat("x", kB<<10) }
+	length := func(kB int) string { return fmt.Sprintf("Content-Length: %d\r\n", kB<<10) }
+	chunked := func(kB int) string {
+		return strings.Repeat("400\r\n"+body(1)+"\r\n", kB) + "0\r\n\r\n"
+	}
+	const inChunks, closing = "Transfer-Encoding: chunked\r\n", "Connection: close\r\n"
+	for _, row := range []struct {
+		name     string
+		target   string
+		protocol string
+		header   string
+		body     string
+		status   int
+		at       time.Duration // of the answer
+		sent     bool          // all of the body
+	}{
+		{"HTTP/1.0", "/one", "HTTP/1.0", length(200), body(200), 429, 0, true},
+		{"as much as is read", "/one", "HTTP/1.0", length(256), body(256), 429, 0, true},
+		{"too much", "/one", "HTTP/1.0", length(300), body(300), 429, 0, false},
+		{"HTTP/1.1", "/one", "HTTP/1.1", length(200), body(200), 429, 0, true},
+		{"HTTP/1.1, closing", "/one", "HTTP/1.1", closing + length(200), body(200), 429, 0, true},
+		{"chunks", "/one", "HTTP/1.1", inChunks, chunked(200), 429, 0, true},
+		{"chunks, closing", "/one", "HTTP/1.1", closing + inChunks, chunked(200), 429, 0, true},
+		{"too many chunks", "/one", "HTTP/1.1", closing + inChunks, chunked(300), 429, 0, false},
+		{"an answer of the user's", "/denied", "HTTP/1.0", length(200), body(200), 420, 0, true},
+		{"no key", "/header", "HTTP/1.0", length(200), body(200), 401, 0, true},
+		{"expected", "/one", "HTTP/1.1", "Expect: 100-continue\r\n" + length(200), "", 429, 0, true},
+		{"slow", "/one", "HTTP/1.0", length(200), body(100), 429, wait, true},
+		{"slow, HTTP/1.1", "/one", "HTTP/1.1", length(200), body(100), 429, wait, true},
+		{"slow chunks", "/one", "HTTP/1.1", inChunks, "400\r\n" + body(1), 429, wait, true},
+		{"a dry run", "/dry?cost=1", "HTTP/1.0", "X-API-Key: ann\r\n" + length(200), "", 200, 0, true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				limiter, err := core.NewInProcess(core.WithLogger(slog.New(slog.DiscardHandler)))
+				require.NoError(t, err)
+				defer limiter.Close()
+				wire := serve(t, app(limiter), "HTTP/1.1")
+				defer wire.server.Close()
+				for range 2 { // which One and all its likes allow
+					wire.send(request{target: row.target, header: "X-API-Key: ann"})
+				}
+				conn, accepted := net.Pipe()
+				defer conn.Close()
+				require.NoError(t, conn.SetDeadline(time.Now().Add(time.Minute))) // which takes no time in here
+				wire.conns <- from{accepted, "192.0.2.1:1234"}
+				start, sent := time.Now(), make(chan error, 1)
+				fmt.Fprintf(conn, "GET %s %s\r\nHost: example.com\r\n%s\r\n", row.target, row.protocol, row.header)
+				go func() {
+					_, err := io.Copy(conn, strings.NewReader(row.body))
+					sent <- err
+				}()
+				synctest.Wait() // until the body is sent, or the server reads no more of it
+				select {
+				case err := <-sent:
+					require.NoError(t, err)
+					assert.True(t, row.sent, "more was read than should be")
+				default:
+					assert.False(t, row.sent, "the body was not read")
+				}
+				response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				require.NoError(t, err)
+				assert.Equal(t, row.status, response.StatusCode)
+				assert.Equal(t, row.at, time.Since(start))
+				_, err = io.Copy(io.Discard, response.Body)
+				require.NoError(t, err)
+			})
+		})
+	}
+}
