@@ -213,6 +213,17 @@ func (r *recorder) add(name string, entries []string, copied bool) error {
 
 func isMark(member string) bool { return member == "*" || member == "~" }
 
+// added reports whether an entry is for what a request has cost beyond its charge.
+func added(id string) bool { return strings.HasSuffix(id, "+") }
+
+// admissionOf returns the id of the admission of which an entry is all or a part.
+func admissionOf(id string) string {
+	if i := strings.IndexAny(id, ":="); i >= 0 && !added(id) {
+		return id[:i]
+	}
+	return id
+}
+
 // parseMember returns the id and the weight of a member. No weight of one is written.
 func parseMember(member string) (id string, weight int, err error) {
 	id, text, found := strings.Cut(member, "*")
