@@ -244,7 +244,7 @@ func (s *soak) size() int64 {
 var soakUses = []Use{
 	{
 		Name: "hot", Share: 900, Keys: 2, Costs: []int{1},
-		Limits: []core.Limit{{Name: "hot", Max: 150_000, Window: time.Second}},
+		Limits: []core.Limit{{Name: "hot", Max: 60_000, Window: time.Second}},
 	},
 	{
 		Name: "costs", Share: 25, Keys: 8, Costs: []int{1, 1, 5, 100, 400},
@@ -300,7 +300,7 @@ func TestSoak(t *testing.T) {
 		}
 	}
 	s.witness = redistest.NewWitness(bounds)
-	load := Callers{URL: s.proxy.URL(), Prefix: s.prefix, Goroutines: 256, Uses: s.uses, Pause: 2 * ms, Seed: played}
+	load := Callers{URL: s.proxy.URL(), Prefix: s.prefix, Goroutines: 256, Uses: s.uses, Pause: ms, Seed: played}
 	other := load
 	other.Policy, other.Provisional, other.Seed = core.FailClosed, true, played+1
 	s.callers = []*callers{load.start(t), other.start(t)}
