@@ -71,7 +71,8 @@ func (s *soak) heal() {
 // step steps the server's clock, forward or back, by up to three seconds, which is more than any window, and
 // often by little.
 func (s *soak) step(sign time.Duration) {
-	by := time.Duration(s.random.Int64N(int64(s.random.Int64N(int64(3*time.Second))) + 1)).Truncate(time.Microsecond)
+	longest := s.random.Int64N(int64(3 * time.Second))
+	by := time.Duration(s.random.Int64N(longest + 1)).Truncate(time.Microsecond)
 	s.server.StepClock(s, sign*by)
 	if sign < 0 {
 		s.witness.StepBack(by)
