@@ -5,9 +5,11 @@ package core
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
@@ -19,11 +21,15 @@ func TestInProcessAllowDoesNotAllocate(t *testing.T) {
 	require.NoError(t, err)
 	defer limiter.Close()
 	ctx := context.Background()
+	ctx = trace.ContextWithSpanContext(ctx, trace.SpanContext{}) // a span that is not recorded
 	roomy, full := PerDay("roomy", 1_000_000), PerDay("full", 1)
+	banned := Limit{Name: "banned", Max: 1, Window: time.Hour, Ban: time.Hour}
 	limiter.Allow(ctx, "ann", full)
+	limiter.Allow(ctx, "ann", banned)
 	for name, call := range map[string]func(){
 		"admitted": func() { limiter.Allow(ctx, "ann", roomy) }, // but for the few times that the log grows
 		"denied":   func() { limiter.Allow(ctx, "ann", full) },
+		"banned":   func() { limiter.Allow(ctx, "ann", banned) },
 		"peeked":   func() { limiter.Peek(ctx, "ann", full) },
 	} {
 		assert.Zero(t, testing.AllocsPerRun(10_000, call), name)

@@ -105,9 +105,10 @@ func (b *batch) first() int {
 }
 
 // plain reports whether a question is of the most common kind, for which the script has the verb "one": a single
-// request under one limit, of cost 1, that is not provisional.
+// request under one limit without a ban, of cost 1, that is not provisional.
 func (a *asked) plain() bool {
-	return a.verb == admit && len(a.limits) == 1 && a.requests == 1 && a.cost == 1 && !a.provisional
+	return a.verb == admit && len(a.limits) == 1 && a.requests == 1 && a.cost == 1 && !a.provisional &&
+		a.limits[0].Ban == 0
 }
 
 // join adds a caller's question: to a question to the script that asks the same, if there is one, or as a new one.
@@ -178,10 +179,14 @@ func (b *batch) appendGroup(index int32) {
 		return
 	}
 	for i := range g.limits {
+		limit := &g.limits[i]
 		if g.verb != refund {
-			b.args = append(b.args, b.text(int64(g.limits[i].Max)))
+			b.args = append(b.args, b.text(int64(limit.Max)))
 		}
-		b.args = append(b.args, b.text(g.limits[i].Window.Microseconds()))
+		b.args = append(b.args, b.text(limit.Window.Microseconds()))
+		if g.verb != refund && !g.plain() {
+			b.args = append(b.args, b.text(limit.Ban.Microseconds()))
+		}
 	}
 }
 
@@ -238,9 +243,13 @@ func (b *batch) Decode(reply []rueidis.RedisMessage) (again []*question, err err
 		}
 	}
 	for i := range b.asked {
-		if a := &b.asked[i]; a.verb == admit && a.answer.err == nil && a.answer.full() {
-			d := a.answer.decision(a.requests-1, a.cost, a.limits)
-			b.denials.learn(a.hash, a.forgotten, b.sent, came, a.key, a.cost, a.limits, d)
+		a := &b.asked[i]
+		if a.verb != admit || a.answer.err != nil {
+			continue
+		}
+		if sure := a.answer.sure(a.limits); sure > 0 {
+			next := a.answer.decision(a.requests, a.cost, a.limits) // on one request more
+			b.denials.learn(a.hash, a.forgotten, b.sent, came, a.key, a.cost, a.limits, next, sure)
 		}
 	}
 	return b.again, nil

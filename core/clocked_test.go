@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"hash/maphash"
+	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -176,7 +178,7 @@ func (c clockedRedis) decision(t require.TestingT, q *question) Decision {
 
 func (c clockedRedis) allow(t require.TestingT, now int64, key string, cost int, limits ...Limit) Decision {
 	hash, moment := maphash.String(c.seed, key), time.Duration(now)*time.Microsecond
-	if denied, found := c.denials.find(hash, moment, key, cost, limits); found {
+	if denied, found := find(c.denials, hash, moment, key, cost, limits); found {
 		return denied
 	}
 	q := c.question(admit, key, cost, limits...)
@@ -225,6 +227,16 @@ func (c clockedRedis) entries(t require.TestingT, key string, limit Limit) map[s
 	return entries
 }
 
+// banEnds returns when the ban of a log ends, and whether it has the mark of one.
+func (c clockedRedis) banEnds(t require.TestingT, key string, limit Limit) (ends int64, banned bool) {
+	for member, score := range members(t, c.client, c.log(key, limit)) {
+		if member[0] == '!' {
+			return -score - epoch, true
+		}
+	}
+	return math.MinInt64, false
+}
+
 func (c clockedRedis) log(key string, limit Limit) string {
 	return string(appendLogKey(nil, c.prefix, key, limit))
 }
@@ -251,13 +263,14 @@ func requireMarks(t require.TestingT, client rueidis.Client, log string) {
 			entries++
 			extra += weightOf(t, member) - 1
 		} else {
-			require.Contains(t, []string{"*", "~"}, member)
+			require.True(t, redistest.IsMark(member), member)
 		}
 	}
 	require.Equal(t, -extra, there["*"], "%v", there)
 	_, marked := there["*"]
 	require.Equal(t, extra > 0, marked, "%v", there)
-	require.True(t, entries > 0 || len(there) == 0, "nothing but marks: %v", there)
+	banned := slices.ContainsFunc(slices.Collect(maps.Keys(there)), func(member string) bool { return member[0] == '!' })
+	require.True(t, entries > 0 || banned && len(there) == 1 || len(there) == 0, "nothing but marks: %v", there)
 	if provisional, marked := there["~"]; marked {
 		require.EqualValues(t, -1, provisional)
 	}

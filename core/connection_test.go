@@ -2,17 +2,8 @@ package core
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"log/slog"
-	"math/big"
-	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -209,25 +200,10 @@ func TestSentinel(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	require.NoError(t, err)
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	require.NoError(t, err)
-	dir := t.TempDir()
-	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	require.NoError(t, os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o600))
-	require.NoError(t, os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600))
-	port := redistest.FreePort(t)
-	redistest.Start(t, fmt.Sprint("tls-port ", port), "tls-cert-file "+certFile, "tls-key-file "+keyFile,
-		"tls-ca-cert-file "+certFile, "tls-auth-clients no")
-
+	config, _ := redistest.TLS(t)
+	server := redistest.Start(t, config...)
 	for query, says := range map[string]string{"": "certificate", "?skip_verify=true": ""} {
-		limiter, err := Connect(fmt.Sprintf("rediss://127.0.0.1:%d%s", port, query), OnFailure(FailClosed))
+		limiter, err := Connect("rediss://"+server.TLSAddr+query, OnFailure(FailClosed))
 		require.NoError(t, err)
 		d, err := limiter.Allow(context.Background(), "ann", PerMinute("login", 5))
 		if says == "" {

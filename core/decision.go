@@ -56,6 +56,15 @@ type State struct {
 	RetryAfter time.Duration
 	// ResetAfter is how long until the whole budget is back, if nothing more is admitted.
 	ResetAfter time.Duration
+	// Banned reports whether the limit denies because of a ban, also if this is the denial that begins it: see
+	// Limit.Ban. Then Remaining is zero, and neither RetryAfter nor ResetAfter ends before the ban.
+	Banned bool
+}
+
+// ban makes it the state of a limit whose ban ends after a time, which is not zero.
+func (s *State) ban(left time.Duration) {
+	s.Banned, s.Remaining = true, 0
+	s.RetryAfter, s.ResetAfter = max(s.RetryAfter, left), max(s.ResetAfter, left)
 }
 
 // States returns the state of each limit of the call, in its order. The caller must not change it.

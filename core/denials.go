@@ -14,7 +14,8 @@ import (
 // without a call to Redis. In this file a question is a key, the limits and the cost of a request.
 //
 // The cache is exact: a full log has room when its entries expire and not before, so it is full for every instance
-// until then. Denials by a log whose units may be given back earlier are not cached; see answer.full. That leaves two
+// until then, and a banned log denies until the ban ends. Denials by a log whose units may be given back earlier are
+// not cached, nor are those that would begin a ban if Redis was asked; see answer.sure. That leaves two
 // cases in which a log has room earlier than the cache says. The first is a Reset, or the first Refund of a log. The
 // cache sees those of this Limiter at once, and those of other instances within hold. The second is that the clocks
 // disagree, since Redis's was stepped forward or this process was suspended, which Go's monotonic clock does not
@@ -65,18 +66,18 @@ func (d *denials) set(hash uint64) *denialSet {
 	return &d.sets[i]
 }
 
-// find returns the denial that Redis would give now, if the cache has it. The hash is the key's.
-func (d *denials) find(hash uint64, now time.Duration, key string, cost int, limits []Limit) (_ Decision, found bool) {
+// find returns the denial that Redis would give now, or nil if the cache does not have it. The hash is the key's.
+func (d *denials) find(hash uint64, now time.Duration, key string, cost int, limits []Limit) *denial {
 	set := d.set(hash)
 	if set == nil {
-		return Decision{}, false
+		return nil
 	}
 	for i := range set.places {
 		if e := set.places[i].Load(); e != nil && now < e.until && e.asks(key, cost, limits) {
-			return e.decision(now), true
+			return e
 		}
 	}
-	return Decision{}, false
+	return nil
 }
 
 // asks reports whether the denial is of the given question. One with another Max or another cost is not the same,
@@ -85,35 +86,30 @@ func (e *denial) asks(key string, cost int, limits []Limit) bool {
 	return e.cost == cost && e.key == key && slices.Equal(e.limits, limits)
 }
 
-// decision returns the denial as it is now.
-func (e *denial) decision(now time.Duration) Decision {
-	d := e.denied
+// decide sets d to the denial as it is now. It copies once, since decisions are large.
+func (e *denial) decide(d *Decision, now time.Duration) {
+	*d = e.denied
 	d.age = max(0, now-e.heard) // the reply may have come after now was read
-	d.State = d.State.aged(d.age)
-	return d
+	d.RetryAfter, d.ResetAfter = max(0, d.RetryAfter-d.age), max(0, d.ResetAfter-d.age)
 }
 
-// learn caches the denial that follows from a decision on the same question, if one does: from a denial, or from an
-// admission that leaves no room for another. The call was sent at sent, and the reply came now. The hash is the
-// key's, and forgotten is what the method forgotten returned before the call.
+// learn caches the denial of a question. The call that it follows from was sent at sent, and the reply came now; it is
+// sure for so long from the moment at which Redis answered. The hash is the key's, and forgotten is what the method
+// forgotten returned before the call.
 func (d *denials) learn(
-	hash, forgotten uint64, sent, now time.Duration, key string, cost int, limits []Limit, last Decision,
+	hash, forgotten uint64, sent, now time.Duration, key string, cost int, limits []Limit, denied Decision,
+	sure time.Duration,
 ) {
 	set := d.set(hash)
-	if set == nil || last.RetryAfter == 0 {
+	if set == nil {
 		return
 	}
-	states, retry := last.States(), last.RetryAfter
-	for _, state := range states {
-		if state.RetryAfter > 0 {
-			retry = min(retry, state.RetryAfter) // until then each limit without room stays without
-		}
-	}
+	states := denied.States()
 	e := &denial{
 		key:    strings.Clone(key), // since key may be a part of something large, such as a request
 		cost:   cost,
 		limits: slices.Clone(limits),
-		until:  sent + believed(min(retry, d.hold)),
+		until:  sent + believed(min(sure, d.hold)),
 		heard:  now,
 		denied: Decision{State: states[0], Source: SourceDenialCache},
 	}

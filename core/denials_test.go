@@ -17,6 +17,15 @@ func full(limit Limit, retry, reset time.Duration) Decision {
 	return Decision{Source: SourceRedis, State: State{Limit: limit, RetryAfter: retry, ResetAfter: reset}}
 }
 
+// find returns the decision that a cache has, if it has one.
+func find(d *denials, hash uint64, now time.Duration, key string, cost int, limits []Limit) (got Decision, found bool) {
+	e := d.find(hash, now, key, cost, limits)
+	if e != nil {
+		e.decide(&got, now)
+	}
+	return got, e != nil
+}
+
 // A call goes at 10 s and its reply, that there is room in 2 s, comes at 11 s. The server said so between the two, so the
 // log is full until 12 s at least, less what two clocks may drift apart in 2 s; a client that is told at 11 s to wait for
 // 2 s is not early.
@@ -24,7 +33,8 @@ func TestDenialHoldsUntil(t *testing.T) {
 	const ms = time.Millisecond
 	limit := PerMinute("login", 5)
 	d := newDenials(4, time.Minute)
-	d.learn(1, d.forgotten(1), 10*time.Second, 11*time.Second, "ann", 1, []Limit{limit}, full(limit, 2*time.Second, 50*time.Second))
+	d.learn(1, d.forgotten(1), 10*time.Second, 11*time.Second, "ann", 1, []Limit{limit},
+		full(limit, 2*time.Second, 50*time.Second), 2*time.Second)
 	for _, row := range []struct {
 		now          time.Duration
 		retry, reset time.Duration // zero when nothing is known
@@ -37,7 +47,7 @@ func TestDenialHoldsUntil(t *testing.T) {
 		{11998 * ms, 0, 0},
 		{time.Hour, 0, 0},
 	} {
-		got, found := d.find(1, row.now, "ann", 1, []Limit{limit})
+		got, found := find(d, 1, row.now, "ann", 1, []Limit{limit})
 		assert.Equal(t, row.retry > 0, found, row.now)
 		if found {
 			want := full(limit, row.retry, row.reset).State
@@ -53,21 +63,22 @@ func TestDenialIsOfOneQuestion(t *testing.T) {
 	limit := PerMinute("login", 5)
 	d := newDenials(100, time.Minute)
 	for _, cost := range []int{1, 3} {
-		d.learn(1, d.forgotten(1), 0, 0, "ann", cost, []Limit{limit}, full(limit, time.Duration(cost)*time.Second, time.Minute))
+		retry := time.Duration(cost) * time.Second
+		d.learn(1, d.forgotten(1), 0, 0, "ann", cost, []Limit{limit}, full(limit, retry, time.Minute), retry)
 	}
-	find := func(key string, cost int, limits ...Limit) time.Duration {
-		got, _ := d.find(1, 0, key, cost, limits)
+	retryOf := func(key string, cost int, limits ...Limit) time.Duration {
+		got, _ := find(d, 1, 0, key, cost, limits)
 		return got.RetryAfter
 	}
-	assert.Equal(t, time.Second, find("ann", 1, limit))
-	assert.Equal(t, 3*time.Second, find("ann", 3, limit), "each with its own")
-	assert.Zero(t, find("ann", 2, limit))
-	assert.Zero(t, find("bob", 1, limit), "another key of the same hash")
-	assert.Zero(t, find("ann", 1, PerMinute("login", 6)), "a raised Max has room")
-	assert.Zero(t, find("ann", 1, PerMinute("login", 4)), "a lowered Max has to wait longer")
-	assert.Zero(t, find("ann", 1, PerHour("login", 5)))
-	assert.Zero(t, find("ann", 1, PerMinute("search", 5)))
-	assert.Zero(t, find("ann", 1, limit, PerHour("search", 5)))
+	assert.Equal(t, time.Second, retryOf("ann", 1, limit))
+	assert.Equal(t, 3*time.Second, retryOf("ann", 3, limit), "each with its own")
+	assert.Zero(t, retryOf("ann", 2, limit))
+	assert.Zero(t, retryOf("bob", 1, limit), "another key of the same hash")
+	assert.Zero(t, retryOf("ann", 1, PerMinute("login", 6)), "a raised Max has room")
+	assert.Zero(t, retryOf("ann", 1, PerMinute("login", 4)), "a lowered Max has to wait longer")
+	assert.Zero(t, retryOf("ann", 1, PerHour("login", 5)))
+	assert.Zero(t, retryOf("ann", 1, PerMinute("search", 5)))
+	assert.Zero(t, retryOf("ann", 1, limit, PerHour("search", 5)))
 }
 
 // Of several limits some are full. While all of those stay full, what is known of them is true.
@@ -79,8 +90,8 @@ func TestDenialOfSeveralLimits(t *testing.T) {
 		{Limit: limits[2], Remaining: 8, ResetAfter: time.Hour},
 	}
 	d := newDenials(4, time.Minute)
-	d.learn(1, d.forgotten(1), 0, 0, "ann", 1, limits, decide(false, states, SourceRedis))
-	got, found := d.find(1, 600*time.Millisecond, "ann", 1, limits)
+	d.learn(1, d.forgotten(1), 0, 0, "ann", 1, limits, decide(false, states, SourceRedis), time.Second)
+	got, found := find(d, 1, 600*time.Millisecond, "ann", 1, limits)
 	require.True(t, found)
 	assert.Equal(t, "b", got.Limit.Name)
 	assert.Equal(t, 39400*time.Millisecond, got.RetryAfter)
@@ -89,18 +100,18 @@ func TestDenialOfSeveralLimits(t *testing.T) {
 		{Limit: limits[1], RetryAfter: 39400 * time.Millisecond, ResetAfter: 39400 * time.Millisecond},
 		{Limit: limits[2], Remaining: 8, ResetAfter: time.Hour - 600*time.Millisecond},
 	}, got.States())
-	_, found = d.find(1, 999*time.Millisecond, "ann", 1, limits)
+	_, found = find(d, 1, 999*time.Millisecond, "ann", 1, limits)
 	assert.False(t, found, "the first has room, so it is time to ask again")
 }
 
 func TestDenialIsHeldNoLongerThanSaid(t *testing.T) {
 	limit := PerDay("export", 5)
 	d := newDenials(4, time.Second)
-	d.learn(1, d.forgotten(1), 0, 0, "ann", 1, []Limit{limit}, full(limit, time.Hour, time.Hour))
-	got, found := d.find(1, 998*time.Millisecond, "ann", 1, []Limit{limit})
+	d.learn(1, d.forgotten(1), 0, 0, "ann", 1, []Limit{limit}, full(limit, time.Hour, time.Hour), time.Hour)
+	got, found := find(d, 1, 998*time.Millisecond, "ann", 1, []Limit{limit})
 	assert.True(t, found)
 	assert.Equal(t, time.Hour-998*time.Millisecond, got.RetryAfter, "what it says is true all the same")
-	_, found = d.find(1, 999*time.Millisecond, "ann", 1, []Limit{limit})
+	_, found = find(d, 1, 999*time.Millisecond, "ann", 1, []Limit{limit})
 	assert.False(t, found)
 }
 
@@ -108,11 +119,11 @@ func TestForgottenDenials(t *testing.T) {
 	limit, other := PerMinute("login", 5), PerMinute("search", 5)
 	d := newDenials(4, time.Minute)
 	known := func(key string, limit Limit) bool {
-		_, found := d.find(1, 0, key, 1, []Limit{limit})
+		_, found := find(d, 1, 0, key, 1, []Limit{limit})
 		return found
 	}
 	learn := func(forgotten uint64, key string, limit Limit) {
-		d.learn(1, forgotten, 0, 0, key, 1, []Limit{limit}, full(limit, time.Second, time.Second))
+		d.learn(1, forgotten, 0, 0, key, 1, []Limit{limit}, full(limit, time.Second, time.Second), time.Second)
 	}
 	learn(d.forgotten(1), "ann", limit)
 	learn(d.forgotten(1), "ann", other)
@@ -136,8 +147,8 @@ func TestDenialsAreBounded(t *testing.T) {
 		random := rand.New(rand.NewPCG(1, 2))
 		for i := range 20_000 {
 			key, hash := fmt.Sprint(i), random.Uint64()
-			d.learn(hash, 0, 0, 0, key, 1, limits, full(limit, time.Second, time.Second))
-			_, found := d.find(hash, 0, key, 1, limits)
+			d.learn(hash, 0, 0, 0, key, 1, limits, full(limit, time.Second, time.Second), time.Second)
+			_, found := find(d, hash, 0, key, 1, limits)
 			require.True(t, found, "the newest has a place")
 		}
 		held := 0
@@ -156,17 +167,18 @@ func TestDenialsAreBounded(t *testing.T) {
 	d := newDenials(4, time.Hour)
 	for i, seconds := range []int{9, 7, 8, 6, 6, 20} {
 		key := fmt.Sprint("key", min(i, 4))
-		d.learn(0, 0, 0, 0, key, 1, limits, full(limit, time.Duration(seconds)*time.Second, time.Minute))
+		retry := time.Duration(seconds) * time.Second
+		d.learn(0, 0, 0, 0, key, 1, limits, full(limit, retry, time.Minute), retry)
 	}
 	for i, want := range []bool{true, true, true, false, true} {
-		_, found := d.find(0, 0, fmt.Sprint("key", i), 1, limits)
+		_, found := find(d, 0, 0, fmt.Sprint("key", i), 1, limits)
 		assert.Equal(t, want, found, i)
 	}
 
 	off := newDenials(0, 0)
-	off.learn(7, off.forgotten(7), 0, 0, "ann", 1, limits, full(limit, time.Second, time.Second))
+	off.learn(7, off.forgotten(7), 0, 0, "ann", 1, limits, full(limit, time.Second, time.Second), time.Second)
 	off.forget(7, "ann")
-	_, found := off.find(7, 0, "ann", 1, limits)
+	_, found := find(off, 7, 0, "ann", 1, limits)
 	assert.False(t, found)
 }
 
@@ -182,11 +194,12 @@ func TestDenialsAreSafeForConcurrentUse(t *testing.T) {
 				key, hash, limits := fmt.Sprint(n), uint64(n)<<60, []Limit{PerMinute("login", n)}
 				switch random.IntN(4) {
 				case 0:
-					d.learn(hash, d.forgotten(hash), 0, 0, key, n, limits, full(limits[0], time.Duration(n), time.Hour))
+					d.learn(hash, d.forgotten(hash), 0, 0, key, n, limits, full(limits[0], time.Duration(n), time.Hour),
+						time.Duration(n))
 				case 1:
 					d.forget(hash, key)
 				default:
-					if got, found := d.find(hash, 0, key, n, limits); found {
+					if got, found := find(d, hash, 0, key, n, limits); found {
 						assert.Equal(t, full(limits[0], time.Duration(n), time.Hour).State, got.State)
 					}
 				}

@@ -26,6 +26,27 @@ func ExampleLimit() {
 	// true
 }
 
+// A client that is denied once is denied for an hour, although there is room again in a minute.
+func ExampleLimit_ban() {
+	limiter, err := core.NewInProcess()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer limiter.Close()
+	guesses := core.Limit{Name: "guesses", Max: 2, Window: time.Minute, Ban: time.Hour}
+	for range 3 {
+		d, err := limiter.Allow(context.Background(), "user:42", guesses)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(d.Allowed, d.Banned, d.RetryAfter.Round(time.Minute))
+	}
+	// Output:
+	// true false 0s
+	// true false 1m0s
+	// false true 1h0m0s
+}
+
 // Limits that are read from a file are checked when they are read.
 func ExampleValidate() {
 	err := core.Validate(core.PerMinute("login", 0))

@@ -30,9 +30,11 @@ type client struct {
 	mu   sync.Mutex
 	most [1]log // the array of logs while there is one, as with most clients
 	logs []log
-	gone bool    // swept out of the map: a caller that found it before has to look again
-	_    [7]byte // to whole cache lines: what each call writes, as far as most's number, is in the first one
+	// These are whole cache lines, of which the first has what each call writes.
 }
+
+// gone reports whether the client was swept out of the map. A caller that found it before has to look again.
+func (c *client) gone() bool { return c.logs != nil && len(c.logs) == 0 }
 
 // sweepEvery is the pause between two sweeps. Each takes about a tenth of a second per million keys, and holds up one
 // key at a time.
@@ -94,8 +96,10 @@ func (p *inProcess) sweep(now int64) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			c.logs = slices.DeleteFunc(c.logs, func(l log) bool { return l.idle(now) })
-			c.gone = len(c.logs) == 0
-			return c.gone, false
+			if c.logs == nil {
+				c.logs = c.most[:0] // gone
+			}
+			return c.gone(), false
 		})
 	}
 }
@@ -115,7 +119,7 @@ func (p *inProcess) locked(key string, make bool) *client {
 			c, _ = clients.LoadOrStore(strings.Clone(key), new(client))
 		}
 		c.mu.Lock()
-		if !c.gone {
+		if !c.gone() {
 			return c
 		}
 		c.mu.Unlock()
@@ -175,8 +179,21 @@ func (c *client) decide(d *Decision, now int64, cost int, limits []Limit) {
 			c.logs[logs[i]].add(now, number, cost, limits[i].Max)
 		}
 		d.receipt.cost, d.receipt.at, d.receipt.number = cost, now, number
+	} else {
+		c.ban(now, cost, limits, logs)
 	}
 	c.describe(d, allowed, now, cost, limits, logs)
+}
+
+// ban bans the logs that have no room for a request that was denied, as their limits say.
+func (c *client) ban(now int64, cost int, limits []Limit, logs []int) {
+	for i := range limits {
+		if limit := &limits[i]; limit.Ban > 0 && logs[i] >= 0 {
+			if l := &c.logs[logs[i]]; !l.banned(now) && l.units() > limit.Max-cost {
+				l.banEnds = now + limit.Ban.Microseconds()
+			}
+		}
+	}
 }
 
 // peek is the peek script, at a moment that the caller gives.
@@ -193,8 +210,11 @@ func (c *client) count(logs []int, now int64, cost int, limits []Limit) (_ []int
 	for i := range limits {
 		limit := &limits[i]
 		found := c.find(limit)
-		if found >= 0 && c.logs[found].trim(now-limit.Window.Microseconds()) > limit.Max-cost {
-			room = false
+		if found >= 0 {
+			l := &c.logs[found]
+			if l.trim(now-limit.Window.Microseconds()) > limit.Max-cost || l.banned(now) {
+				room = false
+			}
 		}
 		logs = append(logs, found)
 	}

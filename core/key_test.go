@@ -16,7 +16,7 @@ import (
 // awkward keys: those that could be taken for another, leave their slot or break a protocol.
 var awkward = []string{
 	"a", "a}", "}", "{", "{}", "{a}", "}{", "a}b", "a%7Db", "a%257Db", "%", "%%", "%25", "%#", "%#a", ":", "::", "a:b", "a:b:1000",
-	"a}:n:1000", "a}:n:1000v2", "a}:n", "\x00", "a\x00", "\n", "a\r\nb", " ", "  ", "ü", "\xff", "\xc3\x28", "*", "a*", "{a}:n:1000v2",
+	"a}:n:1000", "a}:n:1000v3", "a}:n", "\x00", "a\x00", "\n", "a\r\nb", " ", "  ", "ü", "\xff", "\xc3\x28", "*", "a*", "{a}:n:1000v3",
 	strings.Repeat("k", maxKey), strings.Repeat("k", maxKey+1), strings.Repeat("k", 10_000), strings.Repeat("k", 9_999) + "}",
 	strings.Repeat("}", maxKey), strings.Repeat("%", maxKey+1), canonicalKey(strings.Repeat("k", 10_000)),
 }
@@ -26,13 +26,13 @@ func logName(key, name string, window time.Duration) string {
 }
 
 func TestLogNames(t *testing.T) {
-	assert.Equal(t, "p:{ip:203.0.113.7}:search:10000v2", logName("ip:203.0.113.7", "search", 10*time.Second))
-	assert.Equal(t, "p:{a%7D%25{:}:}:n:1v2", logName("a}%{:", "}:n", time.Millisecond))
-	assert.Len(t, logName(strings.Repeat("k", 10_000), "n", time.Millisecond), len("p:{%#}:n:1v2")+43)
+	assert.Equal(t, "p:{ip:203.0.113.7}:search:10000v3", logName("ip:203.0.113.7", "search", 10*time.Second))
+	assert.Equal(t, "p:{a%7D%25{:}:}:n:1v3", logName("a}%{:", "}:n", time.Millisecond))
+	assert.Len(t, logName(strings.Repeat("k", 10_000), "n", time.Millisecond), len("p:{%#}:n:1v3")+43)
 
 	seen := map[string]string{}
 	for _, key := range awkward {
-		for _, name := range []string{"n", "n:1000", "n:1000v2", "v2", ":", "}:n", "{x}", "a}:n"} {
+		for _, name := range []string{"n", "n:1000", "n:1000v3", "v3", ":", "}:n", "{x}", "a}:n"} {
 			for _, window := range []time.Duration{time.Millisecond, time.Second} {
 				log, from := logName(key, name, window), fmt.Sprintf("%q %q %v", key, name, window)
 				assert.NotContains(t, seen, log, "%s and %s", from, seen[log])

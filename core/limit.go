@@ -7,7 +7,7 @@ import "time"
 //
 // Limits of the same Name and Window share their log for each key, wherever in the service they are written, so two
 // routes share a budget exactly when they say so. A changed Max takes effect at once on the log that is there. A changed
-// Window starts a new log.
+// Window starts a new log. A ban belongs to the log too: while it lasts, all limits that share the log deny.
 type Limit struct {
 	// Name tells budgets of one key apart and is shown to clients: 1 to 64 bytes of printable ASCII.
 	Name string
@@ -16,6 +16,15 @@ type Limit struct {
 	// Window is a whole number of milliseconds, at least one and at most 876,000 hours, a century. It is half open: what
 	// was admitted at t counts until just before t+Window.
 	Window time.Duration
+	// Ban is how long the limit goes on denying a key that it has denied, even if entries leave the window meanwhile:
+	// a whole number of milliseconds, at most 876,000 hours. Zero means no ban. The request that finds no room in this
+	// limit begins the ban; further requests do not prolong it. After exactly Ban it is over, and only Reset ends it
+	// earlier: Refund does not, nor does a changed Ban or Max. Peek does not begin one.
+	Ban time.Duration
+	// Unit is what the limit counts, as clients are told of it, such as "tokens" or "content-bytes": at most 64 bytes of
+	// printable ASCII. Empty means "requests". It changes nothing else, so limits that differ only in Unit share their
+	// log.
+	Unit string
 }
 
 // PerSecond is a limit of max requests in any second.
@@ -44,12 +53,13 @@ func Validate(limits ...Limit) error {
 	if len(limits) == 0 {
 		return invalid("no limit given: write at least one, such as core.PerMinute(\"login\", 5)")
 	}
-	for i, limit := range limits {
+	for i := range limits {
+		limit := &limits[i]
 		if err := limit.validate(); err != nil {
 			return err
 		}
-		for _, other := range limits[:i] {
-			if other.Name == limit.Name {
+		for j := range i {
+			if other := &limits[j]; other.Name == limit.Name {
 				return invalid("two limits named %q in one call (%d per %v and %d per %v): give each its own name",
 					limit.Name, other.Max, other.Window, limit.Max, limit.Window)
 			}
@@ -58,7 +68,7 @@ func Validate(limits ...Limit) error {
 	return nil
 }
 
-func (l Limit) validate() error {
+func (l *Limit) validate() error {
 	switch {
 	case l.Name == "":
 		return invalid("limit of %d per %v has no Name: name it after what it protects, such as \"login\"", l.Max, l.Window)
@@ -74,11 +84,28 @@ func (l Limit) validate() error {
 		return invalid("limit %q: Window is %v, it must be at most %v", l.Name, l.Window, maxWindow)
 	case l.Window%time.Millisecond != 0:
 		return invalid("limit %q: Window is %v, it must be a whole number of milliseconds", l.Name, l.Window)
-	}
-	for i := range len(l.Name) {
-		if l.Name[i] < ' ' || l.Name[i] > '~' {
-			return invalid("limit %q: its Name must be printable ASCII", l.Name)
-		}
+	case l.Ban < 0:
+		return invalid("limit %q: Ban is %v, it must be at least 1ms, or 0 for no ban", l.Name, l.Ban)
+	case l.Ban > maxWindow:
+		return invalid("limit %q: Ban is %v, it must be at most %v", l.Name, l.Ban, maxWindow)
+	case l.Ban%time.Millisecond != 0:
+		return invalid("limit %q: Ban is %v, it must be a whole number of milliseconds", l.Name, l.Ban)
+	case len(l.Unit) > maxName:
+		return invalid("limit %q: its Unit is %d bytes long, at most %d are allowed", l.Name, len(l.Unit), maxName)
+	case !printable(l.Name):
+		return invalid("limit %q: its Name must be printable ASCII", l.Name)
+	case !printable(l.Unit):
+		return invalid("limit %q: its Unit %q must be printable ASCII, such as \"tokens\"", l.Name, l.Unit)
 	}
 	return nil
+}
+
+// printable reports whether a text consists of printable ASCII.
+func printable(text string) bool {
+	for i := range len(text) {
+		if text[i] < ' ' || text[i] > '~' {
+			return false
+		}
+	}
+	return true
 }

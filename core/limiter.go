@@ -126,6 +126,10 @@ func NewInProcess(opts ...Option) (*Limiter, error) {
 // let a client choose it: under FailLocal each request with too short a deadline is decided in this process, whose
 // budget comes on top of the one in Redis.
 //
+// If the context has an OpenTelemetry span that is recorded, it gets the decision as the attributes exactlimit.limit,
+// exactlimit.outcome, exactlimit.source and exactlimit.remaining, with or without WithMeterProvider, whose comment
+// lists the outcomes. The key is in none of them.
+//
 // The key says who is counted. It may be any non-empty string; different strings are different clients.
 func (l *Limiter) Allow(ctx context.Context, key string, limits ...Limit) (Decision, error) {
 	return l.AllowN(ctx, key, 1, limits...)
@@ -157,6 +161,7 @@ func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit
 	if l.metrics != nil {
 		l.metrics.recordDecision(&d)
 	}
+	describe(ctx, &d)
 	return d, nil
 }
 
@@ -205,7 +210,8 @@ func (l *Limiter) Provisional() *Limiter {
 }
 
 // Peek returns the decision that Allow would make now, and charges nothing. On Redis it is a call of its own, whatever is
-// remembered of denials. Its errors are Allow's. Metrics do not count it, and a dry run shows its denials as they are.
+// remembered of denials. It shows a ban and begins none. Its errors are Allow's. Metrics do not count it, and a dry run
+// shows its denials as they are.
 func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Decision, err error) {
 	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err
@@ -224,12 +230,13 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Deci
 	return d, nil
 }
 
-// Refund gives back what an admission was charged, so that it counts no more: as if a request that failed had never come.
-// What has left its window meanwhile is not there to be given back, a second Refund of the same admission does nothing, and
-// so does one of a denial, a Peek, or an admission that was not counted. Other instances may go on denying for as long as
-// WithDenialCache says, unless the charge was Provisional. Where Redis does not answer it returns ErrUnavailable whatever
-// the policy, and may or may not have given back; calling it again is safe. The decision must be of this Limiter, or of a
-// view of it, such as by OnFailure: another's is an error that wraps ErrInvalid.
+// Refund gives back what an admission was charged, so that it counts no more: as if a request that failed had never
+// come. It lifts no ban. What has left its window meanwhile is not there to be given back, a second Refund of the
+// same admission does nothing, and so does one of a denial, a Peek, or an admission that was not counted. Other
+// instances may go on denying for as long as WithDenialCache says, unless the charge was Provisional. Where Redis
+// does not answer it returns ErrUnavailable whatever the policy, and may or may not have given back; calling it again
+// is safe. The decision must be of this Limiter, or of a view of it, such as by OnFailure: another's is an error that
+// wraps ErrInvalid.
 func (l *Limiter) Refund(ctx context.Context, d Decision) error {
 	switch {
 	case d.receipt.cost == 0:
@@ -256,9 +263,9 @@ func limitsOf(states []State) []Limit {
 	return limits
 }
 
-// Reset forgets what key has been charged under limits, as if it had never come. Other instances may go on denying for as
-// long as WithDenialCache says. Where Redis does not answer it returns ErrUnavailable whatever the policy, and may or may not
-// have forgotten.
+// Reset forgets what key has been charged under limits, as if it had never come, and lifts its bans. Other instances
+// may go on denying for as long as WithDenialCache says. Where Redis does not answer it returns ErrUnavailable
+// whatever the policy, and may or may not have forgotten.
 func (l *Limiter) Reset(ctx context.Context, key string, limits ...Limit) error {
 	if err := l.check(ctx, key, limits); err != nil {
 		return err

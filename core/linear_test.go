@@ -55,24 +55,38 @@ type told struct {
 	remaining int
 }
 
-// counter is what a log is while nothing leaves it by age. What remains is that of the moment when the reply went out, which
-// is another than that of the decision where the first reply was lost, or came from a cache.
-func counter(max int, exact bool) porcupine.Model {
+// counted is the state of a log.
+type counted struct {
+	used   int
+	banned bool
+}
+
+// counter is what a log is while nothing leaves it by age and no ban ends. What remains is that of the moment when the
+// reply went out, which is another than that of the decision where the first reply was lost, or came from a cache.
+func counter(limit Limit, exact bool) porcupine.Model {
 	return porcupine.Model{
-		Init: func() any { return 0 },
+		Init: func() any { return counted{} },
 		Step: func(state, input, output any) (bool, any) {
-			used, in, out := state.(int), input.(operation), output.(told)
+			log, in, out := state.(counted), input.(operation), output.(told)
+			room := limit.Max - log.used
+			if log.banned {
+				room = 0
+			}
 			switch {
 			case in.do == "reset":
-				return true, 0
+				return true, counted{}
 			case in.do == "refund":
-				return used+in.cost >= 0, used + in.cost
+				log.used += in.cost
+				return log.used >= 0, log
 			case in.do == "peek":
-				return out == told{used < max, max - used}, used
-			case used+in.cost <= max:
-				return out.allowed && (!exact || out.remaining == max-used-in.cost), used + in.cost
+				return out == told{room > 0, room}, log
+			case in.cost <= room:
+				log.used += in.cost
+				return out.allowed && (!exact || out.remaining == room-in.cost), log
+			case limit.Ban > 0:
+				log.banned, room = true, 0
 			}
-			return !out.allowed && (!exact || out.remaining == max-used), used
+			return !out.allowed && (!exact || out.remaining == room), log
 		},
 	}
 }
@@ -88,6 +102,7 @@ func TestLinearizable(t *testing.T) {
 		others      []string // beside Allow
 		lossy       bool
 		provisional bool
+		ban         time.Duration
 		crowded     bool // by others, on whose calls the callers wait so that they are asked together
 		callers     int  // in each instance
 		calls       int  // of each
@@ -99,6 +114,11 @@ func TestLinearizable(t *testing.T) {
 		{name: "crowd with refunds", others: []string{"refund", "peek"}, crowded: true, callers: 5, calls: 6, unit: huge},
 		{name: "lossy", lossy: true, callers: 3, calls: 8, unit: huge},
 		{name: "lossy crowd", lossy: true, crowded: true, callers: 5, calls: 4, unit: 1},
+		{name: "bans", others: []string{"refund", "peek"}, ban: time.Hour, callers: 3, calls: 8, unit: 1},
+		{name: "crowd with bans", others: []string{"reset", "peek"}, ban: time.Hour,
+			crowded: true, callers: 5, calls: 6, unit: huge},
+		{name: "lossy bans", others: []string{"refund"}, lossy: true, provisional: true, ban: time.Hour,
+			callers: 3, calls: 8, unit: 1},
 		// Units given back are seen by other instances, whose caches know nothing of it, if they were charged provisionally.
 		{name: "lossy refunds", others: []string{"refund"}, lossy: true, provisional: true, callers: 3, calls: 6, unit: huge},
 		{name: "lossy crowd with refunds", others: []string{"refund"}, lossy: true, provisional: true, crowded: true, callers: 5, calls: 4, unit: 1},
@@ -110,6 +130,7 @@ func TestLinearizable(t *testing.T) {
 				if mode.unit > 1 {
 					limit.Max = (3 + round%8) * mode.unit
 				}
+				limit.Ban = mode.ban
 				opts := []Option{WithPrefix(redistest.Prefix()), patient, OnFailure(FailClosed)}
 				share := 0.15 // ten in a row, which is when a call gives up, are not to be expected
 				if !mode.lossy {
@@ -197,7 +218,7 @@ func TestLinearizable(t *testing.T) {
 				stop()
 				others.Wait()
 				// There are histories of a crowd whose orders are too many to be looked through.
-				result := porcupine.CheckOperationsTimeout(counter(limit.Max, !mode.lossy), history, 2*time.Second)
+				result := porcupine.CheckOperationsTimeout(counter(limit, !mode.lossy), history, 2*time.Second)
 				if result == porcupine.Ok {
 					checked++
 				}

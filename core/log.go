@@ -25,6 +25,7 @@ type log struct {
 	details *details
 	name    string // of the limit, which with the window identifies the log among those of its key
 	window  time.Duration
+	banEnds int64 // the moment at which the log admits again; 0 if it was never banned
 }
 
 // details holds, beside the ring, what the moments of a log do not tell. A log has them while an entry weighs more than
@@ -257,15 +258,18 @@ func (l *log) resize(size int) {
 	*l = resized
 }
 
-// clear drops all entries, and keeps what tells later admissions from earlier ones.
+// banned reports whether the log admits nothing because of a ban.
+func (l *log) banned(now int64) bool { return now < l.banEnds }
+
+// clear drops all entries and the ban, and keeps what tells later admissions from earlier ones.
 func (l *log) clear() {
-	l.ring, l.count, l.first, l.details, l.undone = nil, 0, 0, nil, true
+	l.ring, l.count, l.first, l.details, l.undone, l.banEnds = nil, 0, 0, nil, true, 0
 }
 
-// idle reports whether the log can be forgotten: it holds nothing, and no later admission can share the moment of an
-// earlier one.
+// idle reports whether the log can be forgotten: it holds nothing and is not banned, and no later admission can share
+// the moment of an earlier one.
 func (l *log) idle(now int64) bool {
-	return l.newest < now && (l.count == 0 || l.newest <= now-l.window.Microseconds())
+	return l.newest < now && (l.count == 0 || l.newest <= now-l.window.Microseconds()) && !l.banned(now)
 }
 
 // state completes a state whose Limit is set, for a request of the given cost. It writes the fields where they will
@@ -282,6 +286,9 @@ func (l *log) state(s *State, now int64, cost int) {
 	}
 	if remaining < cost {
 		s.RetryAfter = l.leaves(l.at(l.holding(cost-remaining)), now)
+	}
+	if l.banned(now) {
+		s.ban(time.Duration(l.banEnds-now) * time.Microsecond)
 	}
 }
 

@@ -25,12 +25,12 @@ import (
 //	exactlimit.denial_cache.size     {denial}    denials remembered now
 //	exactlimit.outage.duration       s           time in which a circuit breaker was open
 //
-// The outcome is allowed or denied, dry_run for a denial that a dry run let pass, or unavailable where Redis failed
-// under FailClosed. The source is that of Source.String: "none" for unavailable, "denial-cache" for a denial that
-// took no call. A call under several limits counts once, for the limit that decided, or for the first if it is
-// unavailable. A limit's name appears with its first decision, with counts of 0 for everything else that may happen
-// to it, and all other counts start at 0 with the Limiter. Names beyond the first 190 are counted as "other". No
-// attribute ever holds a key.
+// The outcome is allowed or denied, banned for a denial because of a ban, dry_run for a denial that a dry run let
+// pass, or unavailable where Redis failed under FailClosed. The source is that of Source.String: "none" for
+// unavailable, "denial-cache" for a denial that took no call. A call under several limits counts once, for the limit
+// that decided, or for the first if it is unavailable. A limit's name appears with its first decision, with counts
+// of 0 for everything else that may happen to it, and all other counts start at 0 with the Limiter. Names beyond the
+// first 190 are counted as "other". No attribute ever holds a key.
 //
 // Limiters may share a provider: each metric is then their sum. A closed Limiter stays in it with what it has
 // counted, so that no count falls. The Limiter's own goroutines use the provider too, so if it panics, the process
@@ -69,7 +69,8 @@ type redisState struct {
 	away    time.Duration // how long at least one was open, in total
 }
 
-// maxCounted is how many names of limits are told apart. A name has up to ten series, and OpenTelemetry's SDK tells
+// maxCounted is how many names of limits are told apart. A name has up to ten series, since the denials of a limit with
+// a ban are bans, and OpenTelemetry's SDK tells
 // 2,000 apart unless it is configured otherwise.
 const maxCounted = 190
 
@@ -77,13 +78,14 @@ const maxCounted = 190
 const (
 	outcomeAllowed = iota
 	outcomeDenied
+	outcomeBanned
 	outcomeDryRun
 	outcomeUnavailable
 	outcomes
 )
 
-// outcomeNames is what metrics call the outcomes.
-var outcomeNames = [outcomes]string{"allowed", "denied", "dry_run", "unavailable"}
+// outcomeNames is what metrics and spans call the outcomes.
+var outcomeNames = [outcomes]string{"allowed", "denied", "banned", "dry_run", "unavailable"}
 
 func (d *Decision) outcome() int {
 	switch {
@@ -91,11 +93,16 @@ func (d *Decision) outcome() int {
 		return outcomeDryRun
 	case d.Allowed:
 		return outcomeAllowed
+	case d.Banned:
+		return outcomeBanned
 	}
 	return outcomeDenied
 }
 
 const sources = int(SourceFailOpen) + 1
+
+// denialCells has a bit for each cell that counts denials. Those of bans follow.
+const denialCells uint32 = (1<<sources - 1) << (outcomeDenied * sources)
 
 // cellOf returns the index of the cell that counts an outcome by a source.
 func cellOf(outcome int, s Source) int { return outcome*sources + int(s) }
@@ -107,6 +114,7 @@ type counts struct {
 	attributes [outcomes * sources]metric.ObserveOption
 	near       *xsync.Counter
 	limit      metric.ObserveOption
+	bans       bool // the first decision was on a limit with a Ban, by which a denial is a ban
 }
 
 // newMetrics returns the metrics of a Limiter with Redis or without, and registers them.
@@ -166,10 +174,15 @@ func newMetrics(meter metric.Meter, onRedis bool) (*metrics, error) {
 	}
 	registered, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		m.limits.Range(func(_ string, c *counts) bool {
+			expected := m.expected.Load()
+			if c.bans {
+				denials := expected & denialCells
+				expected = expected&^denialCells | denials<<sources // the cells of outcomeBanned
+			}
 			for i := range c.cells {
 				if cell := c.cells[i].Load(); cell != nil {
 					o.ObserveInt64(decisions, cell.Value(), c.attributes[i])
-				} else if m.expected.Load()>>i&1 != 0 {
+				} else if expected>>i&1 != 0 {
 					o.ObserveInt64(decisions, 0, c.attributes[i])
 				}
 			}
@@ -233,7 +246,7 @@ func (l *Limiter) CountExempt(ctx context.Context) {
 // recordDecision counts a decision.
 func (m *metrics) recordDecision(d *Decision) {
 	outcome := d.outcome()
-	c := m.countsOf(d.Limit.Name)
+	c := m.countsOf(&d.Limit)
 	c.add(outcome, d.Source)
 	counted := outcome == outcomeAllowed && d.Source != SourceFailOpen
 	if counted && d.Remaining < (d.Limit.Max+4)/5 { // which is below a fifth
@@ -243,24 +256,25 @@ func (m *metrics) recordDecision(d *Decision) {
 
 // recordUnavailable counts a request that FailClosed refused.
 func (m *metrics) recordUnavailable(limits []Limit) {
-	m.countsOf(limits[0].Name).add(outcomeUnavailable, 0)
+	m.countsOf(&limits[0]).add(outcomeUnavailable, 0)
 }
 
-// countsOf returns the counts of the limit with a name.
-func (m *metrics) countsOf(name string) *counts {
+// countsOf returns the counts of a limit.
+func (m *metrics) countsOf(limit *Limit) *counts {
+	name, bans := limit.Name, limit.Ban > 0
 	if c, found := m.limits.Load(name); found {
 		return c
 	}
 	if m.limits.Size() >= maxCounted {
 		name = "other"
 	}
-	c, _ := m.limits.LoadOrCompute(name, func() (*counts, bool) { return newCounts(name), false })
+	c, _ := m.limits.LoadOrCompute(name, func() (*counts, bool) { return newCounts(name, bans), false })
 	return c
 }
 
-func newCounts(name string) *counts {
+func newCounts(name string, bans bool) *counts {
 	limit := attribute.String("exactlimit.limit", name)
-	c := &counts{near: xsync.NewCounter(), limit: metric.WithAttributeSet(attribute.NewSet(limit))}
+	c := &counts{near: xsync.NewCounter(), limit: metric.WithAttributeSet(attribute.NewSet(limit)), bans: bans}
 	for outcome, text := range outcomeNames {
 		for s := range Source(sources) {
 			c.attributes[cellOf(outcome, s)] = metric.WithAttributeSet(attribute.NewSet(limit,

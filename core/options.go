@@ -48,12 +48,14 @@ func WithPrefix(prefix string) Option {
 	}
 }
 
-// WithDenialCache sets how many denials are remembered at most, instead of 10,000, and for how long each, instead of a
-// second. While a denial is remembered the same question is denied without a call to Redis, which is exact: a full log has
-// room when its entries leave and not before. Denials by logs whose units may be given back are not remembered: see
-// Limiter.Provisional. No entries turn the cache off.
+// WithDenialCache sets how many denials are remembered at most, instead of 10,000, and for how long each, instead of
+// a second. While a denial is remembered the same question is denied without a call to Redis, which is exact: a full
+// log has room when its entries leave and not before, and a banned one when the ban ends. Denials by logs whose units
+// may be given back are not remembered, unless the log is banned: see Limiter.Provisional. Redis begins a ban, so a
+// denial of a call with a limit that has a Ban is only remembered while that limit is banned. No entries turn the
+// cache off.
 //
-// A denial remembered takes about 300 bytes. Of too few, some are forgotten and cost a call to Redis each. A longer time
+// A denial remembered takes about 400 bytes. Of too few, some are forgotten and cost a call to Redis each. A longer time
 // saves calls where windows are long; it is also how late it may be seen that another instance has called Reset, or Refund
 // for a charge that was not Provisional, that Redis has lost data, or that its clock was stepped forward.
 func WithDenialCache(entries int, hold time.Duration) Option {

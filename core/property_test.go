@@ -28,6 +28,7 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 		logs := map[string]*oracle.Log{}
 		now := int64(0)
 		windows := []time.Duration{time.Millisecond, 7 * time.Millisecond, time.Second}
+		bans := []time.Duration{0, 0, time.Millisecond, time.Second, 2 * time.Second}
 		// Where all ask the same at a cost of one, nothing can change while a log is full, so that what the denial cache
 		// says is the whole truth. Otherwise its denials are right, and do not know what others have taken since.
 		same := rapid.Bool().Draw(t, "same")
@@ -37,6 +38,7 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 			least = rapid.IntRange(1, 4).Draw(t, "the max")
 			most, several = least, 1
 			windows = windows[rapid.IntRange(0, 2).Draw(t, "the window"):][:1]
+			bans = bans[rapid.IntRange(0, 4).Draw(t, "the ban"):][:1]
 		}
 		for range rapid.IntRange(1, 40).Draw(t, "requests") {
 			// Steps that land on the border of a window, or a microsecond beside it, are where mistakes are.
@@ -49,6 +51,7 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 					Name:   fmt.Sprint("n", i),
 					Max:    rapid.IntRange(least, most).Draw(t, "max"),
 					Window: rapid.SampledFrom(windows).Draw(t, "window"),
+					Ban:    rapid.SampledFrom(bans).Draw(t, "ban"),
 				})
 			}
 			cost := rapid.IntRange(1, limits[0].Max).Draw(t, "cost")
@@ -64,9 +67,7 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 					store.reset(t, key, limits[0])
 				}
 				log := at(logs, key, limits[0])
-				for i := range log.Admitted {
-					log.Refund(i)
-				}
+				log.Empty()
 				continue
 			}
 
@@ -86,15 +87,14 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 			var want []State
 			for _, limit := range limits {
 				log, window := at(logs, key, limit), limit.Window.Microseconds()
-				if allowed && do == "allow" {
+				switch {
+				case do == "peek":
+				case allowed:
 					charged.oracle[log] = log.Admit(now, cost)
+				default:
+					log.Deny(now, window, cost, limit.Max, limit.Ban.Microseconds())
 				}
-				want = append(want, State{
-					Limit:      limit,
-					Remaining:  max(0, limit.Max-log.Count(now, window)),
-					RetryAfter: time.Duration(log.Retry(now, window, cost, limit.Max)) * time.Microsecond,
-					ResetAfter: time.Duration(log.Reset(now, window)) * time.Microsecond,
-				})
+				want = append(want, stateOf(log, now, cost, limit))
 			}
 
 			for name, store := range stores {
@@ -128,6 +128,18 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 	t.Log(cached, "denials by the cache")
 }
 
+// stateOf returns where the oracle says that a limit stands.
+func stateOf(log *oracle.Log, now int64, cost int, limit Limit) State {
+	window := limit.Window.Microseconds()
+	return State{
+		Limit:      limit,
+		Remaining:  log.Remaining(now, window, limit.Max),
+		RetryAfter: time.Duration(log.Retry(now, window, cost, limit.Max)) * time.Microsecond,
+		ResetAfter: time.Duration(log.Reset(now, window)) * time.Microsecond,
+		Banned:     log.Banned(now),
+	}
+}
+
 // admission is one admission, as each store and each log of the oracle knows it.
 type admission struct {
 	stores map[string]Decision
@@ -156,6 +168,10 @@ func TestLogAgreesWithOracle(t *testing.T) {
 			{Name: "a", Max: rapid.IntRange(1, most).Draw(t, "max"), Window: time.Duration(window) * time.Microsecond},
 			{Name: "b", Max: rapid.IntRange(1, most).Draw(t, "other max"), Window: time.Second},
 		}
+		for i := range limits {
+			ban := rapid.SampledFrom([]int64{0, 0, 1000, window, 3 * window}).Draw(t, "ban")
+			limits[i].Ban = time.Duration(ban) * time.Microsecond
+		}
 		steps := []int64{0, 1, window / 7, window / 2, window - 1, window, window + 1, 3 * window}
 		if rapid.Bool().Draw(t, "crowded") {
 			steps = []int64{0, 0, 0, 0, 1, window / 100, window / 7}
@@ -177,9 +193,7 @@ func TestLogAgreesWithOracle(t *testing.T) {
 			case do < 33:
 				store.reset(t, "ann", limits[0])
 				log := at(logs, "ann", limits[0])
-				for i := range log.Admitted {
-					log.Refund(i)
-				}
+				log.Empty()
 				continue
 			}
 			from := rapid.IntRange(0, 1).Draw(t, "from")
@@ -204,13 +218,10 @@ func TestLogAgreesWithOracle(t *testing.T) {
 				log, window := at(logs, "ann", limit), limit.Window.Microseconds()
 				if allowed {
 					charged.oracle[log] = log.Admit(now, cost)
+				} else {
+					log.Deny(now, window, cost, limit.Max, limit.Ban.Microseconds())
 				}
-				want = append(want, State{
-					Limit:      limit,
-					Remaining:  limit.Max - log.Count(now, window),
-					RetryAfter: time.Duration(log.Retry(now, window, cost, limit.Max)) * time.Microsecond,
-					ResetAfter: time.Duration(log.Reset(now, window)) * time.Microsecond,
-				})
+				want = append(want, stateOf(log, now, cost, limit))
 			}
 			got := store.allow(t, now, "ann", cost, asked...)
 			require.Equal(t, allowed, got.Allowed)
@@ -256,6 +267,8 @@ local try = call
 			steps = append(steps, -1, -second/2, -second, -9*second)
 		}
 		limits := []Limit{{Name: "a", Max: 6, Window: time.Second}, {Name: "b", Max: 9, Window: 2 * time.Second}}
+		ban := rapid.SampledFrom([]int64{0, 0, second / 2, 7 * second}).Draw(r, "ban")
+		limits[0].Ban = time.Duration(ban) * time.Microsecond
 		common := rapid.Bool().Draw(r, "only common calls")
 		var allowed []Decision
 		for range rapid.IntRange(1, 40).Draw(r, "batches") {
@@ -320,14 +333,20 @@ local try = call
 				for _, moment := range redis.entries(r, key, limit) {
 					newest = max(newest, moment)
 				}
-				if newest != math.MinInt64 {
-					require.GreaterOrEqual(r, at, newest+window+second-1000, "with a second of slack, but for what is rounded")
-				} else {
+				banEnds, banned := redis.banEnds(r, key, limit)
+				if newest == math.MinInt64 && !banned {
 					delete(expiries, redis.log(key, limit)) // with the log
 					continue
 				}
+				if newest != math.MinInt64 {
+					require.GreaterOrEqual(r, at, newest+window+second-1000, "with a second of slack, but for what is rounded")
+				}
+				if banned {
+					require.GreaterOrEqual(r, at, banEnds+second-1000)
+				}
 				if !steppedBack {
-					require.LessOrEqual(r, at, admitted[redis.log(key, limit)]+2*window+second+1000, "rounded to milliseconds")
+					latest := max(admitted[redis.log(key, limit)]+2*window, banEnds)
+					require.LessOrEqual(r, at, latest+second+1000, "rounded to milliseconds")
 				}
 			}
 		}

@@ -106,8 +106,9 @@ func (r *redisLogs) decide(
 	ctx context.Context, d *Decision, key string, cost int, limits []Limit, provisional bool,
 ) (*question, error) {
 	hash := maphash.String(r.seed, key)
-	var found bool
-	if *d, found = r.denials.find(hash, r.now(), key, cost, limits); found {
+	now := r.now()
+	if e := r.denials.find(hash, now, key, cost, limits); e != nil {
+		e.decide(d, now)
 		return nil, nil
 	}
 	q := r.newQuestion(admit, key, hash, cost, limits)

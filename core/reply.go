@@ -17,8 +17,9 @@ type answer struct {
 	again     bool    // the script did not get to the question
 	granted   int     // how many requests are granted: the first ones
 	logs      []int64 // remaining, retry and reset of each log; nil after the short answer, see decodeInteger
+	bans      []int64 // microseconds until the ban of each log ends, or 0; nil if none is banned
 	remaining int64   // after the short answer: of the only log
-	early     bool    // units of a log may be given back, so that a request has room before retry
+	early     bool    // units of a log that is not banned may be given back, so that a request has room before retry
 
 	id     string // of the call
 	number int32  // of the question in the call, from 1
@@ -67,21 +68,27 @@ func decodeInteger(remaining int64, requests int, q *question) (answer, error) {
 
 // decodeList decodes the long answer. It keeps list.
 func decodeList(list []int64, requests int, q *question) (answer, error) {
-	if len(list) != 1+3*len(q.limits) || list[0] < 0 || list[0] > int64(requests) {
+	n := 3 * len(q.limits)
+	banned := len(list) == 1+n+len(q.limits)
+	if len(list) != 1+n && !banned || list[0] < 0 || list[0] > int64(requests) {
 		return answer{}, fmt.Errorf("answer %d to %d requests to %d limits", list, requests, len(q.limits))
 	}
-	a := answer{granted: int(list[0]), logs: list[1:]}
+	a := answer{granted: int(list[0]), logs: list[1 : 1+n]}
+	if banned {
+		a.bans = list[1+n:]
+	}
 	for i, limit := range q.limits {
-		remaining, retry, reset := a.logs[3*i], a.logs[3*i+1], a.logs[3*i+2]
+		remaining, retry, reset, ban := a.logs[3*i], a.logs[3*i+1], a.logs[3*i+2], a.ban(i)
 		if retry < 0 {
-			a.early, retry, a.logs[3*i+1] = true, -retry, -retry
+			retry, a.logs[3*i+1] = -retry, -retry
+			a.early = a.early || ban == 0
 		}
 		most := int64(limit.Max)
 		if q.verb == admit {
 			most -= int64(a.granted * q.cost)
 		}
 		const longest = math.MaxInt64 / int64(time.Microsecond)
-		if remaining > most || retry > longest || reset < 0 || reset > longest {
+		if remaining > most || retry > longest || reset < 0 || reset > longest || ban < 0 || ban > longest {
 			return answer{}, fmt.Errorf("answer %d to %d requests of cost %d to a limit of %d",
 				list, requests, q.cost, limit.Max)
 		}
@@ -89,9 +96,36 @@ func decodeList(list []int64, requests int, q *question) (answer, error) {
 	return a, nil
 }
 
-// full reports whether the denial cache may learn from the answer: the answer says how long there is no room, if
-// there is none, and no unit can be given back before.
-func (a answer) full() bool { return a.logs != nil && !a.early }
+// ban returns how many microseconds the ban of log i lasts, or 0.
+func (a answer) ban(i int) int64 {
+	if a.bans == nil {
+		return 0
+	}
+	return a.bans[i]
+}
+
+// sure returns how long Redis would deny one request more with the same effect as the denial cache: with none. It is
+// zero if that is not known, because there is room or units may be given back. A denial that begins a ban has an
+// effect, so a limit with a ban must be banned already. A ban is sure, whatever is given back.
+func (a answer) sure(limits []Limit) time.Duration {
+	if a.logs == nil || a.early {
+		return 0
+	}
+	sure := int64(0)
+	for i := range limits {
+		until := a.ban(i)
+		if until == 0 {
+			if limits[i].Ban > 0 {
+				return 0
+			}
+			until = a.logs[3*i+1]
+		}
+		if until > 0 && (sure == 0 || until < sure) {
+			sure = until // until then each limit without room stays without
+		}
+	}
+	return time.Duration(sure) * time.Microsecond
+}
 
 // decision returns the decision on the request at the given place among the requests of the question.
 func (a answer) decision(place, cost int, limits []Limit) Decision {
@@ -120,8 +154,11 @@ func (a answer) state(i, place, cost int, limit Limit) State {
 		ResetAfter: time.Duration(a.logs[3*i+2]) * time.Microsecond,
 	}
 	s.Remaining += behind * cost
-	if place < a.granted && s.Remaining >= cost {
+	switch ban := a.ban(i); {
+	case place < a.granted && s.Remaining >= cost:
 		s.RetryAfter = 0 // the next request was granted, or would be
+	case place >= a.granted && ban > 0:
+		s.ban(time.Duration(ban) * time.Microsecond)
 	}
 	return s
 }

@@ -26,7 +26,7 @@ func TestDecodeReply(t *testing.T) {
 		assert.Error(t, err, remaining)
 	}
 	for _, bad := range [][]int64{
-		nil, {1}, {1, 0, 0}, {1, 0, 0, 0, 0}, {2, 0, 0, 0}, {-1, 0, 0, 0}, {1, 4, 0, 0}, {1, 3, 0, 0}, {1, 0, 0, -1},
+		nil, {1}, {1, 0, 0}, {1, 0, 0, 0, 0, 0}, {1, 0, 0, 0, -1}, {2, 0, 0, 0}, {-1, 0, 0, 0}, {1, 4, 0, 0}, {1, 3, 0, 0}, {1, 0, 0, -1},
 		{0, 0, 9_300_000_000_000_000, 0}, {0, 0, -9_300_000_000_000_000, 0}, {0, 0, 0, 9_300_000_000_000_000},
 	} {
 		_, err := decodeList(bad, 1, q)
@@ -36,14 +36,14 @@ func TestDecodeReply(t *testing.T) {
 	q.limits = []Limit{one, two}
 	a, err = decodeList([]int64{0, -2, 17, 900, 1, 0, 60}, 1, q)
 	require.NoError(t, err)
-	assert.True(t, a.full())
+	assert.Equal(t, 17*time.Microsecond, a.sure(q.limits))
 	d = a.decision(0, 1, q.limits)
 	assert.False(t, d.Allowed)
 	assert.Equal(t, State{Limit: one, RetryAfter: 17 * time.Microsecond, ResetAfter: 900 * time.Microsecond}, d.State)
 	assert.Equal(t, []State{d.State, {Limit: two, Remaining: 1, ResetAfter: 60 * time.Microsecond}}, d.States())
 	a, err = decodeList([]int64{0, -2, -17, 900, 1, 0, 60}, 1, q)
 	require.NoError(t, err)
-	assert.False(t, a.full(), "units may be given back")
+	assert.Zero(t, a.sure(q.limits), "units may be given back")
 	assert.Equal(t, d, a.decision(0, 1, q.limits))
 
 	// Of five requests of cost two, three are granted.

@@ -61,69 +61,69 @@ func TestScript(t *testing.T) {
 			{2 * minute, "A", "c9 one 1 1 " + m, "[1 0 60000000 60000000]"},
 		},
 		"admit": {
-			{0, "A", "c1 admit 1 1 1 2 0 7 " + m, "5"},
-			{1, "A", "c2 admit 1 1 2 2 0 7 " + m, "[2 1 59999999 60000000]"}, // both granted, and the next of two must wait
-			{2, "A", "c3 admit 1 1 3 1 0 7 " + m, "[1 0 59999998 60000000]"}, // one of three
-			{3, "A", "c4 admit 1 1 2 3 0 7 " + m, "[0 0 59999998 59999999]"}, // two must leave at 0, and one of those at 1
-			{minute, "A", "c5 admit 1 1 1 3 0 7 " + m, "[0 2 1 2]"},
-			{minute + 1, "A", "c6 admit 1 1 9 2 0 7 " + m, "[3 0 60000000 60000000]"}, // of nine twos, three; and c3 weighs too little for another
+			{0, "A", "c1 admit 1 1 1 2 0 7 " + m + " 0", "5"},
+			{1, "A", "c2 admit 1 1 2 2 0 7 " + m + " 0", "[2 1 59999999 60000000]"}, // both granted, and the next of two must wait
+			{2, "A", "c3 admit 1 1 3 1 0 7 " + m + " 0", "[1 0 59999998 60000000]"}, // one of three
+			{3, "A", "c4 admit 1 1 2 3 0 7 " + m + " 0", "[0 0 59999998 59999999]"}, // two must leave at 0, and one of those at 1
+			{minute, "A", "c5 admit 1 1 1 3 0 7 " + m + " 0", "[0 2 1 2]"},
+			{minute + 1, "A", "c6 admit 1 1 9 2 0 7 " + m + " 0", "[3 0 60000000 60000000]"}, // of nine twos, three; and c3 weighs too little for another
 		},
 		"several limits": {
-			{0, "A B", "c1 admit 1 2 1 1 0 2 " + s + " 3 " + m, "[1 1 0 1000000 2 0 60000000]"},
-			{0, "A B C D", "c2 admit 2 2 1 1 0 2 " + s + " 3 " + m, "[1 0 1000000 1000000 1 0 60000000] [1 1 0 1000000 2 0 60000000]"},
-			{0, "A B", "c3 admit 1 2 1 1 0 2 " + s + " 3 " + m, "[0 0 1000000 1000000 1 0 60000000]"},
-			{second, "A B", "c4 admit 1 2 3 1 0 2 " + s + " 3 " + m, "[1 1 0 1000000 0 59000000 60000000]"},
-			{second, "B A", "c5 admit 1 2 1 1 0 3 " + m + " 2 " + s, "[0 0 59000000 60000000 1 0 1000000]"},
-			{second, "A B E", "c6 admit 1 3 1 1 0 2 " + s + " 4 " + m + " 1 " + m,
+			{0, "A B", "c1 admit 1 2 1 1 0 2 " + s + " 0 3 " + m + " 0", "[1 1 0 1000000 2 0 60000000]"},
+			{0, "A B C D", "c2 admit 2 2 1 1 0 2 " + s + " 0 3 " + m + " 0", "[1 0 1000000 1000000 1 0 60000000] [1 1 0 1000000 2 0 60000000]"},
+			{0, "A B", "c3 admit 1 2 1 1 0 2 " + s + " 0 3 " + m + " 0", "[0 0 1000000 1000000 1 0 60000000]"},
+			{second, "A B", "c4 admit 1 2 3 1 0 2 " + s + " 0 3 " + m + " 0", "[1 1 0 1000000 0 59000000 60000000]"},
+			{second, "B A", "c5 admit 1 2 1 1 0 3 " + m + " 0 2 " + s + " 0", "[0 0 59000000 60000000 1 0 1000000]"},
+			{second, "A B E", "c6 admit 1 3 1 1 0 2 " + s + " 0 4 " + m + " 0 1 " + m + " 0",
 				"[1 0 1000000 1000000 0 59000000 60000000 0 60000000 60000000]"},
 		},
 		"any cost": {
-			{0, "A", "c1 admit 1 1 1 999999999999998 0 999999999999999 " + m, "[1 1 60000000 60000000]"},
-			{1, "A", "c2 admit 1 1 1 1 0 999999999999999 " + m, "[1 0 59999999 60000000]"},
-			{2, "A", "c3 admit 1 1 1 1 0 999999999999999 " + m, "[0 0 59999998 59999999]"},
-			{2, "A", "c4 admit 1 1 1 999999999999999 0 999999999999999 " + m, "[0 0 59999999 59999999]"},
-			{minute, "A", "c5 admit 1 1 1 999999999999998 0 999999999999999 " + m, "[1 0 60000000 60000000]"}, // c2 is too little to leave
+			{0, "A", "c1 admit 1 1 1 999999999999998 0 999999999999999 " + m + " 0", "[1 1 60000000 60000000]"},
+			{1, "A", "c2 admit 1 1 1 1 0 999999999999999 " + m + " 0", "[1 0 59999999 60000000]"},
+			{2, "A", "c3 admit 1 1 1 1 0 999999999999999 " + m + " 0", "[0 0 59999998 59999999]"},
+			{2, "A", "c4 admit 1 1 1 999999999999999 0 999999999999999 " + m + " 0", "[0 0 59999999 59999999]"},
+			{minute, "A", "c5 admit 1 1 1 999999999999998 0 999999999999999 " + m + " 0", "[1 0 60000000 60000000]"}, // c2 is too little to leave
 			{minute + 1, "A", "c6 one 1 999999999999999 " + m, "[1 0 59999999 60000000]"},
-			{minute + 1, "A", "c7 peek 1 1 7 " + m, "[0 -999999999999992 59999999 60000000]"},
-			{0, "B", "d1 admit 1 1 3 333333333333333 0 999999999999999 " + m, "[3 0 60000000 60000000]"},
+			{minute + 1, "A", "c7 peek 1 1 7 " + m + " 0", "[0 -999999999999992 59999999 60000000]"},
+			{0, "B", "d1 admit 1 1 3 333333333333333 0 999999999999999 " + m + " 0", "[3 0 60000000 60000000]"},
 			{1, "B", "d2 refund 1 d1.1 3 1 333333333333333 " + m, "333333333333333"},
-			{1, "B", "d3 admit 1 1 5 100000000000000 0 999999999999999 " + m, "[3 33333333333333 -59999999 60000000]"},
+			{1, "B", "d3 admit 1 1 5 100000000000000 0 999999999999999 " + m + " 0", "[3 33333333333333 -59999999 60000000]"},
 		},
 		"groups": {
-			{0, "A B C D E P P:probe", "c1 one 1 3 " + m + " admit 1 2 1 2 0 5 " + m + " 9 " + s + " peek 1 1 4 " + m + " reset 1 probe",
+			{0, "A B C D E P P:probe", "c1 one 1 3 " + m + " admit 1 2 1 2 0 5 " + m + " 0 9 " + s + " 0 peek 1 1 4 " + m + " 0 reset 1 probe",
 				"2 [1 3 0 60000000 7 0 1000000] [1 4 0 0] 0 0"},
-			{1, "B A C B P P:probe", "c2 admit 1 1 1 1 0 5 " + m + " one 2 3 " + m + " admit 1 1 2 1 0 5 " + m + " probe",
+			{1, "B A C B P P:probe", "c2 admit 1 1 1 1 0 5 " + m + " 0 one 2 3 " + m + " admit 1 1 2 1 0 5 " + m + " 0 probe",
 				"2 1 [1 0 59999999 60000000] [2 0 59999999 60000000] 0"},
 			{2, "A A A", "c3 reset 1 one 2 3 " + m, "0 2 1"},
 			{2, "A A A", "c4 one 1 3 " + m + " reset 1 one 1 3 " + m, "[1 0 60000000 60000000] 0 2"},
 		},
 		"peek": {
-			{0, "A B", "c1 peek 2 1 3 " + m, "[1 3 0 0] [1 3 0 0]"},
-			{0, "A B", "c2 peek 1 2 3 " + m + " 4 " + s, "[1 3 0 0 4 0 0]"},
-			{0, "A", "c3 admit 1 1 1 3 0 3 " + m, "[1 0 60000000 60000000]"},
-			{9, "A B", "c4 peek 1 2 3 " + m + " 4 " + s, "[0 0 59999991 59999991 4 0 0]"},
-			{minute, "A B", "c5 peek 1 2 3 " + m + " 4 " + s, "[1 3 0 0 4 0 0]"},
+			{0, "A B", "c1 peek 2 1 3 " + m + " 0", "[1 3 0 0] [1 3 0 0]"},
+			{0, "A B", "c2 peek 1 2 3 " + m + " 0 4 " + s + " 0", "[1 3 0 0 4 0 0]"},
+			{0, "A", "c3 admit 1 1 1 3 0 3 " + m + " 0", "[1 0 60000000 60000000]"},
+			{9, "A B", "c4 peek 1 2 3 " + m + " 0 4 " + s + " 0", "[0 0 59999991 59999991 4 0 0]"},
+			{minute, "A B", "c5 peek 1 2 3 " + m + " 0 4 " + s + " 0", "[1 3 0 0 4 0 0]"},
 		},
 		"refund": {
-			{0, "A B", "c1 admit 1 2 1 2 0 5 " + m + " 9 " + s, "[1 3 0 60000000 7 0 1000000]"},
+			{0, "A B", "c1 admit 1 2 1 2 0 5 " + m + " 0 9 " + s + " 0", "[1 3 0 60000000 7 0 1000000]"},
 			{1, "A B", "c2 refund 2 c1.1 1 0 2 " + m + " " + s, "4"},
 			{1, "A B", "c3 refund 2 c1.1 1 0 2 " + m + " " + s, "0"}, // once
-			{2, "A", "c4 admit 1 1 3 1 0 5 " + m, "2"},
-			{3, "A", "c5 admit 1 1 1 2 0 5 " + m, "[1 0 59999999 60000000]"},
+			{2, "A", "c4 admit 1 1 3 1 0 5 " + m + " 0", "2"},
+			{3, "A", "c5 admit 1 1 1 2 0 5 " + m + " 0", "[1 0 59999999 60000000]"},
 			{4, "A", "c6 refund 1 c4.1 3 2 1 " + m, "1"},
 			{4, "A", "c7 refund 1 c4.1 3 2 1 " + m, "0"},
 			{4, "A", "c8 refund 1 c4.1 3 0 1 " + m, "1"},
-			{4, "A", "c9 peek 1 1 5 " + m, "[1 2 0 59999999]"},
-			{5, "A", "d1 admit 1 1 1 3 0 5 " + m, "[0 2 -59999997 59999998]"}, // may be given back
-			{minute + 2, "A", "d2 refund 1 c4.1 3 1 1 " + m, "1"},             // it was there still
-			{minute + 2, "A", "d3 peek 1 1 5 " + m, "[1 3 0 1]"},
+			{4, "A", "c9 peek 1 1 5 " + m + " 0", "[1 2 0 59999999]"},
+			{5, "A", "d1 admit 1 1 1 3 0 5 " + m + " 0", "[0 2 -59999997 59999998]"}, // may be given back
+			{minute + 2, "A", "d2 refund 1 c4.1 3 1 1 " + m, "1"},                    // it was there still
+			{minute + 2, "A", "d3 peek 1 1 5 " + m + " 0", "[1 3 0 1]"},
 			{minute + 3, "A", "d4 refund 1 c5.1 1 0 2 " + m, "2"},
 			{minute + 3, "A", "d5 refund 1 never.1 1 0 2 " + m, "0"},
 			{minute + 3, "Z", "d6 refund 1 never.1 1 0 2 " + m, "0"},
 		},
 		"provisional": {
-			{0, "A B", "c1 admit 1 2 1 1 1 1 " + m + " 1 " + s, "[1 0 -60000000 60000000 0 -1000000 1000000]"},
-			{1, "A B", "c2 admit 1 2 1 1 0 1 " + m + " 1 " + s, "[0 0 -59999999 59999999 0 -999999 999999]"},
+			{0, "A B", "c1 admit 1 2 1 1 1 1 " + m + " 0 1 " + s + " 0", "[1 0 -60000000 60000000 0 -1000000 1000000]"},
+			{1, "A B", "c2 admit 1 2 1 1 0 1 " + m + " 0 1 " + s + " 0", "[0 0 -59999999 59999999 0 -999999 999999]"},
 			{second, "A B", "c3 one 2 1 " + m, "[0 0 -59000000 59000000] [0 0 -59000000 59000000]"},
 			{minute, "A", "c4 one 1 1 " + m, "[1 0 60000000 60000000]"}, // what could be given back has left
 		},
@@ -151,8 +151,8 @@ func TestReplay(t *testing.T) {
 	}{
 		{0, "A", "c1 one 1 3 " + m, "2"},
 		{9, "A", "c1 again one 1 3 " + m, "2"}, // with room left
-		{9, "A B", "c2 admit 1 2 1 2 0 3 " + m + " 3 " + s, "[1 0 60000000 60000000 1 1000000 1000000]"},
-		{10, "A B", "c2 again admit 1 2 1 2 0 3 " + m + " 3 " + s, "[1 0 59999999 59999999 1 999999 999999]"},
+		{9, "A B", "c2 admit 1 2 1 2 0 3 " + m + " 0 3 " + s + " 0", "[1 0 60000000 60000000 1 1000000 1000000]"},
+		{10, "A B", "c2 again admit 1 2 1 2 0 3 " + m + " 0 3 " + s + " 0", "[1 0 59999999 59999999 1 999999 999999]"},
 		{10, "A", "c1 again one 1 3 " + m, "[1 0 59999990 59999999]"}, // where others have left no room
 		{10, "A", "c3 one 1 3 " + m, "[0 0 59999990 59999999]"},       // while a new one is denied
 		{10, "A", "c again one 1 3 " + m, "[0 0 59999990 59999999]"},  // a part of an id is not the id
@@ -163,15 +163,15 @@ func TestReplay(t *testing.T) {
 		{minute + 1, "C", "c9 again one 1 3 " + m, "2"},
 
 		// Of three requests, one.
-		{2 * minute, "D", "d1 admit 1 1 1 2 0 3 " + m, "[1 1 60000000 60000000]"},
-		{2*minute + 1, "D", "d2 admit 1 1 3 1 0 3 " + m, "[1 0 59999999 60000000]"},
-		{2*minute + 2, "D", "d2 again admit 1 1 3 1 0 3 " + m, "[1 0 59999998 59999999]"},
-		{3 * minute, "D", "d2 again admit 1 1 3 1 0 3 " + m, "[1 2 1 1]"}, // two more would fit, which are told to ask again
+		{2 * minute, "D", "d1 admit 1 1 1 2 0 3 " + m + " 0", "[1 1 60000000 60000000]"},
+		{2*minute + 1, "D", "d2 admit 1 1 3 1 0 3 " + m + " 0", "[1 0 59999999 60000000]"},
+		{2*minute + 2, "D", "d2 again admit 1 1 3 1 0 3 " + m + " 0", "[1 0 59999998 59999999]"},
+		{3 * minute, "D", "d2 again admit 1 1 3 1 0 3 " + m + " 0", "[1 2 1 1]"}, // two more would fit, which are told to ask again
 
 		// Of several questions, some granted, some in part, some not, some about no log.
-		{0, "E F G G H", "e1 one 2 1 " + m + " admit 1 1 4 2 0 5 " + m + " admit 1 1 1 4 0 5 " + m + " one 1 1 " + m,
+		{0, "E F G G H", "e1 one 2 1 " + m + " admit 1 1 4 2 0 5 " + m + " 0 admit 1 1 1 4 0 5 " + m + " 0 one 1 1 " + m,
 			"[1 0 60000000 60000000] [1 0 60000000 60000000] [2 1 60000000 60000000] [0 1 60000000 60000000] [1 0 60000000 60000000]"},
-		{1, "E F G G H", "e1 again one 2 1 " + m + " admit 1 1 4 2 0 5 " + m + " admit 1 1 1 4 0 5 " + m + " one 1 1 " + m,
+		{1, "E F G G H", "e1 again one 2 1 " + m + " admit 1 1 4 2 0 5 " + m + " 0 admit 1 1 1 4 0 5 " + m + " 0 one 1 1 " + m,
 			"[1 0 59999999 59999999] [1 0 59999999 59999999] [2 1 59999999 59999999] [0 1 59999999 59999999] [1 0 59999999 59999999]"},
 
 		// What is given back and deleted, is once.
@@ -201,14 +201,14 @@ func TestReplayBehindManyExpired(t *testing.T) {
 	redis := newClockedRedis(t)
 	const m = "60000000"
 	fill(t, redis.client, redis.prefix+":A", epoch, 3000, "*2")
-	assert.Equal(t, "7", redis.on(t, minute-1, "A", "c1 admit 1 1 1 3 0 6010 "+m), "all are there still")
-	assert.Equal(t, "-1", redis.on(t, minute+10_000, "A", "c2 admit 1 1 1 3 0 6010 "+m))
-	again := redis.on(t, minute+10_000, "A", "c1 again admit 1 1 1 3 0 6010 "+m)
+	assert.Equal(t, "7", redis.on(t, minute-1, "A", "c1 admit 1 1 1 3 0 6010 "+m+" 0"), "all are there still")
+	assert.Equal(t, "-1", redis.on(t, minute+10_000, "A", "c2 admit 1 1 1 3 0 6010 "+m+" 0"))
+	again := redis.on(t, minute+10_000, "A", "c1 again admit 1 1 1 3 0 6010 "+m+" 0")
 	assert.NotEqual(t, "-1", again, "it would be asked anew, under another id, and charged twice")
 	assert.Regexp(t, `^\[1 `, again)
 	assert.EqualValues(t, minute-1+epoch, members(t, redis.client, redis.prefix+":A")["c1.1*3"])
 	for again = "-1"; again == "-1"; {
-		again = redis.on(t, minute+10_000, "A", "c3 peek 1 1 6010 "+m)
+		again = redis.on(t, minute+10_000, "A", "c3 peek 1 1 6010 "+m+" 0")
 	}
 	assert.Equal(t, "[1 6007 0 59989999]", again, "charged once")
 }
@@ -439,12 +439,12 @@ func TestWrongTypeFailsItsQuestionAlone(t *testing.T) {
 		{"A bad B", "c2 one 3 3 " + m, "2 " + wrong + " 2"},
 		{"bad A B bad", "c3 one 4 3 " + m, wrong + " 1 1 " + wrong},
 		{"A bad A", "c4 one 2 3 " + m + " reset 1", "[1 0 60000000 60000000] " + wrong + " 0"},
-		{"good bad", "c5 admit 1 2 1 1 0 3 " + m + " 3 " + m, wrong},
-		{"bad good", "c6 admit 1 2 1 1 0 3 " + m + " 3 " + m, wrong},
-		{"bad good", "c7 admit 1 2 3 2 1 3 " + m + " 3 " + m, wrong},
-		{"bad good A", "c8 peek 1 2 3 " + m + " 3 " + m + " one 1 3 " + m, wrong + " 2"},
-		{"bad good A", "c9 again peek 1 2 3 " + m + " 3 " + m + " one 1 3 " + m, wrong + " 1"},
-		{"bad good A", "d1 again admit 1 2 2 1 0 3 " + m + " 3 " + m + " one 1 3 " + m, wrong + " [1 0 60000000 60000000]"},
+		{"good bad", "c5 admit 1 2 1 1 0 3 " + m + " 0 3 " + m + " 0", wrong},
+		{"bad good", "c6 admit 1 2 1 1 0 3 " + m + " 0 3 " + m + " 0", wrong},
+		{"bad good", "c7 admit 1 2 3 2 1 3 " + m + " 0 3 " + m + " 0", wrong},
+		{"bad good A", "c8 peek 1 2 3 " + m + " 0 3 " + m + " 0 one 1 3 " + m, wrong + " 2"},
+		{"bad good A", "c9 again peek 1 2 3 " + m + " 0 3 " + m + " 0 one 1 3 " + m, wrong + " 1"},
+		{"bad good A", "d1 again admit 1 2 2 1 0 3 " + m + " 0 3 " + m + " 0 one 1 3 " + m, wrong + " [1 0 60000000 60000000]"},
 		{"bad A", "d2 refund 1 c1.1 1 0 1 " + m + " one 1 3 " + m, wrong + " [0 0 60000000 60000000]"},
 		{"good bad", "d3 refund 2 c0.1 1 0 1 " + m + " " + m, wrong},
 	} {
@@ -474,7 +474,7 @@ func TestDamagedLogs(t *testing.T) {
 					"1795000000500000.5", "1795000000700000", "1795000001000000", "1795000005000000", "1e300", "inf",
 				}).Draw(r, "score"),
 				rapid.SampledFrom([]string{
-					"*", "~", "", "a", "b", "**", "c*", "d*0", "e*1", "f*2", "g*3", "h*999999999999999", "i*99999999999999999999",
+					"*", "~", "!1000", "!5000000", "!", "", "a", "b", "**", "c*", "d*0", "e*1", "f*2", "g*3", "h*999999999999999", "i*99999999999999999999",
 					"j*1e5", "k*-4", "*7", "~*2", "t1.1", "t1.1*2", "t1.1*4",
 				}).Draw(r, "member"))
 		}
@@ -485,8 +485,9 @@ func TestDamagedLogs(t *testing.T) {
 			before := members(r, redis.client, name)
 			beside := members(r, redis.client, redis.prefix+":"+other)
 			args := rapid.SampledFrom([]string{
-				"one 1 5 1000000", "admit 1 1 2 2 0 5 1000000", "admit 1 1 1 1 1 5 1000000", "peek 1 1 5 1000000", "refund 1 t1.1 2 0 2 1000000",
-				"admit 1 2 1 2 0 5 1000000 9 60000000", "one 1 999999999999999 1000000",
+				"one 1 5 1000000", "admit 1 1 2 2 0 5 1000000 0", "admit 1 1 1 1 1 5 1000000 0", "peek 1 1 5 1000000 0", "refund 1 t1.1 2 0 2 1000000",
+				"admit 1 1 2 2 0 5 1000000 3000000",
+				"admit 1 2 1 2 0 5 1000000 0 9 60000000 0", "one 1 999999999999999 1000000",
 			}).Draw(r, "args")
 			again := rapid.SampledFrom([]string{"", "again "}).Draw(r, "again")
 			logs := log
@@ -501,7 +502,7 @@ func TestDamagedLogs(t *testing.T) {
 			if words, err := reply[0].ToString(); err == nil && !strings.HasPrefix(args, "refund") {
 				failed++
 				for member := range members(r, redis.client, name) {
-					if member != "*" && member != "~" {
+					if !redistest.IsMark(member) {
 						require.Contains(r, before, member, words)
 					}
 				}
@@ -532,10 +533,10 @@ func TestMissingRights(t *testing.T) {
 		{"A some", "c3 one 2 9 " + m, "time zcard zcount zadd pexpire"},
 		{"A old", "c4 one 2 9 " + m, "time zcard zcount zremrangebyscore zadd pexpire"},
 		{"A some full", "c5 one 3 2 " + m, "time zcard zcount zadd pexpire zrange"},
-		{"A full", "c6 one 1 9 " + m + " peek 1 1 1 " + m, "time zcard zcount zadd pexpire zrange"},
-		{"A full", "c7 admit 1 1 2 2 1 9 " + m + " peek 1 1 1 " + m, "time zcard zcount zadd pexpire zrange"},
-		{"some B full", "c8 admit 2 1 1 3 0 9 " + m + " peek 1 1 1 " + m, "time zcard zcount zadd pexpire zrange"},
-		{"weighs full", "c9 admit 1 1 1 3 0 9 " + m + " peek 1 1 1 " + m, "time zcard zcount zscore zadd pexpire zrange"},
+		{"A full", "c6 one 1 9 " + m + " peek 1 1 1 " + m + " 0", "time zcard zcount zadd pexpire zrange"},
+		{"A full", "c7 admit 1 1 2 2 1 9 " + m + " 0 peek 1 1 1 " + m + " 0", "time zcard zcount zadd pexpire zrange"},
+		{"some B full", "c8 admit 2 1 1 3 0 9 " + m + " 0 peek 1 1 1 " + m + " 0", "time zcard zcount zadd pexpire zrange"},
+		{"weighs full", "c9 admit 1 1 1 3 0 9 " + m + " 0 peek 1 1 1 " + m + " 0", "time zcard zcount zrangebyscore zadd pexpire zrange"},
 		{"A B", "d1 again one 2 3 " + m, "time zcard zscore zadd pexpire"},
 		{"A weighs", "d2 one 1 3 " + m + " refund 1 w.1 1 0 2 " + m, "time zcard zscore zadd pexpire zrem zrangebyscore unlink"},
 		{"A full", "d3 one 1 3 " + m + " reset 1", "time zcard zadd pexpire unlink"},
@@ -594,9 +595,9 @@ func TestRejectedWrites(t *testing.T) {
 	const m = "60000000"
 	calls := []struct{ logs, args string }{
 		{"A", "c1 one 1 3 " + m}, {"full", "c2 one 1 1 " + m}, {"A full", "c3 one 2 1 " + m}, {"full A", "c4 one 2 1 " + m},
-		{"bad A", "c5 one 2 3 " + m}, {"A", "c6 admit 1 1 2 2 0 4 " + m}, {"full", "c7 admit 1 1 2 1 1 1 " + m}, {"A full", "c8 peek 2 1 1 " + m},
+		{"bad A", "c5 one 2 3 " + m}, {"A", "c6 admit 1 1 2 2 0 4 " + m + " 0"}, {"full", "c7 admit 1 1 2 1 1 1 " + m + " 0"}, {"A full", "c8 peek 2 1 1 " + m + " 0"},
 		{"full", "c9 refund 1 there.1 1 0 1 " + m}, {"full", "c10 reset 1"}, {"full full:probe", "c11 probe"}, {"old", "c12 one 1 3 1000"},
-		{"old", "c13 peek 1 1 3 1000"}, {"A", "c14 again one 1 3 " + m}, {"bad", "c15 one 1 3 " + m},
+		{"old", "c13 peek 1 1 3 1000 0"}, {"A", "c14 again one 1 3 " + m}, {"bad", "c15 one 1 3 " + m},
 	}
 	for _, refusal := range []struct {
 		words       string
@@ -638,7 +639,7 @@ func TestRejectedWrites(t *testing.T) {
 		require.ErrorContains(t, client.Do(context.Background(), client.B().Set().Key("x").Value("y").Build()).Error(), "OOM")
 		for _, row := range []struct{ logs, args, reply string }{
 			{"A", "c1 one 1 3 " + m, "2"}, {"B C B", "c2 one 2 3 " + m + " reset 1", "2 2 0"},
-			{"D", "c3 admit 1 1 1 2 1 9 " + m, "7"}, {"A D", "c4 again one 2 3 " + m, "1 [1 0 "},
+			{"D", "c3 admit 1 1 1 2 1 9 " + m + " 0", "7"}, {"A D", "c4 again one 2 3 " + m, "1 [1 0 "},
 			{"D", "c5 refund 1 c3.1 1 0 2 " + m, "2"}, {"D D:probe", "c6 probe", "0"},
 		} {
 			keys := strings.Fields(row.logs)
@@ -685,12 +686,12 @@ func TestManyExpiredEntries(t *testing.T) {
 	fill(t, redis.client, log, epoch, n, "")
 	redistest.Do(t, redis.client, "ZADD", log, fmt.Sprint(epoch+now-9), "live")
 	for _, row := range []struct{ logs, args, reply string }{
-		{"A", "c1 peek 1 1 10 " + m, "[1 9 0 59999991]"},
+		{"A", "c1 peek 1 1 10 " + m + " 0", "[1 9 0 59999991]"},
 		{"A", "c2 one 1 10 " + m, "8"},
-		{"A A", "c3 one 1 10 " + m + " peek 1 1 4 " + m, "7 [1 1 0 60000000]"},
-		{"A A A", "c3 peek 1 1 3 " + m + " one 1 2 " + m + " one 1 1 " + m,
+		{"A A", "c3 one 1 10 " + m + " peek 1 1 4 " + m + " 0", "7 [1 1 0 60000000]"},
+		{"A A A", "c3 peek 1 1 3 " + m + " 0 one 1 2 " + m + " one 1 1 " + m,
 			"[0 0 59999991 60000000] [0 -1 60000000 60000000] [0 -2 60000000 60000000]"},
-		{"A", "c4 admit 1 1 9 1 0 10 " + m, "[7 0 59999991 60000000]"}, // seven units in one entry,
+		{"A", "c4 admit 1 1 9 1 0 10 " + m + " 0", "[7 0 59999991 60000000]"}, // seven units in one entry,
 	} {
 		before := card()
 		require.Equal(t, row.reply, redis.on(t, now, row.logs, row.args), "%+v", row)
@@ -698,7 +699,7 @@ func TestManyExpiredEntries(t *testing.T) {
 	}
 	// and so no longer. And the questions of one call share what it may do.
 	before := card()
-	assert.Equal(t, "-1 -1 -1", redis.on(t, now, "A A A", "c5 one 2 10 "+m+" peek 1 1 10 "+m))
+	assert.Equal(t, "-1 -1 -1", redis.on(t, now, "A A A", "c5 one 2 10 "+m+" peek 1 1 10 "+m+" 0"))
 	assert.Equal(t, before-most+14, card(), "with three keys")
 
 	// When all are expired the log goes whole, and the server frees it in the background.
@@ -713,7 +714,7 @@ func TestManyExpiredEntries(t *testing.T) {
 	calls, reply := 0, "-1"
 	for ; reply == "-1"; calls++ {
 		before := card()
-		reply = redis.on(t, now, "A", "d3 admit 1 1 2 4 0 10 "+m)
+		reply = redis.on(t, now, "A", "d3 admit 1 1 2 4 0 10 "+m+" 0")
 		if reply == "-1" {
 			require.Equal(t, before-most, card())
 			require.Equal(t, 2*(card()-2), extra())
@@ -730,7 +731,7 @@ func TestManyRefundsInOneCall(t *testing.T) {
 	const m, s = "60000000", "1000000"
 	for _, id := range []string{"a", "b", "c", "d"} {
 		require.Equal(t, "[400 3200 0 60000000 3200 0 1000000]",
-			redis.on(t, 0, id+" "+id+"2", id+" admit 1 2 400 2 0 4000 "+m+" 4000 "+s))
+			redis.on(t, 0, id+" "+id+"2", id+" admit 1 2 400 2 0 4000 "+m+" 0 4000 "+s+" 0"))
 	}
 	refund := func(id string) string { return " refund 2 " + id + ".1 400 7 2 " + m + " " + s }
 	logs := "a a2 b b2 c c2 d d2"
@@ -739,7 +740,7 @@ func TestManyRefundsInOneCall(t *testing.T) {
 	assert.Equal(t, "0 0 4 4", redis.on(t, 0, logs, "f"+all))
 	assert.Equal(t, "0 0 0 0", redis.on(t, 0, logs, "g"+all))
 	for _, log := range strings.Fields(logs) {
-		assert.Equal(t, "[1 3202 0 60000000]", redis.on(t, 0, log, "h peek 1 1 4000 "+m), log)
+		assert.Equal(t, "[1 3202 0 60000000]", redis.on(t, 0, log, "h peek 1 1 4000 "+m+" 0"), log)
 		requireMarks(t, redis.client, redis.prefix+":"+log)
 	}
 }
@@ -750,7 +751,7 @@ func TestCostBehindManyExpired(t *testing.T) {
 	const m = "60000000"
 	fill(t, redis.client, redis.prefix+":A", epoch, 3000, "")
 	fill(t, redis.client, redis.prefix+":A", epoch+30_000_000, 5, "y")
-	assert.Equal(t, "[1 0 29995000 60000000]", redis.on(t, minute+5000, "A", "c1 admit 1 1 1 5 0 10 "+m))
+	assert.Equal(t, "[1 0 29995000 60000000]", redis.on(t, minute+5000, "A", "c1 admit 1 1 1 5 0 10 "+m+" 0"))
 }
 
 // A log of all the calls that a question removes expired entries from expires after its newest, also where the question is
@@ -768,12 +769,12 @@ func TestExpiryOfQuestionsAskedAgain(t *testing.T) {
 	}
 	require.LessOrEqual(t, ttl(), int64(20_000))
 	fill(t, redis.client, redis.prefix+":B", epoch, 3000, "*2")
-	redis.on(t, 9*second, "B", "b1 admit 1 1 1 1 0 99999 "+w)
+	redis.on(t, 9*second, "B", "b1 admit 1 1 1 1 0 99999 "+w+" 0")
 	redistest.Do(t, redis.client, "PEXPIRE", redis.prefix+":A", fmt.Sprint(3_600_000+20_000-15_000)) // as it stands at 15 s
 	for reply := "-1"; reply == "-1"; {
-		reply = redis.on(t, 15*second, "A B", "c1 admit 1 2 1 1 0 9 "+w+" 99999 "+w)
+		reply = redis.on(t, 15*second, "A B", "c1 admit 1 2 1 1 0 9 "+w+" 0 99999 "+w+" 0")
 	}
-	require.Contains(t, redis.on(t, 15*second, "A", "c2 peek 1 1 9 "+w), "[1 6 ")
+	require.Contains(t, redis.on(t, 15*second, "A", "c2 peek 1 1 9 "+w+" 0"), "[1 6 ")
 	assert.Greater(t, ttl(), int64(10_000), "the entry of 15 s counts until 25 s, so the log must not expire before")
 }
 
@@ -815,10 +816,10 @@ func TestRetryOfWeights(t *testing.T) {
 	fill(t, redis.client, redis.prefix+":A", epoch, 900, "*5")
 	for _, cost := range []int{1, 4, 5, 6, 20, 21, 1000, 2500, 4499, 4500} {
 		want := int64((cost+4)/5-1) + minute - 1000
-		assert.Equal(t, fmt.Sprintf("[0 0 %d %d]", want, minute-101), redis.on(t, 1000, "A", fmt.Sprintf("c admit 1 1 1 %d 0 4500 %s", cost, m)), cost)
+		assert.Equal(t, fmt.Sprintf("[0 0 %d %d]", want, minute-101), redis.on(t, 1000, "A", fmt.Sprintf("c admit 1 1 1 %d 0 4500 %s 0", cost, m)), cost)
 	}
 	fill(t, redis.client, redis.prefix+":B", epoch, 5000, "*5")
-	reply := redis.on(t, 6000, "B", "c admit 1 1 1 25000 0 25000 "+m)
+	reply := redis.on(t, 6000, "B", "c admit 1 1 1 25000 0 25000 "+m+" 0")
 	var granted, remaining, retry, reset int64
 	_, err := fmt.Sscanf(reply, "[%d %d %d %d]", &granted, &remaining, &retry, &reset)
 	require.NoError(t, err, reply)
@@ -838,7 +839,7 @@ func TestRetryOfWeightsInOneCall(t *testing.T) {
 		logs = append(logs, log)
 		want = append(want, fmt.Sprintf("[0 0 %d %d]", minute-1000+int64(i)+9, minute-1000+int64(i)+39)) // ten entries have to expire
 	}
-	assert.Equal(t, strings.Join(want, " "), redis.on(t, 1000, strings.Join(logs, " "), fmt.Sprintf("c admit %d 1 1 20 0 80 %s", n, m)))
+	assert.Equal(t, strings.Join(want, " "), redis.on(t, 1000, strings.Join(logs, " "), fmt.Sprintf("c admit %d 1 1 20 0 80 %s 0", n, m)))
 }
 
 // A call with arguments that are none fails and writes nothing.
@@ -847,11 +848,12 @@ func TestBadArgumentsWriteNothing(t *testing.T) {
 	require.Equal(t, "8", redis.on(t, 0, "A", "good one 1 9 1000000"))
 	for _, args := range []string{
 		"", "id", "id what", "id one", "id one 1", "id one 1 3", "id one x 3 1000", "id one 1 x 1000", "id one 1 3 x", "id admit", "id admit 1 1 1 1 0",
-		"id admit 1 1 1 1 0 3", "id admit 1 1 1 1 0 3 x", "id admit 1 2 1 1 0 3 1000 3", "id again one 1 3", "id peek 1", "id peek 1 1 3",
+		"id admit 1 1 1 1 0 3", "id admit 1 1 1 1 0 3 x 0", "id admit 1 2 1 1 0 3 1000 3", "id again one 1 3", "id peek 1", "id peek 1 1 3",
 		"id refund", "id refund 1 good.1", "id refund 1 good.1 1 0 1", "id reset", "id reset x", "id probe what", "id reset 1 one 1 3",
-		"id admit 1 1 1 1 0 3 1000 what", "id admit 1 1 1 1 0 3 1000 admit 1",
+		"id admit 1 1 1 1 0 3 1000", "id admit 1 1 1 1 0 3 1000 what", "id admit 1 1 1 1 0 3 1000 0 what", "id peek 1 1 3 1000",
+		"id admit 1 1 1 1 0 3 1000 0 admit 1",
 		"id one 1 3 1000", "id one 3 3 1000", "id one 2 3 1000 x", "id one 2 3 1000 one", "id one 1 3 1000 what", "id one 2 3 1000 probe",
-		"id admit 1 1 1 1 0 3 1000", "id again one 1 3 1000", "id reset 1", "id reset 3", "id refund 1 good.1 1 0 1 1000",
+		"id admit 1 1 1 1 0 3 1000 0", "id again one 1 3 1000", "id reset 1", "id reset 3", "id refund 1 good.1 1 0 1 1000",
 	} {
 		result := redis.client.Do(context.Background(), redis.client.B().Evalsha().Sha1(redis.sha1).Numkeys(2).
 			Key(prefixed(redis, "A B")...).Arg(strings.Fields(args)...).Build())
@@ -883,14 +885,14 @@ func TestClockSteps(t *testing.T) {
 	const h = "3600000000"
 	const hour = 3600 * second
 	for i, log := range []string{"plain", "weighted"} {
-		verb := []string{" one 1 4 " + h, " admit 1 1 1 2 0 8 " + h}[i]
+		verb := []string{" one 1 4 " + h, " admit 1 1 1 2 0 8 " + h + " 0"}[i]
 		for n := range 4 {
 			assert.EqualValues(t, 4-n-1, call(log, fmt.Sprint("a", n, verb))[min(1, n/3)]/int64(i+1))
 		}
 	}
 	server.StepClock(t, -24*time.Hour)
 	for i, log := range []string{"plain", "weighted"} {
-		verb := []string{" one 1 4 " + h, " admit 1 1 1 2 0 8 " + h}[i]
+		verb := []string{" one 1 4 " + h, " admit 1 1 1 2 0 8 " + h + " 0"}[i]
 		for n := range 2 { // nothing is admitted, and nobody waits for longer than a window
 			reply := call(log, fmt.Sprint("b", n, verb))
 			assert.EqualValues(t, []int64{0, 0}, reply[:2])
@@ -905,12 +907,12 @@ func TestClockSteps(t *testing.T) {
 	}
 	server.StepClock(t, time.Hour)
 	for i, log := range []string{"plain", "weighted"} {
-		verb := []string{" one 1 4 " + h, " admit 1 1 1 2 0 8 " + h}[i]
+		verb := []string{" one 1 4 " + h, " admit 1 1 1 2 0 8 " + h + " 0"}[i]
 		assert.EqualValues(t, 3*(i+1), call(log, fmt.Sprint("c", verb))[0], "a window after the moment to which they were moved")
 	}
 	server.StepClock(t, -12*time.Hour)
 	for i, log := range []string{"plain", "weighted"} { // there is room: what is from the future takes its own and no more
-		verb := []string{" one 1 4 " + h, " admit 1 1 1 2 0 8 " + h}[i]
+		verb := []string{" one 1 4 " + h, " admit 1 1 1 2 0 8 " + h + " 0"}[i]
 		assert.EqualValues(t, 2*(i+1), call(log, fmt.Sprint("d", verb))[0])
 		requireMarks(t, client, log)
 	}

@@ -36,23 +36,36 @@ type paid struct {
 }
 
 // naive is the logs of one key, as the oracle sees them.
-type naive map[Limit][]paid // of limits without their Max
+type naive map[Limit]account // of limits that have only a Name and a Window
+
+// account is what is known of a log.
+type account struct {
+	paid    []paid
+	banEnds int64
+}
+
+func accountOf(limit Limit) Limit { return Limit{Name: limit.Name, Window: limit.Window} }
 
 func (n naive) log(limit Limit) *oracle.Log {
-	limit.Max = 0
-	log := new(oracle.Log)
-	for _, p := range n[limit] {
+	of := n[accountOf(limit)]
+	log := &oracle.Log{BanEnds: of.banEnds}
+	for _, p := range of.paid {
 		log.Admit(p.at, p.units)
 	}
 	return log
 }
 
 func (n naive) change(limit Limit, change func([]paid) []paid) {
-	limit.Max = 0
-	n[limit] = change(slices.Clone(n[limit]))
-	slices.SortFunc(n[limit], func(a, b paid) int { return a.number - b.number })
-	if len(n[limit]) == 0 {
-		delete(n, limit)
+	of := n[accountOf(limit)]
+	of.paid = change(slices.Clone(of.paid))
+	slices.SortFunc(of.paid, func(a, b paid) int { return a.number - b.number })
+	n.set(limit, of)
+}
+
+func (n naive) set(limit Limit, of account) {
+	n[accountOf(limit)] = of
+	if len(of.paid) == 0 && of.banEnds == 0 {
+		delete(n, accountOf(limit))
 	}
 }
 
@@ -68,7 +81,7 @@ func (n naive) answers(in posed, out Decision) bool {
 		return true
 	case reset:
 		for _, limit := range in.limits {
-			n.change(limit, func([]paid) []paid { return nil })
+			n.set(limit, account{})
 		}
 		return true
 	}
@@ -80,16 +93,17 @@ func (n naive) answers(in posed, out Decision) bool {
 		return false
 	}
 	for i, limit := range in.limits {
-		if allowed && in.verb == admit {
+		switch {
+		case in.verb == peek:
+		case allowed:
 			n.change(limit, func(all []paid) []paid { return append(all, paid{in.number, in.now, in.cost}) })
+		default:
+			log, of := n.log(limit), n[accountOf(limit)]
+			log.Deny(in.now, limit.Window.Microseconds(), in.cost, limit.Max, limit.Ban.Microseconds())
+			of.banEnds = log.BanEnds
+			n.set(limit, of)
 		}
-		log, window, got := n.log(limit), limit.Window.Microseconds(), out.States()[i]
-		want := State{
-			Limit:      limit,
-			Remaining:  max(0, limit.Max-log.Count(in.now, window)),
-			RetryAfter: time.Duration(log.Retry(in.now, window, in.cost, limit.Max)) * time.Microsecond,
-			ResetAfter: time.Duration(log.Reset(in.now, window)) * time.Microsecond,
-		}
+		got, want := out.States()[i], stateOf(n.log(limit), in.now, in.cost, limit)
 		if in.short && want.RetryAfter > 0 && got.RetryAfter > 0 && got.RetryAfter <= want.RetryAfter {
 			want.RetryAfter = got.RetryAfter // the call has not looked far enough
 		}
@@ -124,8 +138,14 @@ func TestBatchesAgreeWithOracle(t *testing.T) {
 		var kinds [][]Limit // few, so that many ask the same
 		for range 3 {
 			kind := []Limit{{Name: "a", Max: rapid.IntRange(2, 12).Draw(r, "max") * unit, Window: time.Second}}
+			ban := func() time.Duration {
+				bans := []time.Duration{0, 0, time.Millisecond, 700 * time.Millisecond, 2 * time.Second}
+				return rapid.SampledFrom(bans).Draw(r, "ban")
+			}
+			kind[0].Ban = ban()
 			if rapid.IntRange(0, 2).Draw(r, "two") == 0 {
-				kind = append(kind, Limit{Name: "b", Max: rapid.IntRange(2, 12).Draw(r, "max") * unit, Window: time.Millisecond})
+				most := rapid.IntRange(2, 12).Draw(r, "max") * unit
+				kind = append(kind, Limit{Name: "b", Max: most, Window: time.Millisecond, Ban: ban()})
 			}
 			kinds = append(kinds, kind)
 		}

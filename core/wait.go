@@ -20,6 +20,9 @@ import (
 // after the time that WithDenialCache sets, one second by default, since another instance may have given units back. So
 // does Wait of a Provisional view: units that another instance gives back may go unnoticed for so long.
 //
+// A limit with a Ban is of little use here: if there is no room when Wait asks, it bans the key and waits until the ban
+// ends.
+//
 // Wait never fails before its context ends on the ground that there will be no room in time. This could only be certain
 // if no caller and no instance called Refund or Reset until then. A caller that would rather not try can call Allow
 // first, and compare RetryAfter with its deadline.
@@ -29,7 +32,7 @@ func (l *Limiter) Wait(ctx context.Context, key string, limits ...Limit) (Decisi
 	}
 	name := queueName{policy: l.policy, dryRun: l.dryRun}
 	for _, limit := range limits {
-		name.limits += fmt.Sprintln(limit.Name, limit.Max, limit.Window)
+		name.limits += fmt.Sprintln(limit.Name, limit.Max, limit.Window, limit.Ban)
 	}
 	t, err := l.queues.join(ctx, canonicalKey(key), name)
 	if err != nil {

@@ -49,6 +49,16 @@ func get(h http.Handler, target string) *httptest.ResponseRecorder {
 	return w
 }
 
+// post returns what a client sees of the answer to a request.
+func post(h http.Handler, target string) string {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("POST", target, nil))
+	if w.Code == http.StatusTooManyRequests {
+		return fmt.Sprintf("%d, come back in %s seconds", w.Code, w.Header().Get("Retry-After"))
+	}
+	return fmt.Sprint(w.Code)
+}
+
 // Logins are closed while Redis does not answer; searches are limited by each instance then.
 func ExampleNew_onFailure() {
 	search := ginlimit.New(limiter, ginlimit.ClientIP())
@@ -301,6 +311,42 @@ func ExampleCountOnly() {
 	// 401
 	// 401
 	// 429
+}
+
+// A guard against guessed passwords, for which others write rules of fail2ban. Only failures count, and a client that
+// makes more of them than Max in a Window is denied for all of Ban, whatever it tries meanwhile.
+func ExampleCountOnly_ban() {
+	login := func(c *gin.Context) {
+		if c.Query("password") != "sesame" {
+			c.Status(http.StatusUnauthorized)
+		}
+	}
+	failures := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.CountOnly(func(status int) bool {
+		return status == http.StatusUnauthorized
+	}))
+	r := gin.New()
+	guard := core.Limit{Name: "guesses", Max: 5, Window: time.Minute, Ban: time.Hour}
+	r.POST("/login", failures.Limit(guard), login)
+	for _, password := range []string{"a", "b", "c", "d", "e", "sesame"} { // the last one is right, and too late
+		fmt.Println(post(r, "/login?password="+password))
+	}
+	// Output:
+	// 401
+	// 401
+	// 401
+	// 401
+	// 401
+	// 429, come back in 3600 seconds
+}
+
+// The RateLimit-Policy field says what a limit counts, unless that is requests.
+func ExampleCost_unit() {
+	completions := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.Cost(func(c *gin.Context) int { return 600 }))
+	r := gin.New()
+	tokens := core.Limit{Name: "tokens", Max: 1000, Window: time.Minute, Unit: "tokens"}
+	r.GET("/completions", completions.Limit(tokens), answer)
+	fmt.Println(get(r, "/completions").Header().Get("RateLimit-Policy"))
+	// Output: "tokens";q=1000;w=60;qu="tokens"
 }
 
 // Staff, as an authentication in front has found out, are not limited.

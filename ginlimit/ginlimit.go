@@ -68,6 +68,9 @@ func Exempt(exempt func(*gin.Context) bool) Option {
 //
 // What one instance gives back is there for all instances at once, so none remembers that a client has no room, and each
 // denial is a call to Redis: see core.Limiter.Provisional.
+//
+// With a limit that has a Ban it is a guard against guessed passwords. Requests under way count, and so may begin a
+// ban: Max must have room for those that an honest client makes at once.
 func CountOnly(counts func(status int) bool) Option {
 	return func(m *Middleware) { m.gate.CountOnly(counts) }
 }

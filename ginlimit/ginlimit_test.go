@@ -105,6 +105,12 @@ func app(limiter *core.Limiter) http.Handler {
 	r.GET("/cost", by(ginlimit.ClientIP(), ginlimit.Cost(number("cost"))).Limit(adaptertest.Outer), ok)
 	r.GET("/failures", by(ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.One),
 		func(c *gin.Context) { c.Status(number("status")(c)) })
+	r.GET("/guard", by(ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.Guard),
+		func(c *gin.Context) { c.Status(number("status")(c)) })
+	r.GET("/vault", by(ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.Vault),
+		func(c *gin.Context) { adaptertest.Attempt(c.Writer, number("status")(c)) })
+	r.Group("/tokens", byIP.Limit(adaptertest.Outer)).
+		GET("", by(ginlimit.ClientIP(), ginlimit.Cost(number("cost"))).Limit(adaptertest.Tokens), ok)
 	r.GET("/logins", by(ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.Logins),
 		func(c *gin.Context) { adaptertest.Attempt(c.Writer, number("status")(c)) })
 	exempt := ginlimit.Exempt(func(c *gin.Context) bool { return adaptertest.Staff(c.GetHeader("X-Staff")) })
@@ -155,6 +161,7 @@ func TestMistakesPanicWhereTheyAreWritten(t *testing.T) {
 		"a path":         func() { ginlimit.PathParam("/users/:id") },
 		"nothing joined": func() { ginlimit.Join() },
 		"no route":       func() { byIP.LimitRoutes(ginlimit.Routes{"login": {adaptertest.One}}) },
+		"negative ban":   func() { byIP.Limit(core.Limit{Name: "login", Max: 5, Window: time.Minute, Ban: -time.Hour}) },
 		"nil key":        func() { ginlimit.FirstOf(ginlimit.ClientIP(), nil) },
 	} {
 		assert.Panics(t, mistake, name)

@@ -4,28 +4,29 @@
 -- A log is a sorted set. An entry is the admission of one request, or of several that ask the same in one call. Its
 -- score is the time of admission, in microseconds of this server's clock. Its member is an id, or "id*n" if it weighs
 -- n units instead of one. The window is half open: an entry counts until just before score + window. A log may have
--- two more members, called marks. Their scores are negative, which no entry's is:
+-- three more members, called marks. Their scores are negative, which no entry's is:
 --
 --   *   the log has entries that weigh more than one unit; minus the score is the number of units that ZCARD does not
 --       count
 --   ~   units of the log may be given back before they expire, so a denial may end early; the score is -1
+--   !n  the log is banned, for n microseconds: until the time that is minus the score it admits nothing
 --
 -- KEYS    the logs of all questions, in the order of the questions; all are in one hash slot
 -- ARGV    id         used by no other call; the entry of question q has the id "id.q", where the first q is 1
 --         "again"    only if an earlier attempt of this call may have been executed
 --         groups     of questions that differ in nothing but their logs; each group begins with a verb:
---           admit    questions, limits, requests, cost, provisional (0 or 1), then max and window of each limit
---           one      questions, max, window: short for admit with 1 limit, 1 request, cost 1, not provisional
---           peek     questions, limits, then max and window of each limit
+--           admit    questions, limits, requests, cost, provisional (0 or 1), then max, window and ban of each limit
+--           one      questions, max, window: short for admit with 1 limit, 1 request, cost 1, not provisional, ban 0
+--           peek     questions, limits, then max, window and ban of each limit
 --           refund   limits, id.q, requests, place, cost, then the window of each limit: gives back the cost of one
 --                    of the requests that share the entry id.q, namely the one at this place, where the first is 0.
 --                    If there are others, an entry "id.q:place" for each of them replaces the entry.
 --           reset    logs: deletes them
 --           probe    nothing; it has two keys, of which the second never exists. It runs every command that the other
 --                    verbs run, and changes nothing.
---         Windows are in microseconds, and whole milliseconds. A question of admit stands for so many requests, of
---         which as many as fit are granted, the first ones. Each takes its cost from all logs of the question, or
---         nothing from any.
+--         Windows and bans are in microseconds, and whole milliseconds. A question of admit stands for so many
+--         requests, of which as many as fit are granted, the first ones. Each takes its cost from all logs of the
+--         question, or nothing from any.
 --
 -- Reply   a list with one element for each question:
 --           an integer from 0   admit: there is one log, every request is granted, and this many units remain, enough
@@ -36,12 +37,20 @@
 --                                 retry      microseconds until one request more fits this log, 0 if it does now;
 --                                            negative if units of the log may be given back before that
 --                                 reset      microseconds until the log is empty, if nothing more is admitted
+--                               If any log is banned, these are as if none was, and there is one more integer for
+--                               each log: the microseconds until its ban ends, or 0. Requests that are granted came
+--                               before the ban, and the others are under it.
 --           a string            the error of this question alone: one of its logs is no sorted set, or is damaged.
 --                               Nothing was charged.
 --
+-- Ban     A question of admit bans each log that has no room for the first request that is not granted, if the ban of
+--         its limit is not 0 and the log is not banned yet. The ban belongs to the log: no question has room in it,
+--         whatever the ban of its own limit, until the ban ends or the log is deleted by reset. Nothing prolongs it.
+--         A refund does not end it, nor does an entry that expires.
 -- Clock   TIME, read once. If the clock steps back, there are entries in what is now the future. They still count, so
 --         no window is overfilled. A question about a log without room then moves them to the present, so that they
---         expire a window from now. If the clock steps forward, entries expire earlier by as much.
+--         expire a window from now. A ban that would last longer than when it began is moved likewise. If the clock
+--         steps forward, entries expire and bans end earlier by as much.
 -- Retry   A call that is sent again, with "again", grants what the earlier attempt has granted and charges nothing
 --         twice, as long as the entries of that attempt have not expired. If it overtakes the earlier attempt, that one
 --         charges nothing twice either, if as many requests fit as before. What a short reply says of a log may be a
@@ -53,14 +62,15 @@
 --         entries that expire have to be read to know their units; as long as some are left, the reply is -1, so a
 --         question about such a log with n expired entries is answered after about n/1000 calls. If finding retry
 --         would take more than the budget, retry is a time at which the request is still denied.
--- Expiry  No log expires before its newest entry does. Each expires within two windows and a second after its last
---         admission or, if the clock has stepped back, after the question that has moved its entries. PEXPIRE is a
---         seventh of the work of an admission, so it runs only
+-- Expiry  No log expires before its newest entry does, or its ban ends. Each expires within two windows and a second
+--         after its last admission or, if the clock has stepped back, after the question that has moved its entries,
+--         or else a second after its ban. PEXPIRE is a seventh of the work of an admission, so it runs only
 --           - for the first entry: one window from now, since most logs of a flood get no second entry
 --           - for the second entry: two windows from now
 --           - when entries have expired: two windows from now, or from the oldest entry that is left if none is added
 --           - after a refund: two windows from the oldest entry that is left
 --           - when entries were moved from the future to the present: two windows from now
+--           - when a log is banned, and when nothing but the ban is left of it: to the end of the ban
 --         A call that finds no expired entry comes within a window of the oldest entry, after which PEXPIRE has run
 --         for two windows, so the log outlives the entry that the call adds. A second is added each time, since the
 --         expiry of keys uses another clock. GT is used because after a step back of the clock the newest entry need
@@ -102,14 +112,15 @@ else
     a = a + 1
     return ARGV[a - 1] + 0
   end
-  local function limits(g, bounded)
-    g.max, g.window, g.cutoff = {}, {}, {}
+  local function limits(g, bounded, banning)
+    g.max, g.window, g.cutoff, g.ban = {}, {}, {}, {}
     for i = 1, g.logs do
       if bounded then
         g.max[i] = number()
       end
       g.window[i] = number()
       g.cutoff[i] = format('%.0f', math.max(0, now - g.window[i]))
+      g.ban[i] = banning and number() or 0
     end
   end
   while ARGV[a] do
@@ -121,10 +132,10 @@ else
     elseif g.verb == 'admit' then
       g.questions, g.logs, g.requests, g.cost, g.charges = number(), number(), number(), number(), true
       g.provisional = number() == 1
-      limits(g, true)
+      limits(g, true, true)
     elseif g.verb == 'peek' then
       g.questions, g.logs = number(), number()
-      limits(g, true)
+      limits(g, true, true)
     elseif g.verb == 'refund' then
       g.logs, g.entry = number(), ARGV[a]
       a = a + 1
@@ -200,25 +211,61 @@ local function setExtra(log, extra)
   end
 end
 
+-- marksOf returns how many marks a log has, the units that ZCARD does not count, whether units may be given back, and
+-- of a ban the microseconds until it ends and its mark. Without a ban these are 0 and nil.
+local function marksOf(log)
+  local marks = call('ZRANGEBYSCORE', log, '-inf', '(0', 'WITHSCORES')
+  local extra, provisional, ban, mark = 0, false, 0, nil
+  for i = 1, #marks, 2 do
+    if marks[i] == '*' then
+      extra = -marks[i + 1]
+    elseif marks[i] == '~' then
+      provisional = true
+    else
+      ban, mark = -marks[i + 1] - now, marks[i]
+    end
+  end
+  return #marks / 2, extra, provisional, ban, mark
+end
+
+-- setBan sets for how many microseconds a log is banned from now.
+local function setBan(log, ban, mark)
+  call('ZADD', log, format('%.0f', -now - ban), mark)
+end
+
+-- empty deletes a log that has no live entries, except for its ban, if that lasts.
+local function empty(log, ban, mark)
+  call('UNLINK', log)
+  if ban > 0 then
+    setBan(log, ban, mark)
+    call('PEXPIRE', log, format('%.0f', ban / 1000 + slack))
+  end
+end
+
 -- clean removes expired entries, as far as the budget goes, from a log with so many members, of which old have a
 -- score up to the cutoff. It returns the number of units and of entries that are live, the rank of the first of these
--- entries, the units that ZCARD does not count, whether units may be given back, and what it removed: false if
--- nothing, "all" if no expired entry is left, or "some". A log without live entries is deleted, and counts as one from
--- which nothing was removed. It returns nothing if the units of entries that are left are not known.
+-- entries, the units that ZCARD does not count, whether units may be given back, what it removed, and the microseconds
+-- until the ban ends, or 0. What it removed is false if nothing, "all" if no expired entry is left, or "some". A log
+-- without live entries is deleted, but for its ban, and counts as one from which nothing was removed. It returns
+-- nothing if the units of entries that are left are not known.
 local function clean(log, cutoff, members, old)
-  local marks = call('ZCOUNT', log, '-inf', '(0')
+  local marks, extra, provisional, ban, mark = marksOf(log)
   local expired = old - marks
   local live = members - old
+  local longest = mark and string.sub(mark, 2) + 0 or 0
+  local stepped = ban > longest -- the clock, back
+  ban = math.max(0, math.min(ban, longest))
   if live == 0 then
-    if expired + marks > 0 then
-      call('UNLINK', log)
+    if ban == 0 or members > 1 or stepped then
+      empty(log, ban, mark)
     end
-    return 0, 0, 0, 0, false, false
+    return 0, 0, 0, 0, false, false, ban
   end
-  local extra, provisional = 0, false
-  if marks > 0 then
-    extra = -(call('ZSCORE', log, '*') or 0)
-    provisional = marks > 1 or extra == 0
+  if stepped then
+    setBan(log, ban, mark)
+  elseif mark and ban == 0 then
+    call('ZREM', log, mark)
+    marks = marks - 1
   end
   local removed = math.min(expired, math.max(0, budget))
   if removed > 0 then
@@ -245,7 +292,7 @@ local function clean(log, cutoff, members, old)
     return
   end
   local were = expired > 0 and (removed == expired and 'all' or 'some')
-  return live + extra, live, marks + expired - removed, extra, provisional, were
+  return live + extra, live, marks + expired - removed, extra, provisional, were, ban
 end
 
 -- expires returns the microseconds until the entry at a rank expires.
@@ -281,8 +328,8 @@ local function roomIn(log, units, first, extra, window)
   return window - (now - score)
 end
 
--- restamp moves entries from the future to the present.
-local function restamp(log, window)
+-- restamp moves entries from the future to the present. The log may be banned for so long.
+local function restamp(log, window, ban)
   local most = math.max(1, math.floor(budget / 2)) -- one costs twice as much as what is only read or removed
   local members = call('ZRANGEBYSCORE', log, '(' .. stamp, '+inf', 'LIMIT', 0, most)
   budget = budget - 2 * #members
@@ -295,7 +342,7 @@ local function restamp(log, window)
     call('ZADD', log, 'XX', unpack(entries))
   end
   if #members < most then -- nothing is left in the future
-    call('PEXPIRE', log, 2 * window / 1000 + slack)
+    call('PEXPIRE', log, format('%.0f', math.max(2 * window, ban) / 1000 + slack))
   end
 end
 
@@ -333,7 +380,7 @@ local function unfinished(g, known)
 end
 
 -- fail takes back what the call has charged, as far as the server allows, and returns the error for the whole call.
-local charged = {} -- what questions that were not answered above have charged
+local charged = {} -- what questions that were not answered above have charged, and the marks of their bans
 local function fail(text)
   for i = #charged, 1, -1 do
     local log, member, new, extra = unpack(charged[i])
@@ -351,7 +398,7 @@ end
 
 -- admit answers a question with the verb admit, one or peek, about the g.logs logs that follow KEYS[at].
 local function admit(g, at, entry)
-  local members, units, live, first, extra, provisional, expired = {}, {}, {}, {}, {}, {}, {}
+  local members, units, live, first, extra, provisional, expired, ban = {}, {}, {}, {}, {}, {}, {}, {}
   for i = 1, g.logs do
     members[i] = call('ZCARD', KEYS[at + i])
   end
@@ -360,8 +407,10 @@ local function admit(g, at, entry)
     local log = KEYS[at + i]
     local old = members[i] > 0 and call('ZCOUNT', log, '-inf', g.cutoff[i]) or 0
     units[i], live[i], first[i], extra[i], provisional[i], expired[i] = members[i], members[i], 0, 0, false, false
+    ban[i] = 0
     if old > 0 then
-      units[i], live[i], first[i], extra[i], provisional[i], expired[i] = clean(log, g.cutoff[i], members[i], old)
+      units[i], live[i], first[i], extra[i], provisional[i], expired[i], ban[i] =
+        clean(log, g.cutoff[i], members[i], old)
       if not units[i] then
         for j = 1, i - 1 do
           if expired[j] == 'all' then
@@ -371,11 +420,12 @@ local function admit(g, at, entry)
         return unfinished(g, granted(g, at, entry))
       end
     end
-    grants = math.min(grants, math.max(0, math.floor((g.max[i] - units[i]) / g.cost)))
+    local room = ban[i] > 0 and 0 or math.floor((g.max[i] - units[i]) / g.cost)
+    grants = math.min(grants, math.max(0, room))
   end
 
   local charge = g.charges and grants * g.cost or 0
-  local known = granted(g, at, entry)
+  local known, banned = granted(g, at, entry), false
   if known > 0 then
     grants, charge = known, 0
   end
@@ -407,6 +457,16 @@ local function admit(g, at, entry)
     elseif expired[i] == 'all' then
       keep(log, first[i], window)
     end
+    if g.ban[i] > 0 and ban[i] == 0 and g.charges and grants < g.requests and known == 0 and
+      g.max[i] - units[i] < g.cost then
+      ban[i] = g.ban[i]
+      local mark = '!' .. format('%.0f', ban[i])
+      setBan(log, ban[i], mark)
+      call('PEXPIRE', log, ban[i] / 1000 + slack, 'GT')
+      first[i] = first[i] + 1
+      charged[#charged + 1] = { log, mark }
+    end
+    banned = banned or ban[i] > 0
   end
   if g.charges and g.logs == 1 and grants == g.requests and g.max[1] - units[1] >= g.cost then
     return g.max[1] - units[1]
@@ -433,12 +493,15 @@ local function admit(g, at, entry)
       if retry <= window and reset <= window then
         break
       end
-      restamp(log, window)
+      restamp(log, window, ban[i])
     end
     retry, reset = math.min(retry, window), math.min(reset, window)
     reply[#reply + 1] = remaining
     reply[#reply + 1] = provisional[i] and -retry or retry
     reply[#reply + 1] = reset
+  end
+  for i = 1, banned and g.logs or 0 do
+    reply[#reply + 1] = ban[i]
   end
   return reply
 end
@@ -481,7 +544,8 @@ local function refund(g, at)
     if units > 0 then
       local oldest = call('ZRANGEBYSCORE', log, '(' .. g.cutoff[i], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
       if not oldest then
-        call('UNLINK', log)
+        local _, _, _, ban, mark = marksOf(log)
+        empty(log, ban, mark)
       else
         setExtra(log, extra)
         call('ZADD', log, -1, '~')
@@ -516,7 +580,7 @@ end
 
 groups = groups or { {
   verb = 'one', questions = plain, logs = 1, requests = 1, cost = 1, charges = true,
-  max = { max }, window = { window }, cutoff = { cutoff or format('%.0f', math.max(0, now - window)) },
+  max = { max }, window = { window }, ban = { 0 }, cutoff = { cutoff or format('%.0f', math.max(0, now - window)) },
 } }
 local answers = { one = admit, admit = admit, peek = admit, refund = refund, reset = reset, probe = probe }
 

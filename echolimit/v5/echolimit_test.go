@@ -130,6 +130,12 @@ func app(limiter *core.Limiter) http.Handler {
 	e.GET("/cost", ok, by(echolimit.ClientIP(), echolimit.Cost(number("cost"))).Limit(adaptertest.Outer))
 	e.GET("/failures", func(c *echo.Context) error { return c.NoContent(number("status")(c)) },
 		by(echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.One))
+	e.GET("/guard", func(c *echo.Context) error { return c.NoContent(number("status")(c)) },
+		by(echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.Guard))
+	e.GET("/vault", func(c *echo.Context) error { adaptertest.Attempt(c.Response(), number("status")(c)); return nil },
+		by(echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.Vault))
+	e.Group("/tokens", byIP.Limit(adaptertest.Outer)).
+		GET("", ok, by(echolimit.ClientIP(), echolimit.Cost(number("cost"))).Limit(adaptertest.Tokens))
 	e.GET("/logins", func(c *echo.Context) error { adaptertest.Attempt(c.Response(), number("status")(c)); return nil },
 		by(echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.Logins))
 	exempt := echolimit.Exempt(func(c *echo.Context) bool { return adaptertest.Staff(c.Request().Header.Get("X-Staff")) })
@@ -186,6 +192,7 @@ func TestMistakesPanicWhereTheyAreWritten(t *testing.T) {
 		"a path":         func() { echolimit.PathParam("/users/:id") },
 		"nothing joined": func() { echolimit.Join() },
 		"no route":       func() { byIP.LimitRoutes(echolimit.Routes{"login": {adaptertest.One}}) },
+		"negative ban":   func() { byIP.Limit(core.Limit{Name: "login", Max: 5, Window: time.Minute, Ban: -time.Hour}) },
 		"nil key":        func() { echolimit.FirstOf(echolimit.ClientIP(), nil) },
 	} {
 		assert.Panics(t, mistake, name)

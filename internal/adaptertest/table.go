@@ -98,6 +98,21 @@ var table = []struct {
 		{target: "/failures?status=200"}, // denied, though it would succeed
 		{at: 10000 * ms, target: "/failures?status=200"},
 	}},
+	{"guard", []request{
+		{target: "/guard?status=401"},
+		{target: "/guard?status=200"}, // given back
+		{target: "/guard?status=401"},
+		{at: 1000 * ms, target: "/guard?status=200"},  // denied, though it would succeed, and banned for a minute
+		{at: 11000 * ms, target: "/guard?status=200"}, // the log is empty
+		{at: 60999 * ms, target: "/guard?status=200"}, // one millisecond early
+		{at: 60999 * ms, target: "/guard?status=200", from: "192.0.2.2:1234"},
+		{at: 61000 * ms, target: "/guard?status=200"},
+	}},
+	{"tokens", []request{
+		{target: "/tokens?cost=300"},
+		{at: 1000 * ms, target: "/tokens?cost=300"}, // denied
+		{at: 1000 * ms, target: "/tokens?cost=200"},
+	}},
 	{"mapped", []request{ // the status is written after the limiter has returned
 		{target: "/mapped?status=401"},
 		{target: "/mapped?status=401"},

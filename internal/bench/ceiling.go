@@ -117,7 +117,7 @@ func (s script) raw(redis *server) (float64, error) {
 	out, err := exec.Command("taskset", slices.Concat(
 		[]string{"-c", askCore, "redis-benchmark", "-p", port, "--csv", "-r", "10000",
 			"-n", strconv.Itoa(rawQuestions / s.questions), "-c", "20", "-P", "32", "evalsha", sha, strconv.Itoa(s.questions)},
-		slices.Repeat([]string{"b:{__rand_int__}:bench:10000v2"}, s.questions),
+		slices.Repeat([]string{"b:{__rand_int__}:bench:10000v3"}, s.questions),
 		[]string{"__rand_int__"}, s.args)...).Output()
 	if err != nil {
 		return 0, err

@@ -19,7 +19,7 @@ func TestImports(t *testing.T) {
 		"lua":               {},
 		"internal/dispatch": {"github.com/redis/rueidis"},
 		"core": {module + "lua", module + "internal/dispatch", "github.com/redis/rueidis", "github.com/puzpuzpuz/xsync/v4",
-			"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/metric"},
+			"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/metric", "go.opentelemetry.io/otel/trace"},
 		"internal/httplimit": {module + "core"},
 		"internal/demo":      {module + "core"},
 	}

@@ -69,6 +69,7 @@ func FuzzFields(f *testing.F) {
 	for _, name := range []string{"a", "login", `a "quoted" \ name`, `"`, `\`, `\"`, ", ", ";r=0", `";r=0`, "a;q=1", " ", "~"} {
 		f.Add(name, "b", int64(9), int64(8), int64(60_000), int64(0))
 		f.Add(name, "b", int64(1), int64(0), int64(1), int64(1))
+		f.Add(name, "requests", int64(9), int64(8), int64(60_000), int64(0))
 		f.Add("b", name, int64(1), int64(0), int64(1001), int64(1001))
 		f.Add(name, name, int64(999_999_999_999_999), int64(0), int64(1)<<40, int64(1)<<40)
 	}
@@ -77,7 +78,7 @@ func FuzzFields(f *testing.F) {
 		h, wait := http.Header{}, int64(0)
 		var want []string
 		for i, name := range []string{one, two, one} {
-			limit := core.Limit{Name: name, Max: most, Window: time.Duration(window) * time.Millisecond}
+			limit := core.Limit{Name: name, Max: most, Window: time.Duration(window) * time.Millisecond, Unit: two}
 			if core.Validate(limit) != nil || limit.Window < 0 || remaining < 0 || remaining > most || retry < 0 || retry > window*1000 {
 				return
 			}
@@ -105,6 +106,11 @@ func FuzzFields(f *testing.F) {
 			require.Equal(t, int64(most), q)
 			r, _ := limit.Params.Get("r")
 			require.Equal(t, int64(remaining), r)
+			unit, given := policy.Params.Get("qu")
+			require.Equal(t, two != "" && two != "requests", given)
+			if given {
+				require.Equal(t, two, unit)
+			}
 			w, _ := policy.Params.Get("w")
 			require.GreaterOrEqual(t, w.(int64)*1000, window)
 			after, ok := limit.Params.Get("t")

@@ -31,6 +31,9 @@ func NewPolicy(limits []core.Limit) (*Policy, error) {
 		field.WriteString(p.names[i])
 		field.WriteString(";q=" + strconv.Itoa(limit.Max))
 		field.WriteString(";w=" + strconv.FormatInt(seconds(limit.Window), 10))
+		if limit.Unit != "" && limit.Unit != "requests" { // which the draft has clients assume
+			field.WriteString(";qu=" + quote(limit.Unit))
+		}
 	}
 	p.field = field.String()
 	return p, nil

@@ -21,7 +21,7 @@ type problem struct {
 
 const problemTypes = "https://iana.org/assignments/http-problem-types#"
 
-// exceeded answers a denial, naming the limits that had no room.
+// exceeded answers a denial, naming the limits that had no room or a ban.
 func exceeded(d core.Decision) problem {
 	p := problem{
 		Type:   problemTypes + "quota-exceeded",
@@ -31,6 +31,10 @@ func exceeded(d core.Decision) problem {
 	for _, state := range d.States() {
 		if state.RetryAfter > 0 {
 			p.Violated = append(p.Violated, state.Limit.Name)
+		}
+		if state.Banned {
+			p.Type = problemTypes + "abnormal-usage-detected"
+			p.Title = "Request not satisfied due to detection of abnormal request pattern"
 		}
 	}
 	return p

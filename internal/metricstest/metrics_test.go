@@ -99,6 +99,13 @@ func TestDecisions(t *testing.T) {
 		require.NoError(t, err)
 		assert.True(t, d.Allowed && d.DryRun)
 	}
+	for range 3 {
+		_, err := limiter.Allow(ctx, "a secret key", core.Limit{Name: "guard", Max: 1, Window: time.Hour, Ban: time.Hour})
+		require.NoError(t, err)
+	}
+	calm := core.Limit{Name: "calm", Max: 9, Window: time.Hour, Ban: time.Hour}
+	_, err = limiter.Allow(ctx, "a secret key", calm)
+	require.NoError(t, err)
 	_, err = limiter.Allow(ctx, "a secret key", site)
 	require.NoError(t, err)
 	_, err = limiter.Peek(ctx, "a secret key", site)
@@ -112,6 +119,14 @@ func TestDecisions(t *testing.T) {
 		"exactlimit.decisions{limit=site,outcome=allowed,source=in-process}":  1,
 		"exactlimit.decisions{limit=site,outcome=denied,source=in-process}":   0,
 		"exactlimit.decisions{limit=site,outcome=dry_run,source=in-process}":  0,
+		"exactlimit.decisions{limit=guard,outcome=allowed,source=in-process}": 1,
+		"exactlimit.decisions{limit=guard,outcome=banned,source=in-process}":  2,
+		"exactlimit.decisions{limit=guard,outcome=dry_run,source=in-process}": 0,
+		"exactlimit.decisions.near_limit{limit=guard}":                        1,
+		"exactlimit.decisions{limit=calm,outcome=allowed,source=in-process}":  1,
+		"exactlimit.decisions{limit=calm,outcome=banned,source=in-process}":   0,
+		"exactlimit.decisions{limit=calm,outcome=dry_run,source=in-process}":  0,
+		"exactlimit.decisions.near_limit{limit=calm}":                         0,
 		"exactlimit.decisions.near_limit{limit=login}":                        2, // the last two
 		"exactlimit.decisions.near_limit{limit=site}":                         0,
 		"exactlimit.exempt": 0,

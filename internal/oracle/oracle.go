@@ -7,8 +7,11 @@ import (
 	"slices"
 )
 
-// Log is every admission ever made.
-type Log struct{ Admitted []Admission }
+// Log is every admission ever made, and the last ban.
+type Log struct {
+	Admitted []Admission
+	BanEnds  int64 // the moment in microseconds at which the log admits again
+}
 
 // Admission is some units, and the moment in microseconds at which they were admitted.
 type Admission struct {
@@ -29,7 +32,25 @@ func (l *Log) Count(now, window int64) int {
 
 // Fits reports whether cost more units may be admitted now.
 func (l *Log) Fits(now, window int64, cost, max int) bool {
-	return l.Count(now, window)+cost <= max
+	return !l.Banned(now) && l.Count(now, window)+cost <= max
+}
+
+// Banned reports whether nothing may be admitted, whatever the log holds.
+func (l *Log) Banned(now int64) bool { return now < l.BanEnds }
+
+// Deny bans the log if it is the reason, or one of the reasons, why cost units are denied, and is not banned yet.
+func (l *Log) Deny(now, window int64, cost, max int, ban int64) {
+	if !l.Fits(now, window, cost, max) && !l.Banned(now) && ban > 0 {
+		l.BanEnds = now + ban
+	}
+}
+
+// Remaining returns how many units may still be admitted now.
+func (l *Log) Remaining(now, window int64, max int) int {
+	if l.Banned(now) || l.Count(now, window) > max {
+		return 0
+	}
+	return max - l.Count(now, window)
 }
 
 // Admit enters cost units and returns the index of their admission.
@@ -41,13 +62,22 @@ func (l *Log) Admit(now int64, cost int) int {
 // Refund takes the units of an admission away.
 func (l *Log) Refund(admission int) { l.Admitted[admission].Units = 0 }
 
-// Retry returns how long it takes until cost units fit, looking at each moment at which something leaves.
+// Empty takes everything away, the ban too.
+func (l *Log) Empty() {
+	for i := range l.Admitted {
+		l.Refund(i)
+	}
+	l.BanEnds = 0
+}
+
+// Retry returns how long it takes until cost units fit, looking at each moment at which something leaves or the ban
+// ends.
 func (l *Log) Retry(now, window int64, cost, max int) int64 {
 	if l.Fits(now, window, cost, max) {
 		return 0
 	}
 	first := int64(-1)
-	for _, a := range l.Admitted {
+	for _, a := range append([]Admission{{At: l.BanEnds - window}}, l.Admitted...) {
 		leaves := a.At + window
 		if leaves > now && l.Fits(leaves, window, cost, max) && (first < 0 || leaves-now < first) {
 			first = leaves - now
@@ -56,9 +86,9 @@ func (l *Log) Retry(now, window int64, cost, max int) int64 {
 	return first
 }
 
-// Reset returns how long it takes until nothing is left.
+// Reset returns how long it takes until nothing is left, and no ban.
 func (l *Log) Reset(now, window int64) int64 {
-	last := int64(0)
+	last := max(0, l.BanEnds-now)
 	for _, a := range l.Admitted {
 		if a.Units > 0 {
 			last = max(last, a.At+window-now)

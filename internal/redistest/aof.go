@@ -58,17 +58,44 @@ func (s *Server) Records(t testing.TB) []Record {
 	return records
 }
 
+// Ban is a ban of a log, in microseconds of the server's clock.
+type Ban struct{ From, To int64 }
+
+// Bans reads from the server's append-only file the bans of each log, whether they were lifted or not.
+func (s *Server) Bans(t testing.TB) map[string][]Ban {
+	t.Helper()
+	lives, err := s.lives()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string][]Ban{}
+	for _, life := range lives {
+		for log, bans := range life.bans {
+			all[log] = append(all[log], bans...)
+		}
+	}
+	return all
+}
+
 // ReadRecords is Records for tests that expect an error: the server has recorded something that the right script never writes.
 // Such are an id that is added while it is in the log, a score that is no whole number of microseconds, and a log whose mark
 // does not say how much its entries weigh beyond one unit each.
-func (s *Server) ReadRecords() ([]Record, error) {
+func (s *Server) ReadRecords() (records []Record, err error) {
+	lives, err := s.lives()
+	for _, life := range lives {
+		records = append(records, life.record)
+	}
+	return records, err
+}
+
+// lives reads what is recorded of each life of the server's data. It returns none after an error.
+func (s *Server) lives() (lives []*recorder, err error) {
 	// The file is written before the replies of an event are sent, so what was acknowledged is there.
 	dirs, err := filepath.Glob(filepath.Join(s.dir, "appendonlydir*"))
 	if err != nil || len(dirs) == 0 {
 		return nil, fmt.Errorf("%s keeps no append-only file: %w", s.Addr, cmp.Or(err, os.ErrNotExist))
 	}
 	slices.Sort(dirs) // those set aside by StartEmpty are numbered; the one in use is not, and so is the first
-	var records []Record
 	for _, dir := range append(dirs[1:], dirs[0]) {
 		files, err := recordFiles(dir)
 		if err != nil {
@@ -77,16 +104,16 @@ func (s *Server) ReadRecords() ([]Record, error) {
 		r := newRecorder(s.Addr)
 		for _, file := range files {
 			if file.base && len(r.record) > 0 {
-				records = append(records, r.record)
+				lives = append(lives, r)
 				r = newRecorder(s.Addr)
 			}
 			if err := r.read(file); err != nil {
 				return nil, fmt.Errorf("%s: %w", file.name, err)
 			}
 		}
-		records = append(records, r.record)
+		lives = append(lives, r)
 	}
-	return records, nil
+	return lives, nil
 }
 
 // Merge returns what is in any of the records, in the order of the servers' clocks. An admission that several have is one: as

@@ -18,6 +18,7 @@ import (
 type recorder struct {
 	addr   string
 	record Record
+	bans   map[string][]Ban
 	logs   map[string]*sortedSet
 
 	// Of the transaction that is being read:
@@ -54,7 +55,7 @@ type part struct {
 }
 
 func newRecorder(addr string) *recorder {
-	r := &recorder{addr: addr, record: Record{}, logs: map[string]*sortedSet{}}
+	r := &recorder{addr: addr, record: Record{}, bans: map[string][]Ban{}, logs: map[string]*sortedSet{}}
 	r.begin()
 	return r
 }
@@ -182,13 +183,16 @@ func (r *recorder) add(name string, entries []string, copied bool) error {
 		member := entries[1]
 		id, weight, err := parseMember(member)
 		old, there := log.parts[id]
-		switch mark := isMark(member); {
+		switch mark := IsMark(member); {
 		case err != nil:
 			return err
 		case mark != (at < 0):
 			return fmt.Errorf("%s with a score of %d", member, at)
 		case mark:
 			log.marks[member] = at
+			if err := r.ban(name, member, -at); err != nil {
+				return err
+			}
 		case again:
 			if !there || old.at <= at || old.weight != weight {
 				return fmt.Errorf("%s stands at %d, and was put off to %d", member, old.at, at)
@@ -211,7 +215,27 @@ func (r *recorder) add(name string, entries []string, copied bool) error {
 	return nil
 }
 
-func isMark(member string) bool { return member == "*" || member == "~" }
+// ban notes a ban, if a member is the mark of one. The mark of a ban that is known may be written again.
+func (r *recorder) ban(name, member string, ends int64) error {
+	text, banned := strings.CutPrefix(member, "!")
+	if !banned {
+		return nil
+	}
+	lasts, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || lasts < 1 {
+		return fmt.Errorf("%s is not the mark of a ban", member)
+	}
+	ban := Ban{From: ends - lasts, To: ends}
+	if !slices.Contains(r.bans[name], ban) {
+		r.bans[name] = append(r.bans[name], ban)
+	}
+	return nil
+}
+
+// IsMark reports whether a member of a log is a mark. The mark of a ban of n microseconds is "!n".
+func IsMark(member string) bool {
+	return member == "*" || member == "~" || strings.HasPrefix(member, "!")
+}
 
 // added reports whether an entry is for what a request has cost beyond its charge.
 func added(id string) bool { return strings.HasSuffix(id, "+") }
@@ -289,7 +313,7 @@ func (r *recorder) copied(name, id string, at int64, weight int) {
 
 func (r *recorder) remove(name, member, how string) {
 	log := r.log(name)
-	if isMark(member) {
+	if IsMark(member) {
 		delete(log.marks, member)
 		return
 	}

@@ -38,6 +38,28 @@ func told(record Record, log string) (told []string) {
 	return told
 }
 
+// The witness knows a ban, also after its entries have gone, and after it was lifted.
+func TestBansOfTheScript(t *testing.T) {
+	server := Start(t, AppendOnly...)
+	client := server.Client(t)
+	ban := func(id string) {
+		decide(t, client, []string{"x"}, id+" admit 1 1 2 1 0 1 100000 3600000000")
+	}
+	ban("a")
+	bans := server.Bans(t)["x"]
+	require.Len(t, bans, 1)
+	assert.Equal(t, server.Admissions(t)["x"][0].At, bans[0].From)
+	assert.Equal(t, bans[0].From+3_600_000_000, bans[0].To)
+	time.Sleep(110 * time.Millisecond)
+	ban("b")
+	assert.Equal(t, bans, server.Bans(t)["x"], "the mark is written again")
+	decide(t, client, []string{"x"}, "c reset 1")
+	assert.Equal(t, bans, server.Bans(t)["x"])
+	ban("d")
+	assert.Len(t, server.Bans(t)["x"], 2)
+	assert.Equal(t, []string{"a.1 weighs 1, 0 back UNLINK", "d.1 weighs 1, 0 back"}, told(server.Admissions(t), "x"))
+}
+
 // The witness reads what the script writes.
 func TestRecordsOfTheScript(t *testing.T) {
 	const hour = "3600000000"
@@ -47,26 +69,26 @@ func TestRecordsOfTheScript(t *testing.T) {
 		want  []string // of the log x
 	}{
 		{"admissions of one unit", []string{"a one 1 9 " + hour, "b one 1 9 " + hour}, []string{"a.1 weighs 1, 0 back", "b.1 weighs 1, 0 back"}},
-		{"of more", []string{"a admit 1 1 1 5 0 9 " + hour, "b one 1 9 " + hour, "c admit 1 1 1 3 1 9 " + hour},
+		{"of more", []string{"a admit 1 1 1 5 0 9 " + hour + " 0", "b one 1 9 " + hour, "c admit 1 1 1 3 1 9 " + hour + " 0"},
 			[]string{"a.1 weighs 5, 0 back", "b.1 weighs 1, 0 back", "c.1 weighs 3, 0 back"}},
-		{"a denial", []string{"a admit 1 1 1 5 0 9 " + hour, "b admit 1 1 1 5 0 9 " + hour}, []string{"a.1 weighs 5, 0 back"}},
-		{"some of a batch", []string{"a admit 1 1 5 2 0 9 " + hour}, []string{"a.1 weighs 8, 0 back"}},
-		{"a retry", []string{"a admit 1 1 5 2 0 9 " + hour, "a again admit 1 1 5 2 0 9 " + hour}, []string{"a.1 weighs 8, 0 back"}},
-		{"a refund of all", []string{"a admit 1 1 1 5 0 9 " + hour, "b refund 1 a.1 1 0 5 " + hour}, []string{"a.1 weighs 5, 5 back ZREM"}},
+		{"a denial", []string{"a admit 1 1 1 5 0 9 " + hour + " 0", "b admit 1 1 1 5 0 9 " + hour + " 0"}, []string{"a.1 weighs 5, 0 back"}},
+		{"some of a batch", []string{"a admit 1 1 5 2 0 9 " + hour + " 0"}, []string{"a.1 weighs 8, 0 back"}},
+		{"a retry", []string{"a admit 1 1 5 2 0 9 " + hour + " 0", "a again admit 1 1 5 2 0 9 " + hour + " 0"}, []string{"a.1 weighs 8, 0 back"}},
+		{"a refund of all", []string{"a admit 1 1 1 5 0 9 " + hour + " 0", "b refund 1 a.1 1 0 5 " + hour}, []string{"a.1 weighs 5, 5 back ZREM"}},
 		{"refunds of parts", []string{
-			"a admit 1 1 4 2 0 9 " + hour, "b refund 1 a.1 4 2 2 " + hour, "b refund 1 a.1 4 2 2 " + hour, "b refund 1 a.1 4 0 2 " + hour,
+			"a admit 1 1 4 2 0 9 " + hour + " 0", "b refund 1 a.1 4 2 2 " + hour, "b refund 1 a.1 4 2 2 " + hour, "b refund 1 a.1 4 0 2 " + hour,
 		}, []string{"a.1 weighs 8, 4 back"}},
-		{"of all parts", []string{"a admit 1 1 2 1 0 9 " + hour, "b refund 1 a.1 2 1 1 " + hour, "b refund 1 a.1 2 0 1 " + hour},
+		{"of all parts", []string{"a admit 1 1 2 1 0 9 " + hour + " 0", "b refund 1 a.1 2 1 1 " + hour, "b refund 1 a.1 2 0 1 " + hour},
 			[]string{"a.1 weighs 2, 2 back ZREM"}},
 		{"cleaning of units", []string{"a one 1 9 " + hour, "b one 1 9 " + hour, "sleep", "c one 1 9 400000", "d one 1 9 " + hour}, []string{
 			"a.1 weighs 1, 0 back ZREMRANGEBYSCORE", "b.1 weighs 1, 0 back ZREMRANGEBYSCORE", "c.1 weighs 1, 0 back", "d.1 weighs 1, 0 back",
 		}},
-		{"cleaning of weights", []string{"a admit 1 1 1 5 0 9 " + hour, "sleep", "b admit 1 1 1 3 1 9 " + hour, "c admit 1 1 1 2 0 9 400000"}, []string{
+		{"cleaning of weights", []string{"a admit 1 1 1 5 0 9 " + hour + " 0", "sleep", "b admit 1 1 1 3 1 9 " + hour + " 0", "c admit 1 1 1 2 0 9 400000 0"}, []string{
 			"a.1 weighs 5, 0 back ZREMRANGEBYSCORE", "b.1 weighs 3, 0 back", "c.1 weighs 2, 0 back",
 		}},
-		{"cleaning of all", []string{"a admit 1 1 1 5 1 9 " + hour, "sleep", "b peek 1 1 9 400000"}, []string{"a.1 weighs 5, 0 back UNLINK"}},
-		{"a reset", []string{"a admit 1 1 1 5 0 9 " + hour, "b reset 1"}, []string{"a.1 weighs 5, 0 back UNLINK"}},
-		{"a peek and a probe", []string{"a one 1 9 " + hour, "b peek 1 1 9 " + hour}, []string{"a.1 weighs 1, 0 back"}},
+		{"cleaning of all", []string{"a admit 1 1 1 5 1 9 " + hour + " 0", "sleep", "b peek 1 1 9 400000 0"}, []string{"a.1 weighs 5, 0 back UNLINK"}},
+		{"a reset", []string{"a admit 1 1 1 5 0 9 " + hour + " 0", "b reset 1"}, []string{"a.1 weighs 5, 0 back UNLINK"}},
+		{"a peek and a probe", []string{"a one 1 9 " + hour, "b peek 1 1 9 " + hour + " 0"}, []string{"a.1 weighs 1, 0 back"}},
 	} {
 		t.Run(table.name, func(t *testing.T) {
 			server := Start(t, Followed...)
@@ -90,13 +112,13 @@ func TestRecordsOfMovedLogs(t *testing.T) {
 	from, to := Start(t, AppendOnly...), Start(t, AppendOnly...)
 	host, port, _ := strings.Cut(to.Addr, ":")
 	const limit = " 1000000 3600000000"
-	decide(t, from.Client(t), []string{"small"}, "a admit 1 1 4 30000 1"+limit)
+	decide(t, from.Client(t), []string{"small"}, "a admit 1 1 4 30000 1"+limit+" 0")
 	decide(t, from.Client(t), []string{"small"}, "b refund 1 a.1 4 2 30000 3600000000")
 	long := strings.Repeat("long", 40)
 	for i := range 200 {
-		decide(t, from.Client(t), []string{"large"}, fmt.Sprint(i, long, " admit 1 1 1 ", i+1, " 0", limit))
+		decide(t, from.Client(t), []string{"large"}, fmt.Sprint(i, long, " admit 1 1 1 ", i+1, " 0", limit, " 0"))
 	}
-	decide(t, from.Client(t), []string{"few"}, long+" admit 1 1 1 1000000 0"+limit)
+	decide(t, from.Client(t), []string{"few"}, long+" admit 1 1 1 1000000 0"+limit+" 0")
 	logs := []string{"small", "large", "few"}
 	for _, log := range logs {
 		Do(t, from.Client(t), "MIGRATE", host, port, log, "0", "5000")
@@ -125,11 +147,11 @@ func TestRecordsOfMovedLogs(t *testing.T) {
 func TestRecordsOfCopiedLogs(t *testing.T) {
 	server := Start(t, AppendOnly...)
 	client := server.Client(t)
-	decide(t, client, []string{"x"}, "a admit 1 1 4 30 1 1000 3600000000")
+	decide(t, client, []string{"x"}, "a admit 1 1 4 30 1 1000 3600000000 0")
 	decide(t, client, []string{"x"}, "b refund 1 a.1 4 2 30 3600000000")
 	replica := StartReplica(t, server, AppendOnly...)
 	decide(t, client, []string{"x"}, "c refund 1 a.1 4 3 30 3600000000")
-	decide(t, client, []string{"x"}, "d admit 1 1 1 7 0 1000 3600000000")
+	decide(t, client, []string{"x"}, "d admit 1 1 1 7 0 1000 3600000000 0")
 	want := []string{"a.1 weighs 90, 30 back", "d.1 weighs 7, 0 back"}
 	assert.Eventually(t, func() bool { return fmt.Sprint(told(replica.Admissions(t), "x")) == fmt.Sprint(want) }, 10*time.Second, 10*time.Millisecond)
 	assert.Equal(t, []string{"a.1 weighs 120, 60 back", "d.1 weighs 7, 0 back"}, told(Merge(server.Admissions(t), replica.Admissions(t)), "x"))
@@ -166,6 +188,9 @@ func TestRecordsAreStrict(t *testing.T) {
 		{[]string{"ZREMRANGEBYSCORE log 0.5 inf"}, "a range"},
 		{[]string{"ZREMRANGEBYRANK log -1 -1"}, "a range of ranks"},
 
+		{[]string{"ZADD log -5000000 !1000"}, ""},
+		{[]string{"ZADD log 5000000 !1000"}, "!1000 with a score of 5000000"},
+		{[]string{"ZADD log -5000000 !"}, "! is not the mark of a ban"},
 		{[]string{"ZADD log 3 four*4"}, "log: the mark stands for 4 units and should stand for 7"},
 		{[]string{"ZREMRANGEBYSCORE log 0 2"}, "log: the mark stands for 4 units and should stand for 0"}, // a weight lost in cleaning
 		{[]string{"ZREMRANGEBYRANK log 2 3"}, "stands for 4 units and should stand for 0"},
@@ -204,7 +229,7 @@ func TestRecordsAreStrict(t *testing.T) {
 func TestRecordsOfMovedEntries(t *testing.T) {
 	server := Start(t, AppendOnly...)
 	client := server.Client(t)
-	decide(t, client, []string{"x"}, "a admit 1 1 1 7 0 9 3600000000")
+	decide(t, client, []string{"x"}, "a admit 1 1 1 7 0 9 3600000000 0")
 	at := server.Admissions(t)["x"][0].At
 	Do(t, client, "ZADD", "x", "XX", fmt.Sprint(at-1000), "a.1*7")
 	assert.Equal(t, Record{"x": {{At: at, ID: "a.1", Weight: 7, Moved: at - 1000, Addr: server.Addr}}}, server.Admissions(t))

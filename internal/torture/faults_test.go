@@ -24,6 +24,7 @@ var faults = []struct {
 	{"none, several limits", severalLimits},
 	{"replies lost", chance(Faults{Command: "EVALSHA", LoseReply: 0.02})},
 	{"replies lost, of requests that cost 1", light(chance(Faults{Command: "EVALSHA", LoseReply: 0.02}))},
+	{"replies lost, with bans", bans},
 	{"requests lost", chance(Faults{Command: "EVALSHA", LoseRequest: 0.02})},
 	{"connections reset", chance(Faults{Command: "EVALSHA", Reset: 0.02})},
 	{"requests delayed beyond the timeout", chance(Faults{Command: "EVALSHA", DelayRequest: 0.01, Delay: 150 * ms})},
@@ -126,6 +127,33 @@ func chance(f Faults) func(*scene) {
 // since what it has charged would no longer be found.
 func (s *scene) lengthen() {
 	s.Limit.Window, s.Limit.Max = 5*s.Limit.Window, 5*s.Limit.Max
+}
+
+// bans has logs that fill at once, and are then banned for longer than their windows, again and again, while replies
+// are lost.
+func bans(s *scene) {
+	s.Limit = core.Limit{Name: "exact", Max: 100, Window: 250 * ms, Ban: 400 * ms}
+	s.Costs, s.Timeout, s.quiet = nil, 5*time.Second, true
+	s.Hold = 20 * ms // so that Redis is asked during a ban, too
+	server := appendOnly(s)
+	proxy := NewProxy(s, server.Addr, s.seed)
+	h, _ := s.play(proxy.URL(), []*redistest.Server{server}, func() {
+		proxy.Strike(Faults{Command: "EVALSHA", LoseReply: 0.02})
+		s.last(1500 * ms)
+		require.NoError(s, proxy.Heal())
+	})
+	assert.Zero(s, h.unknown(), "a call is made again within its time: %v", h.errors())
+	begun := 0
+	for _, of := range h.Bans {
+		begun += len(of)
+	}
+	assert.Greater(s, begun, len(s.Keys), "every key is banned more than once")
+	for _, call := range h.Calls {
+		if !call.Allowed && call.Retry > 1 && !call.Banned { // see foundedInRedis
+			s.Errorf("%s: denied without a ban, by a call from %d to %d", call.Key, call.Sent, call.Came)
+			break
+		}
+	}
 }
 
 // cut is a network that carries nothing, then one that refuses connections, and then is whole again.

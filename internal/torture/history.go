@@ -16,6 +16,7 @@ type Call struct {
 	Cost         int // units; 0 is 1
 	Sent, Came   int64
 	Allowed      bool
+	Banned       bool       // denied because of a ban, where a call has one limit
 	Source       string     // core.Source as text: who decided
 	States       [][2]int64 `json:",omitempty"` // retry and reset under each limit, in microseconds, of a denial
 	Retry, Reset int64      `json:"-"`          // under this limit
@@ -83,6 +84,7 @@ type History struct {
 	Within  time.Duration // each call must be back by then
 	Calls   []Call
 	Records []redistest.Record // of each server, and of each life of its data
+	Bans    map[string][]redistest.Ban
 	// Log gives the log of a key in the records. Where it is nil, the log is named as the key.
 	Log func(key string) string
 
@@ -97,7 +99,42 @@ type History struct {
 
 // Check returns what all checks find.
 func (h History) Check() []string {
-	return slices.Concat(h.OverAdmitted(), h.Unaccounted(), h.Repeated(), h.Unfounded(), h.Late())
+	return slices.Concat(h.OverAdmitted(), h.Unaccounted(), h.Repeated(), h.Unfounded(), h.Pardoned(), h.Late())
+}
+
+// Pardoned looks for admissions during a ban, and for bans of logs that had room. What a question has admitted at the
+// moment at which it begins a ban came before the ban. Clocks must not have stepped.
+func (h History) Pardoned() []string {
+	var found violations
+	largest := 1
+	for _, call := range h.Calls {
+		largest = max(largest, call.cost())
+	}
+	h.each(func(key string, admitted []redistest.Admission) {
+		for _, ban := range h.Bans[h.log(key)] {
+			held := 0
+			for _, a := range admitted {
+				if a.At > ban.From && a.At < ban.To {
+					found.add("%s: %s was admitted at %d, during a ban from %d to %d", key, a.ID, a.At, ban.From, ban.To)
+				}
+				if a.At > ban.From-h.Window.Microseconds() && a.At <= ban.From {
+					held += a.Weight
+				}
+			}
+			if held+largest <= h.Max {
+				found.add("%s: banned at %d, when it held %d of %d units", key, ban.From, held, h.Max)
+			}
+		}
+	})
+	return found.list()
+}
+
+// banned reports whether a log was banned at some moment of a call.
+func (h History) banned(call Call) bool {
+	return slices.ContainsFunc(h.Bans[h.log(call.Key)], func(ban redistest.Ban) bool {
+		return ban.From <= call.Came+h.slack() && ban.To > call.Sent-h.slack() &&
+			call.Came+h.slack()+call.Retry >= ban.To
+	})
 }
 
 // OverAdmitted looks for windows, on the servers' clocks, in which more units were admitted than Max, or than Max once more for
@@ -196,7 +233,7 @@ func (h History) Unfounded() []string {
 		}
 	}
 	for _, call := range h.Calls {
-		if !call.known() || call.Allowed || call.Elsewhere || h.excused(call) {
+		if !call.known() || call.Allowed || call.Elsewhere || h.excused(call) || call.Banned && h.banned(call) {
 			continue
 		}
 		if !slices.ContainsFunc(logs[h.log(call.Key)], func(log entries) bool { return h.founded(log, call) }) {

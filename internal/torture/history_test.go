@@ -42,6 +42,11 @@ func record(admitted ...redistest.Admission) redistest.Record {
 	return redistest.Record{"ann": admitted}
 }
 
+// banned is of one log.
+func banned(from, to int64) map[string][]redistest.Ban {
+	return map[string][]redistest.Ban{"ann": {{From: from, To: to}}}
+}
+
 // good is a run with nothing wrong: two in any 100 µs, each call back within 10.
 func good() History {
 	return History{
@@ -70,6 +75,7 @@ func TestChecks(t *testing.T) {
 	}, good().Row("none"))
 
 	over, accounts, repeats, founded, late := History.OverAdmitted, History.Unaccounted, History.Repeated, History.Unfounded, History.Late
+	pardoned := History.Pardoned
 	for _, table := range []struct {
 		name   string
 		change func(*History)
@@ -112,6 +118,21 @@ func TestChecks(t *testing.T) {
 		{"charged by two servers", func(h *History) { h.Records[1] = record(at(40, "b")) }, repeats, "ann: b was charged at 35 () and again at 40 ()"},
 		{"which after a loss is no wonder", func(h *History) { h.Losses, h.Records[1] = 1, record(at(40, "b")) }, repeats, ""},
 		{"but is by one", func(h *History) { h.Losses, h.Records[1] = 1, record(at(40, "b"), at(45, "b")) }, repeats, "and again at 45"},
+
+		{"a ban of a full log", func(h *History) { h.Bans = banned(35, 115) }, pardoned, ""},
+		{"an admission during a ban", func(h *History) { h.Bans = banned(35, 116) }, pardoned,
+			"ann: c was admitted at 115, during a ban from 35 to 116"},
+		{"an admission before one", func(h *History) { h.Bans = banned(34, 50) }, pardoned, "ann: b was admitted at 35, during a ban"},
+		{"a ban of a log with room", func(h *History) { h.Bans = banned(15, 30) }, pardoned, "ann: banned at 15, when it held 1 of 2 units"},
+		{"denied by a ban", func(h *History) {
+			h.Bans, h.Calls[2] = banned(35, 115), Call{Key: "ann", Sent: 50, Came: 60, Source: Redis, Banned: true, Retry: 60}
+		}, founded, ""},
+		{"denied by one that has ended", func(h *History) {
+			h.Bans, h.Calls[2] = banned(35, 48), Call{Key: "ann", Sent: 50, Came: 60, Source: Redis, Banned: true, Retry: 60}
+		}, founded, "ann: denied"},
+		{"denied for too short", func(h *History) {
+			h.Bans, h.Calls[2] = banned(35, 115), Call{Key: "ann", Sent: 50, Came: 60, Source: Redis, Banned: true, Retry: 53}
+		}, founded, "ann: denied"},
 
 		{"denied where none was there", func(h *History) { h.Calls[2] = denied(0, 10, 60, 80) }, founded,
 			"ann: denied by redis while there was room, by a call from 0 to 10, with retry after 60 µs and reset after 80 µs"},

@@ -32,6 +32,7 @@ type Load struct {
 	Burst       time.Duration // unless 0, calls begin at multiples of it
 	Policy      core.FailurePolicy
 	Timeout     time.Duration // core's own when 0
+	Hold        time.Duration // of the denial cache; core's own when 0
 	Deadline    time.Duration // of each call's context, if any
 	Burn        time.Duration // of CPU time, after each call
 	Busy        int           // goroutines of each process that burn CPU time all the while
@@ -53,7 +54,7 @@ func keys(n int) []string {
 func (l Load) log(key string) string { return l.logOf(key, l.Limit) }
 
 func (l Load) logOf(key string, limit core.Limit) string {
-	return fmt.Sprintf("%s:{%s}:%s:%dv2", l.Prefix, key, limit.Name, limit.Window.Milliseconds())
+	return fmt.Sprintf("%s:{%s}:%s:%dv3", l.Prefix, key, limit.Name, limit.Window.Milliseconds())
 }
 
 func (l Load) limits() []core.Limit {
@@ -83,6 +84,9 @@ func (l Load) run(ctx context.Context) (seen Seen, err error) {
 	opts := []core.Option{core.WithPrefix(l.Prefix), core.OnFailure(l.Policy), core.WithLogger(slog.New(slog.DiscardHandler))}
 	if l.Timeout > 0 {
 		opts = append(opts, core.WithTimeout(l.Timeout))
+	}
+	if l.Hold > 0 {
+		opts = append(opts, core.WithDenialCache(10_000, l.Hold))
 	}
 	limiter, err := core.Connect(l.URL, opts...)
 	if err != nil {
@@ -142,7 +146,7 @@ func (l Load) call(limiter *core.Limiter, key string, cost int) Call {
 	call := Call{Key: key, Cost: cost, Sent: time.Now().UnixMicro()}
 	d, err := limiter.AllowN(ctx, key, cost, l.limits()...)
 	call.Came = time.Now().UnixMicro()
-	call.Allowed, call.Source = d.Allowed, d.Source.String()
+	call.Allowed, call.Banned, call.Source = d.Allowed, d.Banned, d.Source.String()
 	if err == nil && !d.Allowed {
 		for _, state := range d.States() {
 			call.States = append(call.States, [2]int64{state.RetryAfter.Microseconds(), state.ResetAfter.Microseconds()})

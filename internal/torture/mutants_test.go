@@ -79,9 +79,21 @@ var mutants = []mutant{
 	},
 	{
 		name: "a denial is remembered for a window too long", file: "core/denials.go",
-		right: "until:  sent + believed(min(retry, d.hold)),",
-		wrong: "until:  sent + believed(min(retry, d.hold)) + limits[0].Window,",
+		right: "until:  sent + believed(min(sure, d.hold)),",
+		wrong: "until:  sent + believed(min(sure, d.hold)) + limits[0].Window,",
 		fault: "none", says: "while there was room",
+	},
+	{
+		name: "a ban is lifted by an expiring entry", file: "lua/decide.lua",
+		right: "if ban == 0 or members > 1 or stepped then\n      empty(log, ban, mark)",
+		wrong: "if ban == 0 or members > 1 or stepped then\n      empty(log, 0)",
+		fault: "replies_lost,_with_bans", says: "during a ban",
+	},
+	{
+		name: "a ban is remembered after it has ended", file: "core/denials.go",
+		right: "until:  sent + believed(min(sure, d.hold)),",
+		wrong: "until:  sent + believed(min(sure, d.hold)) + limits[0].Ban,",
+		fault: "replies_lost,_with_bans", says: "while there was room",
 	},
 	{
 		name: "calls wait for as long as they like", file: "internal/dispatch/clock.go",

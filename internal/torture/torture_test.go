@@ -116,8 +116,12 @@ func (s *scene) play(url string, servers []*redistest.Server, fault func()) (His
 	s.settle()
 	processes := stop()
 	var records []redistest.Record
+	bans := map[string][]redistest.Ban{}
 	for _, server := range servers {
 		records = append(records, server.Records(s)...)
+		for log, of := range server.Bans(s) {
+			bans[log] = append(bans[log], of...)
+		}
 	}
 	apart := time.Duration(0)
 	if os.Getenv("EXACTLIMIT_REDIS_SERVER") != "" { // it may be any server
@@ -127,7 +131,7 @@ func (s *scene) play(url string, servers []*redistest.Server, fault func()) (His
 	for i, limit := range s.limits() {
 		h := History{
 			Max: limit.Max, Window: limit.Window, Within: s.timeout() + s.within, Losses: s.losses, Steps: s.steps,
-			Log: func(key string) string { return s.logOf(key, limit) }, Records: records,
+			Log: func(key string) string { return s.logOf(key, limit) }, Records: records, Bans: bans,
 			Apart: apart,
 		}
 		for _, seen := range processes {

@@ -1,0 +1,23 @@
+package core
+
+import (
+	"context"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// describe writes a decision into the OpenTelemetry span of a context, if the span is recorded. Of several decisions in
+// one span the last one remains, which is the denial if there is one. No attribute holds the key.
+func describe(ctx context.Context, d *Decision) {
+	span := trace.SpanFromContext(ctx)
+	if !span.IsRecording() {
+		return
+	}
+	span.SetAttributes(
+		attribute.String("exactlimit.limit", d.Limit.Name),
+		attribute.String("exactlimit.outcome", outcomeNames[d.outcome()]),
+		attribute.String("exactlimit.source", d.Source.String()),
+		attribute.Int("exactlimit.remaining", d.Remaining),
+	)
+}
