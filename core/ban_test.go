@@ -103,7 +103,7 @@ func TestBanBeginsAndEnds(t *testing.T) {
 
 			require.True(t, store.allow(t, 3, "ann", 1, login).Banned)
 			require.True(t, store.allow(t, 4, "ann", 1, plain).Banned, "the ban belongs to the log")
-			store.refund(t, first)
+			store.settle(t, 4, first, 0)
 			require.True(t, store.allow(t, 5, "ann", 1, login).Banned, "units that are given back do not end it")
 			changed := Limit{Name: "login", Max: 99, Window: login.Window, Ban: time.Millisecond}
 			require.True(t, store.allow(t, 20*second, "ann", 1, changed).Banned)
@@ -139,7 +139,7 @@ func TestBanWithinAQuestion(t *testing.T) {
 		day := State{Limit: limits[1], Remaining: 7 - 2*min(place, 1), ResetAfter: 24 * time.Hour}
 		assert.Equal(t, day, d.States()[1], place)
 	}
-	assert.Equal(t, map[string]int64{"*": -3, "!60000000": -epoch - minute, questions[0].answer.id + ".1*4": epoch},
+	assert.Equal(t, map[string]int64{"*": -3, "!60000000": -epoch - minute, questions[0].answer.call.id + ".1*4": epoch},
 		members(t, redis.client, redis.log("ann", limits[0])))
 
 	// The call is sent again after its reply was lost, and grants what it granted.
@@ -168,7 +168,7 @@ func TestBanOfProvisionalCharges(t *testing.T) {
 	require.True(t, first.Allowed)
 	require.Equal(t, SourceRedis, allow(1).Source, "the denial that bans is Redis's")
 	require.Equal(t, SourceDenialCache, allow(2).Source)
-	redis.refund(t, first)
+	redis.settle(t, 2, first, 0)
 	require.Equal(t, SourceRedis, allow(3).Source, "a refund here is seen at once")
 	require.Equal(t, SourceDenialCache, allow(4).Source)
 	require.True(t, allow(minute-second).Banned)

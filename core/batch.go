@@ -17,30 +17,37 @@ import (
 //
 // Decode also updates the denial cache with the denials that the reply implies.
 type batch struct {
-	prefix  string
-	id      func() string // returns a new id for each call
-	denials *denials
-	now     func() time.Duration
+	*scratch
 
 	sent     time.Duration
-	all      []*question      // the callers' questions
-	asked    []asked          // the questions to the script
-	byHash   map[uint64]int32 // the index in asked of the last request whose key has this hash
-	groups   []group
-	order    []int32 // indexes in asked, in the order of the call
-	names    []byte  // of the logs, one after the other
-	ends     []int   // of the names
+	all      []*question // the callers' questions
+	asked    []asked     // the questions to the script
+	order    []int32     // indexes in asked, in the order of the call
 	keys     []string
-	args     []string         // args[0] is unused until Again inserts an argument
-	texts    map[int64]string // of numbers that were sent lately
-	callID   string
-	shortest time.Duration // the shortest window of the requests
+	args     []string // args[0] is unused until Again inserts an argument
+	call     *call
+	shortest time.Duration // the shortest window of the questions that charge
 	again    []*question
 }
 
-func newBatch(prefix string, id func() string, denials *denials, now func() time.Duration) *batch {
-	return &batch{
-		prefix: prefix, id: id, denials: denials, now: now, byHash: map[uint64]int32{}, texts: map[int64]string{},
+// scratch is what Encode needs. Batches share it if their Encode is called by one goroutine.
+type scratch struct {
+	prefix  string
+	newCall func() *call // returns a new one for each call
+	denials *denials
+	now     func() time.Duration
+
+	byHash map[uint64]int32 // the index in asked of the last request whose key has this hash
+	groups []group
+	names  []byte           // of the logs, one after the other
+	ends   []int            // of the names
+	texts  map[int64]string // of numbers that were sent lately
+}
+
+func newScratch(prefix string, newCall func() *call, denials *denials, now func() time.Duration) *scratch {
+	return &scratch{
+		prefix: prefix, newCall: newCall, denials: denials, now: now,
+		byHash: map[uint64]int32{}, texts: map[int64]string{},
 	}
 }
 
@@ -60,8 +67,8 @@ type group struct {
 	questions int
 }
 
-// maxRequests is the most requests that are put to the script as one question. They share an entry, which the refund
-// of one of them replaces by an entry for each of the others.
+// maxRequests is the most requests that are put to the script as one question. They share an entry, which is replaced
+// by an entry for each of the others when units of one of them are given back.
 const maxRequests = 250
 
 // Encode returns the keys and arguments of a call that asks the given questions.
@@ -69,14 +76,14 @@ func (b *batch) Encode(questions []*question) (keys, args []string) {
 	b.all, b.asked, b.groups, b.order = questions, b.asked[:0], b.groups[:0], b.order[:0]
 	clear(b.byHash)
 	b.names, b.ends = b.names[:0], b.ends[:0]
-	b.sent, b.shortest, b.callID = b.now(), math.MaxInt64, b.id()
+	b.sent, b.shortest, b.call = b.now(), math.MaxInt64, b.newCall()
 	for _, q := range questions {
 		b.join(q)
 	}
 	for i := range b.asked {
 		b.asked[i].group = b.groupOf(&b.asked[i])
 	}
-	b.keys, b.args = b.keys[:0], append(b.args[:0], "", b.callID)
+	b.keys, b.args = b.keys[:0], append(b.args[:0], "", b.call.id)
 	first := b.first()
 	b.appendGroup(int32(first))
 	for g := range b.groups {
@@ -128,6 +135,8 @@ func (b *batch) join(q *question) {
 			}
 		}
 		b.byHash[q.hash] = q.index
+	}
+	if q.charges() {
 		for j := range q.limits {
 			b.shortest = min(b.shortest, q.limits[j].Window)
 		}
@@ -171,20 +180,20 @@ func (b *batch) appendGroup(index int32) {
 		b.append("admit", g.questions, len(g.limits), g.requests, g.cost, provisional)
 	case g.verb == peek:
 		b.append("peek", g.questions, len(g.limits))
-	case g.verb == refund:
-		b.append("refund", len(g.limits))
-		b.append(g.paid.entry(), int(g.paid.granted), int(g.paid.place), g.paid.cost)
+	case g.verb == settle:
+		b.append("settle", len(g.limits))
+		b.append(g.paid.entry(), int(g.paid.granted), int(g.paid.place), g.paid.cost, g.cost)
 	case g.verb == reset:
 		b.append("reset", len(g.limits))
 		return
 	}
 	for i := range g.limits {
 		limit := &g.limits[i]
-		if g.verb != refund {
+		if g.verb != settle {
 			b.args = append(b.args, b.text(int64(limit.Max)))
 		}
 		b.args = append(b.args, b.text(limit.Window.Microseconds()))
-		if g.verb != refund && !g.plain() {
+		if g.verb != settle && !g.plain() {
 			b.args = append(b.args, b.text(limit.Ban.Microseconds()))
 		}
 	}
@@ -212,14 +221,19 @@ func (b *batch) append(word string, numbers ...int) {
 }
 
 // Again returns the arguments for sending the call again after it may have been executed.
-func (b *batch) Again() []string {
-	b.args[0], b.args[1] = b.callID, "again"
+func (b *batch) Again() []string { return b.retry("again") }
+
+// Known returns the arguments for asking what the call has granted if it was executed, without granting more.
+func (b *batch) Known() []string { return b.retry("known") }
+
+func (b *batch) retry(how string) []string {
+	b.args[0], b.args[1] = b.call.id, how
 	return b.args
 }
 
-// RetryFor returns how long after Encode the call may be sent again: half of the shortest window of its requests,
-// which leaves the other half for it to arrive. Once entries of an earlier attempt have expired, the script can no
-// longer tell what that attempt charged. Without requests there is no bound.
+// RetryFor returns how long after Encode the call may be sent again: half of the shortest window of the questions that
+// charge, which leaves the other half for it to arrive. Once entries of an earlier attempt have expired, the script can
+// no longer tell what that attempt charged. Without such questions there is no bound.
 func (b *batch) RetryFor() time.Duration { return b.shortest / 2 }
 
 // Decode stores the answers in the callers' questions, and returns those that the script did not get to.
@@ -232,7 +246,7 @@ func (b *batch) Decode(reply []rueidis.RedisMessage) (again []*question, err err
 	for n, i := range b.order {
 		a := &b.asked[i]
 		a.answer, err = decode(reply[n], a.requests, a.question)
-		a.answer.err, a.answer.id, a.answer.number = err, b.callID, int32(n+1)
+		a.answer.err, a.answer.call, a.answer.number = err, b.call, int32(n+1)
 	}
 	for _, q := range b.all {
 		if a := &b.asked[q.index]; a.question != q {

@@ -267,3 +267,17 @@ func TestProvisionalDenialsAreNotCached(t *testing.T) {
 	require.NoError(t, err)
 	assert.ErrorIs(t, a.Refund(ctx, other), ErrInvalid, "the decision is another limiter's")
 }
+
+// A call that charges is sent again only while it can be known what an earlier attempt has charged, and to give back
+// one of many that share an entry is the work of many.
+func TestSettlesInABatch(t *testing.T) {
+	redis := newClockedRedis(t)
+	d := redis.allow(t, 0, "ann", 5, PerSecond("a", 9), PerMinute("b", 9))
+	less, more := redis.settling(d, 2), redis.settling(d, 9)
+	redis.batch.Encode([]*question{less})
+	assert.Greater(t, redis.batch.RetryFor(), time.Hour)
+	redis.batch.Encode([]*question{less, more})
+	assert.Equal(t, time.Second/2, redis.batch.RetryFor())
+	less.paid.granted, more.paid.granted = 100, 100
+	assert.Equal(t, []int{52, 2}, []int{less.Size(), more.Size()})
+}

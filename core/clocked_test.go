@@ -24,7 +24,7 @@ type clocked interface {
 	allow(t require.TestingT, now int64, key string, cost int, limits ...Limit) Decision
 	peek(t require.TestingT, now int64, key string, limits ...Limit) Decision
 	reset(t require.TestingT, key string, limits ...Limit)
-	refund(t require.TestingT, d Decision)
+	settle(t require.TestingT, now int64, d Decision, cost int)
 }
 
 // clockedStores returns all stores, each empty.
@@ -69,8 +69,12 @@ func (c clockedInProcess) reset(_ require.TestingT, key string, limits ...Limit)
 	c.inProcess.reset(key, limits)
 }
 
-func (c clockedInProcess) refund(_ require.TestingT, d Decision) {
-	c.inProcess.refund(d.receipt, d.States())
+func (c clockedInProcess) settle(t require.TestingT, now int64, d Decision, cost int) {
+	if d.receipt.cost > 0 {
+		client := c.locked(d.receipt.key, true)
+		defer client.mu.Unlock()
+		require.NoError(t, client.settle(now, d.receipt, cost, d.States()))
+	}
 }
 
 // clockedRedis asks the real script on a real server, without what dispatch does. Only its TIME is another: it is read from a
@@ -94,7 +98,7 @@ func newClockedRedis(t testing.TB, opts ...Option) clockedRedis {
 	redis := clockedRedis{
 		redisLogs: logs,
 		client:    redistest.Shared(t).Client(t),
-		batch:     newBatch(c.prefix, logs.newIDs(), logs.denials, now),
+		batch:     &batch{scratch: newScratch(c.prefix, logs.newCalls(), logs.denials, now)},
 		clock:     c.prefix + "-clock",
 		moment:    moment,
 	}
@@ -200,18 +204,24 @@ func (c clockedRedis) reset(t require.TestingT, key string, limits ...Limit) {
 	c.denials.forget(q.hash, key)
 }
 
-func (c clockedRedis) refund(t require.TestingT, d Decision) {
-	if d.receipt.cost > 0 { // as Limiter.Refund sees to
-		q := c.refunding(d)
-		c.ask(t, *c.moment, q)
+// settle is what redisLogs.settle does.
+func (c clockedRedis) settle(t require.TestingT, now int64, d Decision, cost int) {
+	if d.receipt.cost == 0 { // which Limiter.Settle sees to
+		return
+	}
+	cost, done := d.receipt.call.settle(d.receipt, cost)
+	if !done && cost != d.receipt.cost {
+		q := c.settling(d, cost)
+		c.ask(t, now, q)
 		require.NoError(t, q.answer.err)
 		c.denials.forget(q.hash, q.key)
+		d.receipt.call.settled(d.receipt)
 	}
 }
 
-// refunding returns the question that gives back an admission.
-func (c clockedRedis) refunding(d Decision) *question {
-	q := c.question(refund, d.receipt.key, d.receipt.cost, limitsOf(d.States())...)
+// settling returns the question that settles an admission.
+func (c clockedRedis) settling(d Decision, cost int) *question {
+	q := c.question(settle, d.receipt.key, cost, limitsOf(d.States())...)
 	q.paid = d.receipt
 	return q
 }

@@ -16,6 +16,8 @@ import (
 type connection struct {
 	client  atomic.Pointer[rueidis.Client]
 	failure atomic.Pointer[error] // why there is no client yet
+	begun   time.Time             // when dial began
+	waited  atomic.Int64          // if Redis did not answer at first: how long after begun it did, in nanoseconds
 
 	log     *slog.Logger
 	stop    context.CancelFunc // stops keepTrying; nil if the client is the caller's
@@ -33,7 +35,7 @@ func newConnection(client rueidis.Client, log *slog.Logger) *connection {
 // until Redis answers.
 func dial(option rueidis.ClientOption, log *slog.Logger) *connection {
 	ctx, stop := context.WithCancel(context.Background())
-	c := &connection{log: log, stop: stop}
+	c := &connection{log: log, stop: stop, begun: time.Now()}
 	if !c.try(option) {
 		log.Warn("exactlimit: Redis does not answer yet; requests are decided without it",
 			slog.Any("error", unquoted(*c.failure.Load())))
@@ -44,6 +46,9 @@ func dial(option rueidis.ClientOption, log *slog.Logger) *connection {
 
 // use sets the client, and prepares Redis in the background.
 func (c *connection) use(client rueidis.Client) {
+	if c.failure.Load() != nil {
+		c.waited.Store(int64(time.Since(c.begun)))
+	}
 	c.client.Store(&client)
 	c.dialing.Go(func() { prepare(client, c.log) }) // not here, since it takes a second if Redis does not answer
 }
@@ -81,6 +86,14 @@ func (c *connection) get() (rueidis.Client, error) {
 		return *client, nil
 	}
 	return nil, *c.failure.Load()
+}
+
+// away returns how long there was no client.
+func (c *connection) away() time.Duration {
+	if c.client.Load() == nil {
+		return time.Since(c.begun)
+	}
+	return time.Duration(c.waited.Load())
 }
 
 // close returns when nothing happens in the background any more. It closes the client if it is not the caller's.

@@ -23,31 +23,30 @@ type Decision struct {
 	receipt receipt
 }
 
-// receipt identifies an admission, so that it can be given back. It is zero if nothing was charged.
+// receipt identifies an admission, so that it can be settled. It is zero if nothing was charged.
 type receipt struct {
 	store uint64 // the identity of the store that charged it
 	key   string // canonical
 	cost  int
 
 	// In Redis: the admission is one of those that one entry stands for.
-	id       string // of the call
-	question int32  // in the call
-	granted  int32  // how many requests the entry stands for
-	place    int32  // of the request among them
+	call     *call
+	question int32 // in the call
+	granted  int32 // how many requests the entry stands for
+	place    int32 // of the request among them
 
-	// In-process:
-	at     int64  // the time
-	number uint32 // of the admission, among those of its time
+	entryID // in-process
 }
 
 // entry returns the id of the entry in Redis.
-func (r receipt) entry() string { return r.id + "." + strconv.Itoa(int(r.question)) }
+func (r receipt) entry() string { return r.call.id + "." + strconv.Itoa(int(r.question)) }
 
 // State is where one limit of one key stands after a decision.
 type State struct {
 	// Limit is the limit as the call gave it.
 	Limit Limit
-	// Remaining is how many units would still be admitted now; zero too where Max was lowered under what is there.
+	// Remaining is how many units would still be admitted now. It is zero too where the log holds more than Max, as Max
+	// was lowered, or Settle has charged beyond it.
 	Remaining int
 	// RetryAfter is how long until the same request has room in this limit, to the microsecond: after exactly that time
 	// it is admitted, unless others come first. It is zero when there is room now, so after an admission it speaks of the

@@ -16,10 +16,10 @@ import (
 // The cache is exact: a full log has room when its entries expire and not before, so it is full for every instance
 // until then, and a banned log denies until the ban ends. Denials by a log whose units may be given back earlier are
 // not cached, nor are those that would begin a ban if Redis was asked; see answer.sure. That leaves two
-// cases in which a log has room earlier than the cache says. The first is a Reset, or the first Refund of a log. The
-// cache sees those of this Limiter at once, and those of other instances within hold. The second is that the clocks
-// disagree, since Redis's was stepped forward or this process was suspended, which Go's monotonic clock does not
-// count. That too lasts no longer than hold.
+// cases in which a log has room earlier than the cache says. The first is a Reset, or the first time that units of a
+// log are given back. The cache sees those of this Limiter at once, and those of other instances within hold. The
+// second is that the clocks disagree, since Redis's was stepped forward or this process was suspended, which Go's
+// monotonic clock does not count. That too lasts no longer than hold.
 //
 // The cache is a table of fixed size. The hash of a key selects a set of four places, which hold the denials of all
 // keys with that set. A denial that is overwritten by another costs one call to Redis. Reading takes no lock.

@@ -10,6 +10,9 @@
 // Denials are remembered for up to a second, so that a client over its limit costs no round trips: see WithDenialCache, and
 // Limiter.Provisional for requests whose charges are given back.
 //
+// A request may cost more than one unit: see Limiter.AllowN. Where its cost is known only when it is done, as with the
+// tokens of a language model, it is charged an estimate first, and Limiter.Settle charges or gives back the difference.
+//
 //	limiter, err := core.Connect(os.Getenv("REDIS_URL")) // "" keeps the logs in this process
 //	...
 //	decision, err := limiter.Allow(ctx, "user:42", core.PerMinute("search", 30))

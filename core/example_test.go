@@ -137,6 +137,41 @@ func ExampleLimiter_Refund() {
 	// too many failures
 }
 
+// Tokens of a language model: an estimate is reserved before the call, and what the response has used is settled after
+// it.
+func ExampleLimiter_Settle() {
+	limiter, _ := core.NewInProcess()
+	defer limiter.Close()
+	ctx, limit := context.Background(), core.PerMinute("tokens", 10_000)
+	complete := func(prompt string, maxTokens int) (used int) { // calls the model
+		return len(prompt)/4 + 300
+	}
+	ask := func(prompt string) error {
+		const maxTokens = 4000
+		d, err := limiter.AllowN(ctx, "user:ann", len(prompt)/2+maxTokens, limit)
+		if err != nil {
+			return err
+		}
+		if !d.Allowed {
+			return fmt.Errorf("try again in %v", d.RetryAfter)
+		}
+		used := complete(prompt, maxTokens)
+		if err := limiter.Settle(ctx, d, used); err != nil {
+			log.Print(err) // the estimate stays charged, or calling it again settles it
+		}
+		return nil
+	}
+	if err := ask("Why is the sky blue?"); err != nil {
+		log.Fatal(err)
+	}
+	d, err := limiter.Peek(ctx, "user:ann", limit)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(d.Remaining, "tokens left")
+	// Output: 9695 tokens left
+}
+
 func ExampleWithLogger() {
 	limiter, err := core.Connect(os.Getenv("REDIS_URL"), core.WithLogger(slog.New(slog.NewJSONHandler(os.Stderr, nil))))
 	if err != nil {

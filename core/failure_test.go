@@ -338,21 +338,15 @@ func TestHungNode(t *testing.T) {
 		require.NoError(t, err)
 		return d.Source == SourceRedis
 	}
-	const slots, links = 16384, 32
-	client := cluster.Masters[0].Single(t)
-	slot := func(key string) int {
-		n, err := redistest.Do(t, client, "CLUSTER", "KEYSLOT", "{"+key+"}").AsInt64()
+	nodeOf := func(key string) int {
+		n, err := redistest.Do(t, cluster.Masters[0].Single(t), "CLUSTER", "KEYSLOT", "{"+key+"}").AsInt64()
 		require.NoError(t, err)
-		return int(n)
+		return int(n) * 3 / 16384
 	}
-	nodeOf := func(key string) int { return slot(key) * 3 / slots }
 	var byNode [3][]string
 	for _, key := range keys(300) {
 		require.Eventually(t, func() bool { return redis(key) }, 10*time.Second, time.Millisecond)
-		// But for those whose range of slots has another node's slots in it too.
-		if first := slot(key) / (slots / links) * (slots / links); first*3/slots == (first+slots/links-1)*3/slots {
-			byNode[nodeOf(key)] = append(byNode[nodeOf(key)], key)
-		}
+		byNode[nodeOf(key)] = append(byNode[nodeOf(key)], key)
 	}
 	require.NoError(t, cluster.Masters[1].Pause())
 	var all sync.WaitGroup
@@ -456,6 +450,11 @@ func TestReports(t *testing.T) {
 			{1, "reject", rejects + " error=NOPERM"}, {2, "open by rejections", ""}, {3, "reject", ""}, {4, "close", again + " after=2s"},
 			{5, "open", dead + " error=refused"}, {6, "close", again + " after=1s"},
 		},
+		"a breaker that rejections open again and again": {
+			{1, "reject", rejects + " error=NOPERM"}, {2, "open by rejections", ""}, {3, "close", again + " after=1s"},
+			{4, "open by rejections", ""}, {5, "close", ""}, {6, "open by rejections", ""}, {7, "close", ""},
+			{11, "open by rejections", rejects + " error=NOPERM"}, {12, "close", again + " after=1s"},
+		},
 		"and then Redis does not answer": {
 			{1, "reject", rejects + " error=NOPERM"}, {2, "open by rejections", ""},
 			{3, "undecided", dead + " error=EOF"}, {4, "close", again + " after=2s"},
@@ -495,6 +494,34 @@ func TestReports(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An outage that begins before the limiter does is measured from the limiter's start.
+func TestMeasureBeforeRedisComes(t *testing.T) {
+	server := redistest.Start(t)
+	server.Kill()
+	limiter, err := Connect(server.URL(), WithLogger(slog.New(slog.DiscardHandler)))
+	require.NoError(t, err)
+	defer limiter.Close()
+	time.Sleep(20 * time.Millisecond)
+	before := limiter.redis.state()
+	assert.Equal(t, 1, before.open)
+	assert.GreaterOrEqual(t, before.away, 20*time.Millisecond)
+	require.NoError(t, server.Start())
+	last := before
+	require.Eventually(t, func() bool {
+		state := limiter.redis.state()
+		assert.GreaterOrEqual(t, state.away, last.away)
+		last = state
+		return state.open == 0
+	}, 10*time.Second, time.Millisecond)
+	time.Sleep(5 * time.Millisecond)
+	assert.Equal(t, last.away, limiter.redis.state().away, "it is over")
+
+	limiter, err = Connect(server.URL())
+	require.NoError(t, err)
+	defer limiter.Close()
+	assert.Zero(t, limiter.redis.state().away)
 }
 
 // Breakers that are open at the same time are one outage in the metrics too.

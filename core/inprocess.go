@@ -1,6 +1,7 @@
 package core
 
 import (
+	"errors"
 	"hash/maphash"
 	"math"
 	"math/rand/v2"
@@ -136,12 +137,14 @@ func (p *inProcess) decide(d *Decision, key string, cost int, limits []Limit) {
 	}
 }
 
-// refund removes an admission from the logs of limits.
-func (p *inProcess) refund(paid receipt, limits []State) {
-	if c := p.locked(paid.key, false); c != nil {
-		defer c.mu.Unlock()
-		c.refund(paid, limits)
+// settle charges to the logs of limits what a request has cost instead of what its receipt says was charged.
+func (p *inProcess) settle(paid receipt, cost int, limits []State) error {
+	c := p.locked(paid.key, cost > paid.cost)
+	if c == nil {
+		return nil
 	}
+	defer c.mu.Unlock()
+	return c.settle(p.now(), paid, cost, limits)
 }
 
 func (p *inProcess) peek(d *Decision, key string, limits []Limit) {
@@ -178,7 +181,7 @@ func (c *client) decide(d *Decision, now int64, cost int, limits []Limit) {
 		for i := range limits {
 			c.logs[logs[i]].add(now, number, cost, limits[i].Max)
 		}
-		d.receipt.cost, d.receipt.at, d.receipt.number = cost, now, number
+		d.receipt.cost, d.receipt.entryID = cost, entryID{now, number}
 	} else {
 		c.ban(now, cost, limits, logs)
 	}
@@ -269,13 +272,39 @@ func (c *client) state(s *State, i int, now int64, cost int, limit *Limit) {
 	c.logs[i].state(s, now, cost)
 }
 
-func (c *client) refund(paid receipt, limits []State) {
+// settle is the verb of the script, at a moment that the caller gives. It does nothing if a log knows that it has been
+// done.
+func (c *client) settle(now int64, paid receipt, cost int, limits []State) error {
 	for i := range limits {
+		l, before := &log{}, now-limits[i].Limit.Window.Microseconds()
 		if found := c.find(&limits[i].Limit); found >= 0 {
-			c.logs[found].remove(paid.at, paid.number)
+			l = &c.logs[found]
+		}
+		l.trim(before)
+		if l.knows(paid.entryID, before) {
+			return nil
+		}
+		if cost > paid.cost && l.units() > mostUnits-(cost-paid.cost) {
+			return errTooMany
 		}
 	}
+	for i := range limits {
+		limit := &limits[i].Limit
+		found := c.find(limit)
+		if found < 0 && cost > paid.cost {
+			found = c.open(limit)
+		}
+		if found >= 0 {
+			c.logs[found].settle(paid.entryID, paid.cost, cost, now)
+		}
+	}
+	return nil
 }
+
+// mostUnits is the most units that a log may hold, which is more than any Max. In Redis, larger numbers are not exact.
+const mostUnits = min(1<<53-1, math.MaxInt)
+
+var errTooMany = errors.New("the log would hold more units than can be counted")
 
 // reset empties the logs of limits. The sweeper drops them, once no admission can be mistaken for one that they held.
 func (c *client) reset(limits []Limit) {

@@ -134,23 +134,23 @@ func TestInProcessDetails(t *testing.T) {
 	for range 3 {
 		together = append(together, allow(0, 1))
 	}
-	store.refund(t, together[2])
+	store.settle(t, 0, together[2], 0)
 	assert.False(t, detailed(), "the last of its moment")
-	store.refund(t, together[0])
+	store.settle(t, 0, together[0], 0)
 	assert.True(t, detailed(), "the numbers of the others tell them apart")
-	store.refund(t, together[0])
+	store.settle(t, 0, together[0], 0)
 	assert.Equal(t, 1, store.logs("ann")[0].units())
-	store.refund(t, together[1])
+	store.settle(t, 0, together[1], 0)
 	assert.Zero(t, store.logs("ann")[0].units())
 
 	for now := range int64(3000) {
-		store.refund(t, allow(second+now*5000, 1)) // alone at its moment
+		store.settle(t, second+now*5000, allow(second+now*5000, 1), 0) // alone at its moment
 		allow(second+now*5000+1, 1)
 	}
 	assert.False(t, detailed())
 	big := allow(17*second, 5)
 	assert.True(t, detailed())
-	store.refund(t, big)
+	store.settle(t, 17*second, big, 0)
 	for now := range int64(2000) {
 		allow(17*second+now*5000, 1)
 	}
@@ -165,11 +165,11 @@ func TestInProcessKeepsDetails(t *testing.T) {
 		given, kept = kept, store.allow(t, now, "ann", 1, limit)
 		require.True(t, kept.Allowed)
 	}
-	store.refund(t, given)
+	store.settle(t, second+1, given, 0)
 	require.Equal(t, 3, store.peek(t, 2*second, "ann", limit).Remaining)
-	store.refund(t, given)
+	store.settle(t, second+1, given, 0)
 	assert.Equal(t, 3, store.peek(t, 2*second, "ann", limit).Remaining)
-	store.refund(t, kept)
+	store.settle(t, 2*second, kept, 0)
 	assert.Equal(t, 4, store.peek(t, 2*second, "ann", limit).Remaining)
 }
 
@@ -188,11 +188,13 @@ func TestInProcessKeepsNoOldRing(t *testing.T) {
 		assert.Nil(t, log.ring)
 	}
 	store.sweep(1)
+	assert.Len(t, ann.logs, 2, "they know which admissions they have forgotten")
+	store.sweep(86400 * second)
 	assert.Empty(t, ann.logs)
 	for i := range ann.logs[:2] {
 		assert.Zero(t, ann.logs[:2][i])
 	}
-	assert.True(t, store.allow(t, 0, "ann", 1000, long).Allowed)
+	assert.True(t, store.allow(t, 86400*second, "ann", 1000, long).Allowed)
 }
 
 func TestDenialsKeepNothingInProcess(t *testing.T) {

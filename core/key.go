@@ -32,10 +32,10 @@ func canonicalKey(key string) string {
 //
 //	prefix:{key}:name:windowv3
 //
-// with the window in milliseconds and the version of the format of its entries, which every change of the format changes, so
-// that two versions of this package on one Redis never misread each other's logs. The braces put all logs of one key on one cluster slot. No two logs share a name: the
-// prefix has no brace, so the first pair of braces holds the key, and behind it only the last colon is followed by digits
-// and a version.
+// with the window in milliseconds and the version of the format of its entries, which every change of the format
+// changes, so that two versions of this package on one Redis never misread each other's logs. The braces put all logs
+// of one key on one cluster slot. No two logs share a name: the prefix has no brace, so the first pair of braces holds
+// the key, and behind it only the last colon is followed by digits and a version.
 func appendLogKey(b []byte, prefix, canonical string, limit Limit) []byte {
 	b = append(b, prefix...)
 	b = append(b, ":{"...)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -104,7 +105,7 @@ func TestLateGrants(t *testing.T) {
 			refunded := make(chan bool, 100)
 			go func() {
 				for call := range g.came {
-					assert.Contains(t, call.words, "refund")
+					assert.Contains(t, call.words, "settle")
 					call.pass <- nil
 					refunded <- true
 				}
@@ -143,7 +144,7 @@ func TestLateGrantOfADeniedRequest(t *testing.T) {
 	assert.False(t, o.Allowed)
 	first.pass <- nil
 	call := <-g.came
-	assert.Contains(t, call.words, "refund")
+	assert.Contains(t, call.words, "settle")
 	call.pass <- nil
 	require.Eventually(t, func() bool {
 		go func() { (<-g.came).pass <- nil }()
@@ -313,4 +314,38 @@ func TestLateGrantsOfAHungRedis(t *testing.T) {
 		d, err := limiter.Peek(ctx, "ann", limit)
 		return err == nil && d.Remaining == 1000
 	}, 20*time.Second, time.Millisecond)
+}
+
+// So is what a Redis grants that hangs for so long that the connection is lost, so that no reply says what it has
+// granted.
+func TestLateGrantsOfALostConnection(t *testing.T) {
+	server := redistest.Start(t)
+	limiter, err := Connect(server.URL()+"?write_timeout=100ms", OnFailure(FailClosed), WithTimeout(20*time.Millisecond),
+		WithLogger(slog.New(slog.DiscardHandler)))
+	require.NoError(t, err)
+	defer limiter.Close()
+	ctx, limit, admin := context.Background(), PerHour("login", 1000), server.Client(t)
+	require.Eventually(t, func() bool {
+		_, err := limiter.Peek(ctx, "ann", limit)
+		return err == nil
+	}, 10*time.Second, time.Millisecond)
+	require.NoError(t, server.Pause())
+	var all sync.WaitGroup
+	for range 50 {
+		all.Go(func() {
+			_, err := limiter.Allow(ctx, "ann", limit)
+			assert.ErrorIs(t, err, ErrUnavailable)
+		})
+	}
+	all.Wait()
+	time.Sleep(1500 * time.Millisecond) // more than it takes until the client gives the connection up
+	require.NoError(t, server.Resume())
+	require.Eventually(t, func() bool { // it executes what it had received
+		info, err := redistest.Do(t, admin, "INFO", "commandstats").ToString()
+		return err == nil && strings.Contains(info, "cmdstat_zadd:")
+	}, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool {
+		d, err := limiter.Peek(ctx, "ann", limit)
+		return err == nil && d.Remaining == 1000
+	}, 10*time.Second, time.Millisecond)
 }

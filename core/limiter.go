@@ -103,9 +103,10 @@ func Connect(url string, opts ...Option) (*Limiter, error) {
 // development and for tests. An error wraps ErrInvalid, or is the meter provider's.
 //
 // An admitted request takes 4 to 16 bytes until it leaves the window, twice that if the window is longer than 71
-// minutes. In a log with requests that cost more than one unit, or of whose requests in one microsecond some were given
-// back, each takes 16 to 64 bytes more. A request takes the same whatever it costs, and a refunded one takes nothing. A
-// key takes about 200 bytes while it has any.
+// minutes. In a log with requests that cost more than one unit or are settled, or of whose requests in one microsecond
+// some were given back, each takes 16 to 64 bytes more. A request takes the same whatever it costs, twice that if it
+// has cost more than it was charged first, and nothing once it is refunded. A key takes about 200 bytes while it has
+// any.
 func NewInProcess(opts ...Option) (*Limiter, error) {
 	c, err := configure(opts)
 	if err != nil {
@@ -119,8 +120,10 @@ func NewInProcess(opts ...Option) (*Limiter, error) {
 //
 // When its context is cancelled it returns at once, with an error. What Redis grants to it after that is given back, and so it
 // is wherever Allow has returned an error because Redis did not answer in time. If the failure policy has let the request go
-// on instead, what Redis grants late stays charged. So does what it grants when the connection is lost before its reply
-// comes, as when it hangs for some seconds, and no caller waits for the reply any more.
+// on instead, what Redis grants late stays charged. If the connection is lost before the reply comes, as when Redis
+// hangs for some seconds, Redis is asked what it has granted as soon as it answers again. A late grant stays charged if
+// this takes longer than a minute, or than half of the shortest window of the requests that were sent together, if the
+// limiter is closed before, or if the lost call reaches Redis even later.
 //
 // A deadline of the context before Redis has answered is a case for the failure policy, as the timeout is. So do not
 // let a client choose it: under FailLocal each request with too short a deadline is decided in this process, whose
@@ -198,11 +201,11 @@ func (l *Limiter) DryRun() *Limiter {
 	return &other
 }
 
-// Provisional returns a view of l for requests whose charge is often given back, by Refund. From the first charge that
-// this view makes to a log until the log is empty, no instance remembers that the log is full, so a request is admitted as
-// soon as there is room, whichever instance has given units back. Each denial is then a call to Redis. A log of which units
-// have been given back is treated the same way; without Provisional, other instances notice the first Refund after the time
-// that WithDenialCache sets.
+// Provisional returns a view of l for requests whose charge is often given back, by Settle or Refund. From the first
+// charge that this view makes to a log until the log is empty, no instance remembers that the log is full, so a request
+// is admitted as soon as there is room, whichever instance has given units back. Each denial is then a call to Redis. A
+// log of which units have been given back is treated the same way; without Provisional, other instances notice the
+// first time after as long as WithDenialCache sets.
 func (l *Limiter) Provisional() *Limiter {
 	other := *l
 	other.provisional = true
@@ -230,30 +233,59 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Deci
 	return d, nil
 }
 
-// Refund gives back what an admission was charged, so that it counts no more: as if a request that failed had never
-// come. It lifts no ban. What has left its window meanwhile is not there to be given back, a second Refund of the
-// same admission does nothing, and so does one of a denial, a Peek, or an admission that was not counted. Other
-// instances may go on denying for as long as WithDenialCache says, unless the charge was Provisional. Where Redis
-// does not answer it returns ErrUnavailable whatever the policy, and may or may not have given back; calling it again
-// is safe. The decision must be of this Limiter, or of a view of it, such as by OnFailure: another's is an error that
-// wraps ErrInvalid.
-func (l *Limiter) Refund(ctx context.Context, d Decision) error {
+// Settle states what an admitted request has really cost, in units, and charges or gives back the difference to what it
+// was charged, in each of its limits. It is for requests whose cost is known only when they are done: reserve an
+// estimate with AllowN, and settle it afterwards. A reservation that is never settled stays charged.
+//
+// If the request has cost less, units are given back as if it had been admitted at that cost. If it has cost more, the
+// difference is charged as of now, even beyond Max, because the work has been done: then Remaining is 0, and no request
+// is admitted until enough has expired, which RetryAfter tells exactly. The cost may be up to 999,999,999,999,999, and
+// 0. If the request has left the window of a limit meanwhile, it has nothing there to give back, and what it has cost
+// beyond its reservation is charged all the same. So it is if Reset has forgotten the request. Settle neither bans nor
+// lifts a ban.
+//
+// A decision is settled once: a second Settle or Refund of it, with any cost, does nothing. Where Redis does not
+// answer, Settle returns ErrUnavailable whatever the policy, and may or may not have been done. Calling it again within
+// the shortest Window of the decision's limits is safe, and repeats what was stated first. Later, a difference that was
+// charged by the first call may be charged again, after it has expired. In-process, a second call is known to be one
+// only while the request, or the difference that it was charged, has not left the longest Window, and was not forgotten
+// by Reset.
+//
+// An admission that was not counted, as under FailOpen or because a dry run let a denial pass, has nothing to settle,
+// and Settle does nothing. An error wraps ErrInvalid if the cost is negative or too large, if the decision is a denial
+// or Peek's and the cost is not 0, or if the decision is another Limiter's: it must be of this one, or of a view of it,
+// such as by OnFailure. Nothing is charged then. Other instances may go on denying for as long as WithDenialCache says
+// after units were given back, unless the charge was Provisional.
+func (l *Limiter) Settle(ctx context.Context, d Decision, cost int) error {
+	paid := d.receipt
 	switch {
-	case d.receipt.cost == 0:
+	case cost < 0:
+		return invalid("actual cost %d: it must be at least 0, which gives back all that was charged", cost)
+	case int64(cost) > maxMax:
+		return invalid("actual cost %d: it must be at most %d", cost, int64(maxMax))
+	case paid.cost == 0 && (cost == 0 || d.DryRun || d.Source == SourceFailOpen):
 		return nil
+	case paid.cost == 0:
+		return invalid("the decision has charged nothing: settle those that Allow, AllowN or Wait have admitted")
 	case l.closed.Load():
 		return unavailable(errClosed)
 	}
 	switch {
-	case d.receipt.store == l.inProcess.identity:
-		l.inProcess.refund(d.receipt, d.States())
-		l.queues.wake(d.receipt.key)
+	case paid.store == l.inProcess.identity:
+		defer l.queues.wake(paid.key)
+		if err := l.inProcess.settle(paid, cost, d.States()); err != nil {
+			return unavailable(err)
+		}
 		return nil
-	case l.redis != nil && d.receipt.store == l.redis.identity:
-		return l.redis.refund(ctx, d.receipt, limitsOf(d.States()))
+	case l.redis != nil && paid.store == l.redis.identity:
+		return l.redis.settle(ctx, paid, cost, limitsOf(d.States()))
 	}
-	return invalid("the decision is another Limiter's: give it back to the one that made it")
+	return invalid("the decision is another Limiter's: settle it with the one that made it")
 }
+
+// Refund gives back what an admission was charged, so that it counts no more, as if a request that failed had never
+// come. It is Settle with a cost of 0, lifts no ban, and does nothing for a denial or a Peek.
+func (l *Limiter) Refund(ctx context.Context, d Decision) error { return l.Settle(ctx, d, 0) }
 
 func limitsOf(states []State) []Limit {
 	limits := make([]Limit, len(states))

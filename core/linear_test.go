@@ -44,7 +44,8 @@ func (l lossy) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResul
 	return result
 }
 
-// operation is a call of the history. What it costs is negative of a Refund, and of a Reset or Peek nothing.
+// operation is a call of the history. The cost of a Settle is the difference that it charges, negative if it gives
+// units back, and that of a Reset or Peek is nothing.
 type operation struct {
 	do   string
 	cost int
@@ -75,25 +76,25 @@ func counter(limit Limit, exact bool) porcupine.Model {
 			switch {
 			case in.do == "reset":
 				return true, counted{}
-			case in.do == "refund":
+			case in.do == "settle":
 				log.used += in.cost
 				return log.used >= 0, log
 			case in.do == "peek":
-				return out == told{room > 0, room}, log
+				return out == told{room > 0, max(0, room)}, log
 			case in.cost <= room:
 				log.used += in.cost
 				return out.allowed && (!exact || out.remaining == room-in.cost), log
 			case limit.Ban > 0:
 				log.banned, room = true, 0
 			}
-			return !out.allowed && (!exact || out.remaining == room), log
+			return !out.allowed && (!exact || out.remaining == max(0, room)), log
 		},
 	}
 }
 
-// Calls of several instances at once come to what some order of them, one after the other, would have come to. That is so
-// with calls that share a trip and requests that share a question, with any cost, with Peeks, Resets and Refunds among them,
-// and where replies are lost and denials cached.
+// Calls of several instances at once come to what some order of them, one after the other, would have come to. That is
+// so with calls that share a trip and requests that share a question, with any cost, with Peeks, Resets and Settles
+// among them, and where replies are lost and denials cached.
 func TestLinearizable(t *testing.T) {
 	redistest.Long(t)
 	const huge = min(maxMax, math.MaxInt) / 10
@@ -111,17 +112,26 @@ func TestLinearizable(t *testing.T) {
 		{name: "resets", others: []string{"reset", "peek"}, callers: 3, calls: 8, unit: 1},
 		{name: "crowd", others: []string{"peek"}, crowded: true, callers: 5, calls: 6, unit: 1},
 		{name: "crowd with resets", others: []string{"reset", "peek"}, crowded: true, callers: 5, calls: 6, unit: huge},
-		{name: "crowd with refunds", others: []string{"refund", "peek"}, crowded: true, callers: 5, calls: 6, unit: huge},
+		{
+			name: "crowd with settles", others: []string{"settle", "peek"}, crowded: true,
+			callers: 5, calls: 6, unit: huge,
+		},
 		{name: "lossy", lossy: true, callers: 3, calls: 8, unit: huge},
 		{name: "lossy crowd", lossy: true, crowded: true, callers: 5, calls: 4, unit: 1},
-		{name: "bans", others: []string{"refund", "peek"}, ban: time.Hour, callers: 3, calls: 8, unit: 1},
+		{name: "bans", others: []string{"settle", "peek"}, ban: time.Hour, callers: 3, calls: 8, unit: 1},
 		{name: "crowd with bans", others: []string{"reset", "peek"}, ban: time.Hour,
 			crowded: true, callers: 5, calls: 6, unit: huge},
-		{name: "lossy bans", others: []string{"refund"}, lossy: true, provisional: true, ban: time.Hour,
+		{name: "lossy bans", others: []string{"settle"}, lossy: true, provisional: true, ban: time.Hour,
 			callers: 3, calls: 8, unit: 1},
 		// Units given back are seen by other instances, whose caches know nothing of it, if they were charged provisionally.
-		{name: "lossy refunds", others: []string{"refund"}, lossy: true, provisional: true, callers: 3, calls: 6, unit: huge},
-		{name: "lossy crowd with refunds", others: []string{"refund"}, lossy: true, provisional: true, crowded: true, callers: 5, calls: 4, unit: 1},
+		{
+			name: "lossy settles", others: []string{"settle"}, lossy: true, provisional: true,
+			callers: 3, calls: 6, unit: huge,
+		},
+		{
+			name: "lossy crowd with settles", others: []string{"settle"}, lossy: true, provisional: true, crowded: true,
+			callers: 5, calls: 4, unit: 1,
+		},
 	} {
 		t.Run(mode.name, func(t *testing.T) {
 			shared, checked := 0, 0
@@ -171,15 +181,17 @@ func TestLinearizable(t *testing.T) {
 								if len(mode.others) > 0 && random.IntN(4) == 0 {
 									in.do = mode.others[random.IntN(len(mode.others))]
 								}
-								var back Decision
-								if in.do == "refund" {
+								var paid Decision
+								actual := 0
+								if in.do == "settle" {
 									if len(admitted) == 0 {
 										continue
 									}
 									i := random.IntN(len(admitted))
-									back = admitted[i]
+									paid = admitted[i]
 									admitted = slices.Delete(admitted, i, i+1)
-									in.cost = -back.receipt.cost
+									actual = []int{0, 0, 1, 3, 4}[random.IntN(5)] * mode.unit
+									in.cost = actual - paid.receipt.cost
 								}
 								call := time.Since(start)
 								var d Decision
@@ -187,8 +199,8 @@ func TestLinearizable(t *testing.T) {
 								switch in.do {
 								case "reset":
 									err = limiter.Reset(t.Context(), "ann", limit)
-								case "refund":
-									err = limiter.Refund(t.Context(), back)
+								case "settle":
+									err = limiter.Settle(t.Context(), paid, actual)
 								case "peek":
 									d, err = limiter.Peek(t.Context(), "ann", limit)
 								default:

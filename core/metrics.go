@@ -21,7 +21,7 @@ import (
 //	exactlimit.redis.call.duration   s           of each call; of a failed one by error.type: a code or "connection"
 //	exactlimit.redis.call.requests   {request}   in each call
 //	exactlimit.redis.timeouts        {request}   that Redis did not decide in time
-//	exactlimit.redis.open_breakers   {breaker}   circuit breakers open now: 1 for one Redis, up to 32 for Redis Cluster
+//	exactlimit.redis.open_breakers   {breaker}   circuit breakers open now: of one Redis, or of each master of a cluster
 //	exactlimit.denial_cache.size     {denial}    denials remembered now
 //	exactlimit.outage.duration       s           time in which a circuit breaker was open
 //

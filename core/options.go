@@ -56,8 +56,9 @@ func WithPrefix(prefix string) Option {
 // cache off.
 //
 // A denial remembered takes about 400 bytes. Of too few, some are forgotten and cost a call to Redis each. A longer time
-// saves calls where windows are long; it is also how late it may be seen that another instance has called Reset, or Refund
-// for a charge that was not Provisional, that Redis has lost data, or that its clock was stepped forward.
+// saves calls where windows are long; it is also how late it may be seen that another instance has called Reset, or has
+// given back units that were not charged by a Provisional view, that Redis has lost data, or that its clock was stepped
+// forward.
 func WithDenialCache(entries int, hold time.Duration) Option {
 	return func(c *config) error {
 		if entries < 0 || entries > 10_000_000 {

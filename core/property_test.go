@@ -18,8 +18,8 @@ import (
 	"github.com/exactlimit/exactlimit/lua"
 )
 
-// Any arrivals and refunds, of any cost, under any limits that change as they go, are answered alike by Redis, in-process and
-// the oracle, to the microsecond. The denial cache admits and denies as they do.
+// Any arrivals, of any cost and settled to any other, under any limits that change as they go, are answered alike by
+// Redis, in-process and the oracle, to the microsecond. The denial cache admits and denies as they do.
 func TestStoresAgreeWithOracle(t *testing.T) {
 	stores := clockedStores(t)
 	run, cached := 0, 0
@@ -33,7 +33,7 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 		// says is the whole truth. Otherwise its denials are right, and do not know what others have taken since.
 		same := rapid.Bool().Draw(t, "same")
 		least, most, several := 1, rapid.SampledFrom([]int{6, 60, min(maxMax, math.MaxInt)}).Draw(t, "largest max"), 3
-		var admitted []admission
+		var admitted []*admission
 		if same {
 			least = rapid.IntRange(1, 4).Draw(t, "the max")
 			most, several = least, 1
@@ -58,7 +58,9 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 			for _, limit := range limits {
 				cost = min(cost, limit.Max)
 			}
-			do := rapid.SampledFrom([]string{"allow", "allow", "allow", "allow", "allow", "allow", "refund", "refund", "peek", "reset"}).Draw(t, "do")
+			do := rapid.SampledFrom([]string{
+				"allow", "allow", "allow", "allow", "allow", "allow", "settle", "settle", "settle", "peek", "reset",
+			}).Draw(t, "do")
 			if same || do == "peek" {
 				cost = 1
 			}
@@ -68,12 +70,14 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 				}
 				log := at(logs, key, limits[0])
 				log.Empty()
+				forget(admitted, log)
 				continue
 			}
 
-			if do == "refund" {
+			if do == "settle" {
 				if len(admitted) > 0 { // perhaps again, and perhaps of what has left
-					rapid.SampledFrom(admitted).Draw(t, "of").refund(t, stores)
+					a := rapid.SampledFrom(admitted).Draw(t, "of")
+					a.settle(t, stores, now, a.actual(t))
 				}
 				continue
 			}
@@ -83,7 +87,7 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 				log := at(logs, key, limit)
 				allowed = allowed && log.Fits(now, limit.Window.Microseconds(), cost, limit.Max)
 			}
-			charged := admission{stores: map[string]Decision{}, oracle: map[*oracle.Log]int{}}
+			charged := &admission{stores: map[string]Decision{}, oracle: map[*oracle.Log]int{}, at: now, cost: cost}
 			var want []State
 			for _, limit := range limits {
 				log, window := at(logs, key, limit), limit.Window.Microseconds()
@@ -142,21 +146,70 @@ func stateOf(log *oracle.Log, now int64, cost int, limit Limit) State {
 
 // admission is one admission, as each store and each log of the oracle knows it.
 type admission struct {
-	stores map[string]Decision
-	oracle map[*oracle.Log]int
+	stores    map[string]Decision
+	oracle    map[*oracle.Log]int
+	at        int64
+	cost      int
+	forgotten bool // by a reset of one of its logs
+	settled   bool
+	until     int64 // if it is settled, when the last trace of that leaves the last log
 }
 
-func (a admission) refund(t require.TestingT, stores map[string]clocked) {
+// actual draws what an admission has really cost.
+func (a *admission) actual(t *rapid.T) int {
+	switch rapid.IntRange(0, 3).Draw(t, "settle") {
+	case 0:
+		return 0
+	case 1:
+		return rapid.IntRange(0, a.cost).Draw(t, "less")
+	}
+	most := min(a.cost, min(maxMax, math.MaxInt)/100) // so that all that is added can be counted
+	return a.cost + rapid.IntRange(0, 3+most).Draw(t, "more")
+}
+
+// settle settles an admission at a moment, as the first or as another time. It does not repeat what an in-process store
+// can no longer know.
+func (a *admission) settle(t require.TestingT, stores map[string]clocked, now int64, cost int) {
+	if a.settled && now >= a.until {
+		return
+	}
 	for name, store := range stores {
-		store.refund(t, a.stores[name])
+		store.settle(t, now, a.stores[name], cost)
 	}
+	if a.settled {
+		return
+	}
+	a.settled, a.until = true, a.at
 	for log, i := range a.oracle {
-		log.Refund(i)
+		log.Settle(i, now, a.cost, cost)
+	}
+	if cost > a.cost {
+		a.until = now
+	}
+	longest := time.Duration(0)
+	for _, d := range a.stores {
+		for _, limit := range limitsOf(d.States()) {
+			longest = max(longest, limit.Window)
+		}
+	}
+	a.until += longest.Microseconds()
+	if a.forgotten && cost <= a.cost {
+		a.until = now // there was nothing to give back, and so no trace
 	}
 }
 
-// A log in this process agrees with the oracle also when it is full of hundreds of entries, for which its ring has to grow and
-// shrink, however long its window is, whatever requests cost, and whatever is given back, be it of one moment or twice.
+// forget notes that a log was reset.
+func forget(admitted []*admission, log *oracle.Log) {
+	for _, a := range admitted {
+		if _, charged := a.oracle[log]; charged {
+			a.forgotten, a.until = true, 0
+		}
+	}
+}
+
+// A log in this process agrees with the oracle also when it is full of hundreds of entries, for which its ring has to
+// grow and shrink, however long its window is, whatever requests cost, and whatever they are settled to, be they of one
+// moment, or twice.
 func TestLogAgreesWithOracle(t *testing.T) {
 	const short = math.MaxUint32 * int64(time.Microsecond) / int64(time.Millisecond) * 1000 // the longest of one word
 	rapid.Check(t, func(t *rapid.T) {
@@ -178,13 +231,19 @@ func TestLogAgreesWithOracle(t *testing.T) {
 		}
 		costs := rapid.SampledFrom([]string{"one", "small", "any"}).Draw(t, "costs")
 		now := rapid.Int64Range(0, 1<<40).Draw(t, "start")
-		var admitted []admission
+		var admitted []*admission
+		more := 0 // entries for what was charged beyond a reservation
 		for range rapid.IntRange(1, 200).Draw(t, "requests") {
 			now += rapid.SampledFrom(steps).Draw(t, "step")
 			switch do := rapid.IntRange(0, 99).Draw(t, "do"); {
 			case do < 30:
 				if len(admitted) > 0 {
-					rapid.SampledFrom(admitted).Draw(t, "of").refund(t, stores)
+					a := rapid.SampledFrom(admitted).Draw(t, "of")
+					cost := a.actual(t)
+					if cost > a.cost {
+						more++
+					}
+					a.settle(t, stores, now, cost)
 				}
 				continue
 			case do < 32:
@@ -194,6 +253,7 @@ func TestLogAgreesWithOracle(t *testing.T) {
 				store.reset(t, "ann", limits[0])
 				log := at(logs, "ann", limits[0])
 				log.Empty()
+				forget(admitted, log)
 				continue
 			}
 			from := rapid.IntRange(0, 1).Draw(t, "from")
@@ -212,7 +272,7 @@ func TestLogAgreesWithOracle(t *testing.T) {
 			for _, limit := range asked {
 				allowed = allowed && at(logs, "ann", limit).Fits(now, limit.Window.Microseconds(), cost, limit.Max)
 			}
-			charged := admission{oracle: map[*oracle.Log]int{}}
+			charged := &admission{oracle: map[*oracle.Log]int{}, at: now, cost: cost}
 			var want []State
 			for _, limit := range asked {
 				log, window := at(logs, "ann", limit), limit.Window.Microseconds()
@@ -231,7 +291,7 @@ func TestLogAgreesWithOracle(t *testing.T) {
 				admitted = append(admitted, charged)
 			}
 			for _, log := range store.logs("ann") {
-				require.LessOrEqual(t, log.count, most)
+				require.LessOrEqual(t, log.count, most+more)
 				require.LessOrEqual(t, log.count, log.units())
 			}
 		}
@@ -260,7 +320,7 @@ local try = call
 		run++
 		short := rapid.Bool().Draw(r, "short")
 		redis.load(t, scripts[short])
-		key, expiries, admitted, now := fmt.Sprint(run), map[string]int64{}, map[string]int64{}, 1000*second
+		key, expiries, added, now := fmt.Sprint(run), map[string]int64{}, map[string]int64{}, 1000*second
 		steps := []int64{0, 1, second / 3, second - 1, second, second + 1, 2 * second, 4 * second}
 		steppedBack := rapid.Bool().Draw(r, "steps back")
 		if steppedBack {
@@ -298,21 +358,21 @@ local try = call
 				}
 				q := redis.question(verb, key, cost, asked...)
 				q.provisional = !common && rapid.IntRange(0, 5).Draw(r, "provisional") == 0
-				if !common && len(allowed) > 0 && rapid.IntRange(0, 5).Draw(r, "refund") == 0 {
-					q = redis.refunding(rapid.SampledFrom(allowed).Draw(r, "of"))
+				if !common && len(allowed) > 0 && rapid.IntRange(0, 4).Draw(r, "settle") == 0 {
+					actual := rapid.SampledFrom([]int{0, 0, 1, 2, 5, 9}).Draw(r, "actual")
+					q = redis.settling(rapid.SampledFrom(allowed).Draw(r, "of"), actual)
 				}
 				questions = append(questions, q)
 			}
 			redis.ask(r, now, questions...)
 			for _, q := range questions {
 				require.NoError(r, q.answer.err)
-				if q.verb != admit {
-					continue
+				if q.verb == admit && redis.decision(r, q).Allowed {
+					allowed = append(allowed, redis.decision(r, q))
 				}
-				if d := redis.decision(r, q); d.Allowed {
-					allowed = append(allowed, d)
+				if q.verb == admit && redis.decision(r, q).Allowed || q.verb == settle && q.charges() {
 					for _, limit := range q.limits {
-						admitted[string(appendLogKey(nil, redis.prefix, q.key, limit))] = now
+						added[redis.log(q.key, limit)] = now
 					}
 				}
 			}
@@ -345,7 +405,7 @@ local try = call
 					require.GreaterOrEqual(r, at, banEnds+second-1000)
 				}
 				if !steppedBack {
-					latest := max(admitted[redis.log(key, limit)]+2*window, banEnds)
+					latest := max(added[redis.log(key, limit)]+2*window, banEnds)
 					require.LessOrEqual(r, at, latest+second+1000, "rounded to milliseconds")
 				}
 			}

@@ -14,7 +14,7 @@ type verb uint8
 const (
 	admit verb = iota
 	peek
-	refund
+	settle
 	reset
 )
 
@@ -25,10 +25,10 @@ type question struct {
 	verb        verb
 	key         string // canonical
 	hash        uint64 // of key
-	cost        int
-	provisional bool // the caller may give back what it is charged
+	cost        int    // if verb is settle, what the request has actually cost
+	provisional bool   // the caller may give back what it is charged
 	limits      []Limit
-	paid        receipt // what to give back, if verb is refund
+	paid        receipt // of the request to settle, if verb is settle
 
 	index    int32 // in batch.asked, of the question to the script that this one is part of
 	place    int32 // among the requests that this question to the script stands for; 0 is the first
@@ -42,21 +42,28 @@ func (q *question) decision() Decision { return q.answer.decision(int(q.place), 
 // HashTag returns the key, which the names of all its logs have in braces.
 func (q *question) HashTag() string { return q.key }
 
-// Size returns how much work the question is for the script, where 1 is a request under one limit. A refund may have
-// to make a new entry for each request that shares an entry with the refunded one, which is why it counts for more.
+// Size returns how much work the question is for the script, where 1 is a request under one limit. Where units are
+// given back, the script may have to make a new entry for each other request that shares the entry, which is why that
+// counts for more.
 func (q *question) Size() int {
-	if q.verb == refund {
+	if q.verb == settle && q.cost < q.paid.cost {
 		return len(q.limits) * (1 + int(q.paid.granted)/4)
 	}
 	return len(q.limits)
 }
+
+// charges reports whether the question may add entries to logs.
+func (q *question) charges() bool { return q.verb == admit || q.verb == settle && q.cost > q.paid.cost }
+
+// Unwanted reports whether the caller has got an error, and no policy has decided the request instead.
+func (q *question) Unwanted() bool { return q.unwanted.Load() > 0 }
 
 // Alike reports whether both questions are requests that can be one question to the script.
 func (q *question) Alike(other *question) bool {
 	return q.verb == admit && q.hash == other.hash && q.key == other.key && q.sameTerms(other)
 }
 
-// sameTerms reports whether two questions differ in nothing but their keys and, if they are refunds, their receipts.
+// sameTerms reports whether two questions differ in nothing but their keys and, if they settle, their receipts.
 func (q *question) sameTerms(other *question) bool {
 	return q.verb == other.verb && q.cost == other.cost && q.provisional == other.provisional &&
 		slices.Equal(q.limits, other.limits)

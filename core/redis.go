@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"hash/maphash"
 	mathrand "math/rand/v2"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -53,8 +52,9 @@ func newRedisLogs(connection *connection, c config, m *metrics, freed func(key s
 		Client:  connection.get,
 		Timeout: c.timeout,
 		Script:  lua.Decide,
-		NewBatch: func() dispatch.Batch[*question] {
-			return newBatch(c.prefix, r.newIDs(), r.denials, r.now)
+		Batches: func() func() dispatch.Batch[*question] {
+			s := newScratch(c.prefix, r.newCalls(), r.denials, r.now)
+			return func() dispatch.Batch[*question] { return &batch{scratch: s} }
 		},
 		Probe: func(hashTag string) (keys, args []string) {
 			log := c.prefix + ":{" + hashTag + "}:probe" // no log has this name, since those end in a window
@@ -75,12 +75,12 @@ func newRedisLogs(connection *connection, c config, m *metrics, freed func(key s
 // now returns the time since the dispatcher was made, on Go's monotonic clock.
 func (r *redisLogs) now() time.Duration { return r.dispatcher.Now() }
 
-// newIDs returns a function for one goroutine, which returns a new call id each time. Ids are allocated many at once.
-func (r *redisLogs) newIDs() func() string {
+// newCalls returns a function for one goroutine, which returns a new call each time. Calls are allocated many at once.
+func (r *redisLogs) newCalls() func() *call {
 	const many = 64
-	var ids []string
-	return func() string {
-		if len(ids) == 0 {
+	var calls []call
+	return func() *call {
+		if len(calls) == 0 {
 			var text []byte
 			var ends [many]int
 			for i := range ends {
@@ -88,15 +88,15 @@ func (r *redisLogs) newIDs() func() string {
 				ends[i] = len(text)
 			}
 			all, start := string(text), 0
-			for _, end := range ends {
-				ids = append(ids, all[start:end])
+			calls = make([]call, many)
+			for i, end := range ends {
+				calls[i].id = all[start:end]
 				start = end
 			}
-			slices.Reverse(ids)
 		}
-		id := ids[len(ids)-1]
-		ids = ids[:len(ids)-1]
-		return id
+		next := &calls[0]
+		calls = calls[1:]
+		return next
 	}
 }
 
@@ -128,7 +128,7 @@ func (r *redisLogs) decide(
 func (r *redisLogs) receipt(q *question) receipt {
 	return receipt{
 		store: r.identity, key: q.key, cost: q.cost,
-		id: q.answer.id, question: q.answer.number, granted: int32(q.answer.granted), place: q.place,
+		call: q.answer.call, question: q.answer.number, granted: int32(q.answer.granted), place: q.place,
 	}
 }
 
@@ -169,18 +169,27 @@ func (r *redisLogs) peek(ctx context.Context, key string, limits []Limit) (Decis
 	return d, nil
 }
 
-// refund gives back what a receipt says was charged to the logs of limits.
-func (r *redisLogs) refund(ctx context.Context, paid receipt, limits []Limit) error {
-	q := r.newQuestion(refund, paid.key, maphash.String(r.seed, paid.key), paid.cost, limits)
+// settle charges to the logs of limits what a request has cost instead of what its receipt says was charged. If it was
+// called for the receipt before, it does nothing or, if that call returned an error, repeats it: see call.settle.
+func (r *redisLogs) settle(ctx context.Context, paid receipt, cost int, limits []Limit) error {
+	cost, done := paid.call.settle(paid, cost)
+	if done || cost == paid.cost {
+		return nil
+	}
+	q := r.newQuestion(settle, paid.key, maphash.String(r.seed, paid.key), cost, limits)
 	q.paid = paid
-	return r.change(ctx, q)
+	if err := r.change(ctx, q); err != nil {
+		return err
+	}
+	paid.call.settled(paid)
+	return nil
 }
 
 func (r *redisLogs) reset(ctx context.Context, key string, limits []Limit) error {
 	return r.change(ctx, r.newQuestion(reset, key, maphash.String(r.seed, key), 1, limits))
 }
 
-// change asks a question that may make room.
+// change asks a question that changes what was charged.
 func (r *redisLogs) change(ctx context.Context, q *question) error {
 	hash, key := q.hash, q.key
 	err := r.do(ctx, q)
@@ -188,7 +197,8 @@ func (r *redisLogs) change(ctx context.Context, q *question) error {
 	return err
 }
 
-// changed tells the denial cache, and the callers of Wait, that units of a key may have been given back.
+// changed tells the denial cache, and the callers of Wait, that what was charged to a key may have changed. If units
+// were given back, there may be room. If more was charged, the times that the cache holds are too early.
 func (r *redisLogs) changed(hash uint64, key string) {
 	r.denials.forget(hash, key)
 	r.freed(key)
@@ -196,7 +206,7 @@ func (r *redisLogs) changed(hash uint64, key string) {
 
 // late is called when the answer to a question has come and its caller no longer waits for it.
 func (r *redisLogs) late(q *question) {
-	if q.verb == refund || q.verb == reset {
+	if q.verb == settle || q.verb == reset {
 		r.changed(q.hash, q.key)
 	} else {
 		r.giveBack(q)
@@ -213,11 +223,11 @@ func (r *redisLogs) giveBack(q *question) {
 	go r.refundLater(r.receipt(q), q.limits)
 }
 
-// refundLater refunds, and tries again after each error, since the circuit breaker may still be open after a late
-// answer. It gives up after about half a minute; the charge then stays until it expires.
+// refundLater gives back what was charged, and tries again after each error, since the circuit breaker may still be
+// open after a late answer. It gives up after about half a minute; the charge then stays until it expires.
 func (r *redisLogs) refundLater(paid receipt, limits []Limit) {
 	for pause := time.Millisecond; pause < 20*time.Second; pause *= 2 {
-		if r.refund(context.Background(), paid, limits) == nil {
+		if r.settle(context.Background(), paid, 0, limits) == nil {
 			return
 		}
 		select {
@@ -235,7 +245,7 @@ func (r *redisLogs) state() redisState {
 	if _, err := r.connection.get(); err != nil {
 		open = 1 // Redis has never been reached
 	}
-	return redisState{denials: r.denials.size(now), open: open, away: away}
+	return redisState{denials: r.denials.size(now), open: open, away: away + r.connection.away()}
 }
 
 // close returns when no call is in flight, or a second after the timeout. Calls that are then in flight, to a Redis

@@ -96,7 +96,7 @@ func TestRefundOfOneEntry(t *testing.T) {
 			require.Len(t, redis.entries(t, key, limit), 1)
 			for n, place := range order {
 				for range 2 {
-					redis.refund(t, redis.decision(t, questions[place]))
+					redis.settle(t, 0, redis.decision(t, questions[place]), 0)
 					for _, limit := range []Limit{limit, other} {
 						assert.Equal(t, limit.Max-(4-n)*cost, redis.peek(t, 1, key, limit).Remaining)
 						requireMarks(t, redis.client, redis.log(key, limit))

@@ -21,8 +21,8 @@ type answer struct {
 	remaining int64   // after the short answer: of the only log
 	early     bool    // units of a log that is not banned may be given back, so that a request has room before retry
 
-	id     string // of the call
-	number int32  // of the question in the call, from 1
+	call   *call
+	number int32 // of the question in the call, from 1
 }
 
 // decode decodes the script's answer to a question of so many requests. It returns an error if the answer makes no
@@ -36,7 +36,7 @@ func decode(message rueidis.RedisMessage, requests int, q *question) (answer, er
 			return answer{}, err
 		case n == -1:
 			return answer{again: true}, nil
-		case q.verb == refund || q.verb == reset:
+		case q.verb == settle || q.verb == reset:
 			return answer{}, nil
 		case q.verb == admit && len(q.limits) == 1:
 			return decodeInteger(n, requests, q)

@@ -29,7 +29,7 @@ type reporter struct {
 // reports is the state of the log messages about one kind of failure.
 type reports struct {
 	last time.Duration // when the last one was written, or 0
-	told bool          // the log tells of such a failure of the breakers that are open, so it must tell of its end
+	told bool          // the log tells of such a failure and not of its end
 }
 
 // quietFor is the shortest time between two messages of the same kind.
@@ -68,7 +68,7 @@ func (r *reporter) undecided(err error, now time.Duration) {
 func (r *reporter) rejected(code string, now time.Duration) {
 	r.mu.Lock()
 	due := r.rejections.due(now)
-	r.rejections.told = r.open > 0
+	r.rejections.told = r.rejections.told || due // and may open a breaker only afterwards
 	r.mu.Unlock()
 	if due {
 		r.log.Warn("exactlimit: Redis rejects calls; requests are decided without it", slog.String("error", code))

@@ -184,7 +184,7 @@ func readmeLine(t *testing.T, begin string) string {
 
 // useAll does everything that a Limiter on Redis can do, and returns the first error that is not a decision.
 func useAll(limiter *Limiter, forgetScripts func()) error {
-	ctx, one, two := context.Background(), PerMinute("one", 1), PerMinute("two", 9)
+	ctx, one, two := context.Background(), PerMinute("one", 1), PerMinute("two", 99)
 	for range 3 { // admitted, then denied; of which one at most finds the script that Connect has loaded meanwhile
 		forgetScripts()
 		if _, err := limiter.Allow(ctx, "ann", one, two); err != nil {
@@ -201,8 +201,10 @@ func useAll(limiter *Limiter, forgetScripts func()) error {
 	if _, err := limiter.Peek(ctx, "ann", one, two); err != nil {
 		return err
 	}
-	if err := limiter.Refund(ctx, admitted[0]); err != nil {
-		return err
+	for i, cost := range []int{0, 5} {
+		if err := limiter.Settle(ctx, admitted[i], cost); err != nil {
+			return err
+		}
 	}
 	if err := limiter.Reset(ctx, "ann", one, two); err != nil {
 		return err

@@ -86,7 +86,7 @@ func TestScript(t *testing.T) {
 			{minute + 1, "A", "c6 one 1 999999999999999 " + m, "[1 0 59999999 60000000]"},
 			{minute + 1, "A", "c7 peek 1 1 7 " + m + " 0", "[0 -999999999999992 59999999 60000000]"},
 			{0, "B", "d1 admit 1 1 3 333333333333333 0 999999999999999 " + m + " 0", "[3 0 60000000 60000000]"},
-			{1, "B", "d2 refund 1 d1.1 3 1 333333333333333 " + m, "333333333333333"},
+			{1, "B", "d2 settle 1 d1.1 3 1 333333333333333 0 " + m, "333333333333333"},
 			{1, "B", "d3 admit 1 1 5 100000000000000 0 999999999999999 " + m + " 0", "[3 33333333333333 -59999999 60000000]"},
 		},
 		"groups": {
@@ -104,22 +104,71 @@ func TestScript(t *testing.T) {
 			{9, "A B", "c4 peek 1 2 3 " + m + " 0 4 " + s + " 0", "[0 0 59999991 59999991 4 0 0]"},
 			{minute, "A B", "c5 peek 1 2 3 " + m + " 0 4 " + s + " 0", "[1 3 0 0 4 0 0]"},
 		},
-		"refund": {
+		"settle to nothing": {
 			{0, "A B", "c1 admit 1 2 1 2 0 5 " + m + " 0 9 " + s + " 0", "[1 3 0 60000000 7 0 1000000]"},
-			{1, "A B", "c2 refund 2 c1.1 1 0 2 " + m + " " + s, "4"},
-			{1, "A B", "c3 refund 2 c1.1 1 0 2 " + m + " " + s, "0"}, // once
+			{1, "A B", "c2 settle 2 c1.1 1 0 2 0 " + m + " " + s, "4"},
+			{1, "A B", "c3 settle 2 c1.1 1 0 2 0 " + m + " " + s, "0"}, // once
 			{2, "A", "c4 admit 1 1 3 1 0 5 " + m + " 0", "2"},
 			{3, "A", "c5 admit 1 1 1 2 0 5 " + m + " 0", "[1 0 59999999 60000000]"},
-			{4, "A", "c6 refund 1 c4.1 3 2 1 " + m, "1"},
-			{4, "A", "c7 refund 1 c4.1 3 2 1 " + m, "0"},
-			{4, "A", "c8 refund 1 c4.1 3 0 1 " + m, "1"},
+			{4, "A", "c6 settle 1 c4.1 3 2 1 0 " + m, "1"},
+			{4, "A", "c7 settle 1 c4.1 3 2 1 0 " + m, "0"},
+			{4, "A", "c8 settle 1 c4.1 3 0 1 0 " + m, "1"},
 			{4, "A", "c9 peek 1 1 5 " + m + " 0", "[1 2 0 59999999]"},
 			{5, "A", "d1 admit 1 1 1 3 0 5 " + m + " 0", "[0 2 -59999997 59999998]"}, // may be given back
-			{minute + 2, "A", "d2 refund 1 c4.1 3 1 1 " + m, "1"},                    // it was there still
+			{minute + 2, "A", "d2 settle 1 c4.1 3 1 1 0 " + m, "1"},                  // it was there still
 			{minute + 2, "A", "d3 peek 1 1 5 " + m + " 0", "[1 3 0 1]"},
-			{minute + 3, "A", "d4 refund 1 c5.1 1 0 2 " + m, "2"},
-			{minute + 3, "A", "d5 refund 1 never.1 1 0 2 " + m, "0"},
-			{minute + 3, "Z", "d6 refund 1 never.1 1 0 2 " + m, "0"},
+			{minute + 3, "A", "d4 settle 1 c5.1 1 0 2 0 " + m, "2"},
+			{minute + 3, "A", "d5 settle 1 never.1 1 0 2 0 " + m, "0"},
+			{minute + 3, "Z", "d6 settle 1 never.1 1 0 2 0 " + m, "0"},
+		},
+		"settle to less": {
+			{0, "A B", "c1 admit 1 2 1 5 0 9 " + m + " 0 9 " + s + " 0", "[1 4 60000000 60000000 4 1000000 1000000]"},
+			{1, "A B", "c2 settle 2 c1.1 1 0 5 2 " + m + " " + s, "6"},
+			{1, "A B", "c2 settle 2 c1.1 1 0 5 2 " + m + " " + s, "0"},               // again
+			{2, "A", "c3 admit 1 1 1 8 0 9 " + m + " 0", "[0 7 -59999998 59999998]"}, // until the five would
+			{3, "A", "c4 settle 1 c1.1 1 0 5 1 " + m, "0"},                           // known to be settled
+			{minute, "A", "c5 peek 1 1 9 " + m + " 0", "[1 9 0 0]"},
+			{0, "C", "d1 admit 1 1 3 2 0 9 " + m + " 0", "3"},
+			{1, "C", "d2 settle 1 d1.1 3 1 2 1 " + m, "1"},
+			{2, "C", "d3 settle 1 d1.1 3 0 2 0 " + m, "2"},
+			{3, "C", "d4 settle 1 d1.1 3 1 2 0 " + m, "0"}, // it is one by now
+			{4, "C", "d5 settle 1 d1.1 3 2 2 2 " + m, "0"}, // nothing to do
+			{5, "C", "d6 admit 1 1 1 7 0 9 " + m + " 0", "[0 6 -59999995 59999995]"},
+		},
+		"settle to more": {
+			{0, "A", "c1 admit 1 1 1 3 0 9 " + m + " 0", "6"},
+			{10, "A", "c2 settle 1 c1.1 1 0 3 5 " + m, "2"},
+			{11, "A", "c2 settle 1 c1.1 1 0 3 5 " + m, "0"}, // again
+			{12, "A", "c3 peek 1 1 9 " + m + " 0", "[1 4 0 59999998]"},
+			{12, "A", "c4 admit 1 1 1 5 0 9 " + m + " 0", "[0 4 59999988 59999998]"}, // until the three have left
+			{minute, "A", "c5 peek 1 1 9 " + m + " 0", "[1 7 0 10]"},                 // the two leave later
+			{minute + 1, "A", "c6 settle 1 c1.1 1 0 3 5 " + m, "0"},
+			{minute + 10, "A", "c7 peek 1 1 9 " + m + " 0", "[1 9 0 0]"},
+			{minute + 11, "A", "c8 settle 1 c1.1 1 0 3 5 " + m, "2"},    // what has left is no longer known
+			{minute + 11, "B", "c9 settle 1 never.1 1 0 1 5 " + m, "4"}, // the log begins with it
+			{minute + 12, "B", "d1 peek 1 1 9 " + m + " 0", "[1 5 0 59999999]"},
+			{0, "C", "e1 admit 1 1 3 2 0 9 " + m + " 0", "3"},
+			{1, "C", "e2 settle 1 e1.1 3 1 2 3 " + m, "1"},
+			{2, "C", "e3 settle 1 e1.1 3 0 2 0 " + m, "2"}, // gives back of the entry that all three share
+			{3, "C", "e4 settle 1 e1.1 3 1 2 3 " + m, "0"},
+			{4, "C", "e5 admit 1 1 1 5 0 9 " + m + " 0", "[0 4 -59999996 59999997]"}, // until those that shared it
+		},
+		"settle beyond max": {
+			{0, "A B", "c1 admit 1 2 1 2 0 5 " + m + " 0 9 " + s + " 0", "[1 3 0 60000000 7 0 1000000]"},
+			{1, "A", "c2 one 1 5 " + m, "2"},
+			{9, "A B", "c3 settle 2 c1.1 1 0 2 13 " + m + " " + s, "22"},
+			{10, "A", "c4 one 1 5 " + m, "[0 -9 59999999 59999999]"}, // not before what was charged last has left
+			{10, "A B", "c5 peek 1 2 5 " + m + " 0 9 " + s + " 0", "[0 -9 59999999 59999999 -4 999999 999999]"},
+			{10, "B", "c6 peek 1 1 13 " + s + " 0", "[0 0 999990 999999]"}, // under another max the first to leave makes room
+			{second, "B", "c7 one 1 9 " + s, "[0 -2 9 9]"},
+			{second + 9, "B", "c8 one 1 9 " + s, "8"},
+			{minute, "A", "c9 admit 1 1 1 1 0 13 " + m + " 0", "[1 0 1 60000000]"}, // a max of which it leaves something
+			{minute + 8, "A", "d1 one 1 5 " + m, "[0 -7 1 59999992]"},
+			{minute + 9, "A", "d2 one 1 5 " + m, "3"},
+			{0, "C", "e1 admit 1 1 1 7 0 7 " + m + " 0", "[1 0 60000000 60000000]"},
+			{1, "C", "e2 settle 1 e1.1 1 0 7 999999999999999 " + m, "999999999999992"},
+			{2, "C", "e3 one 1 999999999999999 " + m, "[0 0 59999998 59999999]"},
+			{3, "C", "e4 one 1 7 " + m, "[0 -999999999999992 59999998 59999998]"},
 		},
 		"provisional": {
 			{0, "A B", "c1 admit 1 2 1 1 1 1 " + m + " 0 1 " + s + " 0", "[1 0 -60000000 60000000 0 -1000000 1000000]"},
@@ -176,8 +225,11 @@ func TestReplay(t *testing.T) {
 
 		// What is given back and deleted, is once.
 		{0, "I", "f1 one 1 3 " + m, "2"},
-		{1, "I J", "f2 refund 1 f1.1 1 0 1 " + m + " reset 1", "1 0"},
-		{1, "I J", "f2 again refund 1 f1.1 1 0 1 " + m + " reset 1", "0 0"},
+		{1, "I J", "f2 settle 1 f1.1 1 0 1 0 " + m + " reset 1", "1 0"},
+		{1, "I J", "f2 again settle 1 f1.1 1 0 1 0 " + m + " reset 1", "0 0"},
+		{2, "I", "f3 one 1 3 " + m, "2"},
+		{3, "I J", "f4 settle 1 f3.1 1 0 1 3 " + m + " settle 1 f1.1 1 0 1 9 " + m, "2 8"},
+		{4, "I J", "f4 again settle 1 f3.1 1 0 1 3 " + m + " settle 1 f1.1 1 0 1 9 " + m, "0 0"},
 	} {
 		assert.Equal(t, row.reply, redis.on(t, row.at, row.logs, row.args), "%+v", row)
 	}
@@ -193,6 +245,32 @@ func TestReplay(t *testing.T) {
 	assert.Equal(t, map[string]int64{"*": -1, "c2.1*2": 9, "c3.1": minute}, log("A"))
 	assert.Equal(t, map[string]int64{"d2.1": 2*minute + 1}, log("D"))
 	assert.Equal(t, map[string]int64{"*": -3, "e1.3*4": 0}, log("G"))
+}
+
+// A call that no caller waits for any more is told what it was granted, and is granted no more.
+func TestKnown(t *testing.T) {
+	redis := newClockedRedis(t)
+	const m = "60000000"
+	for _, row := range []struct {
+		logs, args string
+		reply      string
+	}{
+		{"A", "c1 one 1 3 " + m, "2"},
+		{"A", "c1 known one 1 3 " + m, "[1 2 0 60000000]"},
+		{"A", "c2 known one 1 3 " + m, "[0 2 0 60000000]"}, // it never arrived
+		{"B", "c3 known one 1 3 " + m, "[0 3 0 0]"},
+		{"C C D", "d1 admit 1 1 3 2 0 5 " + m + " 0 one 1 5 " + m + " admit 1 1 1 1 1 9 " + m + " 0",
+			"[2 1 60000000 60000000] [1 0 60000000 60000000] 8"},
+		{"C C D", "d1 known admit 1 1 3 2 0 5 " + m + " 0 one 1 5 " + m + " admit 1 1 1 1 1 9 " + m + " 0",
+			"[2 0 60000000 60000000] [1 0 60000000 60000000] [1 8 0 60000000]"},
+		{"A A", "e1 known admit 1 2 1 1 0 9 " + m + " 0 9 " + m + " 0", "[0 8 0 60000000 8 0 60000000]"},
+		{"A", "e2 known admit 1 1 1 3 0 3 " + m + " " + m, "[0 2 60000000 60000000]"}, // and no ban begins
+		{"A", "e3 known reset 1", "0"}, // its caller was told that it may have failed, and others were admitted since
+	} {
+		assert.Equal(t, row.reply, redis.on(t, 0, row.logs, row.args), "%+v", row)
+	}
+	assert.Equal(t, map[string]int64{"c1.1": epoch}, members(t, redis.client, redis.prefix+":A"))
+	assert.Empty(t, members(t, redis.client, redis.prefix+":B"))
 }
 
 // A batch asked again is answered from what it has charged, even where so much has expired meanwhile that not all of it can be
@@ -445,13 +523,11 @@ func TestWrongTypeFailsItsQuestionAlone(t *testing.T) {
 		{"bad good A", "c8 peek 1 2 3 " + m + " 0 3 " + m + " 0 one 1 3 " + m, wrong + " 2"},
 		{"bad good A", "c9 again peek 1 2 3 " + m + " 0 3 " + m + " 0 one 1 3 " + m, wrong + " 1"},
 		{"bad good A", "d1 again admit 1 2 2 1 0 3 " + m + " 0 3 " + m + " 0 one 1 3 " + m, wrong + " [1 0 60000000 60000000]"},
-		{"bad A", "d2 refund 1 c1.1 1 0 1 " + m + " one 1 3 " + m, wrong + " [0 0 60000000 60000000]"},
-		{"good bad", "d3 refund 2 c0.1 1 0 1 " + m + " " + m, wrong},
+		{"bad A", "d2 settle 1 c1.1 1 0 1 0 " + m + " one 1 3 " + m, wrong + " [0 0 60000000 60000000]"},
+		{"good bad", "d3 settle 2 c0.1 1 0 1 0 " + m + " " + m, wrong},
+		{"good bad", "d4 settle 2 c0.1 1 0 1 5 " + m + " " + m, wrong},
 	} {
 		assert.Equal(t, row.reply, redis.on(t, now, row.logs, row.args), "%+v", row)
-		if row.args[:2] == "d3" {
-			break
-		}
 		assert.Equal(t, map[string]int64{"c0.1": epoch}, members(t, redis.client, redis.prefix+":good"), "%+v", row)
 	}
 	assert.Equal(t, "0 2", redis.on(t, now, "bad bad", "e1 reset 1 one 1 3 "+m), "a reset makes a log of it")
@@ -485,7 +561,8 @@ func TestDamagedLogs(t *testing.T) {
 			before := members(r, redis.client, name)
 			beside := members(r, redis.client, redis.prefix+":"+other)
 			args := rapid.SampledFrom([]string{
-				"one 1 5 1000000", "admit 1 1 2 2 0 5 1000000 0", "admit 1 1 1 1 1 5 1000000 0", "peek 1 1 5 1000000 0", "refund 1 t1.1 2 0 2 1000000",
+				"one 1 5 1000000", "admit 1 1 2 2 0 5 1000000 0", "admit 1 1 1 1 1 5 1000000 0", "peek 1 1 5 1000000 0", "settle 1 t1.1 2 0 2 0 1000000",
+				"settle 1 t1.1 2 0 2 1 1000000", "settle 1 t1.1 2 0 2 9 1000000",
 				"admit 1 1 2 2 0 5 1000000 3000000",
 				"admit 1 2 1 2 0 5 1000000 0 9 60000000 0", "one 1 999999999999999 1000000",
 			}).Draw(r, "args")
@@ -499,7 +576,8 @@ func TestDamagedLogs(t *testing.T) {
 			require.Len(r, reply, 2)
 			_, err := reply[1].AsInt64()
 			require.NoError(r, err, "the question about another log")
-			if words, err := reply[0].ToString(); err == nil && !strings.HasPrefix(args, "refund") {
+			charges := !strings.HasPrefix(args, "settle") || strings.Contains(args, " 2 9 ")
+			if words, err := reply[0].ToString(); err == nil && charges {
 				failed++
 				for member := range members(r, redis.client, name) {
 					if !redistest.IsMark(member) {
@@ -538,7 +616,10 @@ func TestMissingRights(t *testing.T) {
 		{"some B full", "c8 admit 2 1 1 3 0 9 " + m + " 0 peek 1 1 1 " + m + " 0", "time zcard zcount zadd pexpire zrange"},
 		{"weighs full", "c9 admit 1 1 1 3 0 9 " + m + " 0 peek 1 1 1 " + m + " 0", "time zcard zcount zrangebyscore zadd pexpire zrange"},
 		{"A B", "d1 again one 2 3 " + m, "time zcard zscore zadd pexpire"},
-		{"A weighs", "d2 one 1 3 " + m + " refund 1 w.1 1 0 2 " + m, "time zcard zscore zadd pexpire zrem zrangebyscore unlink"},
+		{"A weighs", "d2 one 1 3 " + m + " settle 1 w.1 1 0 2 0 " + m, "time zcard zscore zadd pexpire zrem zrangebyscore unlink"},
+		{"A weighs", "d2 one 1 3 " + m + " settle 1 w.1 1 0 2 9 " + m, "time zcard zscore zadd pexpire"},
+		{"weighs A full", "d2 settle 2 w.1 1 0 2 9 " + m + " " + m + " peek 1 1 1 " + m + " 0",
+			"time zcard zcount zscore zadd pexpire zrange"},
 		{"A full", "d3 one 1 3 " + m + " reset 1", "time zcard zadd pexpire unlink"},
 		{"A A:probe", "d4 probe",
 			"time zcard zcount zscore zrange zrangebyscore zadd zrem zremrangebyscore zremrangebyrank unlink pexpire"},
@@ -581,12 +662,34 @@ func TestMissingRights(t *testing.T) {
 			}
 			// Redis 7.0 has no code for it.
 			require.Equal(t, "NOPERM", dispatch.Code(err), "%s without %s: %v", c.args, right, err)
-			if right == "zrem" || right == "unlink" || strings.Contains(c.args, "refund") {
+			if right == "zrem" || right == "unlink" || strings.Contains(c.args, "0 2 0 ") {
 				continue // it cannot be taken back, or something may have been given back
 			}
 			require.Equal(t, before, entries(), "%s without %s", c.args, right)
 		}
 	}
+}
+
+// What a call has charged is taken back when it fails, and what it has given back in the same log stays given back.
+func TestFailureAfterSettles(t *testing.T) {
+	server := redistest.Start(t)
+	admin, now := server.Client(t), fmt.Sprint(time.Now().UnixMicro())
+	redistest.Do(t, admin, "ZADD", "log", "-9", "*", now, "w.1*7", now, "x.1*4")
+	redistest.Do(t, admin, "ZADD", "full", now, "f.1")
+	redistest.Do(t, admin, "ACL", "SETUSER", "some", "reset", "on", ">pw", "~*", "+@all", "-zrange")
+	client, err := rueidis.NewClient(rueidis.ClientOption{
+		InitAddress: []string{server.Addr}, Username: "some", Password: "pw", DisableCache: true, ForceSingleClient: true,
+	})
+	require.NoError(t, err)
+	defer client.Close()
+	const m = "60000000"
+	args := "c settle 1 w.1 1 0 7 20 " + m + " settle 1 x.1 1 0 4 2 " + m + " peek 1 1 1 " + m + " 0"
+	err = client.Do(context.Background(), client.B().Eval().Script(lua.Decide).Numkeys(3).Key("log", "log", "full").
+		Arg(strings.Fields(args)...).Build()).Error()
+	require.Equal(t, "NOPERM", dispatch.Code(err), err)
+	left := members(t, admin, "log")
+	assert.Equal(t, []string{"*", "w.1*7", "x.1=*2", "~"}, slices.Sorted(maps.Keys(left)))
+	requireMarks(t, admin, "log")
 }
 
 // A server that takes no writes rejects a call before anything is written, and whatever the questions are. That its memory is
@@ -596,8 +699,9 @@ func TestRejectedWrites(t *testing.T) {
 	calls := []struct{ logs, args string }{
 		{"A", "c1 one 1 3 " + m}, {"full", "c2 one 1 1 " + m}, {"A full", "c3 one 2 1 " + m}, {"full A", "c4 one 2 1 " + m},
 		{"bad A", "c5 one 2 3 " + m}, {"A", "c6 admit 1 1 2 2 0 4 " + m + " 0"}, {"full", "c7 admit 1 1 2 1 1 1 " + m + " 0"}, {"A full", "c8 peek 2 1 1 " + m + " 0"},
-		{"full", "c9 refund 1 there.1 1 0 1 " + m}, {"full", "c10 reset 1"}, {"full full:probe", "c11 probe"}, {"old", "c12 one 1 3 1000"},
+		{"full", "c9 settle 1 there.1 1 0 1 0 " + m}, {"full", "c10 reset 1"}, {"full full:probe", "c11 probe"}, {"old", "c12 one 1 3 1000"},
 		{"old", "c13 peek 1 1 3 1000 0"}, {"A", "c14 again one 1 3 " + m}, {"bad", "c15 one 1 3 " + m},
+		{"A", "c16 settle 1 there.1 1 0 1 9 " + m},
 	}
 	for _, refusal := range []struct {
 		words       string
@@ -640,7 +744,7 @@ func TestRejectedWrites(t *testing.T) {
 		for _, row := range []struct{ logs, args, reply string }{
 			{"A", "c1 one 1 3 " + m, "2"}, {"B C B", "c2 one 2 3 " + m + " reset 1", "2 2 0"},
 			{"D", "c3 admit 1 1 1 2 1 9 " + m + " 0", "7"}, {"A D", "c4 again one 2 3 " + m, "1 [1 0 "},
-			{"D", "c5 refund 1 c3.1 1 0 2 " + m, "2"}, {"D D:probe", "c6 probe", "0"},
+			{"D", "c5 settle 1 c3.1 1 0 2 0 " + m, "2"}, {"D", "c6 settle 1 c4.1 1 0 2 9 " + m, "7"}, {"D D:probe", "c7 probe", "0"},
 		} {
 			keys := strings.Fields(row.logs)
 			reply, err := client.Do(context.Background(),
@@ -733,7 +837,7 @@ func TestManyRefundsInOneCall(t *testing.T) {
 		require.Equal(t, "[400 3200 0 60000000 3200 0 1000000]",
 			redis.on(t, 0, id+" "+id+"2", id+" admit 1 2 400 2 0 4000 "+m+" 0 4000 "+s+" 0"))
 	}
-	refund := func(id string) string { return " refund 2 " + id + ".1 400 7 2 " + m + " " + s }
+	refund := func(id string) string { return " settle 2 " + id + ".1 400 7 2 0 " + m + " " + s }
 	logs := "a a2 b b2 c c2 d d2"
 	all := refund("a") + refund("b") + refund("c") + refund("d")
 	assert.Equal(t, "4 4 -1 -1", redis.on(t, 0, logs, "e"+all))
@@ -849,11 +953,12 @@ func TestBadArgumentsWriteNothing(t *testing.T) {
 	for _, args := range []string{
 		"", "id", "id what", "id one", "id one 1", "id one 1 3", "id one x 3 1000", "id one 1 x 1000", "id one 1 3 x", "id admit", "id admit 1 1 1 1 0",
 		"id admit 1 1 1 1 0 3", "id admit 1 1 1 1 0 3 x 0", "id admit 1 2 1 1 0 3 1000 3", "id again one 1 3", "id peek 1", "id peek 1 1 3",
-		"id refund", "id refund 1 good.1", "id refund 1 good.1 1 0 1", "id reset", "id reset x", "id probe what", "id reset 1 one 1 3",
+		"id settle", "id settle 1 good.1", "id settle 1 good.1 1 0 1 0", "id reset", "id reset x", "id probe what", "id reset 1 one 1 3",
 		"id admit 1 1 1 1 0 3 1000", "id admit 1 1 1 1 0 3 1000 what", "id admit 1 1 1 1 0 3 1000 0 what", "id peek 1 1 3 1000",
 		"id admit 1 1 1 1 0 3 1000 0 admit 1",
 		"id one 1 3 1000", "id one 3 3 1000", "id one 2 3 1000 x", "id one 2 3 1000 one", "id one 1 3 1000 what", "id one 2 3 1000 probe",
-		"id admit 1 1 1 1 0 3 1000 0", "id again one 1 3 1000", "id reset 1", "id reset 3", "id refund 1 good.1 1 0 1 1000",
+		"id admit 1 1 1 1 0 3 1000 0", "id again one 1 3 1000", "id reset 1", "id reset 3", "id settle 1 good.1 1 0 1 0 1000",
+		"id settle 1 good.1 1 0 1 9 1000", "id settle 2 good.1 1 0 1 9 1000 x",
 	} {
 		result := redis.client.Do(context.Background(), redis.client.B().Evalsha().Sha1(redis.sha1).Numkeys(2).
 			Key(prefixed(redis, "A B")...).Arg(strings.Fields(args)...).Build())

@@ -24,7 +24,8 @@ type posed struct {
 	cost   int
 	limits []Limit
 	now    int64
-	of     int // the number of the admission that is refunded
+	of     int // the number of the admission of this cost that is settled
+	actual int // what it is settled to
 	short  bool
 }
 
@@ -72,10 +73,23 @@ func (n naive) set(limit Limit, of account) {
 // answers checks the decision of a question, and changes the logs as the question does.
 func (n naive) answers(in posed, out Decision) bool {
 	switch in.verb {
-	case refund:
+	case settle:
+		for _, limit := range in.limits {
+			if slices.ContainsFunc(n[accountOf(limit)].paid, func(p paid) bool { return p.number == -in.of }) {
+				return true // it was charged more before
+			}
+		}
 		for _, limit := range in.limits {
 			n.change(limit, func(all []paid) []paid {
-				return slices.DeleteFunc(all, func(p paid) bool { return p.number == in.of })
+				if in.actual > in.cost {
+					return append(all, paid{-in.of, in.now, in.actual - in.cost})
+				}
+				for i := range all {
+					if all[i].number == in.of && all[i].units == in.cost {
+						all[i].units = in.actual
+					}
+				}
+				return slices.DeleteFunc(all, func(p paid) bool { return p.units == 0 })
 			})
 		}
 		return true
@@ -153,12 +167,14 @@ func TestBatchesAgreeWithOracle(t *testing.T) {
 		keys := []string{fmt.Sprint(run, "a"), fmt.Sprint(run, "b")}
 		admitted := map[string][]posed{}
 		decisions := map[int]Decision{}
+		known := map[int]int64{} // until when the logs know that an admission is settled
 		histories := map[string][]porcupine.Operation{}
 		now, number := int64(0), 0
 		for batch := range rapid.IntRange(1, 10).Draw(r, "batches") {
 			now += rapid.SampledFrom([]int64{0, 1, 999, 1000, 1001, 500_000, 999_999, 1_000_000}).Draw(r, "step")
 			var questions []*question
 			var asked []posed
+			var forgotten, repeated []string // keys of which logs are reset, and of which admissions are settled again
 			for range rapid.IntRange(1, 9).Draw(r, "questions") {
 				number++
 				key := rapid.SampledFrom(keys).Draw(r, "key")
@@ -169,18 +185,36 @@ func TestBatchesAgreeWithOracle(t *testing.T) {
 				switch do := rapid.IntRange(0, 19).Draw(r, "do"); {
 				case do < 2:
 					in.verb, in.cost = peek, 1
-				case do < 3:
+				case do < 3 && !slices.Contains(repeated, key):
 					in.verb, in.cost = reset, 1
-				case do < 6 && len(admitted[key]) > 0:
+				case do < 7 && len(admitted[key]) > 0:
 					of := rapid.SampledFrom(admitted[key]).Draw(r, "of")
-					in.verb, in.of, in.limits, in.cost = refund, of.number, of.limits, of.cost
+					in.verb, in.of, in.limits, in.cost = settle, of.number, of.limits, of.cost
 				}
 				q := redis.question(in.verb, key, in.cost, in.limits...)
-				if in.verb == refund {
-					q = redis.refunding(decisions[in.of])
+				if in.verb == settle {
+					d := decisions[in.of]
+					costs := []int{0, 0, in.cost / 2, in.cost - 1, in.cost + 1, 2 * in.cost}
+					in.actual = rapid.SampledFrom(costs).Draw(r, "actual")
+					in.actual, _ = d.receipt.call.settle(d.receipt, in.actual) // of several, the first counts
+					switch until, again := known[in.of]; {
+					case !again:
+						known[in.of] = now + second
+					case now >= until || slices.Contains(forgotten, key):
+						continue // it is not known to be settled
+					default:
+						repeated = append(repeated, key)
+					}
+					q = redis.settling(d, in.actual)
+				}
+				if in.verb == reset {
+					forgotten = append(forgotten, key)
 				}
 				q.provisional = in.verb == admit && rapid.IntRange(0, 5).Draw(r, "provisional") == 0
 				questions, asked = append(questions, q), append(asked, in)
+			}
+			if len(questions) == 0 {
+				continue
 			}
 			again += redis.ask(r, now, questions...)
 			for i, q := range questions {
@@ -203,6 +237,11 @@ func TestBatchesAgreeWithOracle(t *testing.T) {
 			for _, q := range questions {
 				for _, limit := range q.limits {
 					requireMarks(r, redis.client, string(appendLogKey(nil, redis.prefix, q.key, limit)))
+				}
+			}
+			for of := range known {
+				if slices.Contains(forgotten, decisions[of].receipt.key) {
+					known[of] = now
 				}
 			}
 		}

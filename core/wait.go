@@ -16,16 +16,16 @@ import (
 // first of them asks. A Limiter made by DryRun or OnFailure has queues of its own. Callers in other queues and other
 // instances race for each unit.
 //
-// Wait asks again when RetryAfter has passed, at once after a Refund or Reset of the key by this Limiter, and on Redis
-// after the time that WithDenialCache sets, one second by default, since another instance may have given units back. So
-// does Wait of a Provisional view: units that another instance gives back may go unnoticed for so long.
+// Wait asks again when RetryAfter has passed, at once after a Settle, Refund or Reset of the key by this Limiter, and
+// on Redis after the time that WithDenialCache sets, one second by default, since another instance may have given units
+// back. So does Wait of a Provisional view: units that another instance gives back may go unnoticed for so long.
 //
 // A limit with a Ban is of little use here: if there is no room when Wait asks, it bans the key and waits until the ban
 // ends.
 //
 // Wait never fails before its context ends on the ground that there will be no room in time. This could only be certain
-// if no caller and no instance called Refund or Reset until then. A caller that would rather not try can call Allow
-// first, and compare RetryAfter with its deadline.
+// if no caller and no instance called Settle, Refund or Reset until then. A caller that would rather not try can call
+// Allow first, and compare RetryAfter with its deadline.
 func (l *Limiter) Wait(ctx context.Context, key string, limits ...Limit) (Decision, error) {
 	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err

@@ -78,6 +78,27 @@ func CountOnly(counts func(status int) bool) Option {
 	return func(m *Middleware) { m.gate.CountOnly(counts) }
 }
 
+// CostAfter has a request cost what the function says when its handler has finished, such as the tokens that a language
+// model has used. Cost, or one unit without it, is what is reserved before: at least an estimate, so that of many
+// requests at once no more are under way than the limit allows. The difference is given back or charged, even beyond a
+// limit's Max: then the client waits until enough has expired. The request counts as of its admission, and what it has
+// cost beyond the reservation as of when its handler has finished.
+//
+// The function is called once for each request that was admitted, when its handler has returned: that of a stream when
+// the stream has ended. It is called too if the client has left, since the work was done, so let handlers note what
+// they have used as they go. If a handler panics, the function is not called, and the reservation stays charged. It
+// also stays if the function returns less than 0, which is a mistake of the service, or if Redis does not answer in
+// time; the limiter's log says so. 0 gives back all.
+//
+// With CountOnly, a request whose status does not count costs nothing, and the function is called for the others, among
+// them those whose status is not known.
+//
+// As what is given back is there for all instances at once, none remembers that a client has no room, and each denial
+// is a call to Redis: see core.Limiter.Provisional.
+func CostAfter(cost func(echo.Context) int) Option {
+	return func(m *Middleware) { m.gate.CostAfter(cost) }
+}
+
 // DryRun lets every request pass and denies none, to see what limits would do: in the metrics, in Decision.DryRun
 // and, unless NoFields leaves them out, in the RateLimit fields. What would have been answered with an error passes
 // too, and the error goes to the limiter's log.
@@ -119,7 +140,7 @@ func (m *Middleware) limit(c echo.Context, next echo.HandlerFunc, policy func(ec
 	d, refusal := m.gate.Check(c, c.Request(), c.Response().Header(), policy)
 	if refusal == nil || refusal.Waived {
 		if m.gate.Settles() {
-			return m.count(c, next, d)
+			return m.settle(c, next, d)
 		}
 		return m.pass(c, next)
 	}
@@ -154,12 +175,11 @@ func (m *Middleware) pass(c echo.Context, next echo.HandlerFunc) error {
 	return err
 }
 
-// count runs the handler behind, and then gives the charge back if the request does not count. A panic leaves the
-// charge.
+// settle runs the handler behind, and then charges the request what it has cost. A panic leaves the charge.
 //
 // What the client was sent is seen behind Echo's Response: Context.JSON changes the status there when an answer has been
 // sent already, WrapMiddleware puts another Response in its place, and Echo's Timeout answers around it.
-func (m *Middleware) count(c echo.Context, next echo.HandlerFunc, d core.Decision) error {
+func (m *Middleware) settle(c echo.Context, next echo.HandlerFunc, d core.Decision) error {
 	ctx, response := c.Request().Context(), c.Response()
 	sent := echo.NewResponse(response.Writer, c.Echo())
 	sent.Status, sent.Committed = http.StatusOK, response.Committed
@@ -170,14 +190,14 @@ func (m *Middleware) count(c echo.Context, next echo.HandlerFunc, d core.Decisio
 	there := false // the client was, when its answer was begun
 	sent.Before(func() { there = ctx.Err() == nil })
 	err := m.pass(c, next)
-	if err == nil || sent.Committed {
-		m.gate.Settle(ctx, d, sent.Status, there)
-		return err
-	}
-	// What the status will be is for middleware further out to say, or for Echo's error handler. The context may be of
-	// middleware that ends it before that, as ContextTimeout does.
-	if ctx.Err() == nil {
-		response.Before(func() { m.gate.Settle(ctx, d, response.Status, true) })
+	switch {
+	case err == nil || sent.Committed:
+		m.gate.Settle(ctx, c, d, sent.Status, there)
+	case ctx.Err() == nil && m.gate.AwaitsStatus():
+		// What it will be is for middleware further out to say, or for Echo's error handler.
+		response.Before(func() { m.gate.Settle(ctx, c, d, response.Status, true) })
+	default: // the context may be of middleware that has ended it before that, as ContextTimeout does
+		m.gate.Settle(ctx, c, d, 0, false)
 	}
 	return err
 }

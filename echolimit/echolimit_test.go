@@ -166,6 +166,15 @@ func app(limiter *core.Limiter) http.Handler {
 	fail := func(c echo.Context) error { return adaptertest.Status(number("status")(c)) }
 	e.GET("/mapped", fail, failed.Limit(adaptertest.One))
 	e.GET("/mapping", fail, failed.Limit(adaptertest.One), render)
+	settled := func(opts ...echolimit.Option) *echolimit.Middleware {
+		opts = append(opts, echolimit.Cost(number("cost")), echolimit.CostAfter(number("actual")))
+		return by(echolimit.ClientIP(), opts...)
+	}
+	tried := settled(echolimit.CountOnly(adaptertest.Failed))
+	e.GET("/settled", ok, settled().Limit(adaptertest.Outer))
+	e.GET("/spent", handle, settled().Limit(adaptertest.Spent))
+	e.GET("/tried", handle, tried.Limit(adaptertest.Spent))
+	e.GET("/fails", fail, tried.Limit(adaptertest.Spent))
 	return e
 }
 

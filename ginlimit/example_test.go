@@ -1,8 +1,10 @@
 package ginlimit_test
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"iter"
 	"log"
 	"net/http"
 	"net/http/httptest"
@@ -291,6 +293,32 @@ func ExampleCost() {
 	// 200
 }
 
+// The tokens that a language model may use are reserved, and those that it has used are charged, also those of a stream
+// that its client has left.
+func ExampleCostAfter() {
+	r := gin.New()
+	const most = 1000 // tokens of a completion: so many are reserved, and those that it has used are charged
+	byKey := ginlimit.New(limiter, ginlimit.Header("X-API-Key"),
+		ginlimit.Cost(func(*gin.Context) int { return most }),
+		ginlimit.CostAfter(func(c *gin.Context) int { return c.GetInt("used") }))
+	r.POST("/chat", byKey.Limit(core.PerMinute("tokens", 1500)), func(c *gin.Context) {
+		prompt, _ := c.GetRawData()
+		for chunk := range complete(c.Request.Context(), string(prompt), most) {
+			c.Set("used", chunk.used) // as it goes, since the client may leave
+			c.Writer.WriteString(chunk.text)
+			c.Writer.Flush()
+		}
+	})
+	for _, leaves := range []bool{false, true, false} {
+		w := chat(r, leaves)
+		fmt.Println(w.Code, w.Header()["Ratelimit"], len(w.Body.String())/len("Because. "))
+	}
+	// Output:
+	// 200 ["tokens";r=500;t=60] 5
+	// 200 ["tokens";r=220;t=60] 1
+	// 200 ["tokens";r=100;t=60] 5
+}
+
 func ExampleCountOnly() {
 	failures := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.CountOnly(func(status int) bool {
 		return status == http.StatusUnauthorized
@@ -377,4 +405,47 @@ func ExampleDryRun() {
 	// Output:
 	// 200 ["trial";r=0;t=60]
 	// 200 ["trial";r=0;t=60]
+}
+
+// chunk is a part of what a language model answers, and complete stands for a call of one, which ends when its context
+// does.
+type chunk struct {
+	text string
+	used int // tokens until now, those of the prompt among them
+}
+
+func complete(ctx context.Context, _ string, _ int) iter.Seq[chunk] {
+	return func(yield func(chunk) bool) {
+		for i := range 5 {
+			if ctx.Err() != nil || !yield(chunk{text: "Because. ", used: 120 + 40*i}) {
+				return
+			}
+		}
+	}
+}
+
+// chat has a client send a question, which may leave when the answer begins.
+func chat(h http.Handler, leaves bool) *httptest.ResponseRecorder {
+	ctx, leave := context.WithCancel(context.Background())
+	defer leave()
+	w := &reader{ResponseRecorder: httptest.NewRecorder(), read: func() {
+		if leaves {
+			leave()
+		}
+	}}
+	r := httptest.NewRequestWithContext(ctx, "POST", "/chat", strings.NewReader("Why is the sky blue?"))
+	r.Header.Set("X-API-Key", "ann's")
+	h.ServeHTTP(w, r)
+	return w.ResponseRecorder
+}
+
+// reader is a client that reads an answer as it comes.
+type reader struct {
+	*httptest.ResponseRecorder
+	read func()
+}
+
+func (r *reader) Flush() {
+	r.ResponseRecorder.Flush()
+	r.read()
 }

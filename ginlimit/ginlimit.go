@@ -75,6 +75,27 @@ func CountOnly(counts func(status int) bool) Option {
 	return func(m *Middleware) { m.gate.CountOnly(counts) }
 }
 
+// CostAfter has a request cost what the function says when its handler has finished, such as the tokens that a language
+// model has used. Cost, or one unit without it, is what is reserved before: at least an estimate, so that of many
+// requests at once no more are under way than the limit allows. The difference is given back or charged, even beyond a
+// limit's Max: then the client waits until enough has expired. The request counts as of its admission, and what it has
+// cost beyond the reservation as of when its handler has finished.
+//
+// The function is called once for each request that was admitted, when its handler has returned: that of a stream when
+// the stream has ended. It is called too if the client has left, since the work was done, so let handlers note what
+// they have used as they go. If a handler panics, the function is not called, and the reservation stays charged. It
+// also stays if the function returns less than 0, which is a mistake of the service, or if Redis does not answer in
+// time; the limiter's log says so. 0 gives back all.
+//
+// With CountOnly, a request whose status does not count costs nothing, and the function is called for the others, among
+// them those whose status is not known.
+//
+// As what is given back is there for all instances at once, none remembers that a client has no room, and each denial
+// is a call to Redis: see core.Limiter.Provisional.
+func CostAfter(cost func(*gin.Context) int) Option {
+	return func(m *Middleware) { m.gate.CostAfter(cost) }
+}
+
 // DryRun lets every request pass and denies none, to see what limits would do: in the metrics, in Decision.DryRun
 // and, unless NoFields leaves them out, in the RateLimit fields. What would have been answered with an error passes
 // too, and the error goes to the limiter's log.
@@ -114,7 +135,7 @@ func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit
 	d, refusal := m.gate.Check(c, c.Request, c.Writer.Header(), policy)
 	if refusal == nil || refusal.Waived {
 		if m.gate.Settles() {
-			m.count(c, d)
+			m.settle(c, d)
 		}
 		return
 	}
@@ -130,19 +151,18 @@ func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit
 	}
 }
 
-// count runs the handlers behind, and then gives the charge back if the request does not count. A panic leaves the
-// charge.
-func (m *Middleware) count(c *gin.Context, d core.Decision) {
+// settle runs the handlers behind, and then charges the request what it has cost. A panic leaves the charge.
+func (m *Middleware) settle(c *gin.Context, d core.Decision) {
 	answer := &answer{ResponseWriter: c.Writer, ctx: c.Request.Context(), status: c.Writer.Status()}
 	c.Writer = answer
 	c.Next()
-	if len(c.Errors) > 0 && !answer.Written() {
-		return // what the status will be is for middleware further out to say
-	}
-	if !answer.begun && answer.Written() { // around it, as Engine.HandleContext does
+	switch {
+	case len(c.Errors) > 0 && !answer.Written():
+		answer.status = 0 // what it will be is for middleware further out to say
+	case !answer.begun && answer.Written(): // around it, as Engine.HandleContext does
 		answer.status = answer.Status()
 	}
-	m.gate.Settle(answer.ctx, d, answer.status, answer.there)
+	m.gate.Settle(answer.ctx, c, d, answer.status, answer.there)
 }
 
 // answer keeps the status that an answer was begun with. Writers of middleware's do not always tell: gin-contrib's for

@@ -136,6 +136,15 @@ func app(limiter *core.Limiter) http.Handler {
 	fail := func(c *gin.Context) { _ = c.Error(adaptertest.Status(number("status")(c))) }
 	r.GET("/mapped", failed.Limit(adaptertest.One), fail)
 	r.GET("/mapping", forget, failed.Limit(adaptertest.One), render, fail)
+	settled := func(opts ...ginlimit.Option) *ginlimit.Middleware {
+		opts = append(opts, ginlimit.Cost(number("cost")), ginlimit.CostAfter(number("actual")))
+		return by(ginlimit.ClientIP(), opts...)
+	}
+	tried := settled(ginlimit.CountOnly(adaptertest.Failed))
+	r.GET("/settled", settled().Limit(adaptertest.Outer), ok)
+	r.GET("/spent", settled().Limit(adaptertest.Spent), handle)
+	r.GET("/tried", tried.Limit(adaptertest.Spent), handle)
+	r.GET("/fails", tried.Limit(adaptertest.Spent), fail)
 	return r
 }
 

@@ -3,8 +3,10 @@
 --
 -- A log is a sorted set. An entry is the admission of one request, or of several that ask the same in one call. Its
 -- score is the time of admission, in microseconds of this server's clock. Its member is an id, or "id*n" if it weighs
--- n units instead of one. The window is half open: an entry counts until just before score + window. A log may have
--- three more members, called marks. Their scores are negative, which no entry's is:
+-- n units instead of one. The window is half open: an entry counts until just before score + window. A request that
+-- has cost more than it was charged has a second entry, whose score is the time at which that became known, so a log
+-- may hold more units than max. A log may have three more members, called marks. Their scores are negative, which no
+-- entry's is:
 --
 --   *   the log has entries that weigh more than one unit; minus the score is the number of units that ZCARD does not
 --       count
@@ -13,15 +15,22 @@
 --
 -- KEYS    the logs of all questions, in the order of the questions; all are in one hash slot
 -- ARGV    id         used by no other call; the entry of question q has the id "id.q", where the first q is 1
---         "again"    only if an earlier attempt of this call may have been executed
+--         "again"    only if an earlier attempt of this call may have been executed; or
+--         "known"    likewise, for a call that no caller waits for: grants what that attempt has granted and no more
 --         groups     of questions that differ in nothing but their logs; each group begins with a verb:
 --           admit    questions, limits, requests, cost, provisional (0 or 1), then max, window and ban of each limit
 --           one      questions, max, window: short for admit with 1 limit, 1 request, cost 1, not provisional, ban 0
 --           peek     questions, limits, then max, window and ban of each limit
---           refund   limits, id.q, requests, place, cost, then the window of each limit: gives back the cost of one
---                    of the requests that share the entry id.q, namely the one at this place, where the first is 0.
---                    If there are others, an entry "id.q:place" for each of them replaces the entry.
---           reset    logs: deletes them
+--           settle   limits, id.q, requests, place, cost, actual, then the window of each limit: charges one of the
+--                    requests that share the entry id.q what it has actually cost instead of cost. The request is the
+--                    one at this place, where the first is 0. Let "own" be "id.q" if it is the only one, or else
+--                    "id.q:place".
+--                      actual < cost   an entry "own=" of the same score replaces its entry, or none if actual is 0.
+--                                      If it shared the entry, each of the others gets an entry "id.q:place" instead.
+--                                      If its entry is not in the log, as it has expired, nothing is given back.
+--                      actual > cost   an entry "own+" is added for the difference, whatever became of the first.
+--                    To repeat this with the same actual changes nothing, as long as an entry "own+" is in a log.
+--           reset    logs: deletes them, unless the call is "known"
 --           probe    nothing; it has two keys, of which the second never exists. It runs every command that the other
 --                    verbs run, and changes nothing.
 --         Windows and bans are in microseconds, and whole milliseconds. A question of admit stands for so many
@@ -30,45 +39,50 @@
 --
 -- Reply   a list with one element for each question:
 --           an integer from 0   admit: there is one log, every request is granted, and this many units remain, enough
---                               for another request. refund: the number of units given back. reset, probe: 0.
+--                               for another request. settle: the number of units given back or charged.
+--                               reset, probe: 0.
 --           -1                  the budget of the call was used up before this question: ask it again
 --           a list              admit, peek: how many requests are granted, then three integers for each log:
---                                 remaining  units free after the grants; below zero if max was lowered
+--                                 remaining  units free after the grants; below zero if there are more than max
 --                                 retry      microseconds until one request more fits this log, 0 if it does now;
 --                                            negative if units of the log may be given back before that
 --                                 reset      microseconds until the log is empty, if nothing more is admitted
 --                               If any log is banned, these are as if none was, and there is one more integer for
 --                               each log: the microseconds until its ban ends, or 0. Requests that are granted came
 --                               before the ban, and the others are under it.
---           a string            the error of this question alone: one of its logs is no sorted set, or is damaged.
---                               Nothing was charged.
+--           a string            the error of this question alone: one of its logs is no sorted set, or is damaged,
+--                               or would hold more units than 2^53. Nothing was charged.
 --
 -- Ban     A question of admit bans each log that has no room for the first request that is not granted, if the ban of
 --         its limit is not 0 and the log is not banned yet. The ban belongs to the log: no question has room in it,
 --         whatever the ban of its own limit, until the ban ends or the log is deleted by reset. Nothing prolongs it.
---         A refund does not end it, nor does an entry that expires.
+--         To give units back does not end it, nor does an entry that expires.
 -- Clock   TIME, read once. If the clock steps back, there are entries in what is now the future. They still count, so
 --         no window is overfilled. A question about a log without room then moves them to the present, so that they
 --         expire a window from now. A ban that would last longer than when it began is moved likewise. If the clock
 --         steps forward, entries expire and bans end earlier by as much.
 -- Retry   A call that is sent again, with "again", grants what the earlier attempt has granted and charges nothing
 --         twice, as long as the entries of that attempt have not expired. If it overtakes the earlier attempt, that one
---         charges nothing twice either, if as many requests fit as before. What a short reply says of a log may be a
---         round trip old. If the units of a log are not known, its remaining is 0.
+--         charges nothing twice either, if as many requests fit as before, and units of none of them were given back
+--         meanwhile. If another number fits, it charges these as well, until they expire: at most the requests of the
+--         question, and never more than max. What a short reply says of a log may be a round trip old. If the units of
+--         a log are not known, its remaining is 0. A settle that is sent again, whatever the call says, is one that is
+--         repeated.
 -- Time    A call has a budget, so that it never occupies the server for long: 1000 less 7 for each key, and at least
 --         100. Reading or removing an entry takes 1, moving it to the present 2, cleaning a log 8 (but 0 if it is
---         done before any function is made), and a refund 1 for each request of its entry. Once the budget is used
---         up, expired entries stay in their logs, but their units are not counted. In a log with the mark * the
+--         done before any function is made), and giving back 1 for each request of the entry. Once the budget is
+--         used up, expired entries stay in their logs, but their units are not counted. In a log with the mark * the
 --         entries that expire have to be read to know their units; as long as some are left, the reply is -1, so a
 --         question about such a log with n expired entries is answered after about n/1000 calls. If finding retry
 --         would take more than the budget, retry is a time at which the request is still denied.
 -- Expiry  No log expires before its newest entry does, or its ban ends. Each expires within two windows and a second
---         after its last admission or, if the clock has stepped back, after the question that has moved its entries,
---         or else a second after its ban. PEXPIRE is a seventh of the work of an admission, so it runs only
+--         after an entry was added last or, if the clock has stepped back, after the question that has moved its
+--         entries, or else a second after its ban. PEXPIRE is a seventh of the work of an admission, so it runs only
 --           - for the first entry: one window from now, since most logs of a flood get no second entry
 --           - for the second entry: two windows from now
 --           - when entries have expired: two windows from now, or from the oldest entry that is left if none is added
---           - after a refund: two windows from the oldest entry that is left
+--           - when units were given back: two windows from the oldest entry that is left
+--           - when a settle has added an entry: as for an admission's first entry, or else two windows from now
 --           - when entries were moved from the future to the present: two windows from now
 --           - when a log is banned, and when nothing but the ban is left of it: to the end of the ban
 --         A call that finds no expired entry comes within a window of the oldest entry, after which PEXPIRE has run
@@ -77,7 +91,7 @@
 --         not be the one that was added last.
 -- Failure A call with wrong arguments fails before anything is written. A server that rejects writes, or a user
 --         without the right to a command, fails the whole call. What the call has charged is then taken back as far
---         as the server allows; units that a refund in the call has given back stay given back. Within a question
+--         as the server allows; units that a settle in the call has given back stay given back. Within a question
 --         nothing is written before all its logs are known to be sorted sets.
 
 local call, try = redis.call, redis.pcall
@@ -89,7 +103,7 @@ local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
 local stamp = #time[2] == 6 and time[1] .. time[2] or format('%.0f', now)
 
-local id, again, keys = ARGV[1], false, #KEYS
+local id, again, only, keys = ARGV[1], false, false, #KEYS -- only: what an earlier attempt has granted
 local budget = keys < 128 and 1000 - 7 * keys or 100 -- entries that this call may still remove, read or add for others
 local slack = 1000 -- milliseconds
 local reply = {}
@@ -105,8 +119,8 @@ if ARGV[2] == 'one' and not ARGV[6] and ARGV[3] + 0 == keys then
 else
   groups = {}
   local a, logs = 2, 0
-  if ARGV[a] == 'again' then
-    a, again = a + 1, true
+  if ARGV[a] == 'again' or ARGV[a] == 'known' then
+    a, again, only = a + 1, true, ARGV[a] == 'known'
   end
   local function number()
     a = a + 1
@@ -136,10 +150,10 @@ else
     elseif g.verb == 'peek' then
       g.questions, g.logs = number(), number()
       limits(g, true, true)
-    elseif g.verb == 'refund' then
+    elseif g.verb == 'settle' then
       g.logs, g.entry = number(), ARGV[a]
       a = a + 1
-      g.requests, g.place, g.cost = number(), number(), number()
+      g.requests, g.place, g.cost, g.actual = number(), number(), number(), number()
       limits(g, false)
     elseif g.verb == 'reset' then
       g.logs = number()
@@ -148,6 +162,7 @@ else
     else
       return redis.error_reply('ERR exactlimit: unknown verb')
     end
+    g.charges = g.charges and not only
     groups[#groups + 1] = g
     logs = logs + g.questions * g.logs
   end
@@ -353,7 +368,7 @@ end
 
 -- granted returns how many requests of a question an earlier attempt of this call has granted.
 local function granted(g, at, entry)
-  for n = again and g.charges and g.requests or 0, 1, -1 do
+  for n = again and g.requests or 0, 1, -1 do
     local member = name(entry, n * g.cost)
     for i = 1, g.logs do
       if call('ZSCORE', KEYS[at + i], member) then
@@ -383,11 +398,14 @@ end
 local charged = {} -- what questions that were not answered above have charged, and the marks of their bans
 local function fail(text)
   for i = #charged, 1, -1 do
-    local log, member, new, extra = unpack(charged[i])
+    local log, member, new, units = unpack(charged[i])
     if new then
       try('UNLINK', log)
-    elseif try('ZREM', log, member) == 1 and extra then
-      setExtra(log, extra)
+    elseif try('ZREM', log, member) == 1 and units > 1 then
+      local marked = try('ZSCORE', log, '*') -- it may have been lowered meanwhile
+      if type(marked) == 'string' then
+        setExtra(log, -marked - (units - 1))
+      end
     end
   end
   for q = 1, plain do
@@ -402,7 +420,7 @@ local function admit(g, at, entry)
   for i = 1, g.logs do
     members[i] = call('ZCARD', KEYS[at + i])
   end
-  local grants = g.requests
+  local grants = only and 0 or g.requests
   for i = 1, g.logs do
     local log = KEYS[at + i]
     local old = members[i] > 0 and call('ZCOUNT', log, '-inf', g.cutoff[i]) or 0
@@ -434,7 +452,7 @@ local function admit(g, at, entry)
     if charge > 0 then
       local member, marks = name(entry, charge), {}
       if call('ZADD', log, stamp, member) == 1 then -- it is there if this call was sent again, and that came first
-        charged[#charged + 1] = { log, member, live[i] == 0, charge > 1 and extra[i] }
+        charged[#charged + 1] = { log, member, live[i] == 0, charge }
         if charge > 1 then
           extra[i] = extra[i] + charge - 1
           marks = { format('%.0f', -extra[i]), '*' }
@@ -464,7 +482,7 @@ local function admit(g, at, entry)
       setBan(log, ban[i], mark)
       call('PEXPIRE', log, ban[i] / 1000 + slack, 'GT')
       first[i] = first[i] + 1
-      charged[#charged + 1] = { log, mark }
+      charged[#charged + 1] = { log, mark, false, 1 }
     end
     banned = banned or ban[i] > 0
   end
@@ -506,60 +524,97 @@ local function admit(g, at, entry)
   return reply
 end
 
--- refund gives back what one request was charged.
-local function refund(g, at)
+-- giveBack lowers the charge of one request to what it has cost, and returns the units given back. Extra is the units
+-- of each log that ZCARD does not count.
+local function giveBack(g, at, own, extra)
   local single, together = name(g.entry .. ':' .. g.place, g.cost), name(g.entry, g.requests * g.cost)
-  local removed = 0
-  if g.requests > 1 and budget <= 0 then
-    return -1 -- before anything, so that no other question finds one log with the units and another without
-  end
+  local moved = 0
   for i = 1, g.logs do
-    local log = KEYS[at + i]
-    local marked = call('ZSCORE', log, '*')
-    local extra = marked and -marked or 0
-    local score = call('ZSCORE', log, together)
-    local units = 0
-    if score then
-      if g.requests > 1 then
-        budget = budget - g.requests
-      end
-      call('ZREM', log, together)
-      extra = extra - (g.requests * g.cost - 1)
-      if g.requests > 1 then -- the entry becomes one for each of the other requests
-        local entries = {}
-        for place = 0, g.requests - 1 do
-          if place ~= g.place then
-            entries[#entries + 1] = score
-            entries[#entries + 1] = name(g.entry .. ':' .. place, g.cost)
-          end
+    local log, entries = KEYS[at + i], {}
+    local score, member = call('ZSCORE', log, together), together
+    if score and g.requests > 1 then -- the entry becomes one for each of the requests
+      budget = budget - g.requests
+      for place = 0, g.requests - 1 do
+        if place ~= g.place then
+          entries[#entries + 1] = score
+          entries[#entries + 1] = name(g.entry .. ':' .. place, g.cost)
         end
-        call('ZADD', log, unpack(entries))
-        extra = extra + (g.requests - 1) * (g.cost - 1)
       end
-      units = g.cost
-    elseif g.requests > 1 and call('ZREM', log, single) == 1 then
-      extra = extra - (g.cost - 1)
-      units = g.cost
+    elseif g.requests > 1 then
+      score, member = call('ZSCORE', log, single), single
     end
-    if units > 0 then
+    if score then
+      if g.actual > 0 then
+        entries[#entries + 1] = score
+        entries[#entries + 1] = name(own .. '=', g.actual)
+      end
+      call('ZREM', log, member)
+      if entries[1] then
+        call('ZADD', log, unpack(entries))
+      end
       local oldest = call('ZRANGEBYSCORE', log, '(' .. g.cutoff[i], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
       if not oldest then
         local _, _, _, ban, mark = marksOf(log)
         empty(log, ban, mark)
       else
-        setExtra(log, extra)
+        setExtra(log, extra[i] - (g.cost - g.actual) - (#entries / 2 - 1))
         call('ZADD', log, -1, '~')
         -- The oldest entry may be another one now. See "Expiry".
         call('PEXPIRE', log, format('%.0f', (oldest - now + 2 * g.window[i]) / 1000 + slack), 'GT')
       end
+      moved = moved + g.cost - g.actual
     end
-    removed = removed + units
   end
-  return removed
+  return moved
+end
+
+-- chargeMore charges what a request has cost beyond its charge, and returns the units charged.
+local function chargeMore(g, at, own, extra)
+  local more = g.actual - g.cost
+  local member, members, moved = name(own .. '+', more), {}, 0
+  for i = 1, g.logs do
+    if call('ZSCORE', KEYS[at + i], member) then
+      return 0 -- this was done before
+    end
+    members[i] = call('ZCARD', KEYS[at + i])
+    if members[i] + extra[i] + more > 9007199254740991 then -- numbers beyond this are not exact
+      return 'exactlimit: the log would hold more units than can be counted'
+    end
+  end
+  for i = 1, more > 0 and g.logs or 0 do
+    local log = KEYS[at + i]
+    call('ZADD', log, stamp, member)
+    charged[#charged + 1] = { log, member, members[i] == 0, more }
+    if more > 1 then
+      setExtra(log, extra[i] + more - 1)
+    end
+    if members[i] == 0 then
+      call('PEXPIRE', log, g.window[i] / 1000 + slack)
+    else
+      call('PEXPIRE', log, 2 * g.window[i] / 1000 + slack, 'GT')
+    end
+    moved = moved + more
+  end
+  return moved
+end
+
+-- settle changes the charge of one request to what it has cost.
+local function settle(g, at)
+  local less = g.actual < g.cost
+  if less and g.requests > 1 and budget <= 0 then
+    return -1 -- before anything, so that no other question finds one log with the units and another without
+  end
+  local own, extra = g.requests > 1 and g.entry .. ':' .. g.place or g.entry, {}
+  for i = 1, g.logs do
+    extra[i] = -(call('ZSCORE', KEYS[at + i], '*') or 0)
+  end
+  return (less and giveBack or chargeMore)(g, at, own, extra)
 end
 
 local function reset(g, at)
-  call('UNLINK', unpack(KEYS, at + 1, at + g.logs))
+  if not only then
+    call('UNLINK', unpack(KEYS, at + 1, at + g.logs))
+  end
   return 0
 end
 
@@ -582,7 +637,7 @@ groups = groups or { {
   verb = 'one', questions = plain, logs = 1, requests = 1, cost = 1, charges = true,
   max = { max }, window = { window }, ban = { 0 }, cutoff = { cutoff or format('%.0f', math.max(0, now - window)) },
 } }
-local answers = { one = admit, admit = admit, peek = admit, refund = refund, reset = reset, probe = probe }
+local answers = { one = admit, admit = admit, peek = admit, settle = settle, reset = reset, probe = probe }
 
 -- damaged reports whether an error is due to the content of a log: an error of Lua, which has no code, or one about a
 -- number that was computed from the log.

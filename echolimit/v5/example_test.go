@@ -1,11 +1,15 @@
 package echolimit_test
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"iter"
 	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/labstack/echo/v5"
@@ -181,6 +185,41 @@ func ExampleCost() {
 	// 200
 }
 
+// The tokens that a language model may use are reserved, and those that it has used are charged, also those of a stream
+// that its client has left.
+func ExampleCostAfter() {
+	e := echo.New()
+	const most = 1000 // tokens of a completion: so many are reserved, and those that it has used are charged
+	byKey := echolimit.New(limiter, echolimit.Header("X-API-Key"),
+		echolimit.Cost(func(*echo.Context) int { return most }),
+		echolimit.CostAfter(func(c *echo.Context) int {
+			used, _ := c.Get("used").(int)
+			return used
+		}))
+	e.POST("/chat", func(c *echo.Context) error {
+		prompt, err := io.ReadAll(c.Request().Body)
+		if err != nil {
+			return err
+		}
+		for chunk := range complete(c.Request().Context(), string(prompt), most) {
+			c.Set("used", chunk.used) // as it goes, since the client may leave
+			if _, err := io.WriteString(c.Response(), chunk.text); err != nil {
+				return err
+			}
+			http.NewResponseController(c.Response()).Flush()
+		}
+		return nil
+	}, byKey.Limit(core.PerMinute("tokens", 1500)))
+	for _, leaves := range []bool{false, true, false} {
+		w := chat(e, leaves)
+		fmt.Println(w.Code, w.Header()["Ratelimit"], len(w.Body.String())/len("Because. "))
+	}
+	// Output:
+	// 200 ["tokens";r=500;t=60] 5
+	// 200 ["tokens";r=220;t=60] 1
+	// 200 ["tokens";r=100;t=60] 5
+}
+
 func ExampleCountOnly() {
 	failures := echolimit.New(limiter, echolimit.ClientIP(), echolimit.CountOnly(func(status int) bool {
 		return status == http.StatusUnauthorized
@@ -275,4 +314,47 @@ func ExampleDryRun() {
 	// Output:
 	// 200 ["trial";r=0;t=60]
 	// 200 ["trial";r=0;t=60]
+}
+
+// chunk is a part of what a language model answers, and complete stands for a call of one, which ends when its context
+// does.
+type chunk struct {
+	text string
+	used int // tokens until now, those of the prompt among them
+}
+
+func complete(ctx context.Context, _ string, _ int) iter.Seq[chunk] {
+	return func(yield func(chunk) bool) {
+		for i := range 5 {
+			if ctx.Err() != nil || !yield(chunk{text: "Because. ", used: 120 + 40*i}) {
+				return
+			}
+		}
+	}
+}
+
+// chat has a client send a question, which may leave when the answer begins.
+func chat(h http.Handler, leaves bool) *httptest.ResponseRecorder {
+	ctx, leave := context.WithCancel(context.Background())
+	defer leave()
+	w := &reader{ResponseRecorder: httptest.NewRecorder(), read: func() {
+		if leaves {
+			leave()
+		}
+	}}
+	r := httptest.NewRequestWithContext(ctx, "POST", "/chat", strings.NewReader("Why is the sky blue?"))
+	r.Header.Set("X-API-Key", "ann's")
+	h.ServeHTTP(w, r)
+	return w.ResponseRecorder
+}
+
+// reader is a client that reads an answer as it comes.
+type reader struct {
+	*httptest.ResponseRecorder
+	read func()
+}
+
+func (r *reader) Flush() {
+	r.ResponseRecorder.Flush()
+	r.read()
 }

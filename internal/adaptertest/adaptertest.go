@@ -81,6 +81,10 @@ var update = flag.Bool("update", false, "write the golden files anew")
 //	/actions   ClientIP, CountOnly with Succeeded, Inner; the handler calls Handle
 //	/mapped    ClientIP, CountOnly with Failed, One; the handler fails with Status of the query's "status"
 //	/mapping   the same, with middleware behind the limiter that answers errors with Render
+//	/settled   ClientIP, Cost and CostAfter as Number of the query's "cost" and "actual", Outer
+//	/spent     the same, Spent; the handler calls Handle
+//	/tried     the same, CountOnly with Failed, Spent; the handler calls Handle
+//	/fails     as /tried; the handler fails with Status of the query's "status"
 //
 // Requests that match no route are under Unknown by the same LimitRoutes, and answered by NotFound. Middleware in
 // front of everything answers the errors of a request with Render after its handlers have run, as the error
@@ -234,6 +238,8 @@ func Run(t *testing.T, app App) {
 	t.Run("contexts of handlers", func(t *testing.T) { contextsOfHandlers(t, app) })
 	t.Run("panics", func(t *testing.T) { panics(t, app) })
 	t.Run("refunds", func(t *testing.T) { refunds(t, app) })
+	t.Run("settles", func(t *testing.T) { settles(t, app) })
+	t.Run("settles of many", func(t *testing.T) { settlesOfMany(t, app) })
 	t.Run("errors", func(t *testing.T) { serviceErrors(t, app) })
 	t.Run("deadlines", func(t *testing.T) { deadlines(t, app) })
 }

@@ -98,6 +98,18 @@ var table = []struct {
 		{target: "/failures?status=200"}, // denied, though it would succeed
 		{at: 10000 * ms, target: "/failures?status=200"},
 	}},
+	{"settled", []request{
+		{target: "/settled?cost=3&actual=1"},
+		{target: "/settled?cost=2&actual=2"},
+		{target: "/settled?cost=1&actual=0"}, // denied
+		{at: 60000 * ms, target: "/settled?cost=1&actual=9"},
+		{at: 61000 * ms, target: "/settled?cost=1&actual=0"}, // denied, since more than Max has been charged
+		{at: 119999 * ms, target: "/settled?cost=1&actual=0"},
+		{at: 120000 * ms, target: "/settled?cost=3&actual=0"},
+		{at: 120000 * ms, target: "/settled?cost=1&actual=-1"}, // the service's mistake, so the reservation stays
+		{at: 120000 * ms, target: "/settled?cost=1&actual=1"},
+		{at: 120000 * ms, target: "/settled?cost=4&actual=1"}, // never
+	}},
 	{"guard", []request{
 		{target: "/guard?status=401"},
 		{target: "/guard?status=200"}, // given back

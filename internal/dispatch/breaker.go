@@ -54,6 +54,7 @@ type incident struct {
 	open    atomic.Bool           // the state is Open, not HalfOpen
 	cause   atomic.Pointer[error] // the last failure
 	settled chan struct{}         // closed when the state is no longer HalfOpen
+	over    chan struct{}         // closed when the state is Closed again
 }
 
 // pass returns nil if a call may be sent, or an error if it may not. If there may be no connection, it first waits
@@ -85,6 +86,23 @@ func (b *breaker) open() error {
 	return nil
 }
 
+// awaitClosed returns when the state is Closed, or reports false if it is not within the given time.
+func (b *breaker) awaitClosed(within time.Duration) bool {
+	i := b.incident.Load()
+	if i == nil {
+		return true
+	}
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	select {
+	case <-i.over:
+		return true
+	case <-b.closing.Done():
+	case <-timer.C:
+	}
+	return false
+}
+
 // suspect makes a closed breaker half-open, because a question with the given hash tag has failed. If lost is true
 // there may be no connection, which is noted in a half-open breaker too.
 func (b *breaker) suspect(hashTag string, cause error, lost bool) {
@@ -98,7 +116,9 @@ func (b *breaker) suspect(hashTag string, cause error, lost bool) {
 	case i != nil:
 		i.lost.Store(i.lost.Load() || lost)
 	default:
-		i := &incident{hashTag: strings.Clone(hashTag), since: b.now(), settled: make(chan struct{})}
+		i := &incident{
+			hashTag: strings.Clone(hashTag), since: b.now(), settled: make(chan struct{}), over: make(chan struct{}),
+		}
 		i.cause.Store(&cause)
 		i.lost.Store(lost)
 		b.incident.Store(i)
@@ -178,6 +198,7 @@ func (b *breaker) setClosed(i *incident) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.incident.Store(nil)
+	close(i.over)
 	if i.open.Load() {
 		b.changed(Open, Closed, i.since, nil)
 	} else {

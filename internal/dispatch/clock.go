@@ -24,11 +24,13 @@ type clock struct {
 	closing context.Context // once it has ended, ticks are short
 
 	mu      sync.Mutex
+	closed  bool
 	running bool
 	heard   time.Duration // the total time in which this process was able to listen
 	ticked  time.Duration // when the last tick ended
 	fresh   []wait        // the waits that have begun since then
 	alarms  []*alarm
+	working sync.WaitGroup // advance, and the functions of alarms
 }
 
 const (
@@ -96,10 +98,18 @@ func (c *clock) call(after time.Duration, moot func() bool, f func()) {
 
 // run starts the clock if it does not run. The clock must be locked.
 func (c *clock) run() {
-	if !c.running {
+	if !c.running && !c.closed {
 		c.running, c.ticked = true, c.now()
-		go c.advance()
+		c.working.Go(c.advance)
 	}
+}
+
+// close returns when the clock has stopped and the functions of its alarms have returned. All waits must be over.
+func (c *clock) close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.working.Wait()
 }
 
 // advance runs the clock until it stops.
@@ -127,7 +137,7 @@ func (c *clock) advance() {
 			case a.moot():
 				return true
 			case c.over(a.span, now):
-				go a.f() // which may log, and so take a while
+				c.working.Go(a.f) // which may log, and so take a while
 				return true
 			}
 			return false

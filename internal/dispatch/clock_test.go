@@ -225,3 +225,21 @@ func TestTimeout(t *testing.T) {
 	close(release)
 	assert.Equal(t, d.prefix+"a", <-d.late)
 }
+
+// The clock is closed when it has stopped and the functions of its alarms have returned.
+func TestCloseWaitsForAlarms(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newClocked(t, 100*time.Millisecond)
+		var done atomic.Bool
+		c.call(50*time.Millisecond, func() bool { return false }, func() {
+			time.Sleep(time.Second)
+			done.Store(true)
+		})
+		time.Sleep(60 * time.Millisecond)
+		c.close()
+		assert.True(t, done.Load())
+		assert.False(t, c.running)
+		c.wait() // of a caller that came too late: its question is answered by the link that is closed
+		assert.False(t, c.running)
+	})
+}

@@ -57,7 +57,8 @@ func TestSizeOfACall(t *testing.T) {
 		"then another": {func(i int) *question { return &question{key: fmt.Sprint(i / 100)} }, []int{512, 512, 512}},
 	} {
 		d := &Dispatcher[*question]{}
-		l := newLink(d, 0) // nobody works
+		l := newLink(d)
+		l.most = 0 // no worker starts
 		for i := range 2000 {
 			require.NoError(t, l.push(row.questions(i)))
 		}
@@ -71,46 +72,13 @@ func TestSizeOfACall(t *testing.T) {
 	}
 }
 
-// Questions to other slots are passed over, and stay in their order in front of those that a full call has not looked at.
-func TestQuestionsOfOneSlotGoTogether(t *testing.T) {
-	l := newLink(&Dispatcher[*question]{}, 0) // nobody works
-	var want []string
-	for i := range 3 * maxSize {
-		q := &question{key: fmt.Sprint(i)}
-		q.begin(i % 3)
-		require.NoError(t, l.push(q))
-		if i%3 > 0 {
-			want = append(want, q.key)
-		}
-	}
-	late := &question{key: "late"}
-	late.begin(0)
-	require.NoError(t, l.push(late))
-	for slot, size := range []int{maxSize, maxSize, maxSize, 1} {
-		questions, ok := l.take(nil)
-		require.True(t, ok)
-		assert.Len(t, questions, size)
-		for _, q := range questions {
-			assert.Equal(t, slot%3, q.slot)
-		}
-		if slot == 0 {
-			var left []string
-			for _, q := range l.queue[l.head:] {
-				left = append(left, q.key)
-			}
-			assert.Equal(t, append(want, "late"), left)
-		}
-	}
-	assert.Empty(t, l.queue)
-}
-
 // Questions that come at once while one worker is idle wake others too, once it has taken as many as go together.
 func TestNoWakeupIsLost(t *testing.T) {
 	d, g := gated(t)
 	o := d.ask(context.Background(), d.about("a"))
 	(<-g.came).pass <- nil
 	require.NoError(t, o.wait(t).err)
-	l := d.single
+	l := d.nodes.link(0)
 	d.eventually(func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.idle == 1 && l.started == 1 })
 	l.mu.Lock() // so that the worker wakes when all are there
 	for i := range 2 * maxSize {
@@ -218,7 +186,7 @@ func TestCallersLeave(t *testing.T) {
 // Those that come when too many wait are turned away, and the others are not held up.
 func TestFullQueue(t *testing.T) {
 	d, g := gated(t)
-	d.single.room = 3
+	d.nodes.link(0).room = 3
 	first, calls := d.busy(g)
 	waiting := d.queue(context.Background(), "a", "b", "c")
 	for range 3 {
@@ -389,6 +357,7 @@ func TestEveryError(t *testing.T) {
 		"ERR":                  {err: rejection(t, "ERR no"), times: 1, calls: 1, fails: true},
 		"NOPERM in Valkey":     {err: rejection(t, "ERR ACL failure in script: User a has no permissions to run the 'time' command"), times: 1, calls: 1, fails: true},
 		"NOPERM in Redis 7.0":  {err: rejection(t, "ERR The user executing the script can't run this command or subcommand"), times: 1, calls: 1, fails: true},
+		"ERR of a command":     {err: rejection(t, "ERR SELECT is not allowed"), times: 1, calls: 1, fails: true},
 		"ERR of two words":     {err: rejection(t, "ERR DB index is out of range"), times: 1, calls: 1, fails: true},
 		"READONLY once":        {err: rejection(t, "READONLY no"), times: 1, calls: 2},
 		"READONLY for good":    {err: rejection(t, "READONLY no"), times: 1 << 30, calls: 10, fails: true},
@@ -426,7 +395,7 @@ func TestEveryError(t *testing.T) {
 				assert.Equal(t, want, words[4:])
 			}
 			left.Store(0)
-			d.eventually(func() bool { return d.single.breaker.incident.Load() == nil })
+			d.eventually(func() bool { return d.nodes.link(0).breaker.incident.Load() == nil })
 			assert.NoError(t, d.Do(context.Background(), d.about("b")))
 		})
 	}
@@ -463,7 +432,7 @@ func TestNotSentAgain(t *testing.T) {
 		return send()
 	}
 	d := start(t, lose, func(c *Config[*question]) {
-		c.NewBatch = func() Batch[*question] { return &fakeBatch{id: func() string { return "id" }} }
+		c.Batches = batches(func() Batch[*question] { return &fakeBatch{id: func() string { return "id" }} })
 	})
 	assert.ErrorIs(t, d.Do(context.Background(), d.about("a")), io.EOF)
 	assert.Len(t, d.client.sent(isCall), 1)
@@ -519,7 +488,7 @@ func TestQuestionsWaitForASlotThatMoves(t *testing.T) {
 		return send()
 	})
 	d.client.mode = rueidis.ClientModeCluster
-	l := d.ranges[slotOf("{a}")*ranges/slots]
+	l := d.nodes.link(0)
 	ask := func(name string) *outcome {
 		return d.ask(context.Background(), &question{key: "{a}" + d.prefix + name})
 	}
@@ -542,7 +511,7 @@ func TestQuestionsWaitForASlotThatMoves(t *testing.T) {
 		default:
 		}
 	}
-	assert.NoError(t, d.probe(context.Background(), "a"))
+	assert.NoError(t, l.probe(context.Background(), "a"))
 	moved.Store(true)
 	for _, o := range both {
 		assert.NoError(t, o.wait(t).err)

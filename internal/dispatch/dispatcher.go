@@ -17,6 +17,8 @@ type Question[Q any] interface {
 	HashTag() string
 	// Size returns how much work the question is for the script. A question about one key usually has size 1.
 	Size() int
+	// Unwanted reports whether the caller, which has got an error, has no use for what it may be granted all the same.
+	Unwanted() bool
 	// Alike reports whether a batch can ask this question together with other for the work of one.
 	Alike(other Q) bool
 
@@ -30,6 +32,8 @@ type Batch[Q Question[Q]] interface {
 	Encode(questions []Q) (keys, args []string)
 	// Again returns the arguments for sending the call again after it may have been executed.
 	Again() []string
+	// Known returns the arguments for asking what the call has granted if it was executed, without granting more.
+	Known() []string
 	// RetryFor returns how long after Encode the call may be sent again.
 	RetryFor() time.Duration
 	// Decode stores the answers in the questions, and returns the questions that have to be asked again. It returns an
@@ -40,10 +44,11 @@ type Batch[Q Question[Q]] interface {
 // Config configures a Dispatcher. All fields but the last three are required.
 type Config[Q Question[Q]] struct {
 	// Client returns the client to use, or an error while there is none.
-	Client   func() (rueidis.Client, error)
-	Timeout  time.Duration
-	Script   string
-	NewBatch func() Batch[Q]
+	Client  func() (rueidis.Client, error)
+	Timeout time.Duration
+	Script  string
+	// Batches returns a function that makes batches for one worker. They may share memory that only Encode uses.
+	Batches func() (newBatch func() Batch[Q])
 	// Probe returns the keys and arguments of a call that tests what questions with a hash tag need, and changes
 	// nothing.
 	Probe func(hashTag string) (keys, args []string)
@@ -66,14 +71,10 @@ type Dispatcher[Q Question[Q]] struct {
 	sha1    string // of the script
 	start   time.Time
 	clock   clock
-	single  *link[Q]           // to a server, or to the master that Sentinel names
-	ranges  [ranges]*link[Q]   // to the ranges of slots of Redis Cluster
+	nodes   nodes[Q]
 	closing context.Context    // ends when Close is called
 	close   context.CancelFunc // ends closing
 }
-
-// ranges is the number of ranges of slots, of 512 slots each. A range may have slots of several nodes.
-const ranges = 32
 
 var (
 	// ErrClosed is the error of a question to a Dispatcher that is closed.
@@ -94,10 +95,7 @@ func New[Q Question[Q]](config Config[Q]) *Dispatcher[Q] {
 	}
 	d.closing, d.close = context.WithCancel(context.Background())
 	d.clock = clock{timeout: config.Timeout, now: d.Now, closing: d.closing}
-	d.single = newLink(d, maxInFlight)
-	for i := range d.ranges {
-		d.ranges[i] = newLink(d, maxInFlightOfRange)
-	}
+	d.nodes.table.Store(&table[Q]{links: []*link[Q]{newLink(d)}})
 	return d
 }
 
@@ -114,19 +112,22 @@ func (d *Dispatcher[Q]) Do(ctx context.Context, q Q) error {
 		return err
 	}
 	d.clock.add(t)
-	var cause error // for the breaker; never the context's error, which concerns this caller alone
 	select {
 	case <-t.done:
 	case <-ctx.Done():
-		if t.leave() {
-			err, cause = ctx.Err(), errNoAnswer
-		} else {
+		asked := t.in(sent)
+		if !t.leave() {
 			<-t.done
+			break
+		}
+		err = ctx.Err()
+		if asked {
+			l.listen(q.HashTag())
 		}
 	}
 	if t.in(expired) {
 		err = &timeoutError{d.Timeout}
-		cause = err
+		l.breaker.suspect(q.HashTag(), err, false)
 	}
 	if err == nil {
 		return t.err
@@ -134,7 +135,6 @@ func (d *Dispatcher[Q]) Do(ctx context.Context, q Q) error {
 	if !errors.Is(err, context.Canceled) && d.TimedOut != nil {
 		d.TimedOut()
 	}
-	l.breaker.suspect(q.HashTag(), cause, false)
 	return err
 }
 
@@ -144,25 +144,25 @@ func (d *Dispatcher[Q]) push(q Q) (*link[Q], error) {
 	if err != nil {
 		return nil, err
 	}
-	l, slot := d.single, 0
-	if client.Mode() == rueidis.ClientModeCluster {
-		slot = slotOf(q.HashTag())
-		l = d.ranges[slot*ranges/slots]
-	}
+	slot := slotIn(client, q.HashTag())
+	l := d.nodes.link(slot)
 	q.ticket().begin(slot)
 	return l, l.push(q)
 }
 
-// Close answers all questions in the queues with ErrClosed, and returns when no call is in flight.
+// Close answers all questions in the queues with ErrClosed, and returns when no call is in flight and nothing happens
+// in the background any more.
 func (d *Dispatcher[Q]) Close() {
 	d.close()
-	for _, l := range append(d.ranges[:], d.single) {
+	links := d.nodes.close()
+	for _, l := range links {
 		l.close()
 	}
-	for _, l := range append(d.ranges[:], d.single) {
+	for _, l := range links {
 		l.breaker.close()
 		l.workers.Wait()
 	}
+	d.clock.close()
 }
 
 // timeoutError is the error of a question that had no answer in time.

@@ -20,13 +20,14 @@ import (
 
 func TestMain(m *testing.M) { redistest.Main(m) }
 
-// script adds a member to the set of each question, and answers how many it has. A call sent again adds nothing twice.
+// script adds a member to the set of each question, and answers how many it has. A call sent again adds nothing twice,
+// and one that is known adds nothing.
 const script = `
 local at = 1
-if ARGV[1] == 'again' then at = 2 end
+if ARGV[1] == 'again' or ARGV[1] == 'known' then at = 2 end
 local reply = {}
 for i, key in ipairs(KEYS) do
-  if ARGV[at] ~= 'probe' then
+  if ARGV[at] ~= 'probe' and ARGV[1] ~= 'known' then
     redis.call('SADD', key, ARGV[at] .. '.' .. i)
   end
   reply[i] = redis.call('SCARD', key)
@@ -40,6 +41,8 @@ type question struct {
 	size  int
 	again int // how often the batch has it asked again
 	count int64
+
+	unwanted atomic.Bool
 }
 
 func (q *question) HashTag() string {
@@ -51,6 +54,7 @@ func (q *question) HashTag() string {
 	return tag
 }
 func (q *question) Size() int                  { return max(1, q.size) }
+func (q *question) Unwanted() bool             { return q.unwanted.Load() }
 func (q *question) Alike(other *question) bool { return q.key == other.key }
 
 // isCall reports whether a command is a call of the script that is no probe.
@@ -92,6 +96,8 @@ func (b *fakeBatch) Again() []string {
 	return b.args
 }
 
+func (b *fakeBatch) Known() []string { return append([]string{"known"}, b.Again()[1:]...) }
+
 func (b *fakeBatch) RetryFor() time.Duration { return b.retryFor }
 
 func (b *fakeBatch) Decode(reply []rueidis.RedisMessage) (again []*question, err error) {
@@ -110,17 +116,25 @@ func (b *fakeBatch) Decode(reply []rueidis.RedisMessage) (again []*question, err
 	return again, nil
 }
 
+// batches returns a function for Config.Batches.
+func batches(newBatch func() Batch[*question]) func() func() Batch[*question] {
+	return func() func() Batch[*question] { return newBatch }
+}
+
 // client is a client whose calls of the script a test can hold up or answer itself.
 type client struct {
 	rueidis.Client
-	mode rueidis.ClientMode // what it says it is
-	do   func(ctx context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult
+	mode  rueidis.ClientMode // what it says it is
+	nodes map[string]rueidis.Client
+	do    func(ctx context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult
 
 	mu    sync.Mutex
 	words [][]string // of all commands
 }
 
 func (c *client) Mode() rueidis.ClientMode { return c.mode }
+
+func (c *client) Nodes() map[string]rueidis.Client { return c.nodes }
 
 func (c *client) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
 	words := slices.Clone(cmd.Commands())
@@ -135,6 +149,9 @@ func (c *client) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisRes
 }
 
 func (c *client) DoMulti(ctx context.Context, cmds ...rueidis.Completed) (results []rueidis.RedisResult) {
+	if c.do == nil {
+		return c.Client.DoMulti(ctx, cmds...)
+	}
 	for _, cmd := range cmds {
 		results = append(results, c.Do(ctx, cmd))
 	}
@@ -171,8 +188,10 @@ type dispatched struct {
 }
 
 // start returns a dispatcher on the shared server, with patience unless the test says otherwise.
-func start(t *testing.T, do func(ctx context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult,
-	set ...func(*Config[*question])) *dispatched {
+func start(
+	t *testing.T, do func(ctx context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult,
+	set ...func(*Config[*question]),
+) *dispatched {
 	t.Helper()
 	d := &dispatched{T: t, prefix: redistest.Prefix() + ":", late: make(chan string, 1000)}
 	d.client = &client{Client: redistest.Shared(t).Client(t), do: do}
@@ -182,9 +201,9 @@ func start(t *testing.T, do func(ctx context.Context, words []string, send func(
 		Client:  func() (rueidis.Client, error) { return d.client, nil },
 		Timeout: 10 * time.Second,
 		Script:  script,
-		NewBatch: func() Batch[*question] {
+		Batches: batches(func() Batch[*question] {
 			return &fakeBatch{id: func() string { return fmt.Sprint("id", ids.Add(1)) }, retryFor: time.Hour}
-		},
+		}),
 		Probe: func(hashTag string) (keys, args []string) { return []string{"{" + hashTag + "}"}, []string{"probe"} },
 		Late:  func(q *question) { d.late <- q.key },
 		Called: func(questions int, _ time.Duration, _ error) {
@@ -240,7 +259,7 @@ func (d *dispatched) queue(ctx context.Context, names ...string) (outcomes []*ou
 
 // waiting returns how many questions are in the queue.
 func (d *dispatched) waiting() int {
-	l := d.single
+	l := d.nodes.link(0)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.queue) - l.head

@@ -1,20 +1,20 @@
 package dispatch
 
 import (
-	"context"
 	"runtime"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
-
-	"github.com/redis/rueidis"
 )
 
-// link is the queue of the questions to one server, or to one range of slots, with the workers that ask them.
+// link is the queue of the questions to one server, with the workers that ask them.
 type link[Q Question[Q]] struct {
 	d       *Dispatcher[Q]
 	breaker breaker
-	most    int // the number of workers
-	room    int // the most questions in the queue
+	most    int           // the number of workers
+	room    int           // the most questions in the queue
+	heard   atomic.Uint64 // how many calls have ended
 
 	mu      sync.Mutex
 	wake    sync.Cond // signals idle workers
@@ -28,24 +28,22 @@ type link[Q Question[Q]] struct {
 }
 
 const (
-	// maxInFlight is the number of workers of the link to a server, and so of its calls in flight: while Redis executes
-	// one call, the next is on its way. With more, calls would be smaller, and cost Redis more work for each question.
+	// maxInFlight is the number of workers of a link: while Redis answers what one has asked, the questions of the next
+	// are on their way. With more, each would ask fewer questions at once, which costs Redis more work for each question.
 	maxInFlight = 2
-	// maxInFlightOfRange is the number for a range of slots, where each call is about one slot.
-	maxInFlightOfRange = 16
-	// maxSize and maxQuestions limit the questions of a call to what Redis answers in half a millisecond. Consecutive
-	// questions that are alike have the size of one.
+	// maxSize and maxQuestions limit the questions that a worker asks at once to what Redis answers in half a millisecond,
+	// or in a few if they are about many slots. Consecutive questions that are alike have the size of one.
 	maxSize, maxQuestions = 128, 512
 	// maxQueue is the most questions in a queue, to bound its memory.
 	maxQueue = 1 << 16
 )
 
-func newLink[Q Question[Q]](d *Dispatcher[Q], most int) *link[Q] {
-	l := &link[Q]{d: d, most: most, room: maxQueue}
+func newLink[Q Question[Q]](d *Dispatcher[Q]) *link[Q] {
+	l := &link[Q]{d: d, most: maxInFlight, room: maxQueue}
 	l.wake.L = &l.mu
 	l.breaker = breaker{
 		clock: &d.clock, now: d.Now, closing: d.closing,
-		probe: d.probe,
+		probe: l.probe,
 		changed: func(from, to State, since time.Duration, cause error) {
 			if to == Open {
 				l.drain(cause)
@@ -132,20 +130,10 @@ func (l *link[Q]) take(questions []Q) (_ []Q, ok bool) {
 		l.mu.Lock()
 		l.gathers = false
 	}
-	// The questions that go elsewhere are passed over. They stay in front of those that are not looked at, so that the
-	// work does not grow with the queue.
-	rest, looked, passed, size := l.queue[l.head:], 0, 0, 0
-	for _, q := range rest {
+	size := 0
+	for _, q := range l.queue[l.head:] {
 		more := 0
-		switch {
-		case len(questions) == 0:
-			more = q.Size()
-		case !goTogether(questions[0], q):
-			rest[passed] = q
-			passed++
-			looked++
-			continue
-		case !q.Alike(questions[len(questions)-1]):
+		if len(questions) == 0 || !q.Alike(questions[len(questions)-1]) {
 			more = q.Size()
 		}
 		if len(questions) == maxQuestions || len(questions) > 0 && size+more > maxSize {
@@ -153,11 +141,9 @@ func (l *link[Q]) take(questions []Q) (_ []Q, ok bool) {
 		}
 		questions = append(questions, q)
 		size += more
-		looked++
 	}
-	copy(rest[looked-passed:looked], rest[:passed])
-	clear(rest[:looked-passed])
-	if l.head += looked - passed; l.head == len(l.queue) {
+	clear(l.queue[l.head : l.head+len(questions)])
+	if l.head += len(questions); l.head == len(l.queue) {
 		l.queue, l.head = l.queue[:0], 0
 	} else {
 		l.wakeWorker() // those that are left may have woken no worker, as this one was about to take what has come
@@ -165,10 +151,15 @@ func (l *link[Q]) take(questions []Q) (_ []Q, ok bool) {
 	return questions, !l.closed
 }
 
-// goTogether reports whether two questions may be asked in one call.
-func goTogether[Q Question[Q]](a, b Q) bool {
-	s, t := a.ticket(), b.ticket()
-	return s.slot == t.slot && s.alone == t.alone && (!s.alone || b.Alike(a))
+// listen makes the breaker half-open if no call ends within the timeout from now. It is called when a caller has left
+// because its context ended, which is no evidence that Redis does not answer. If all callers leave early, there is no
+// other.
+func (l *link[Q]) listen(hashTag string) {
+	hashTag = strings.Clone(hashTag)
+	if before := l.heard.Load(); l.breaker.incident.Load() == nil {
+		moot := func() bool { return l.heard.Load() != before || l.d.closing.Err() != nil }
+		l.d.clock.call(l.d.Timeout, moot, func() { l.breaker.suspect(hashTag, errNoAnswer, false) })
+	}
 }
 
 // drain empties the queue, and answers its questions with an error.
@@ -191,30 +182,4 @@ func (l *link[Q]) close() {
 	l.wake.Broadcast()
 	l.mu.Unlock()
 	l.drain(ErrClosed)
-}
-
-// probe makes a call that tests all that other calls need: the connection, the user's rights, the script, and that the
-// server accepts writes.
-func (d *Dispatcher[Q]) probe(ctx context.Context, hashTag string) error {
-	client, err := d.Client()
-	if err != nil {
-		return err
-	}
-	keys, args := d.Probe(hashTag)
-	_, err = d.call(ctx, client, keys, args).ToArray()
-	switch {
-	case tryAgain(err):
-		return nil // the slot is moving to another node, but calls about other keys of the link are answered
-	case readOnly(err):
-		d.quit(ctx, client, keys[0])
-	}
-	return err
-}
-
-// quit ends a connection to a server that is no longer the master, so that the client makes a new one, which may
-// reach the master at the same address. The command has a key, which Redis ignores, because a client with several
-// connections picks one of them at random for a command with a key, and always the same one for a command without.
-func (d *Dispatcher[Q]) quit(ctx context.Context, client rueidis.Client, key string) {
-	defer caught(func(error) {})
-	client.Do(ctx, client.B().Arbitrary("QUIT").Keys(key).Build())
 }

@@ -1,5 +1,7 @@
 package dispatch
 
+import "github.com/redis/rueidis"
+
 // slots is the number of slots of Redis Cluster.
 const slots = 16384
 
@@ -27,3 +29,11 @@ var crcTable = func() (table [256]uint16) {
 	}
 	return table
 }()
+
+// slotIn returns the slot of the keys with a hash tag, or 0 if the client's Redis is no cluster.
+func slotIn(client rueidis.Client, hashTag string) int {
+	if client.Mode() != rueidis.ClientModeCluster {
+		return 0
+	}
+	return slotOf(hashTag)
+}

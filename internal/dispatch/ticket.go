@@ -54,6 +54,9 @@ func (t *Ticket) send() bool { return t.change(waiting, sent) }
 
 // answer ends the wait with an answer, or with an error, and reports whether the caller was still waiting.
 func (t *Ticket) answer(err error) bool {
+	if !t.in(sent) {
+		return false // and err may be read
+	}
 	t.err = err
 	if !t.change(sent, answered) {
 		return false

@@ -5,6 +5,7 @@ package httplimit
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"time"
@@ -25,12 +26,13 @@ type Gate[C any] struct {
 	// Cost is how many units a request takes; nil means one.
 	Cost func(C) int
 
-	limiter  *core.Limiter
-	counts   func(status int) bool // nil if all requests count
-	key      func(C) (string, error)
-	template func(C) string // of the route that a request matched
-	dryRun   bool
-	warnings warnings
+	limiter   *core.Limiter
+	counts    func(status int) bool // nil if all requests count
+	costAfter func(C) int           // nil if a request costs what it was charged
+	key       func(C) (string, error)
+	template  func(C) string // of the route that a request matched
+	dryRun    bool
+	warnings  warnings
 }
 
 // NewGate makes a gate. It panics if a part is missing, which is a mistake in the program.
@@ -56,8 +58,17 @@ func (g *Gate[C]) CountOnly(counts func(status int) bool) {
 	g.counts, g.limiter = counts, g.limiter.Provisional()
 }
 
+// CostAfter has a request that counts cost what the function says when its handler has finished. What it is charged
+// before is an estimate, of which units are given back, so no instance may remember that a client has no room.
+func (g *Gate[C]) CostAfter(cost func(C) int) {
+	g.costAfter, g.limiter = cost, g.limiter.Provisional()
+}
+
 // Settles reports whether what Check returns is due for Settle.
-func (g *Gate[C]) Settles() bool { return g.counts != nil }
+func (g *Gate[C]) Settles() bool { return g.counts != nil || g.costAfter != nil }
+
+// AwaitsStatus reports whether Settle needs to know the status of the answer.
+func (g *Gate[C]) AwaitsStatus() bool { return g.counts != nil }
 
 // Check decides the request r of c and sets the fields of its response in h. It returns no refusal if the request
 // goes on to its handler, after which its decision is due for Settle if the gate settles.
@@ -138,20 +149,35 @@ func (g *Gate[C]) decide(
 	return d, g.refuse(h, exceeded(d), nil)
 }
 
-// Settle gives back what a request was charged if the status of its answer does not count. The charge stays if the
-// client has left before the answer has begun, because leaving makes handlers fail and so is a way to choose the status,
-// and if status is not that of a final answer. An error goes to the log, and then the charge may stay too.
+// Settle charges the request of c what it has cost: nothing if the status of its answer does not count, or else what
+// CostAfter says. Without CostAfter, it stays charged as it is.
+//
+// It counts where the status is not known: if status is not that of a final answer, and if the client has left before
+// the answer has begun, because leaving makes handlers fail and so is a way to choose the status. An error goes to the
+// log, and then the charge may stay as it is too.
 //
 // ctx is the context that the request came with: what handlers derive from it may end with them. Once the answer has
 // begun, as begun reports, the client may leave; a deadline that passes may still replace what a handler has answered.
-func (g *Gate[C]) Settle(ctx context.Context, d core.Decision, status int, begun bool) {
+func (g *Gate[C]) Settle(ctx context.Context, c C, d core.Decision, status int, begun bool) {
+	if !d.Allowed {
+		return // it is exempt, or passed an error because this is a dry run
+	}
 	final := status >= http.StatusOK || status == http.StatusSwitchingProtocols
 	there := ctx.Err() == nil || begun && errors.Is(ctx.Err(), context.Canceled)
-	if !final || !there || g.counts(status) {
+	cost := 0
+	switch {
+	case g.counts != nil && final && there && !g.counts(status):
+	case g.costAfter == nil:
 		return
+	default:
+		if cost = g.costAfter(c); cost < 0 {
+			g.warnings.failed("exactlimit: it is not known what a request has cost, so it stays charged as it was",
+				fmt.Errorf("CostAfter returned %d: it must return at least 0", cost))
+			return
+		}
 	}
-	if err := g.limiter.Refund(context.WithoutCancel(ctx), d); err != nil {
-		g.warnings.failed("exactlimit: a charge was not given back, so a request counts that should not", err)
+	if err := g.limiter.Settle(context.WithoutCancel(ctx), d, cost); err != nil {
+		g.warnings.failed("exactlimit: a request was not settled, so it stays charged as it was", err)
 	}
 }
 

@@ -1,10 +1,12 @@
 package httplimit
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -204,7 +206,7 @@ func TestSettle(t *testing.T) {
 		case "late":
 			ctx, leave = context.WithTimeout(ctx, 0)
 		}
-		gate.Settle(ctx, d, row.status, row.leaves == "within" || row.leaves == "late")
+		gate.Settle(ctx, 0, d, row.status, row.leaves == "within" || row.leaves == "late")
 		leave()
 		left, err := limiter.Peek(t.Context(), "ann", limit)
 		require.NoError(t, err)
@@ -212,6 +214,99 @@ func TestSettle(t *testing.T) {
 		require.NoError(t, limiter.Reset(t.Context(), "ann", limit))
 	}
 	assert.Empty(t, said.String(), "no refund has failed")
+}
+
+// A request that counts costs what CostAfter says, whatever has become of its client, and CostAfter is asked once.
+func TestCostAfter(t *testing.T) {
+	said := new(bytes.Buffer)
+	limiter, err := core.NewInProcess(core.WithLogger(slog.New(slog.NewTextHandler(said, nil))))
+	require.NoError(t, err)
+	defer limiter.Close()
+	limit := core.PerMinute("a", 100)
+	policy := Fixed[int]([]core.Limit{limit})
+	const reserved = 10
+	for _, row := range []struct {
+		name    string
+		actual  int
+		byRoute bool // with CountOnly
+		status  int
+		left    bool // the client has
+		charged int
+		logged  string
+	}{
+		{"less", 3, false, 200, false, 3, ""},
+		{"nothing", 0, false, 200, false, 0, ""},
+		{"as much", 10, false, 200, false, 10, ""},
+		{"more", 30, false, 500, false, 30, ""},
+		{"beyond Max", 300, false, 200, false, 100, ""},
+		{"no status", 3, false, 0, false, 3, ""},
+		{"the client has left", 30, false, 200, true, 30, ""},
+		{"it counts", 3, true, 401, false, 3, ""},
+		{"it does not", 3, true, 200, false, 0, ""},
+		{"it is not known whether it does", 3, true, 0, false, 3, ""},
+		{"nor to a client that has left", 30, true, 200, true, 30, ""},
+		{"a mistake", -1, false, 200, false, 10, "CostAfter returned -1: it must return at least 0"},
+		{"none, as it does not count", -1, true, 200, false, 0, ""},
+	} {
+		asked, key := 0, func(int) (string, error) { return "ann", nil }
+		gate := NewGate(limiter, key, func(int) string { return "" })
+		gate.Cost = func(int) int { return reserved }
+		gate.CostAfter(func(c int) int {
+			asked++
+			return c
+		})
+		if row.byRoute {
+			gate.CountOnly(func(status int) bool { return status == 401 })
+		}
+		assert.True(t, gate.Settles())
+		assert.Equal(t, row.byRoute, gate.AwaitsStatus())
+		ctx, leave := context.WithCancel(t.Context())
+		d, v := gate.Check(row.actual, new(http.Request).WithContext(ctx), http.Header{}, policy)
+		require.Nil(t, v)
+		if row.left {
+			leave()
+		}
+		gate.Settle(ctx, row.actual, d, row.status, false)
+		leave()
+		left, err := limiter.Peek(t.Context(), "ann", limit)
+		require.NoError(t, err)
+		assert.Equal(t, row.charged, limit.Max-left.Remaining, row.name)
+		assert.LessOrEqual(t, asked, 1, row.name)
+		assert.Equal(t, row.logged != "", said.Len() > 0, "%s: %s", row.name, said)
+		assert.Contains(t, said.String(), row.logged)
+		said.Reset()
+		require.NoError(t, limiter.Reset(t.Context(), "ann", limit))
+	}
+}
+
+// What was not charged is not settled, and no mistake.
+func TestCostAfterOfNothing(t *testing.T) {
+	said := new(bytes.Buffer)
+	limiter, err := core.NewInProcess(core.WithLogger(slog.New(slog.NewTextHandler(said, nil))))
+	require.NoError(t, err)
+	defer limiter.Close()
+	policy := Fixed[int]([]core.Limit{core.PerMinute("a", 1)})
+	for name, change := range map[string]func(*Gate[int]){
+		"exempt":      func(g *Gate[int]) { g.Exempt = func(int) bool { return true } },
+		"no key":      func(g *Gate[int]) { g.key = func(int) (string, error) { return "", nil }; g.DryRun() },
+		"a dry run":   func(g *Gate[int]) { g.DryRun() },
+		"a bad cost":  func(g *Gate[int]) { g.Cost = func(int) int { return 2 }; g.DryRun() },
+		"not decided": func(g *Gate[int]) { g.limiter.Close(); g.DryRun() },
+	} {
+		limiter, err := core.NewInProcess(core.WithLogger(slog.New(slog.NewTextHandler(said, nil))))
+		require.NoError(t, err)
+		defer limiter.Close()
+		gate := NewGate(limiter, func(int) (string, error) { return "ann", nil }, func(int) string { return "" })
+		gate.CostAfter(func(int) int { return 7 })
+		change(gate)
+		for range 2 { // the second would be denied
+			d, v := gate.Check(0, new(http.Request), http.Header{}, policy)
+			require.True(t, v == nil || v.Waived, name)
+			said.Reset() // of what has let it pass
+			gate.Settle(t.Context(), 0, d, 200, true)
+			assert.Empty(t, said.String(), name)
+		}
+	}
 }
 
 // Whatever limits a function chooses, and whatever it does with its slice afterwards, the policy is that of the limits

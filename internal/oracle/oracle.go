@@ -62,6 +62,16 @@ func (l *Log) Admit(now int64, cost int) int {
 // Refund takes the units of an admission away.
 func (l *Log) Refund(admission int) { l.Admitted[admission].Units = 0 }
 
+// Settle makes an admission of charged units one that has cost so many. What it has cost beyond its charge counts from
+// now, be the admission there still or not.
+func (l *Log) Settle(admission int, now int64, charged, cost int) {
+	if cost < charged && l.Admitted[admission].Units > 0 {
+		l.Admitted[admission].Units = cost
+	} else if cost > charged {
+		l.Admit(now, cost-charged)
+	}
+}
+
 // Empty takes everything away, the ban too.
 func (l *Log) Empty() {
 	for i := range l.Admitted {

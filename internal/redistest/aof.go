@@ -28,8 +28,11 @@ type Admission struct {
 	ID       string // without the weight
 	Weight   int    // units
 	Refunded int    // units that were given back later
-	Moved    int64  // where the entry stands instead of At, or 0: a clock that steps back leaves entries in the future
-	Addr     string // of the server whose record this is
+	// Added marks what a request has cost beyond its charge. Its ID is that of the request's admission, followed by
+	// "+". It was not admitted, so a window that ends with it may hold more than Max.
+	Added bool
+	Moved int64  // where the entry stands instead of At, or 0: a clock that steps back leaves entries in the future
+	Addr  string // of the server whose record this is
 	// Gone is the command that removed the entry, or the last part of it: ZREMRANGEBYSCORE or ZREMRANGEBYRANK when its window
 	// was over, ZREM for a refund, DEL or UNLINK for a reset, a log that expired or one that moved, FLUSHALL. It is "" if the
 	// entry is still there.

@@ -46,8 +46,9 @@ func (s *sortedSet) remove(id string, p part) {
 	s.extra -= p.weight - 1
 }
 
-// part is an entry. Most stand for a whole admission. A refund replaces the entry of requests that were admitted together by
-// one for each of the others, whose ids are the admission's with a colon and a number.
+// part is an entry. Most stand for a whole admission. To give units back replaces the entry of requests that were
+// admitted together by one for each of them, whose ids are the admission's with a colon and a number. The id of one
+// that was charged less than it was admitted for ends in "=".
 type part struct {
 	admission int   // index in the record
 	at        int64 // the score, which is the admission's unless a clock stepped back
@@ -204,7 +205,7 @@ func (r *recorder) add(name string, entries []string, copied bool) error {
 			return fmt.Errorf("an id added twice: %s", member)
 		case copied:
 			r.copied(name, id, at, weight)
-		case strings.Contains(id, ":"):
+		case admissionOf(id) != id:
 			if err := r.split(name, id, at, weight); err != nil {
 				return err
 			}
@@ -272,13 +273,15 @@ func (r *recorder) admit(name, id string, at int64, weight int) {
 	log := r.log(name)
 	log.left = append(log.left, 0)
 	log.add(id, part{len(r.record[name]), at, weight})
-	r.record[name] = append(r.record[name], Admission{At: at, ID: id, Weight: weight, Addr: r.addr})
+	r.record[name] = append(r.record[name], Admission{At: at, ID: id, Weight: weight, Added: added(id), Addr: r.addr})
 }
 
 // split adds an entry for a part of an admission whose entry the same transaction has removed.
 func (r *recorder) split(name, id string, at int64, weight int) error {
-	whole, _, _ := strings.Cut(id, ":")
-	old, found := r.removed[name][whole]
+	old, found := r.removed[name][strings.TrimSuffix(id, "=")] // which may be a part, too
+	if !found {
+		old, found = r.removed[name][admissionOf(id)]
+	}
 	if !found || old.at != at {
 		return fmt.Errorf("%s at %d is no part of an entry that is removed", id, at)
 	}
@@ -287,14 +290,14 @@ func (r *recorder) split(name, id string, at int64, weight int) error {
 	a.Refunded -= weight
 	a.Gone = ""
 	if a.Refunded < 1 {
-		return fmt.Errorf("the parts of %s weigh no less than it did", whole)
+		return fmt.Errorf("the parts of %s weigh no less than it did", admissionOf(id))
 	}
 	return nil
 }
 
 // copied adds an entry that was recorded elsewhere, or here before the log moved away and came back.
 func (r *recorder) copied(name, id string, at int64, weight int) {
-	whole, _, _ := strings.Cut(id, ":")
+	whole := admissionOf(id)
 	log, admissions := r.log(name), r.record[name]
 	i := len(admissions) - 1
 	for i >= 0 && admissions[i].ID != whole {
@@ -303,7 +306,7 @@ func (r *recorder) copied(name, id string, at int64, weight int) {
 	if i < 0 {
 		i = len(admissions)
 		log.left = append(log.left, 0)
-		admissions = append(admissions, Admission{At: at, ID: whole, Addr: r.addr})
+		admissions = append(admissions, Admission{At: at, ID: whole, Added: added(whole), Addr: r.addr})
 		r.record[name] = admissions
 	}
 	log.add(id, part{i, at, weight})

@@ -74,12 +74,24 @@ func TestRecordsOfTheScript(t *testing.T) {
 		{"a denial", []string{"a admit 1 1 1 5 0 9 " + hour + " 0", "b admit 1 1 1 5 0 9 " + hour + " 0"}, []string{"a.1 weighs 5, 0 back"}},
 		{"some of a batch", []string{"a admit 1 1 5 2 0 9 " + hour + " 0"}, []string{"a.1 weighs 8, 0 back"}},
 		{"a retry", []string{"a admit 1 1 5 2 0 9 " + hour + " 0", "a again admit 1 1 5 2 0 9 " + hour + " 0"}, []string{"a.1 weighs 8, 0 back"}},
-		{"a refund of all", []string{"a admit 1 1 1 5 0 9 " + hour + " 0", "b refund 1 a.1 1 0 5 " + hour}, []string{"a.1 weighs 5, 5 back ZREM"}},
+		{"a refund of all", []string{"a admit 1 1 1 5 0 9 " + hour + " 0", "b settle 1 a.1 1 0 5 0 " + hour}, []string{"a.1 weighs 5, 5 back ZREM"}},
 		{"refunds of parts", []string{
-			"a admit 1 1 4 2 0 9 " + hour + " 0", "b refund 1 a.1 4 2 2 " + hour, "b refund 1 a.1 4 2 2 " + hour, "b refund 1 a.1 4 0 2 " + hour,
+			"a admit 1 1 4 2 0 9 " + hour + " 0", "b settle 1 a.1 4 2 2 0 " + hour, "b settle 1 a.1 4 2 2 0 " + hour, "b settle 1 a.1 4 0 2 0 " + hour,
 		}, []string{"a.1 weighs 8, 4 back"}},
-		{"of all parts", []string{"a admit 1 1 2 1 0 9 " + hour + " 0", "b refund 1 a.1 2 1 1 " + hour, "b refund 1 a.1 2 0 1 " + hour},
+		{"of all parts", []string{"a admit 1 1 2 1 0 9 " + hour + " 0", "b settle 1 a.1 2 1 1 0 " + hour, "b settle 1 a.1 2 0 1 0 " + hour},
 			[]string{"a.1 weighs 2, 2 back ZREM"}},
+		{"settled to less", []string{"a admit 1 1 1 5 0 9 " + hour + " 0", "b settle 1 a.1 1 0 5 2 " + hour, "b settle 1 a.1 1 0 5 2 " + hour},
+			[]string{"a.1 weighs 5, 3 back"}},
+		{"parts settled to less", []string{
+			"a admit 1 1 4 2 0 9 " + hour + " 0", "b settle 1 a.1 4 2 2 1 " + hour, "b settle 1 a.1 4 0 2 1 " + hour, "b settle 1 a.1 4 1 2 0 " + hour,
+		}, []string{"a.1 weighs 8, 4 back"}},
+		{"settled to more", []string{
+			"a admit 1 1 1 5 0 9 " + hour + " 0", "b settle 1 a.1 1 0 5 20 " + hour, "b settle 1 a.1 1 0 5 20 " + hour,
+			"c admit 1 1 1 5 0 9 " + hour + " 0", "d admit 1 1 1 5 0 25 " + hour + " 0",
+		}, []string{"a.1 weighs 5, 0 back", "a.1+ weighs 15, 0 back", "d.1 weighs 5, 0 back"}},
+		{"parts settled to more", []string{
+			"a admit 1 1 4 2 0 9 " + hour + " 0", "b settle 1 a.1 4 2 2 3 " + hour, "b settle 1 a.1 4 0 2 1 " + hour,
+		}, []string{"a.1 weighs 8, 1 back", "a.1:2+ weighs 1, 0 back"}},
 		{"cleaning of units", []string{"a one 1 9 " + hour, "b one 1 9 " + hour, "sleep", "c one 1 9 400000", "d one 1 9 " + hour}, []string{
 			"a.1 weighs 1, 0 back ZREMRANGEBYSCORE", "b.1 weighs 1, 0 back ZREMRANGEBYSCORE", "c.1 weighs 1, 0 back", "d.1 weighs 1, 0 back",
 		}},
@@ -113,7 +125,7 @@ func TestRecordsOfMovedLogs(t *testing.T) {
 	host, port, _ := strings.Cut(to.Addr, ":")
 	const limit = " 1000000 3600000000"
 	decide(t, from.Client(t), []string{"small"}, "a admit 1 1 4 30000 1"+limit+" 0")
-	decide(t, from.Client(t), []string{"small"}, "b refund 1 a.1 4 2 30000 3600000000")
+	decide(t, from.Client(t), []string{"small"}, "b settle 1 a.1 4 2 30000 0 3600000000")
 	long := strings.Repeat("long", 40)
 	for i := range 200 {
 		decide(t, from.Client(t), []string{"large"}, fmt.Sprint(i, long, " admit 1 1 1 ", i+1, " 0", limit, " 0"))
@@ -124,7 +136,7 @@ func TestRecordsOfMovedLogs(t *testing.T) {
 		Do(t, from.Client(t), "MIGRATE", host, port, log, "0", "5000")
 		decide(t, to.Client(t), []string{log}, "there one 1"+limit)
 	}
-	decide(t, to.Client(t), []string{"small"}, "d refund 1 a.1 4 1 30000 3600000000")
+	decide(t, to.Client(t), []string{"small"}, "d settle 1 a.1 4 1 30000 0 3600000000")
 
 	assert.Equal(t, []string{"a.1 weighs 120000, 30000 back DEL"}, told(from.Admissions(t), "small"))
 	assert.Equal(t, []string{"a.1 weighs 90000, 30000 back", "there.1 weighs 1, 0 back"}, told(to.Admissions(t), "small"))
@@ -148,9 +160,9 @@ func TestRecordsOfCopiedLogs(t *testing.T) {
 	server := Start(t, AppendOnly...)
 	client := server.Client(t)
 	decide(t, client, []string{"x"}, "a admit 1 1 4 30 1 1000 3600000000 0")
-	decide(t, client, []string{"x"}, "b refund 1 a.1 4 2 30 3600000000")
+	decide(t, client, []string{"x"}, "b settle 1 a.1 4 2 30 0 3600000000")
 	replica := StartReplica(t, server, AppendOnly...)
-	decide(t, client, []string{"x"}, "c refund 1 a.1 4 3 30 3600000000")
+	decide(t, client, []string{"x"}, "c settle 1 a.1 4 3 30 0 3600000000")
 	decide(t, client, []string{"x"}, "d admit 1 1 1 7 0 1000 3600000000 0")
 	want := []string{"a.1 weighs 90, 30 back", "d.1 weighs 7, 0 back"}
 	assert.Eventually(t, func() bool { return fmt.Sprint(told(replica.Admissions(t), "x")) == fmt.Sprint(want) }, 10*time.Second, 10*time.Millisecond)
@@ -202,6 +214,11 @@ func TestRecordsAreStrict(t *testing.T) {
 		{[]string{"ZREM log five*5", "ZADD log 2 five:0 2 five:4*3"}, "stands for 4 units and should stand for 2"},
 		{[]string{"ZREM log five*5", "ZADD log 3 five:0 -4 *"}, "is no part of an entry"},
 		{[]string{"ZADD log 2 five:0"}, "is no part of an entry"},
+		{[]string{"ZREM log five*5", "ZADD log 2 five=*2", "ZADD log -1 *"}, ""},
+		{[]string{"ZREM log five*5", "ZADD log 2 five=*5"}, "the parts of five weigh no less"},
+		{[]string{"ZADD log 2 five="}, "is no part of an entry"},
+		{[]string{"ZADD log 7 five+*3 -6 *"}, ""},
+		{[]string{"ZADD log 7 five+ 8 five+"}, "an id added twice: five"},
 		{[]string{"ZREM log five*5", "ZADD log 2 five:0*2 2 five:1*3 -3 *"}, "the parts of five weigh no less"},
 	} {
 		server := Start(t, AppendOnly...)

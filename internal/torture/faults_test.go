@@ -22,6 +22,8 @@ var faults = []struct {
 }{
 	{"none", none},
 	{"none, several limits", severalLimits},
+	{"replies lost, of calls that cost more", costMore(chance(Faults{Command: "EVALSHA", LoseReply: 0.05}))},
+	{"replies lost, of calls that cost more or less", costAny(chance(Faults{Command: "EVALSHA", LoseReply: 0.05}))},
 	{"replies lost", chance(Faults{Command: "EVALSHA", LoseReply: 0.02})},
 	{"replies lost, of requests that cost 1", light(chance(Faults{Command: "EVALSHA", LoseReply: 0.02}))},
 	{"replies lost, with bans", bans},
@@ -120,6 +122,27 @@ func chance(f Faults) func(*scene) {
 		if !delays {
 			assert.Zero(s, h.unknown(), "a call is made again within its time: %v", h.errors())
 		}
+	}
+}
+
+// costMore is a fault under a load whose calls turn out to cost more than they were charged.
+func costMore(play func(*scene)) func(*scene) {
+	return func(s *scene) {
+		s.Settled = []int{100, 110, 150, 400}
+		// A call that settles is made again only within half of a window, as one that admits: see lengthen.
+		s.Limit.Window, s.Limit.Max = 2*s.Limit.Window, 2*s.Limit.Max
+		play(s)
+	}
+}
+
+// costAny is a fault under a load whose calls turn out to cost anything, in both of their limits. Their windows need
+// not be full, since what was given back is not counted.
+func costAny(play func(*scene)) func(*scene) {
+	return func(s *scene) {
+		s.Settled, s.quiet = []int{0, 0, 30, 100, 200}, true
+		s.Second = core.Limit{Name: "second", Max: 5_000_000, Window: 900 * ms}
+		s.Limit.Window, s.Limit.Max = 2*s.Limit.Window, 2*s.Limit.Max
+		play(s)
 	}
 }
 

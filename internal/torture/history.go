@@ -21,8 +21,16 @@ type Call struct {
 	States       [][2]int64 `json:",omitempty"` // retry and reset under each limit, in microseconds, of a denial
 	Retry, Reset int64      `json:"-"`          // under this limit
 	// Elsewhere marks a denial by another limit of the call. Nothing is known then of this one.
-	Elsewhere bool   `json:"-"`
-	Err       string `json:",omitempty"`
+	Elsewhere bool        `json:"-"`
+	Err       string      `json:",omitempty"`
+	Settled   *Settlement `json:",omitempty"` // nil if the call was not settled
+}
+
+// Settlement is what a call was settled to after it was admitted.
+type Settlement struct {
+	Cost int
+	Came int64  // when that was done
+	Err  string `json:",omitempty"`
 }
 
 // Redis and Cache are the sources that speak of the log in Redis. Any other has decided without it, perhaps after asking it.
@@ -92,6 +100,9 @@ type History struct {
 	// microseconds ahead, and not always as far.
 	Apart time.Duration
 
+	// GivesBack has calls settled to less than they were charged. Unfounded checks nothing then.
+	GivesBack bool
+
 	Losses int              // how often servers may have forgotten admissions
 	Lost   redistest.Record // what was forgotten, as far as it is known: see redistest.Missing
 	Steps  []Step           // in their order
@@ -151,22 +162,33 @@ func (h History) OverAdmitted() []string {
 	return found.list()
 }
 
-// Unaccounted compares the units that callers know to be admitted with those that servers recorded. Every one a caller knows of
-// was recorded, and one that no caller knows of belongs to a call whose outcome its caller does not know.
+// Unaccounted compares the units that callers know to be admitted with those that servers recorded. Every one a caller
+// knows of was recorded, and one that no caller knows of belongs to a call whose outcome its caller does not know. So
+// it is with what calls were settled to.
 func (h History) Unaccounted() []string {
 	var found violations
 	acknowledged, unknown := map[string]int{}, map[string]int{}
+	least, most, settles := map[string]int{}, map[string]int{}, false
 	for _, call := range h.Calls {
 		switch {
 		case !call.known():
 			unknown[call.Key] += call.cost()
 		case call.Allowed:
 			acknowledged[call.Key] += call.cost()
+			low, high := h.charged(call)
+			least[call.Key], most[call.Key] = least[call.Key]+low, most[call.Key]+high
+			settles = settles || call.Settled != nil
 		}
 	}
 	h.each(func(key string, admitted []redistest.Admission) {
 		// A call that is sent again after its admission was forgotten may be admitted twice, or be denied.
-		recorded, lost := redistest.Units(admitted), redistest.Units(h.Lost[h.log(key)])
+		recorded, lost, left := 0, redistest.Units(h.Lost[h.log(key)]), 0
+		for _, a := range admitted {
+			left += a.Left()
+			if !a.Added {
+				recorded += a.Weight
+			}
+		}
 		if acknowledged[key] > recorded {
 			found.add("%s: callers were told of %d admissions, and the servers recorded %d", key, acknowledged[key], recorded)
 		}
@@ -174,8 +196,27 @@ func (h History) Unaccounted() []string {
 			found.add("%s: the servers recorded %d admissions; %d callers were told, %d do not know and %d were forgotten",
 				key, recorded, acknowledged[key], unknown[key], lost)
 		}
+		if least[key] > left && settles {
+			found.add("%s: callers were told that calls have cost %d, and the servers have charged %d", key, least[key], left)
+		}
+		if left > most[key]+unknown[key]+lost && settles {
+			found.add("%s: the servers have charged %d; what callers were told is %d at most, %d they do not know"+
+				" and %d were forgotten", key, left, most[key], unknown[key], lost)
+		}
 	})
 	return found.list()
+}
+
+// charged returns the least and the most that an admitted call is charged once it is settled. What it gives back is not
+// known if its window may have been over by then.
+func (h History) charged(c Call) (least, most int) {
+	switch {
+	case c.Settled == nil:
+		return c.cost(), c.cost()
+	case c.Settled.Err == "" && (c.Settled.Cost >= c.cost() || c.Settled.Came-c.Sent < h.Window.Microseconds()):
+		return c.Settled.Cost, c.Settled.Cost
+	}
+	return min(c.cost(), c.Settled.Cost), max(c.cost(), c.Settled.Cost)
 }
 
 // Repeated looks for requests that were charged twice within a window. Where data was lost, a server that does not know of
@@ -210,6 +251,9 @@ func (h History) Repeated() []string {
 // entries that are in its future. A denial that a step of the clock excuses counts as founded: see excused.
 func (h History) Unfounded() []string {
 	var found violations
+	if h.GivesBack {
+		return nil
+	}
 	records := h.Records
 	if h.Losses == 0 {
 		records = []redistest.Record{redistest.Merge(records...)}
@@ -416,7 +460,7 @@ func (h History) foundedInCache(log entries, call Call) bool {
 	return false
 }
 
-// window is the fullest of a log.
+// window is the fullest of a log, among those that end with an admission.
 type window struct {
 	units       int
 	first, last redistest.Admission
@@ -431,7 +475,7 @@ func (h History) worst(admitted []redistest.Admission) (worst window) {
 			units -= admitted[first].Left()
 			first++
 		}
-		if units > worst.units {
+		if units > worst.units && !a.Added {
 			worst = window{units, admitted[first], a}
 		}
 	}

@@ -25,6 +25,14 @@ func cached(sent, came, retry, reset int64) Call {
 	return Call{Key: "ann", Sent: sent, Came: came, Source: Cache, Retry: retry, Reset: reset}
 }
 
+// settled is a call of cost 2 that was settled.
+func settledTo(cost int, came int64, err string) Call {
+	return Call{
+		Key: "ann", Cost: 2, Sent: 10, Came: 20, Allowed: true, Source: Redis,
+		Settled: &Settlement{cost, came, err},
+	}
+}
+
 func failed(sent, came int64) Call { return Call{Key: "ann", Sent: sent, Came: came, Err: "timeout"} }
 
 func local(sent, came int64) Call {
@@ -227,6 +235,54 @@ func TestUneven(t *testing.T) {
 	assert.Equal(t, []string{"ann: b was charged 5 to one limit and nothing to the other"}, one.Uneven(of(at(15, "a"))))
 	assert.Equal(t, []string{"ann: b was charged 5 to one limit and 4 to the other"}, one.Uneven(of(at(15, "a"), heavy(35, "b", 4))))
 	assert.Equal(t, []string{"ann: c was charged 0 to one limit and 1 to the other"}, one.Uneven(of(at(15, "a"), heavy(35, "b", 5), at(40, "c"))))
+}
+
+// What calls were settled to is what the servers have charged in the end. What was charged then may be beyond Max, and
+// nothing is admitted as long as it is.
+func TestSettled(t *testing.T) {
+	type recorded []redistest.Admission
+	refunded := redistest.Admission{At: 15, ID: "a", Weight: 2, Refunded: 1}
+	added := func(at int64, weight int) redistest.Admission {
+		return redistest.Admission{At: at, ID: "a+", Weight: weight, Added: true}
+	}
+	for _, table := range []struct {
+		name     string
+		call     Call
+		recorded recorded
+		says     string
+	}{
+		{"as it was", settledTo(2, 30, ""), recorded{heavy(15, "a", 2)}, ""},
+		{"to less", settledTo(1, 30, ""), recorded{refunded}, ""},
+		{"to less, which is not given back", settledTo(1, 30, ""), recorded{heavy(15, "a", 2)},
+			"the servers have charged 2; what callers were told is 1 at most"},
+		{"to less, when its window was over", settledTo(1, 120, ""), recorded{heavy(15, "a", 2)}, ""},
+		{"to less, which is given back twice", settledTo(2, 30, ""), recorded{refunded},
+			"callers were told that calls have cost 2, and the servers have charged 1"},
+		{"to less, perhaps", settledTo(1, 30, "timeout"), recorded{heavy(15, "a", 2)}, ""},
+		{"to more", settledTo(9, 30, ""), recorded{heavy(15, "a", 2), added(25, 7)}, ""},
+		{"to more, which is forgotten", settledTo(9, 30, ""), recorded{heavy(15, "a", 2)},
+			"callers were told that calls have cost 9, and the servers have charged 2"},
+		{"to more, which is charged twice", settledTo(9, 30, ""), recorded{heavy(15, "a", 2), added(25, 7), added(27, 7)},
+			"the servers have charged 16; what callers were told is 9 at most"},
+		{"to more, perhaps", settledTo(9, 30, "timeout"), recorded{heavy(15, "a", 2)}, ""},
+		{"to more, and something is admitted all the same", settledTo(9, 30, ""),
+			recorded{heavy(15, "a", 2), added(25, 7), at(124, "b")},
+			"8 admissions within 100µs, where 2 are allowed: from 25 (a+, ) to 124 (b, )"},
+		{"to more, and something is admitted later", settledTo(9, 30, ""),
+			recorded{heavy(15, "a", 2), added(25, 7), at(125, "b")}, ""},
+	} {
+		h := History{Max: 2, Window: 100 * time.Microsecond, Within: 10 * time.Microsecond, Calls: []Call{table.call}}
+		h.Records = []redistest.Record{record(table.recorded...)}
+		if len(table.recorded) == 3 && table.recorded[2].ID == "b" {
+			h.Calls = append(h.Calls, allowed(123, 126))
+		}
+		found := append(h.OverAdmitted(), h.Unaccounted()...)
+		if table.says == "" {
+			assert.Empty(t, found, table.name)
+		} else if assert.Len(t, found, 1, table.name) {
+			assert.Contains(t, found[0], table.says, table.name)
+		}
+	}
 }
 
 // Of a call, each history has what its own limit says.

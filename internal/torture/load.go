@@ -27,6 +27,7 @@ type Load struct {
 	Limit       core.Limit
 	Second      core.Limit    // of each call, too, unless its Max is 0
 	Costs       []int         // of which each call has one; 1 if there are none
+	Settled     []int         // percentages of its cost, to one of which each admitted call is settled; may be empty
 	Goroutines  int           // of each process
 	Pause       time.Duration // between a goroutine's calls, on average
 	Burst       time.Duration // unless 0, calls begin at multiples of it
@@ -121,7 +122,11 @@ func (l Load) run(ctx context.Context) (seen Seen, err error) {
 				if len(l.Costs) > 0 {
 					cost = l.Costs[random.IntN(len(l.Costs))]
 				}
-				calls[g] = append(calls[g], l.call(limiter, l.Keys[random.IntN(len(l.Keys))], cost))
+				call, d := l.call(limiter, l.Keys[random.IntN(len(l.Keys))], cost)
+				if d.Allowed && len(l.Settled) > 0 {
+					call.Settled = settle(limiter, d, cost*l.Settled[random.IntN(len(l.Settled))]/100)
+				}
+				calls[g] = append(calls[g], call)
 				burn(l.Burn)
 			}
 		})
@@ -137,7 +142,7 @@ func burn(d time.Duration) {
 	}
 }
 
-func (l Load) call(limiter *core.Limiter, key string, cost int) Call {
+func (l Load) call(limiter *core.Limiter, key string, cost int) (Call, core.Decision) {
 	ctx, cancel := context.Background(), func() {}
 	if l.Deadline > 0 {
 		ctx, cancel = context.WithTimeout(ctx, l.Deadline)
@@ -158,7 +163,19 @@ func (l Load) call(limiter *core.Limiter, key string, cost int) Call {
 			call.Err = "not ErrUnavailable: " + call.Err
 		}
 	}
-	return call
+	return call, d
+}
+
+// settle settles an admitted call, and then again to another cost, which changes nothing.
+func settle(limiter *core.Limiter, d core.Decision, cost int) *Settlement {
+	settled := &Settlement{Cost: cost}
+	for _, cost := range []int{cost, cost + 7} {
+		if err := limiter.Settle(context.Background(), d, cost); err != nil {
+			settled.Err = err.Error()
+		}
+	}
+	settled.Came = time.Now().UnixMicro()
+	return settled
 }
 
 // loadEnv makes this test binary a process that is one load until its input ends, and then writes what it saw.

@@ -37,8 +37,8 @@ var mutants = []mutant{
 	},
 	{
 		name: "a retry is counted twice, under another id", file: "core/batch.go",
-		right: `b.args[0], b.args[1] = b.callID, "again"`,
-		wrong: `b.args[0], b.args[1] = b.callID+"x", "again"`,
+		right: `b.args[0], b.args[1] = b.call.id, how`,
+		wrong: `b.args[0], b.args[1] = b.call.id+"x", how`,
 		fault: "replies_lost", says: "the servers recorded",
 	},
 	{
@@ -52,6 +52,18 @@ var mutants = []mutant{
 		right: "grants, charge = known, 0",
 		wrong: "grants, charge = known - 1, 0",
 		fault: "replies_lost", says: "the servers recorded",
+	},
+	{
+		name: "an overcharge is forgotten", file: "lua/decide.lua",
+		right: "for i = 1, more > 0 and g.logs or 0 do",
+		wrong: "for i = 1, 0 do",
+		fault: "replies_lost,_of_calls_that_cost_more", says: "callers were told that calls have cost",
+	},
+	{
+		name: "a settle is charged twice", file: "lua/decide.lua",
+		right: "return 0 -- this was done before",
+		wrong: "members[i] = 0",
+		fault: "replies_lost,_of_calls_that_cost_more", says: "an id added twice",
 	},
 	{
 		name: "a batch's answers are shifted by one", file: "core/batch.go",
@@ -110,7 +122,7 @@ var mutants = []mutant{
 	{
 		name: "a question about a slot that moves is not asked again", file: "internal/dispatch/call.go",
 		right: "case rejected && tryAgain(err):",
-		wrong: "case rejected && tryAgain(err) && attempts < 0:",
+		wrong: "case rejected && tryAgain(err) && c.attempts < 0:",
 		fault: "slots_moved", says: "a call is made again within its time",
 	},
 }

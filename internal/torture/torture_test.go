@@ -132,7 +132,7 @@ func (s *scene) play(url string, servers []*redistest.Server, fault func()) (His
 		h := History{
 			Max: limit.Max, Window: limit.Window, Within: s.timeout() + s.within, Losses: s.losses, Steps: s.steps,
 			Log: func(key string) string { return s.logOf(key, limit) }, Records: records, Bans: bans,
-			Apart: apart,
+			Apart: apart, GivesBack: slices.ContainsFunc(s.Settled, func(percent int) bool { return percent < 100 }),
 		}
 		for _, seen := range processes {
 			for _, call := range seen.Calls {
@@ -187,7 +187,7 @@ func (h History) batched() int {
 	for _, record := range h.Records {
 		for _, admitted := range record {
 			for _, a := range admitted {
-				if !strings.HasSuffix(a.ID, ".1") {
+				if !strings.HasSuffix(a.ID, ".1") && !a.Added {
 					n++
 				}
 			}

@@ -1,0 +1,50 @@
+package dispatch
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/redis/rueidis"
+)
+
+// Code returns the code of an error of the server, which is the first word of its text, such as READONLY, or "".
+func Code(err error) string {
+	rejection, is := rueidis.IsRedisErr(err)
+	if !is {
+		return ""
+	}
+	return CodeOf(rejection.Error())
+}
+
+// CodeOf returns the code of an error that the server has answered with, given its text: the first word, if it is one
+// of codes. Rueidis leaves out the code ERR, so the first word may be another, as in "DB index is out of range" and
+// "SELECT is not allowed in cluster mode". When a script runs a command that the user has no right to, servers send a
+// text without a code; CodeOf returns NOPERM then, as for calls outside a script.
+func CodeOf(text string) string {
+	text = strings.TrimPrefix(text, "ERR ")
+	if strings.HasPrefix(text, "The user executing the script can't run this command") || // Redis 7.0
+		strings.HasPrefix(text, "ACL failure in script") { // Redis 7.2, Valkey
+		return "NOPERM"
+	}
+	if word, _, _ := strings.Cut(text, " "); slices.Contains(codes, word) {
+		return word
+	}
+	return "ERR"
+}
+
+// codes are the codes of errors that Redis and Valkey have.
+var codes = []string{
+	"ASK", "BUSY", "BUSYGROUP", "BUSYKEY", "CLUSTERDOWN", "CROSSSLOT", "DENIED", "EXECABORT", "INPROG", "INVALIDOBJ",
+	"IOERR", "LOADING", "MASTERDOWN", "MISCONF", "MOVED", "NOAUTH", "NOGOODSLAVE", "NOGROUP", "NOMASTERLINK", "NOPERM",
+	"NOPROTO", "NOQUORUM", "NOREPLICAS", "NOSCRIPT", "NOTBUSY", "OOM", "READONLY", "REDIRECT", "TRYAGAIN", "UNBLOCKED",
+	"UNKILLABLE", "WRONGPASS", "WRONGTYPE",
+}
+
+// noScript reports whether the server does not have the script. The call had no effect then.
+func noScript(err error) bool { return Code(err) == "NOSCRIPT" }
+
+// readOnly reports whether the server is a replica. The call had no effect then.
+func readOnly(err error) bool { return Code(err) == "READONLY" }
+
+// tryAgain reports whether the keys of the call are on two nodes while their slot moves. The call had no effect then.
+func tryAgain(err error) bool { return Code(err) == "TRYAGAIN" }
