@@ -219,7 +219,7 @@ func (w *Witness) add(a *account, entries [][]byte) error {
 			return fmt.Errorf("%s: the score %s is no whole number of microseconds", a.name, entries[0])
 		}
 		if score < 0 {
-			if !isMark(string(entries[1])) {
+			if !IsMark(string(entries[1])) {
 				return fmt.Errorf("%s: %s with a score of %d", a.name, entries[1], score)
 			}
 			a.marks[string(entries[1])] = score
@@ -338,7 +338,7 @@ func (a *account) insertInOrder(e *entry) {
 
 // giveBack removes a member because of ZREM.
 func (a *account) giveBack(member []byte) {
-	if isMark(string(member)) {
+	if IsMark(string(member)) {
 		delete(a.marks, string(member))
 		return
 	}
