@@ -252,6 +252,11 @@ func (w *Witness) admit(a *account, e *entry) error {
 	if a.byID[e.id] != nil {
 		return fmt.Errorf("%s: an id added twice: %s", a.name, e.id)
 	}
+	for mark, score := range a.marks {
+		if strings.HasPrefix(mark, "!") && -score > e.score && !added(e.id) {
+			return fmt.Errorf("%s: %s was admitted at %d, during a ban until %d", a.name, e.id, e.score, -score)
+		}
+	}
 	e.of = &admitted{id: e.id, at: at, score: e.score, weight: e.weight, left: e.weight}
 	window := a.bound.Window.Microseconds()
 	n := 0

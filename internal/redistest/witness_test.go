@@ -74,6 +74,8 @@ func TestWitness(t *testing.T) {
 		{"a weight lost in cleaning", "ZADD x 1 a 2 b*2 -1 * | ZREMRANGEBYRANK x 1 2", "the mark stands for 1"},
 		{"charged twice", "ZADD x 1 a | UNLINK x | ZADD x 100 a", "a was charged at 1 and again at 100"},
 		{"and with a window between", "ZADD x 1 a | UNLINK x | ZADD x 101 b | ZADD x 102 a", ""},
+		{"a ban", "ZADD x 1 a -50 !49 | ZADD x 50 b", ""},
+		{"admitted during a ban", "ZADD x 1 a -50 !49 | ZADD x 49 b", "b was admitted at 49, during a ban until 50"},
 		{"an id added twice", "ZADD x 1 a | ZADD x 101 b | ZADD x 102 a", "an id added twice: a"},
 		{"no part", "ZADD x 1 a:1", "is no part of an entry that is removed"},
 		{"too large a part", "ZADD x 1 a*2 -1 * | ZREM x a*2; ZADD x 1 a:0*2", "the parts of a weigh no less"},

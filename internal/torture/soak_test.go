@@ -240,7 +240,7 @@ func (s *soak) size() int64 {
 
 // soakUses are hot keys, of which many calls are batches for one entry; keys under two limits with requests of
 // different costs; keys of which much is given back; a key whose log is always full and asked for all the
-// while, so that requests meet the very moment at which a window ends; and many keys with little room.
+// while, so that requests meet the very moment at which a window ends; many keys with little room; and some that are banned.
 var soakUses = []Use{
 	{
 		Name: "hot", Share: 900, Keys: 2, Costs: []int{1},
@@ -263,6 +263,10 @@ var soakUses = []Use{
 	{
 		Name: "many", Share: 25, Keys: 200, Costs: []int{1},
 		Limits: []core.Limit{{Name: "many", Max: 3, Window: 300 * ms}},
+	},
+	{
+		Name: "banned", Share: 25, Keys: 20, Costs: []int{1},
+		Limits: []core.Limit{{Name: "banned", Max: 20, Window: 200 * ms, Ban: 300 * ms}},
 	},
 }
 
