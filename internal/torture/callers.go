@@ -38,7 +38,8 @@ type Use struct {
 	Keys     int // of which each call has one
 	Limits   []core.Limit
 	Costs    []int   // of which each call has one
-	Returned float64 // the share of the admissions that are given back at once
+	Returned float64 // the share of the admissions that are given back, or settled, at once
+	Settled  bool    // to any cost up to twice what was charged, instead of 0
 }
 
 func (u Use) key(i int) string { return fmt.Sprint(u.Name, i) }
@@ -89,6 +90,8 @@ type Units struct {
 	Unknown  int64 // asked of Redis, perhaps, which may have admitted them
 	Returned int64 // at most so many were given back
 	Surely   int64 // and at least so many
+	Added    int64 // at most so many were charged later
+	Owed     int64 // and at least so many
 }
 
 func (u *Units) add(other Units) {
@@ -96,6 +99,27 @@ func (u *Units) add(other Units) {
 	u.Unknown += other.Unknown
 	u.Returned += other.Returned
 	u.Surely += other.Surely
+	u.Added += other.Added
+	u.Owed += other.Owed
+}
+
+// settled counts a change of a charge, some time after the request was sent.
+func (u *Units) settled(by int64, after, window time.Duration, err error) {
+	switch {
+	case by < 0:
+		u.Returned -= by
+		if err == nil && after < window/2 { // or it may have left its window, and there is nothing to be given back
+			u.Surely -= by
+		}
+	case by > 0:
+		u.Added += by
+		if after >= window { // if it was sent again, what was charged first may have expired
+			u.Added += by
+		}
+		if err == nil {
+			u.Owed += by
+		}
+	}
 }
 
 // Tally is what all callers of a process have counted.
@@ -152,13 +176,13 @@ func (c *caller) call() {
 	outcome := outcomeOf(d, err)
 	c.tally.Outcomes[outcome]++
 	if d.Allowed && use.Returned > 0 && c.random.Float64() < use.Returned {
-		err := limiter.Refund(context.Background(), d)
+		actual := 0
+		if use.Settled {
+			actual = c.random.IntN(2*cost + 1)
+		}
+		err := limiter.Settle(context.Background(), d, actual)
 		if outcome == Admitted {
-			units.Returned += int64(cost)
-			// Unless it has left its window it was there to be given back.
-			if err == nil && time.Since(sent) < use.shortest()/2 {
-				units.Surely += int64(cost)
-			}
+			units.settled(int64(actual-cost), time.Since(sent), use.shortest(), err)
 		}
 	}
 	switch outcome {

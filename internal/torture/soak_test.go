@@ -187,6 +187,9 @@ func (s *soak) compare(tally Tally) (admitted int) {
 				case totals.Returned > int(told.Returned+told.Unknown) || totals.Returned < int(told.Surely):
 					s.violated("%s: %d units were given back; callers gave back from %d to %d, and do not know of %d",
 						log, totals.Returned, told.Surely, told.Returned, told.Unknown)
+				case totals.Added > int(told.Added) || totals.Added < int(told.Owed):
+					s.violated("%s: %d units were charged later; callers settled from %d to %d more",
+						log, totals.Added, told.Owed, told.Added)
 				}
 			}
 		}
@@ -239,7 +242,7 @@ func (s *soak) size() int64 {
 }
 
 // soakUses are hot keys, of which many calls are batches for one entry; keys under two limits with requests of
-// different costs; keys of which much is given back; a key whose log is always full and asked for all the
+// different costs; keys of which much is settled; a key whose log is always full and asked for all the
 // while, so that requests meet the very moment at which a window ends; many keys with little room; and some that are banned.
 var soakUses = []Use{
 	{
@@ -253,7 +256,7 @@ var soakUses = []Use{
 		},
 	},
 	{
-		Name: "returned", Share: 25, Keys: 4, Costs: []int{1, 2, 3}, Returned: 0.4,
+		Name: "returned", Share: 25, Keys: 4, Costs: []int{1, 2, 3}, Returned: 0.4, Settled: true,
 		Limits: []core.Limit{{Name: "returned", Max: 100, Window: 250 * ms}},
 	},
 	{
