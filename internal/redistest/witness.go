@@ -23,7 +23,8 @@ type Bound struct {
 //
 // Whenever something is admitted, the units admitted within the window that ends then, less those given back
 // until then, are at most Max. That is counted by what was admitted, not by what the log still holds, and as
-// if the server's clock had never stepped back.
+// if the server's clock had never stepped back. What requests have cost beyond what they were admitted for
+// counts, but is itself not bounded. Nothing is admitted during a ban.
 type Witness struct {
 	bounds   map[string]Bound // of each log
 	accounts map[string]*account

@@ -242,8 +242,9 @@ func (s *soak) size() int64 {
 }
 
 // soakUses are hot keys, of which many calls are batches for one entry; keys under two limits with requests of
-// different costs; keys of which much is settled; a key whose log is always full and asked for all the
-// while, so that requests meet the very moment at which a window ends; many keys with little room; and some that are banned.
+// different costs; keys of which much is settled; a key whose log is always full and asked for all the while,
+// so that requests meet the very moment at which a window ends; many keys with little room; and some that are
+// banned.
 var soakUses = []Use{
 	{
 		Name: "hot", Share: 900, Keys: 2, Costs: []int{1},
