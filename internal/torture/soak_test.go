@@ -247,29 +247,29 @@ func (s *soak) size() int64 {
 // banned.
 var soakUses = []Use{
 	{
-		Name: "hot", Share: 900, Keys: 2, Costs: []int{1},
-		Limits: []core.Limit{{Name: "hot", Max: 60_000, Window: time.Second}},
+		Name: "hot", Share: 940, Keys: 2, Costs: []int{1},
+		Limits: []core.Limit{{Name: "hot", Max: 30_000, Window: time.Second}},
 	},
 	{
-		Name: "costs", Share: 25, Keys: 8, Costs: []int{1, 1, 5, 100, 400},
+		Name: "costs", Share: 12, Keys: 8, Costs: []int{1, 1, 5, 100, 400},
 		Limits: []core.Limit{
 			{Name: "burst", Max: 2000, Window: 100 * ms}, {Name: "sustained", Max: 10_000, Window: 2 * time.Second},
 		},
 	},
 	{
-		Name: "returned", Share: 25, Keys: 4, Costs: []int{1, 2, 3}, Returned: 0.4, Settled: true,
+		Name: "returned", Share: 12, Keys: 4, Costs: []int{1, 2, 3}, Returned: 0.4, Settled: true,
 		Limits: []core.Limit{{Name: "returned", Max: 100, Window: 250 * ms}},
 	},
 	{
-		Name: "full", Share: 25, Keys: 1, Costs: []int{1}, Returned: 0.05,
+		Name: "full", Share: 12, Keys: 1, Costs: []int{1}, Returned: 0.05,
 		Limits: []core.Limit{{Name: "full", Max: 20, Window: 20 * ms}},
 	},
 	{
-		Name: "many", Share: 25, Keys: 200, Costs: []int{1},
+		Name: "many", Share: 12, Keys: 200, Costs: []int{1},
 		Limits: []core.Limit{{Name: "many", Max: 3, Window: 300 * ms}},
 	},
 	{
-		Name: "banned", Share: 25, Keys: 20, Costs: []int{1},
+		Name: "banned", Share: 12, Keys: 20, Costs: []int{1},
 		Limits: []core.Limit{{Name: "banned", Max: 20, Window: 200 * ms, Ban: 300 * ms}},
 	},
 }
@@ -308,7 +308,7 @@ func TestSoak(t *testing.T) {
 		}
 	}
 	s.witness = redistest.NewWitness(bounds)
-	load := Callers{URL: s.proxy.URL(), Prefix: s.prefix, Goroutines: 256, Uses: s.uses, Pause: ms, Seed: played}
+	load := Callers{URL: s.proxy.URL(), Prefix: s.prefix, Goroutines: 512, Uses: s.uses, Pause: ms, Seed: played}
 	other := load
 	other.Policy, other.Provisional, other.Seed = core.FailClosed, true, played+1
 	s.callers = []*callers{load.start(t), other.start(t)}
