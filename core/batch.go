@@ -183,17 +183,20 @@ func (b *batch) appendGroup(index int32) {
 	case g.verb == settle:
 		b.append("settle", len(g.limits))
 		b.append(g.paid.entry(), int(g.paid.granted), int(g.paid.place), g.paid.cost, g.cost)
+	case g.verb == renew:
+		b.append("renew", len(g.limits), len(g.members))
+		b.args = append(b.args, g.members...)
 	case g.verb == reset:
 		b.append("reset", len(g.limits))
 		return
 	}
 	for i := range g.limits {
-		limit := &g.limits[i]
-		if g.verb != settle {
+		limit, asks := &g.limits[i], g.verb == admit || g.verb == peek
+		if asks {
 			b.args = append(b.args, b.text(int64(limit.Max)))
 		}
 		b.args = append(b.args, b.text(limit.Window.Microseconds()))
-		if g.verb != settle && !g.plain() {
+		if asks && !g.plain() {
 			b.args = append(b.args, b.text(limit.Ban.Microseconds()))
 		}
 	}

@@ -25,6 +25,7 @@ type clocked interface {
 	peek(t require.TestingT, now int64, key string, limits ...Limit) Decision
 	reset(t require.TestingT, key string, limits ...Limit)
 	settle(t require.TestingT, now int64, d Decision, cost int)
+	release(t require.TestingT, now int64, d Decision)
 }
 
 // clockedStores returns all stores, each empty.
@@ -73,8 +74,12 @@ func (c clockedInProcess) settle(t require.TestingT, now int64, d Decision, cost
 	if d.receipt.cost > 0 {
 		client := c.locked(d.receipt.key, true)
 		defer client.mu.Unlock()
-		require.NoError(t, client.settle(now, d.receipt, cost, d.States()))
+		require.NoError(t, client.settle(now, d.receipt, cost, d.windows()))
 	}
+}
+
+func (c clockedInProcess) release(_ require.TestingT, _ int64, d Decision) {
+	c.inProcess.release(d.receipt, inFlight(limitsOf(d.States())))
 }
 
 // clockedRedis asks the real script on a real server, without what dispatch does. Only its TIME is another: it is read from a
@@ -206,12 +211,13 @@ func (c clockedRedis) reset(t require.TestingT, key string, limits ...Limit) {
 
 // settle is what redisLogs.settle does.
 func (c clockedRedis) settle(t require.TestingT, now int64, d Decision, cost int) {
-	if d.receipt.cost == 0 { // which Limiter.Settle sees to
+	if d.receipt.cost == 0 || len(d.windows()) == 0 { // which Limiter.Settle sees to
 		return
 	}
 	cost, done := d.receipt.call.settle(d.receipt, cost)
 	if !done && cost != d.receipt.cost {
 		q := c.settling(d, cost)
+		q.limits = limitsOf(d.windows())
 		c.ask(t, now, q)
 		require.NoError(t, q.answer.err)
 		c.denials.forget(q.hash, q.key)
@@ -219,10 +225,31 @@ func (c clockedRedis) settle(t require.TestingT, now int64, d Decision, cost int
 	}
 }
 
+// release is what redisLogs.release does, and repeats it if it is repeated.
+func (c clockedRedis) release(t require.TestingT, now int64, d Decision) {
+	if d.Holds() {
+		q := c.settling(d, 0)
+		q.limits = inFlight(q.limits)
+		c.ask(t, now, q)
+		require.NoError(t, q.answer.err)
+		c.denials.forget(q.hash, q.key)
+	}
+}
+
 // settling returns the question that settles an admission.
 func (c clockedRedis) settling(d Decision, cost int) *question {
 	q := c.question(settle, d.receipt.key, cost, limitsOf(d.States())...)
 	q.paid = d.receipt
+	return q
+}
+
+// renewing returns the question that renews an admission that shares its entry with no other.
+func (c clockedRedis) renewing(d Decision) *question {
+	q := c.question(renew, d.receipt.key, 1, limitsOf(d.States())...)
+	q.members = []string{d.receipt.entry()}
+	if d.receipt.cost > 1 {
+		q.members[0] += fmt.Sprint("*", d.receipt.cost)
+	}
 	return q
 }
 

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"slices"
 	"strconv"
 	"time"
 )
@@ -23,7 +24,29 @@ type Decision struct {
 	receipt receipt
 }
 
-// receipt identifies an admission, so that it can be settled. It is zero if nothing was charged.
+// Holds reports whether the request is admitted and under a limit that is InFlight, so that it must be given to Release
+// when it has ended. It is true after Release too.
+func (d Decision) Holds() bool {
+	if d.receipt.cost == 0 {
+		return false
+	}
+	for i := range d.states {
+		if d.states[i].Limit.InFlight {
+			return true
+		}
+	}
+	return d.Limit.InFlight
+}
+
+// windows returns the states of the limits that are not InFlight.
+func (d Decision) windows() []State {
+	if !d.Holds() {
+		return d.States()
+	}
+	return slices.DeleteFunc(slices.Clone(d.States()), func(s State) bool { return s.Limit.InFlight })
+}
+
+// receipt identifies an admission, so that it can be settled and released. It is zero if nothing was charged.
 type receipt struct {
 	store uint64 // the identity of the store that charged it
 	key   string // canonical
@@ -41,6 +64,9 @@ type receipt struct {
 // entry returns the id of the entry in Redis.
 func (r receipt) entry() string { return r.call.id + "." + strconv.Itoa(int(r.question)) }
 
+// lease identifies the admission among those that hold units of requests in flight.
+func (r receipt) lease() leaseID { return leaseID{r.call, r.question} }
+
 // State is where one limit of one key stands after a decision.
 type State struct {
 	// Limit is the limit as the call gave it.
@@ -52,8 +78,12 @@ type State struct {
 	// it is admitted, unless others come first. It is zero when there is room now, so after an admission it speaks of the
 	// next request. In Redis it is a lower bound if the request waits for about a thousand admissions of more than one unit to
 	// expire, or fewer if its call asks much: at that time it is denied again, and told more.
+	//
+	// Of a limit that is InFlight and has no room it is always one second, since nobody knows when a request will end:
+	// room may come earlier or later.
 	RetryAfter time.Duration
-	// ResetAfter is how long until the whole budget is back, if nothing more is admitted.
+	// ResetAfter is how long until the whole budget is back, if nothing more is admitted. Of a limit that is InFlight it is
+	// the lease, while any request is under way.
 	ResetAfter time.Duration
 	// Banned reports whether the limit denies because of a ban, also if this is the denial that begins it: see
 	// Limit.Ban. Then Remaining is zero, and neither RetryAfter nor ResetAfter ends before the ban.
@@ -85,6 +115,17 @@ func (d Decision) States() []State {
 func (s State) aged(by time.Duration) State {
 	s.RetryAfter, s.ResetAfter = max(0, s.RetryAfter-by), max(0, s.ResetAfter-by)
 	return s
+}
+
+// suppose sets what nobody knows of a limit that is InFlight, given whether it holds anything and whether it is full.
+func (s *State) suppose(held, full bool) {
+	s.RetryAfter, s.ResetAfter = 0, 0
+	if full {
+		s.RetryAfter = time.Second
+	}
+	if held {
+		s.ResetAfter = s.Limit.Window
+	}
 }
 
 // Source says who made a decision. The zero Source is that of no decision.

@@ -103,9 +103,13 @@ const workerEnv = "EXACTLIMIT_TEST_JOB"
 
 func work() int {
 	var j job
+	var h hold
 	if err := json.Unmarshal([]byte(os.Getenv(workerEnv)), &j); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
+	}
+	if json.Unmarshal([]byte(os.Getenv(workerEnv)), &h) == nil && h.Hold.Max > 0 {
+		return h.run()
 	}
 	limiter, err := Connect(j.URL, WithPrefix(j.Prefix), patient, OnFailure(FailClosed))
 	if err != nil {

@@ -312,3 +312,49 @@ func ExampleDecision_States() {
 	// burst 1
 	// sustained 99
 }
+
+// Of the exports of a user, two run at once, in all instances together.
+func ExampleLimiter_Release() {
+	limiter, _ := core.NewInProcess()
+	defer limiter.Close()
+
+	export := func(ctx context.Context) error {
+		d, err := limiter.Allow(ctx, "user:42", core.InFlight("exports", 2, 30*time.Second))
+		if err != nil {
+			return err
+		}
+		if !d.Allowed {
+			return errors.New("two exports are under way")
+		}
+		defer limiter.Release(context.WithoutCancel(ctx), d)
+		fmt.Println("one more may run:", d.Remaining == 1)
+		return nil
+	}
+	for range 3 { // one after the other
+		if err := export(context.Background()); err != nil {
+			fmt.Println(err)
+		}
+	}
+	// Output:
+	// one more may run: true
+	// one more may run: true
+	// one more may run: true
+}
+
+func ExampleInFlight() {
+	fmt.Println(core.InFlight("exports", 2, 30*time.Second) ==
+		core.Limit{Name: "exports", Max: 2, Window: 30 * time.Second, InFlight: true})
+	// Output: true
+}
+
+// A function that does not know the limits knows whether there is something to release.
+func ExampleDecision_Holds() {
+	limiter, _ := core.NewInProcess()
+	defer limiter.Close()
+	ctx := context.Background()
+	send, _ := limiter.Allow(ctx, "user:42", core.PerMinute("send", 3))
+	export, _ := limiter.Allow(ctx, "user:42", core.InFlight("exports", 1, 30*time.Second))
+	denied, _ := limiter.Allow(ctx, "user:42", core.InFlight("exports", 1, 30*time.Second))
+	fmt.Println(send.Holds(), export.Holds(), denied.Holds())
+	// Output: false true false
+}

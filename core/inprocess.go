@@ -14,7 +14,8 @@ import (
 	"github.com/puzpuzpuz/xsync/v4"
 )
 
-// inProcess keeps logs in memory and answers as the script does.
+// inProcess keeps logs in memory and answers as the script does. What a limit of requests in flight has admitted stays
+// until it is given back: there are no leases, since the logs end with the process.
 type inProcess struct {
 	identity uint64    // in the receipts of what it admits
 	start    time.Time // of the clock: moments are microseconds since then, on Go's monotonic clock
@@ -137,7 +138,8 @@ func (p *inProcess) decide(d *Decision, key string, cost int, limits []Limit) {
 	}
 }
 
-// settle charges to the logs of limits what a request has cost instead of what its receipt says was charged.
+// settle charges to the logs of limits, of which none is of requests in flight, what a request has cost instead of what
+// its receipt says was charged.
 func (p *inProcess) settle(paid receipt, cost int, limits []State) error {
 	c := p.locked(paid.key, cost > paid.cost)
 	if c == nil {
@@ -145,6 +147,14 @@ func (p *inProcess) settle(paid receipt, cost int, limits []State) error {
 	}
 	defer c.mu.Unlock()
 	return c.settle(p.now(), paid, cost, limits)
+}
+
+// release gives back what a request holds in the logs of limits of requests in flight.
+func (p *inProcess) release(paid receipt, limits []Limit) {
+	if c := p.locked(paid.key, false); c != nil {
+		defer c.mu.Unlock()
+		c.release(paid, limits)
+	}
 }
 
 func (p *inProcess) peek(d *Decision, key string, limits []Limit) {
@@ -227,7 +237,7 @@ func (c *client) count(logs []int, now int64, cost int, limits []Limit) (_ []int
 // find returns the index of the log that a limit keeps, or -1.
 func (c *client) find(limit *Limit) int {
 	for i := range c.logs {
-		if l := &c.logs[i]; l.window == limit.Window && l.name == limit.Name {
+		if l := &c.logs[i]; l.window == limit.Window && l.flights == limit.InFlight && l.name == limit.Name {
 			return i
 		}
 	}
@@ -243,7 +253,9 @@ func (c *client) open(limit *Limit) int {
 		c.logs = slices.Grow(c.logs, 1)
 		c.most[0] = log{} // which would keep a ring for as long as the client lives
 	}
-	c.logs = append(c.logs, log{newest: math.MinInt64, name: strings.Clone(limit.Name), window: limit.Window})
+	c.logs = append(c.logs, log{
+		newest: math.MinInt64, name: strings.Clone(limit.Name), window: limit.Window, flights: limit.InFlight,
+	})
 	return len(c.logs) - 1
 }
 
@@ -299,6 +311,17 @@ func (c *client) settle(now int64, paid receipt, cost int, limits []State) error
 		}
 	}
 	return nil
+}
+
+func (c *client) release(paid receipt, limits []Limit) {
+	for i := range limits {
+		if found := c.find(&limits[i]); found >= 0 {
+			l := &c.logs[found]
+			if entry := l.find(paid.entryID); entry >= 0 {
+				l.remove(entry)
+			}
+		}
+	}
 }
 
 // mostUnits is the most units that a log may hold, which is more than any Max. In Redis, larger numbers are not exact.

@@ -31,6 +31,7 @@ func canonicalKey(key string) string {
 // appendLogKey appends the name in Redis of the log that a limit keeps of a canonical key:
 //
 //	prefix:{key}:name:windowv3
+//	prefix:{key}:name:leasev3f   of a limit of requests in flight
 //
 // with the window in milliseconds and the version of the format of its entries, which every change of the format
 // changes, so that two versions of this package on one Redis never misread each other's logs. The braces put all logs
@@ -44,5 +45,9 @@ func appendLogKey(b []byte, prefix, canonical string, limit Limit) []byte {
 	b = append(b, limit.Name...)
 	b = append(b, ':')
 	b = strconv.AppendInt(b, int64(limit.Window/time.Millisecond), 10)
-	return append(b, "v3"...)
+	b = append(b, "v3"...)
+	if limit.InFlight {
+		b = append(b, 'f')
+	}
+	return b
 }

@@ -32,12 +32,15 @@ func TestLogNames(t *testing.T) {
 
 	seen := map[string]string{}
 	for _, key := range awkward {
-		for _, name := range []string{"n", "n:1000", "n:1000v3", "v3", ":", "}:n", "{x}", "a}:n"} {
+		for _, name := range []string{"n", "n:1000", "n:1000v3", "n:1000v3f", "v3", ":", "}:n", "{x}", "a}:n"} {
 			for _, window := range []time.Duration{time.Millisecond, time.Second} {
 				log, from := logName(key, name, window), fmt.Sprintf("%q %q %v", key, name, window)
 				assert.NotContains(t, seen, log, "%s and %s", from, seen[log])
 				seen[log] = from
 			}
+			log := string(appendLogKey(nil, "p", canonicalKey(key), InFlight(name, 1, time.Second)))
+			assert.NotContains(t, seen, log, "%q %q in flight and %s", key, name, seen[log])
+			seen[log] = fmt.Sprintf("%q %q in flight", key, name)
 		}
 	}
 }
@@ -50,6 +53,9 @@ func FuzzLogNames(f *testing.F) {
 		log1, log2 := logName(key1, name1, time.Second), logName(key2, name2, time.Second)
 		if (key1 == key2 && name1 == name2) != (log1 == log2) {
 			t.Errorf("%q of %q is %q, %q of %q is %q", name1, key1, log1, name2, key2, log2)
+		}
+		if log1 == string(appendLogKey(nil, "p", canonicalKey(key2), InFlight(name2, 1, time.Second))) {
+			t.Errorf("%q of %q is %q, and so is %q in flight of %q", name1, key1, log1, name2, key2)
 		}
 		// Redis Cluster hashes what stands between the first brace and the first closing one after it.
 		tag := func(log string) string {

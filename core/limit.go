@@ -2,8 +2,9 @@ package core
 
 import "time"
 
-// Limit says that of one key at most Max requests are admitted in any trailing Window. It is a plain value: make one
-// wherever it is used, compare it with ==. The zero Limit is invalid.
+// Limit says that of one key at most Max requests are admitted in any trailing Window, or, if it is InFlight, that at
+// most Max are under way at once. It is a plain value: make one wherever it is used, compare it with ==. The zero Limit
+// is invalid.
 //
 // Limits of the same Name and Window share their log for each key, wherever in the service they are written, so two
 // routes share a budget exactly when they say so. A changed Max takes effect at once on the log that is there. A changed
@@ -14,8 +15,10 @@ type Limit struct {
 	// Max is the most requests, or units of cost, admitted in any Window: 1 to 999,999,999,999,999.
 	Max int
 	// Window is a whole number of milliseconds, at least one and at most 876,000 hours, a century. It is half open: what
-	// was admitted at t counts until just before t+Window.
+	// was admitted at t counts until just before t+Window. Of a limit that is InFlight it is the lease, at least a second.
 	Window time.Duration
+	// InFlight makes it a limit of the requests that are under way: see the function of this name.
+	InFlight bool
 	// Ban is how long the limit goes on denying a key that it has denied, even if entries leave the window meanwhile:
 	// a whole number of milliseconds, at most 876,000 hours. Zero means no ban. The request that finds no room in this
 	// limit begins the ban; further requests do not prolong it. After exactly Ban it is over, and only Reset ends it
@@ -25,6 +28,22 @@ type Limit struct {
 	// printable ASCII. Empty means "requests". It changes nothing else, so limits that differ only in Unit share their
 	// log.
 	Unit string
+}
+
+// InFlight is a limit of max requests at once: of those that one key has under way, in all instances together. An
+// admission counts until it is given to Release or Refund, which adapters do when the handler has returned.
+//
+// The lease is for instances that die. While a Limiter runs it renews the leases of what it has admitted, every third of
+// their time, however long a handler takes. If its process ends, or cannot reach Redis, its requests count until their
+// leases end, and not after that, although some may still be under way. So a short lease costs calls to Redis, and a long
+// one keeps clients waiting after a crash; 30 seconds suits most. It is at least a second.
+//
+// A request of a cost n takes n of max. Where costs are something else, such as tokens, ask for the requests in flight in
+// a call of its own, in an adapter by a Middleware of its own.
+//
+// Limits of the same name and lease share their log, as with windows, but never with a limit that is not InFlight.
+func InFlight(name string, max int, lease time.Duration) Limit {
+	return Limit{Name: name, Max: max, Window: lease, InFlight: true}
 }
 
 // PerSecond is a limit of max requests in any second.
@@ -45,6 +64,16 @@ const (
 	maxMax    = 999_999_999_999_999
 	maxWindow = 100 * 365 * 24 * time.Hour
 )
+
+// inFlight returns those of limits that are InFlight, or nil.
+func inFlight(limits []Limit) (flights []Limit) {
+	for i := range limits {
+		if limits[i].InFlight {
+			flights = append(flights, limits[i])
+		}
+	}
+	return flights
+}
 
 // Validate says whether limits can be asked for together in one call: at least one, each of them sensible, no two of
 // one Name. The error wraps ErrInvalid. Every call checks its limits itself; this is for checking them earlier, where
@@ -78,6 +107,10 @@ func (l *Limit) validate() error {
 		return invalid("limit %q: Max is %d, it must be at least 1", l.Name, l.Max)
 	case int64(l.Max) > maxMax:
 		return invalid("limit %q: Max is %d, it must be at most %d", l.Name, l.Max, int64(maxMax))
+	case l.InFlight && l.Window < time.Second:
+		return invalid("limit %q: its lease is %v, it must be at least 1s, such as 30*time.Second", l.Name, l.Window)
+	case l.InFlight && (l.Ban != 0 || l.Unit != ""):
+		return invalid("limit %q: one that is InFlight has no Ban and no Unit", l.Name)
 	case l.Window < time.Millisecond:
 		return invalid("limit %q: Window is %v, it must be at least 1ms", l.Name, l.Window)
 	case l.Window > maxWindow:

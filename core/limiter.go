@@ -181,11 +181,13 @@ func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, li
 			return err
 		case l.policy != FailLocal:
 			*d = admitUncounted(limits)
-			return nil
 		}
 	}
-	l.inProcess.decide(d, key, n, limits)
-	if q != nil && !d.Allowed {
+	if !d.Allowed {
+		l.inProcess.decide(d, key, n, limits)
+	}
+	if q != nil && (!d.Allowed || q.inFlight) {
+		q.keep = d.Allowed
 		l.redis.giveBack(q)
 	}
 	return nil
@@ -234,8 +236,8 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Deci
 }
 
 // Settle states what an admitted request has really cost, in units, and charges or gives back the difference to what it
-// was charged, in each of its limits. It is for requests whose cost is known only when they are done: reserve an
-// estimate with AllowN, and settle it afterwards. A reservation that is never settled stays charged.
+// was charged, in each of its limits that are not InFlight. It is for requests whose cost is known only when they are
+// done: reserve an estimate with AllowN, and settle it afterwards. A reservation that is never settled stays charged.
 //
 // If the request has cost less, units are given back as if it had been admitted at that cost. If it has cost more, the
 // difference is charged as of now, even beyond Max, because the work has been done: then Remaining is 0, and no request
@@ -267,25 +269,72 @@ func (l *Limiter) Settle(ctx context.Context, d Decision, cost int) error {
 		return nil
 	case paid.cost == 0:
 		return invalid("the decision has charged nothing: settle those that Allow, AllowN or Wait have admitted")
-	case l.closed.Load():
-		return unavailable(errClosed)
 	}
+	redis, err := l.madeBy(paid, "settle")
+	windows := d.windows()
 	switch {
-	case paid.store == l.inProcess.identity:
-		defer l.queues.wake(paid.key)
-		if err := l.inProcess.settle(paid, cost, d.States()); err != nil {
-			return unavailable(err)
-		}
-		return nil
-	case l.redis != nil && paid.store == l.redis.identity:
-		return l.redis.settle(ctx, paid, cost, limitsOf(d.States()))
+	case err != nil || len(windows) == 0:
+		return err
+	case redis:
+		return l.redis.settle(ctx, paid, cost, limitsOf(windows))
 	}
-	return invalid("the decision is another Limiter's: settle it with the one that made it")
+	defer l.queues.wake(paid.key)
+	if err := l.inProcess.settle(paid, cost, windows); err != nil {
+		return unavailable(err)
+	}
+	return nil
 }
 
 // Refund gives back what an admission was charged, so that it counts no more, as if a request that failed had never
-// come. It is Settle with a cost of 0, lifts no ban, and does nothing for a denial or a Peek.
-func (l *Limiter) Refund(ctx context.Context, d Decision) error { return l.Settle(ctx, d, 0) }
+// come. It is Settle with a cost of 0, and Release. It lifts no ban, and does nothing for a denial or a Peek.
+func (l *Limiter) Refund(ctx context.Context, d Decision) error {
+	err := l.Settle(ctx, d, 0)
+	if released := l.Release(ctx, d); err == nil {
+		err = released
+	}
+	return err
+}
+
+// Release says that an admitted request has ended: it no longer counts in those of its limits that are InFlight. The
+// others stay charged. Call it once for each admission under such a limit, with a context that has not ended, such as
+// context.WithoutCancel's; adapters do it themselves. Until then this Limiter renews what the admission holds, so it is
+// held for as long as this process runs if Release is forgotten. Decision.Holds reports whether there is anything to
+// release.
+//
+// A second Release of the same admission does nothing, and so does one after a Refund, one of a denial, and one of an
+// admission that was not counted or is under no such limit. Where Redis does not answer it returns ErrUnavailable
+// whatever the policy. There is no need to call it again then: the Limiter goes on trying for about half a minute, and no
+// longer renews. The decision must be of this Limiter, or of a view of it: another's is an error that wraps ErrInvalid.
+func (l *Limiter) Release(ctx context.Context, d Decision) error {
+	if d.receipt.cost == 0 {
+		return nil
+	}
+	redis, err := l.madeBy(d.receipt, "release")
+	if err != nil || !d.Holds() {
+		return err
+	}
+	flights := inFlight(limitsOf(d.States()))
+	if redis {
+		return l.redis.release(ctx, d.receipt, flights)
+	}
+	l.inProcess.release(d.receipt, flights)
+	l.queues.wake(d.receipt.key)
+	return nil
+}
+
+// madeBy reports whether the admission with a receipt, which a caller wants to do something with, was made by Redis, or
+// else in this process.
+func (l *Limiter) madeBy(paid receipt, do string) (redis bool, _ error) {
+	switch {
+	case l.closed.Load():
+		return false, unavailable(errClosed)
+	case paid.store == l.inProcess.identity:
+		return false, nil
+	case l.redis != nil && paid.store == l.redis.identity:
+		return true, nil
+	}
+	return false, invalid("the decision is another Limiter's: %s it with the one that made it", do)
+}
 
 func limitsOf(states []State) []Limit {
 	limits := make([]Limit, len(states))

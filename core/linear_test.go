@@ -104,6 +104,7 @@ func TestLinearizable(t *testing.T) {
 		lossy       bool
 		provisional bool
 		ban         time.Duration
+		inFlight    bool // and a settle is a release
 		crowded     bool // by others, on whose calls the callers wait so that they are asked together
 		callers     int  // in each instance
 		calls       int  // of each
@@ -132,6 +133,11 @@ func TestLinearizable(t *testing.T) {
 			name: "lossy crowd with settles", others: []string{"settle"}, lossy: true, provisional: true, crowded: true,
 			callers: 5, calls: 4, unit: 1,
 		},
+		{
+			name: "lossy in flight", others: []string{"settle", "peek"}, lossy: true, inFlight: true,
+			callers: 3, calls: 6, unit: 1,
+		},
+		{name: "in flight", others: []string{"settle", "peek"}, inFlight: true, callers: 3, calls: 8, unit: huge},
 	} {
 		t.Run(mode.name, func(t *testing.T) {
 			shared, checked := 0, 0
@@ -141,6 +147,7 @@ func TestLinearizable(t *testing.T) {
 					limit.Max = (3 + round%8) * mode.unit
 				}
 				limit.Ban = mode.ban
+				limit.InFlight = mode.inFlight
 				opts := []Option{WithPrefix(redistest.Prefix()), patient, OnFailure(FailClosed)}
 				share := 0.15 // ten in a row, which is when a call gives up, are not to be expected
 				if !mode.lossy {
@@ -190,7 +197,9 @@ func TestLinearizable(t *testing.T) {
 									i := random.IntN(len(admitted))
 									paid = admitted[i]
 									admitted = slices.Delete(admitted, i, i+1)
-									actual = []int{0, 0, 1, 3, 4}[random.IntN(5)] * mode.unit
+									if !mode.inFlight {
+										actual = []int{0, 0, 1, 3, 4}[random.IntN(5)] * mode.unit
+									}
 									in.cost = actual - paid.receipt.cost
 								}
 								call := time.Since(start)
@@ -200,7 +209,9 @@ func TestLinearizable(t *testing.T) {
 								case "reset":
 									err = limiter.Reset(t.Context(), "ann", limit)
 								case "settle":
-									err = limiter.Settle(t.Context(), paid, actual)
+									if err = limiter.Settle(t.Context(), paid, actual); err == nil && mode.inFlight {
+										err = limiter.Release(t.Context(), paid)
+									}
 								case "peek":
 									d, err = limiter.Peek(t.Context(), "ann", limit)
 								default:

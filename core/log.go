@@ -22,6 +22,7 @@ type log struct {
 	first   int    // index of the oldest entry
 	number  uint32 // of the last admission
 	undone  bool   // the last admission was given back, and the last entry is an earlier one
+	flights bool   // the limit is InFlight: entries leave only when they are removed
 	details *details
 	name    string // of the limit, which with the window identifies the log among those of its key
 	window  time.Duration
@@ -61,7 +62,9 @@ type additional struct {
 // trim drops what was admitted at or before the given moment, and returns how many units are left.
 func (l *log) trim(before int64) int {
 	gone := 0
-	if l.newest <= before {
+	if l.flights {
+		before = math.MinInt64
+	} else if l.newest <= before {
 		gone = l.count
 	}
 	for gone < l.count && l.at(gone) <= before {
@@ -97,7 +100,7 @@ func (l *log) drop(n int, before int64) {
 // smallRing is the longest ring, in entries, that is kept however empty it is.
 const smallRing = 64
 
-func (l *log) long() bool { return l.window > math.MaxUint32*time.Microsecond }
+func (l *log) long() bool { return l.flights || l.window > math.MaxUint32*time.Microsecond }
 
 // size is how many entries the ring has room for.
 func (l *log) size() int {
@@ -345,8 +348,8 @@ func (l *log) clear() {
 // moment of an earlier one, and it has not been cleared lately.
 func (l *log) idle(now int64) bool {
 	before := now - l.window.Microseconds()
-	empty := l.count == 0 && (l.details == nil || l.details.cleared.at <= before)
-	return l.newest < now && (empty || l.newest <= before) && !l.banned(now)
+	empty := l.count == 0 && (l.flights || l.details == nil || l.details.cleared.at <= before)
+	return l.newest < now && (empty || !l.flights && l.newest <= before) && !l.banned(now)
 }
 
 // state completes a state whose Limit is set, for a request of the given cost. It writes the fields where they will
@@ -354,6 +357,10 @@ func (l *log) idle(now int64) bool {
 func (l *log) state(s *State, now int64, cost int) {
 	remaining := s.Limit.Max - l.units()
 	s.Remaining = max(0, remaining)
+	if l.flights {
+		s.suppose(l.count > 0, remaining < cost)
+		return
+	}
 	if l.count > 0 {
 		newest := l.newest // which costs no look into the ring
 		if l.undone {

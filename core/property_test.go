@@ -53,13 +53,16 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 					Window: rapid.SampledFrom(windows).Draw(t, "window"),
 					Ban:    rapid.SampledFrom(bans).Draw(t, "ban"),
 				})
+				if rapid.IntRange(0, 3).Draw(t, "in flight") == 0 { // with leases that do not end
+					limits[i].InFlight, limits[i].Window, limits[i].Ban = true, time.Hour, 0
+				}
 			}
 			cost := rapid.IntRange(1, limits[0].Max).Draw(t, "cost")
 			for _, limit := range limits {
 				cost = min(cost, limit.Max)
 			}
 			do := rapid.SampledFrom([]string{
-				"allow", "allow", "allow", "allow", "allow", "allow", "settle", "settle", "settle", "peek", "reset",
+				"allow", "allow", "allow", "allow", "allow", "allow", "settle", "settle", "settle", "release", "peek", "reset",
 			}).Draw(t, "do")
 			if same || do == "peek" {
 				cost = 1
@@ -74,11 +77,14 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 				continue
 			}
 
-			if do == "settle" {
-				if len(admitted) > 0 { // perhaps again, and perhaps of what has left
-					a := rapid.SampledFrom(admitted).Draw(t, "of")
+			if (do == "settle" || do == "release") && len(admitted) > 0 { // perhaps again, and perhaps of what has left
+				if a := rapid.SampledFrom(admitted).Draw(t, "of"); do == "settle" {
 					a.settle(t, stores, now, a.actual(t))
+				} else {
+					a.release(t, stores, now)
 				}
+			}
+			if do == "settle" || do == "release" {
 				continue
 			}
 
@@ -87,12 +93,16 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 				log := at(logs, key, limit)
 				allowed = allowed && log.Fits(now, limit.Window.Microseconds(), cost, limit.Max)
 			}
-			charged := &admission{stores: map[string]Decision{}, oracle: map[*oracle.Log]int{}, at: now, cost: cost}
+			charged := &admission{
+				stores: map[string]Decision{}, oracle: map[*oracle.Log]int{}, flights: map[*oracle.Log]int{}, at: now, cost: cost,
+			}
 			var want []State
 			for _, limit := range limits {
 				log, window := at(logs, key, limit), limit.Window.Microseconds()
 				switch {
 				case do == "peek":
+				case allowed && limit.InFlight:
+					charged.flights[log] = log.Admit(now, cost)
 				case allowed:
 					charged.oracle[log] = log.Admit(now, cost)
 				default:
@@ -135,19 +145,24 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 // stateOf returns where the oracle says that a limit stands.
 func stateOf(log *oracle.Log, now int64, cost int, limit Limit) State {
 	window := limit.Window.Microseconds()
-	return State{
+	s := State{
 		Limit:      limit,
 		Remaining:  log.Remaining(now, window, limit.Max),
 		RetryAfter: time.Duration(log.Retry(now, window, cost, limit.Max)) * time.Microsecond,
 		ResetAfter: time.Duration(log.Reset(now, window)) * time.Microsecond,
 		Banned:     log.Banned(now),
 	}
+	if limit.InFlight {
+		s.suppose(s.ResetAfter > 0, s.RetryAfter > 0)
+	}
+	return s
 }
 
 // admission is one admission, as each store and each log of the oracle knows it.
 type admission struct {
 	stores    map[string]Decision
 	oracle    map[*oracle.Log]int
+	flights   map[*oracle.Log]int // of limits of requests in flight
 	at        int64
 	cost      int
 	forgotten bool // by a reset of one of its logs
@@ -188,13 +203,23 @@ func (a *admission) settle(t require.TestingT, stores map[string]clocked, now in
 	}
 	longest := time.Duration(0)
 	for _, d := range a.stores {
-		for _, limit := range limitsOf(d.States()) {
+		for _, limit := range limitsOf(d.windows()) {
 			longest = max(longest, limit.Window)
 		}
 	}
 	a.until += longest.Microseconds()
 	if a.forgotten && cost <= a.cost {
 		a.until = now // there was nothing to give back, and so no trace
+	}
+}
+
+// release releases an admission, as the first or as another time.
+func (a *admission) release(t require.TestingT, stores map[string]clocked, now int64) {
+	for name, store := range stores {
+		store.release(t, now, a.stores[name])
+	}
+	for log, i := range a.flights {
+		log.Refund(i)
 	}
 }
 
@@ -358,9 +383,15 @@ local try = call
 				}
 				q := redis.question(verb, key, cost, asked...)
 				q.provisional = !common && rapid.IntRange(0, 5).Draw(r, "provisional") == 0
-				if !common && len(allowed) > 0 && rapid.IntRange(0, 4).Draw(r, "settle") == 0 {
-					actual := rapid.SampledFrom([]int{0, 0, 1, 2, 5, 9}).Draw(r, "actual")
-					q = redis.settling(rapid.SampledFrom(allowed).Draw(r, "of"), actual)
+				if !common && len(allowed) > 0 {
+					switch of := rapid.SampledFrom(allowed).Draw(r, "of"); rapid.IntRange(0, 5).Draw(r, "do") {
+					case 0:
+						q = redis.settling(of, rapid.SampledFrom([]int{0, 0, 1, 2, 5, 9}).Draw(r, "actual"))
+					case 1: // as if the limits were of requests in flight, which have no bans
+						if limits[0].Ban == 0 {
+							q = redis.renewing(of)
+						}
+					}
 				}
 				questions = append(questions, q)
 			}
@@ -370,7 +401,7 @@ local try = call
 				if q.verb == admit && redis.decision(r, q).Allowed {
 					allowed = append(allowed, redis.decision(r, q))
 				}
-				if q.verb == admit && redis.decision(r, q).Allowed || q.verb == settle && q.charges() {
+				if q.verb == admit && redis.decision(r, q).Allowed || q.charges() && q.verb == settle || q.verb == renew {
 					for _, limit := range q.limits {
 						added[redis.log(q.key, limit)] = now
 					}
@@ -467,7 +498,7 @@ func TestClockStepsBack(t *testing.T) {
 }
 
 func at(logs map[string]*oracle.Log, key string, limit Limit) *oracle.Log {
-	id := fmt.Sprint(key, limit.Name, limit.Window)
+	id := fmt.Sprint(key, limit.Name, limit.Window, limit.InFlight)
 	if logs[id] == nil {
 		logs[id] = &oracle.Log{}
 	}

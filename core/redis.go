@@ -23,6 +23,7 @@ type redisLogs struct {
 	dispatcher *dispatch.Dispatcher[*question]
 	denials    *denials
 	reporter   *reporter
+	leases     *leases
 	freed      func(key string) // called when units of a key may have been given back
 	closing    chan struct{}    // closed by close
 
@@ -69,6 +70,7 @@ func newRedisLogs(connection *connection, c config, m *metrics, freed func(key s
 		config.Called, config.TimedOut = m.recordCall, m.recordTimeout
 	}
 	r.dispatcher = dispatch.New(config)
+	r.leases = newLeases(r.renew, r.now, r.closing)
 	return r
 }
 
@@ -113,12 +115,19 @@ func (r *redisLogs) decide(
 	}
 	q := r.newQuestion(admit, key, hash, cost, limits)
 	q.provisional = provisional
+	var asked time.Duration
+	if q.inFlight {
+		asked = r.now()
+	}
 	if err := r.do(ctx, q); err != nil {
 		return q, err
 	}
 	*d = q.decision()
 	if d.Allowed {
 		d.receipt = r.receipt(q)
+		if q.inFlight {
+			r.leases.hold(d.receipt, inFlight(limits), asked)
+		}
 	}
 	q.free()
 	return nil, nil
@@ -170,19 +179,49 @@ func (r *redisLogs) peek(ctx context.Context, key string, limits []Limit) (Decis
 }
 
 // settle charges to the logs of limits what a request has cost instead of what its receipt says was charged. If it was
-// called for the receipt before, it does nothing or, if that call returned an error, repeats it: see call.settle.
+// called for the receipt before, it does nothing or, if that call returned an error, repeats it: see call.settle. No limit
+// may be of requests in flight.
 func (r *redisLogs) settle(ctx context.Context, paid receipt, cost int, limits []Limit) error {
 	cost, done := paid.call.settle(paid, cost)
 	if done || cost == paid.cost {
 		return nil
 	}
-	q := r.newQuestion(settle, paid.key, maphash.String(r.seed, paid.key), cost, limits)
-	q.paid = paid
-	if err := r.change(ctx, q); err != nil {
+	if err := r.charge(ctx, paid, cost, limits); err != nil {
 		return err
 	}
 	paid.call.settled(paid)
 	return nil
+}
+
+// charge is settle without its memory: the caller knows that it is not called with several costs.
+func (r *redisLogs) charge(ctx context.Context, paid receipt, cost int, limits []Limit) error {
+	q := r.newQuestion(settle, paid.key, maphash.String(r.seed, paid.key), cost, limits)
+	q.paid = paid
+	return r.change(ctx, q)
+}
+
+// release gives back what a request holds in the logs of limits of requests in flight, once. If it fails, it goes on
+// trying in the background, since what is held keeps others waiting until its lease ends.
+func (r *redisLogs) release(ctx context.Context, paid receipt, limits []Limit) error {
+	if !r.leases.end(paid) {
+		return nil
+	}
+	err := r.charge(ctx, paid, 0, limits)
+	if err != nil {
+		go r.refundLater(paid, limits)
+	}
+	return err
+}
+
+// renew is what leases needs.
+func (r *redisLogs) renew(key string, members []string, limits []Limit) bool {
+	q := r.newQuestion(renew, key, maphash.String(r.seed, key), 1, limits)
+	q.members = members
+	if r.do(context.Background(), q) != nil {
+		return false
+	}
+	q.free()
+	return true
 }
 
 func (r *redisLogs) reset(ctx context.Context, key string, limits []Limit) error {
@@ -215,19 +254,24 @@ func (r *redisLogs) late(q *question) {
 
 // giveBack refunds a late grant that no caller has use for. It is called twice for such a question, in either order:
 // when Allow returns an error, and when the answer comes after Allow stopped waiting for it. The second call refunds.
-// If the failure policy has decided the request instead, there is no call for the former, and the charge stays.
+// If the failure policy has admitted the request instead, the charge stays: there is no call for the former, or one that
+// has set q.keep, since a request that this limiter does not renew must not be in flight for Redis.
 func (r *redisLogs) giveBack(q *question) {
 	if q.unwanted.Add(1) < 2 || q.verb != admit || q.answer.err != nil || int(q.place) >= q.answer.granted {
 		return
 	}
-	go r.refundLater(r.receipt(q), q.limits)
+	limits := q.limits
+	if q.keep {
+		limits = inFlight(limits)
+	}
+	go r.refundLater(r.receipt(q), limits)
 }
 
 // refundLater gives back what was charged, and tries again after each error, since the circuit breaker may still be
 // open after a late answer. It gives up after about half a minute; the charge then stays until it expires.
 func (r *redisLogs) refundLater(paid receipt, limits []Limit) {
 	for pause := time.Millisecond; pause < 20*time.Second; pause *= 2 {
-		if r.settle(context.Background(), paid, 0, limits) == nil {
+		if r.charge(context.Background(), paid, 0, limits) == nil {
 			return
 		}
 		select {
@@ -256,6 +300,7 @@ func (r *redisLogs) close() {
 	go func() {
 		defer close(closed)
 		r.dispatcher.Close()
+		r.leases.close()
 		r.connection.close()
 	}()
 	select {

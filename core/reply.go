@@ -19,7 +19,7 @@ type answer struct {
 	logs      []int64 // remaining, retry and reset of each log; nil after the short answer, see decodeInteger
 	bans      []int64 // microseconds until the ban of each log ends, or 0; nil if none is banned
 	remaining int64   // after the short answer: of the only log
-	early     bool    // units of a log that is not banned may be given back, so that a request has room before retry
+	early     bool    // units of a log that is not banned may be given back, so that a request may have room before retry
 
 	call   *call
 	number int32 // of the question in the call, from 1
@@ -36,7 +36,7 @@ func decode(message rueidis.RedisMessage, requests int, q *question) (answer, er
 			return answer{}, err
 		case n == -1:
 			return answer{again: true}, nil
-		case q.verb == settle || q.verb == reset:
+		case q.verb == settle || q.verb == renew || q.verb == reset:
 			return answer{}, nil
 		case q.verb == admit && len(q.limits) == 1:
 			return decodeInteger(n, requests, q)
@@ -83,6 +83,7 @@ func decodeList(list []int64, requests int, q *question) (answer, error) {
 			retry, a.logs[3*i+1] = -retry, -retry
 			a.early = a.early || ban == 0
 		}
+		a.early = a.early || limit.InFlight && retry > 0
 		most := int64(limit.Max)
 		if q.verb == admit {
 			most -= int64(a.granted * q.cost)
@@ -152,6 +153,9 @@ func (a answer) state(i, place, cost int, limit Limit) State {
 		Remaining:  int(max(0, a.logs[3*i])),
 		RetryAfter: time.Duration(a.logs[3*i+1]) * time.Microsecond,
 		ResetAfter: time.Duration(a.logs[3*i+2]) * time.Microsecond,
+	}
+	if limit.InFlight {
+		s.suppose(s.ResetAfter > 0, s.RetryAfter > 0)
 	}
 	s.Remaining += behind * cost
 	switch ban := a.ban(i); {

@@ -170,6 +170,26 @@ func TestScript(t *testing.T) {
 			{2, "C", "e3 one 1 999999999999999 " + m, "[0 0 59999998 59999999]"},
 			{3, "C", "e4 one 1 7 " + m, "[0 -999999999999992 59999998 59999998]"},
 		},
+		"renew": {
+			{0, "A B", "c1 admit 1 2 1 2 0 5 " + m + " 0 9 " + s + " 0", "[1 3 0 60000000 7 0 1000000]"},
+			{0, "A", "c2 one 1 5 " + m, "2"},
+			{second - 1, "A B", "c3 renew 2 1 c1.1*2 " + m + " " + s, "2"},
+			{second, "A B", "c4 peek 1 2 5 " + m + " 0 9 " + s + " 0", "[1 2 0 59999999 7 0 999999]"},
+			{second, "A", "c5 renew 1 3 c2.1 c1.1 never.1 " + m, "1"},        // c1.1 weighs two
+			{2*second - 1, "A B", "c6 renew 2 1 c1.1*2 " + m + " " + s, "1"}, // one lease of it has ended
+			{minute, "A", "c7 peek 1 1 4 " + m + " 0", "[1 1 0 1999999]"},
+			{minute + second, "A", "c8 one 1 5 " + m, "2"},        // c2 left
+			{minute + second, "A", "c9 renew 1 1 c2.1 " + m, "0"}, // and is not there again
+			{minute + second, "A", "d1 settle 1 c8.1 1 0 1 0 " + m, "1"},
+			{minute + second, "A", "d2 renew 1 2 c8.1 c1.1*2 " + m, "1"}, // c8 was given back
+			{2 * minute, "A", "d3 peek 1 1 5 " + m + " 0", "[1 3 0 1000000]"},
+			{2*minute + second, "A", "d4 renew 1 1 c1.1*2 " + m, "0"}, // expired, though nothing has removed it
+			{2*minute + second, "A", "d5 peek 1 1 5 " + m + " 0", "[1 5 0 0]"},
+			{0, "C", "e1 one 1 2 " + m, "1"},
+			{0, "C", "e2 one 1 2 " + m, "[1 0 60000000 60000000]"},
+			{-second, "C", "e3 renew 1 1 e1.1 " + m, "1"}, // a clock that has stepped back
+			{-second, "C", "e4 peek 1 1 2 " + m + " 0", "[0 0 60000000 60000000]"},
+		},
 		"provisional": {
 			{0, "A B", "c1 admit 1 2 1 1 1 1 " + m + " 0 1 " + s + " 0", "[1 0 -60000000 60000000 0 -1000000 1000000]"},
 			{1, "A B", "c2 admit 1 2 1 1 0 1 " + m + " 0 1 " + s + " 0", "[0 0 -59999999 59999999 0 -999999 999999]"},
@@ -526,6 +546,8 @@ func TestWrongTypeFailsItsQuestionAlone(t *testing.T) {
 		{"bad A", "d2 settle 1 c1.1 1 0 1 0 " + m + " one 1 3 " + m, wrong + " [0 0 60000000 60000000]"},
 		{"good bad", "d3 settle 2 c0.1 1 0 1 0 " + m + " " + m, wrong},
 		{"good bad", "d4 settle 2 c0.1 1 0 1 5 " + m + " " + m, wrong},
+		{"bad A", "d5 renew 1 1 c0.1 " + m + " one 1 4 " + m, wrong + " [1 0 60000000 60000000]"},
+		{"good bad", "d6 renew 2 1 c0.1 " + m + " " + m, wrong},
 	} {
 		assert.Equal(t, row.reply, redis.on(t, now, row.logs, row.args), "%+v", row)
 		assert.Equal(t, map[string]int64{"c0.1": epoch}, members(t, redis.client, redis.prefix+":good"), "%+v", row)
@@ -563,6 +585,7 @@ func TestDamagedLogs(t *testing.T) {
 			args := rapid.SampledFrom([]string{
 				"one 1 5 1000000", "admit 1 1 2 2 0 5 1000000 0", "admit 1 1 1 1 1 5 1000000 0", "peek 1 1 5 1000000 0", "settle 1 t1.1 2 0 2 0 1000000",
 				"settle 1 t1.1 2 0 2 1 1000000", "settle 1 t1.1 2 0 2 9 1000000",
+				"renew 1 3 t1.1*2 a c* 1000000",
 				"admit 1 1 2 2 0 5 1000000 3000000",
 				"admit 1 2 1 2 0 5 1000000 0 9 60000000 0", "one 1 999999999999999 1000000",
 			}).Draw(r, "args")
@@ -621,6 +644,7 @@ func TestMissingRights(t *testing.T) {
 		{"weighs A full", "d2 settle 2 w.1 1 0 2 9 " + m + " " + m + " peek 1 1 1 " + m + " 0",
 			"time zcard zcount zscore zadd pexpire zrange"},
 		{"A full", "d3 one 1 3 " + m + " reset 1", "time zcard zadd pexpire unlink"},
+		{"A full", "d5 one 1 3 " + m + " renew 1 1 f.1 " + m, "time zcard zscore zadd pexpire"},
 		{"A A:probe", "d4 probe",
 			"time zcard zcount zscore zrange zrangebyscore zadd zrem zremrangebyscore zremrangebyrank unlink pexpire"},
 	}
@@ -662,8 +686,8 @@ func TestMissingRights(t *testing.T) {
 			}
 			// Redis 7.0 has no code for it.
 			require.Equal(t, "NOPERM", dispatch.Code(err), "%s without %s: %v", c.args, right, err)
-			if right == "zrem" || right == "unlink" || strings.Contains(c.args, "0 2 0 ") {
-				continue // it cannot be taken back, or something may have been given back
+			if right == "zrem" || right == "unlink" || strings.Contains(c.args, "0 2 0 ") || strings.Contains(c.args, "renew") {
+				continue // it cannot be taken back, or something may have been given back, or renewed
 			}
 			require.Equal(t, before, entries(), "%s without %s", c.args, right)
 		}
@@ -702,6 +726,7 @@ func TestRejectedWrites(t *testing.T) {
 		{"full", "c9 settle 1 there.1 1 0 1 0 " + m}, {"full", "c10 reset 1"}, {"full full:probe", "c11 probe"}, {"old", "c12 one 1 3 1000"},
 		{"old", "c13 peek 1 1 3 1000 0"}, {"A", "c14 again one 1 3 " + m}, {"bad", "c15 one 1 3 " + m},
 		{"A", "c16 settle 1 there.1 1 0 1 9 " + m},
+		{"full", "c17 renew 1 1 there.1 " + m},
 	}
 	for _, refusal := range []struct {
 		words       string
@@ -954,6 +979,8 @@ func TestBadArgumentsWriteNothing(t *testing.T) {
 		"", "id", "id what", "id one", "id one 1", "id one 1 3", "id one x 3 1000", "id one 1 x 1000", "id one 1 3 x", "id admit", "id admit 1 1 1 1 0",
 		"id admit 1 1 1 1 0 3", "id admit 1 1 1 1 0 3 x 0", "id admit 1 2 1 1 0 3 1000 3", "id again one 1 3", "id peek 1", "id peek 1 1 3",
 		"id settle", "id settle 1 good.1", "id settle 1 good.1 1 0 1 0", "id reset", "id reset x", "id probe what", "id reset 1 one 1 3",
+		"id renew", "id renew 1", "id renew 1 x good.1 1000000", "id renew 1 1 good.1", "id renew 1 2 good.1 1000000",
+		"id renew 1 1 good.1 1000000",
 		"id admit 1 1 1 1 0 3 1000", "id admit 1 1 1 1 0 3 1000 what", "id admit 1 1 1 1 0 3 1000 0 what", "id peek 1 1 3 1000",
 		"id admit 1 1 1 1 0 3 1000 0 admit 1",
 		"id one 1 3 1000", "id one 3 3 1000", "id one 2 3 1000 x", "id one 2 3 1000 one", "id one 1 3 1000 what", "id one 2 3 1000 probe",

@@ -18,7 +18,9 @@ import (
 //
 // Wait asks again when RetryAfter has passed, at once after a Settle, Refund or Reset of the key by this Limiter, and
 // on Redis after the time that WithDenialCache sets, one second by default, since another instance may have given units
-// back. So does Wait of a Provisional view: units that another instance gives back may go unnoticed for so long.
+// back. So does Wait of a Provisional view: units that another instance gives back may go unnoticed for so long. While a
+// limit of requests in flight has no room, Wait asks again at once after a Release by this Limiter, and on Redis every
+// tenth of a second.
 //
 // A limit with a Ban is of little use here: if there is no room when Wait asks, it bans the key and waits until the ban
 // ends.
@@ -30,10 +32,7 @@ func (l *Limiter) Wait(ctx context.Context, key string, limits ...Limit) (Decisi
 	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err
 	}
-	name := queueName{policy: l.policy, dryRun: l.dryRun}
-	for _, limit := range limits {
-		name.limits += fmt.Sprintln(limit.Name, limit.Max, limit.Window, limit.Ban)
-	}
+	name := queueName{limits: fmt.Sprintf("%#v", limits), policy: l.policy, dryRun: l.dryRun}
 	t, err := l.queues.join(ctx, canonicalKey(key), name)
 	if err != nil {
 		return Decision{}, unavailable(err)
@@ -66,7 +65,11 @@ func (l *Limiter) trusted(d Decision) time.Duration {
 	case d.Source == SourceInProcess:
 		return min(d.RetryAfter, time.Second) // Redis may be back by then, and its logs may have room
 	}
-	return min(d.RetryAfter, l.queues.hold-d.age) // the denial cache may have held it for a while already
+	trusted := min(d.RetryAfter, l.queues.hold-d.age) // the denial cache may have held it for a while already
+	if d.Limit.InFlight {
+		trusted = min(trusted, 100*time.Millisecond) // a request of another instance may end at any time
+	}
+	return trusted
 }
 
 // queues holds the callers of Wait: for each key a queue for each set of limits and each behavior.

@@ -115,6 +115,8 @@ func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
 
 // Limit makes a middleware function that admits requests under all of limits: on an Echo, a group or a route. It panics if
 // the limits make no sense, as core.Validate says.
+//
+// A request under a limit that is core.InFlight counts in it until its handler has returned or panicked.
 func (m *Middleware) Limit(limits ...core.Limit) echo.MiddlewareFunc {
 	return m.middleware(httplimit.Fixed[echo.Context](limits))
 }
@@ -139,6 +141,9 @@ func (m *Middleware) middleware(policy func(echo.Context) (*httplimit.Policy, er
 func (m *Middleware) limit(c echo.Context, next echo.HandlerFunc, policy func(echo.Context) (*httplimit.Policy, error)) error {
 	d, refusal := m.gate.Check(c, c.Request(), c.Response().Header(), policy)
 	if refusal == nil || refusal.Waived {
+		if d.Holds() {
+			defer m.gate.Release(c.Request().Context(), d)
+		}
 		if m.gate.Settles() {
 			return m.settle(c, next, d)
 		}

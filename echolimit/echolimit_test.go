@@ -175,6 +175,11 @@ func app(limiter *core.Limiter) http.Handler {
 	e.GET("/spent", handle, settled().Limit(adaptertest.Spent))
 	e.GET("/tried", handle, tried.Limit(adaptertest.Spent))
 	e.GET("/fails", fail, tried.Limit(adaptertest.Spent))
+	e.GET("/flight", handle, byIP.Limit(adaptertest.Flight))
+	e.GET("/flight/several", handle, byIP.Limit(adaptertest.Flight, adaptertest.Inner))
+	e.GET("/flight/failures", handle, failed.Limit(adaptertest.Flight, adaptertest.Inner))
+	e.GET("/flight/mapped", fail, failed.Limit(adaptertest.Inner, adaptertest.Flight))
+	e.GET("/flight/dry", handle, by(echolimit.ClientIP(), echolimit.DryRun()).Limit(adaptertest.Flight))
 	return e
 }
 
@@ -190,6 +195,7 @@ func TestMistakesPanicWhereTheyAreWritten(t *testing.T) {
 		"no key":         func() { echolimit.New(limiter, nil) },
 		"no limit":       func() { byIP.Limit() },
 		"Max 0":          func() { byIP.Limit(core.PerMinute("login", 0)) },
+		"a short lease":  func() { byIP.Limit(core.InFlight("reports", 3, 999*time.Millisecond)) },
 		"no LimitFunc":   func() { byIP.LimitFunc(nil) },
 		"no header name": func() { echolimit.Header("") },
 		"two words":      func() { echolimit.Header("API Key") },

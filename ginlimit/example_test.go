@@ -87,6 +87,19 @@ func ExampleMiddleware_Limit() {
 	// 429
 }
 
+// Of the reports of one client, three are made at a time, and a hundred in a day.
+func ExampleMiddleware_Limit_inFlight() {
+	r := gin.New()
+	r.GET("/reports", byIP.Limit(core.InFlight("reports", 3, 30*time.Second), core.PerDay("reports-daily", 100)), report)
+
+	w := get(r, "/reports")
+	fmt.Println(w.Header().Get("RateLimit-Policy"))
+	fmt.Println(w.Header().Get("RateLimit"))
+	// Output:
+	// "reports";q=3;qu="concurrent-requests", "reports-daily";q=100;w=86400
+	// "reports";r=2, "reports-daily";r=99
+}
+
 // A proxy on the same machine.
 func ExampleTrustedProxies_loopback() {
 	byClient := ginlimit.New(limiter, ginlimit.ClientIP(ginlimit.TrustedProxies("127.0.0.1")))

@@ -112,6 +112,8 @@ func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
 
 // Limit makes a handler that admits requests under all of limits: on an engine, a group or a route. It panics if the
 // limits make no sense, as core.Validate says.
+//
+// A request under a limit that is core.InFlight counts in it until its handler has returned or panicked.
 func (m *Middleware) Limit(limits ...core.Limit) gin.HandlerFunc {
 	return m.handler(httplimit.Fixed[*gin.Context](limits))
 }
@@ -134,8 +136,14 @@ func (m *Middleware) handler(policy func(*gin.Context) (*httplimit.Policy, error
 func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit.Policy, error)) {
 	d, refusal := m.gate.Check(c, c.Request, c.Writer.Header(), policy)
 	if refusal == nil || refusal.Waived {
-		if m.gate.Settles() {
+		if d.Holds() {
+			defer m.gate.Release(c.Request.Context(), d)
+		}
+		switch {
+		case m.gate.Settles():
 			m.settle(c, d)
+		case d.Holds():
+			c.Next()
 		}
 		return
 	}

@@ -145,6 +145,11 @@ func app(limiter *core.Limiter) http.Handler {
 	r.GET("/spent", settled().Limit(adaptertest.Spent), handle)
 	r.GET("/tried", tried.Limit(adaptertest.Spent), handle)
 	r.GET("/fails", tried.Limit(adaptertest.Spent), fail)
+	r.GET("/flight", byIP.Limit(adaptertest.Flight), handle)
+	r.GET("/flight/several", byIP.Limit(adaptertest.Flight, adaptertest.Inner), handle)
+	r.GET("/flight/failures", failed.Limit(adaptertest.Flight, adaptertest.Inner), handle)
+	r.GET("/flight/mapped", failed.Limit(adaptertest.Inner, adaptertest.Flight), fail)
+	r.GET("/flight/dry", by(ginlimit.ClientIP(), ginlimit.DryRun()).Limit(adaptertest.Flight), handle)
 	return r
 }
 
@@ -160,6 +165,7 @@ func TestMistakesPanicWhereTheyAreWritten(t *testing.T) {
 		"no key":         func() { ginlimit.New(limiter, nil) },
 		"no limit":       func() { byIP.Limit() },
 		"Max 0":          func() { byIP.Limit(core.PerMinute("login", 0)) },
+		"a short lease":  func() { byIP.Limit(core.InFlight("reports", 3, 999*time.Millisecond)) },
 		"no LimitFunc":   func() { byIP.LimitFunc(nil) },
 		"no header name": func() { ginlimit.Header("") },
 		"two words":      func() { ginlimit.Header("API Key") },

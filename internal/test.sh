@@ -36,6 +36,11 @@ check_nested() {
   done
 }
 
+test_model() {
+  step "the model: every order of events within its bounds"
+  go test ./internal/model
+}
+
 # quietly prints the report of the faults, or everything if something failed.
 quietly() {
   local log
@@ -60,11 +65,11 @@ fuzz() {
 
 test_torture() {
   step "torture: what happens when Redis fails, and whether planted bugs are found"
-  # These tests leave half of the processor time, so that the checks of the nested modules cost nothing beside them.
+  # These tests leave half of the processor time, so that other checks cost nothing beside them.
   local checks
   checks=$(mktemp)
   trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
-  (renice -n 19 $BASHPID >/dev/null && check_nested) >"$checks" 2>&1 &
+  (renice -n 19 $BASHPID >/dev/null && check_nested && test_model) >"$checks" 2>&1 &
   quietly go test -race -v ./internal/torture
   wait $! || { cat "$checks"; exit 1; }
   cat "$checks"
@@ -159,7 +164,7 @@ fuzz)
   check_redis
   check
   step "go test"
-  go test -race -shuffle=on $(go list ./... | grep -v /internal/torture)
+  go test -race -shuffle=on $(go list ./... | grep -Ev '/internal/(model|torture)')
   test_torture
   test_valkey
   step "go test, of what the race detector would change"

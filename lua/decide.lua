@@ -5,8 +5,9 @@
 -- score is the time of admission, in microseconds of this server's clock. Its member is an id, or "id*n" if it weighs
 -- n units instead of one. The window is half open: an entry counts until just before score + window. A request that
 -- has cost more than it was charged has a second entry, whose score is the time at which that became known, so a log
--- may hold more units than max. A log may have three more members, called marks. Their scores are negative, which no
--- entry's is:
+-- may hold more units than max. A log of requests in flight is no different: its window is the lease, its entries are
+-- given back when their requests end, and renewed until then. A log may have three more members, called marks. Their
+-- scores are negative, which no entry's is:
 --
 --   *   the log has entries that weigh more than one unit; minus the score is the number of units that ZCARD does not
 --       count
@@ -30,6 +31,8 @@
 --                                      If its entry is not in the log, as it has expired, nothing is given back.
 --                      actual > cost   an entry "own+" is added for the difference, whatever became of the first.
 --                    To repeat this with the same actual changes nothing, as long as an entry "own+" is in a log.
+--           renew    logs, entries, the members of so many entries, then the window of each log: moves the entries to
+--                    the present, in those of the logs in which they are and have not expired
 --           reset    logs: deletes them, unless the call is "known"
 --           probe    nothing; it has two keys, of which the second never exists. It runs every command that the other
 --                    verbs run, and changes nothing.
@@ -39,8 +42,8 @@
 --
 -- Reply   a list with one element for each question:
 --           an integer from 0   admit: there is one log, every request is granted, and this many units remain, enough
---                               for another request. settle: the number of units given back or charged.
---                               reset, probe: 0.
+--                               for another request. settle: the number of units given back or charged. renew: the
+--                               number of entries moved, of all logs. reset, probe: 0.
 --           -1                  the budget of the call was used up before this question: ask it again
 --           a list              admit, peek: how many requests are granted, then three integers for each log:
 --                                 remaining  units free after the grants; below zero if there are more than max
@@ -58,9 +61,9 @@
 --         whatever the ban of its own limit, until the ban ends or the log is deleted by reset. Nothing prolongs it.
 --         To give units back does not end it, nor does an entry that expires.
 -- Clock   TIME, read once. If the clock steps back, there are entries in what is now the future. They still count, so
---         no window is overfilled. A question about a log without room then moves them to the present, so that they
---         expire a window from now. A ban that would last longer than when it began is moved likewise. If the clock
---         steps forward, entries expire and bans end earlier by as much.
+--         no window is overfilled. A question about a log without room, or one to renew an entry from the future, then
+--         moves them to the present, so that they expire a window from now. A ban that would last longer than when it
+--         began is moved likewise. If the clock steps forward, entries expire and bans end earlier by as much.
 -- Retry   A call that is sent again, with "again", grants what the earlier attempt has granted and charges nothing
 --         twice, as long as the entries of that attempt have not expired. If it overtakes the earlier attempt, that one
 --         charges nothing twice either, if as many requests fit as before, and units of none of them were given back
@@ -70,19 +73,22 @@
 --         repeated.
 -- Time    A call has a budget, so that it never occupies the server for long: 1000 less 7 for each key, and at least
 --         100. Reading or removing an entry takes 1, moving it to the present 2, cleaning a log 8 (but 0 if it is
---         done before any function is made), and giving back 1 for each request of the entry. Once the budget is
---         used up, expired entries stay in their logs, but their units are not counted. In a log with the mark * the
+--         done before any function is made), and giving back 1 for each request of the entry. Renewing an entry takes
+--         nothing: it is as much work as a key, so a call should have few of both. Once the budget is used up,
+--         expired entries stay in their logs, but their units are not counted. In a log with the mark * the
 --         entries that expire have to be read to know their units; as long as some are left, the reply is -1, so a
 --         question about such a log with n expired entries is answered after about n/1000 calls. If finding retry
 --         would take more than the budget, retry is a time at which the request is still denied.
 -- Expiry  No log expires before its newest entry does, or its ban ends. Each expires within two windows and a second
---         after an entry was added last or, if the clock has stepped back, after the question that has moved its
---         entries, or else a second after its ban. PEXPIRE is a seventh of the work of an admission, so it runs only
+--         after an entry was added or renewed last or, if the clock has stepped back, after the question that has
+--         moved its entries, or else a second after its ban. PEXPIRE is a seventh of the work of an admission, so it
+--         runs only
 --           - for the first entry: one window from now, since most logs of a flood get no second entry
 --           - for the second entry: two windows from now
 --           - when entries have expired: two windows from now, or from the oldest entry that is left if none is added
 --           - when units were given back: two windows from the oldest entry that is left
 --           - when a settle has added an entry: as for an admission's first entry, or else two windows from now
+--           - when entries are renewed: two windows from now
 --           - when entries were moved from the future to the present: two windows from now
 --           - when a log is banned, and when nothing but the ban is left of it: to the end of the ban
 --         A call that finds no expired entry comes within a window of the oldest entry, after which PEXPIRE has run
@@ -91,8 +97,8 @@
 --         not be the one that was added last.
 -- Failure A call with wrong arguments fails before anything is written. A server that rejects writes, or a user
 --         without the right to a command, fails the whole call. What the call has charged is then taken back as far
---         as the server allows; units that a settle in the call has given back stay given back. Within a question
---         nothing is written before all its logs are known to be sorted sets.
+--         as the server allows; units that a settle in the call has given back stay given back, and what it has
+--         renewed stays renewed. Within a question nothing is written before all its logs are known to be sorted sets.
 
 local call, try = redis.call, redis.pcall
 
@@ -154,6 +160,13 @@ else
       g.logs, g.entry = number(), ARGV[a]
       a = a + 1
       g.requests, g.place, g.cost, g.actual = number(), number(), number(), number()
+      limits(g, false)
+    elseif g.verb == 'renew' then
+      g.logs, g.members = number(), {}
+      for i = 1, number() do
+        g.members[i] = ARGV[a]
+        a = a + 1
+      end
       limits(g, false)
     elseif g.verb == 'reset' then
       g.logs = number()
@@ -611,6 +624,34 @@ local function settle(g, at)
   return (less and giveBack or chargeMore)(g, at, own, extra)
 end
 
+-- renew moves entries to the present.
+local function renew(g, at)
+  local renewed = 0
+  for i = 2, g.logs do
+    call('ZCARD', KEYS[at + i]) -- fails before anything is written
+  end
+  for i = 1, g.logs do
+    local log, window, entries, ahead = KEYS[at + i], g.window[i], {}, false
+    for _, member in ipairs(g.members) do
+      local score = call('ZSCORE', log, member)
+      if score and score - g.cutoff[i] > 0 then
+        entries[#entries + 1] = stamp
+        entries[#entries + 1] = member
+        ahead = ahead or score - now > 0
+      end
+    end
+    if entries[1] then
+      call('ZADD', log, 'XX', unpack(entries))
+      call('PEXPIRE', log, format('%.0f', 2 * window / 1000 + slack), 'GT')
+      if ahead then
+        restamp(log, window, 0)
+      end
+    end
+    renewed = renewed + #entries / 2
+  end
+  return renewed
+end
+
 local function reset(g, at)
   if not only then
     call('UNLINK', unpack(KEYS, at + 1, at + g.logs))
@@ -637,7 +678,9 @@ groups = groups or { {
   verb = 'one', questions = plain, logs = 1, requests = 1, cost = 1, charges = true,
   max = { max }, window = { window }, ban = { 0 }, cutoff = { cutoff or format('%.0f', math.max(0, now - window)) },
 } }
-local answers = { one = admit, admit = admit, peek = admit, settle = settle, reset = reset, probe = probe }
+local answers = {
+  one = admit, admit = admit, peek = admit, settle = settle, renew = renew, reset = reset, probe = probe,
+}
 
 -- damaged reports whether an error is due to the content of a log: an error of Lua, which has no code, or one about a
 -- number that was computed from the log.

@@ -83,6 +83,19 @@ func ExampleMiddleware_Limit() {
 	// 429
 }
 
+// Of the reports of one client, three are made at a time, and a hundred in a day.
+func ExampleMiddleware_Limit_inFlight() {
+	e := echo.New()
+	e.GET("/reports", answer, byIP.Limit(core.InFlight("reports", 3, 30*time.Second), core.PerDay("reports-daily", 100)))
+
+	w := get(e, "/reports")
+	fmt.Println(w.Header().Get("RateLimit-Policy"))
+	fmt.Println(w.Header().Get("RateLimit"))
+	// Output:
+	// "reports";q=3;qu="concurrent-requests", "reports-daily";q=100;w=86400
+	// "reports";r=2, "reports-daily";r=99
+}
+
 func ExampleMiddleware_LimitFunc() {
 	e := echo.New()
 	e.GET("/report", answer, byIP.LimitFunc(func(c *echo.Context) ([]core.Limit, error) {

@@ -43,6 +43,7 @@ func routes(limiter *core.Limiter, proxies []string) http.Handler {
 	api.GET("/me", byToken.Limit(core.PerMinute("me", 5)), answer("you"))
 	api.POST("/items/:id/votes", byItem.Limit(core.PerMinute("vote", 2)), answer("counted"))
 	api.GET("/report", byAPIKey.LimitFunc(reportLimits), answer("report"))
+	api.GET("/export", byIP.Limit(core.InFlight("export", 2, 30*time.Second)), gin.WrapH(demo.Export())) // slow
 	return r
 }
 

@@ -25,9 +25,13 @@ import (
 
 type handlerKey struct{}
 
-// Handle runs the handler that a test has put into the context of its requests.
+// Handle runs the handler that a test has put into the context of its requests, or OK if there is none.
 func Handle(w http.ResponseWriter, r *http.Request) {
-	r.Context().Value(handlerKey{}).(http.HandlerFunc)(w, r)
+	if handler, ok := r.Context().Value(handlerKey{}).(http.HandlerFunc); ok {
+		handler(w, r)
+	} else {
+		OK(w)
+	}
 }
 
 // with returns a context for requests that handler answers.

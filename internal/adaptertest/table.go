@@ -168,6 +168,27 @@ var table = []struct {
 		{target: "/dry?cost=1"},                           // would be 401
 		{target: "/dry?cost=3", header: "X-API-Key: ann"}, // would be 500
 	}},
+	{"flight", []request{
+		{target: "/flight"},
+		{target: "/flight"},
+		{target: "/flight"},                    // each ends before the next
+		{target: "/flight", from: Busy + ":1"}, // denied: two are under way
+		{target: "/flight/several"},            // of two limits
+		{target: "/flight/several"},            // the last of the hour
+		{target: "/flight/several"},            // denied
+		{target: "/flight/several", from: Busy + ":1"},
+		{target: "/flight/mapped?status=401", from: "192.0.2.2:1"},
+		{target: "/flight/mapped?status=401", from: "192.0.2.2:1"}, // the hour counts failures
+		{target: "/flight/mapped?status=401", from: "192.0.2.2:1"}, // denied
+		{target: "/flight", from: "192.0.2.2:1"},
+		{target: "/flight/failures", from: "192.0.2.2:1"}, // denied
+		{target: "/flight/failures", from: "192.0.2.3:1"},
+		{target: "/flight/failures", from: "192.0.2.3:1"},
+		{target: "/flight/failures", from: "192.0.2.3:1"},
+		{target: "/flight/dry", from: Busy + ":1"}, // would be denied
+		{target: "/plan", header: "X-Plan: flight"},
+		{target: "/plan", header: "X-Plan: flight", from: Busy + ":1"}, // denied
+	}},
 	{"panic", []request{{target: "/panic"}, {target: "/panic"}, {target: "/panic"}}}, // charged all the same
 	{"quoted", []request{{target: "/quoted"}, {at: 1 * ms, target: "/quoted"}}},
 	{"header", []request{

@@ -88,6 +88,33 @@ func TestRoutes(t *testing.T) {
 	assert.Equal(t, "5", p.text("used"), "of login itself")
 }
 
+// Of exports, two are under way at once, for as long as each takes. The others are told to come back in a second.
+func TestInFlight(t *testing.T) {
+	t.Parallel()
+	for _, framework := range frameworks {
+		t.Run(framework, func(t *testing.T) {
+			t.Parallel()
+			p := open(t, serve(t, framework))
+			p.choose("export")
+			p.click("burst")
+			p.sees("limit", "2 requests at once")
+			p.sees("held", "Under way")
+			p.sees("admitted", "2")
+			p.sees("used", "2")
+			p.sees("denied", "13")
+			p.sees("also-used", "15 of 100")
+			assert.Contains(t, p.text("answer"), `"export";r=0
+RateLimit-Policy: "api";q=100;w=60, "export";q=2;qu="concurrent-requests"`)
+			p.sees("used", "0") // both have ended
+			p.click("one")
+			p.sees("admitted", "3")
+			p.sees("used", "1")
+			assert.Equal(t, "all from here", p.text("shares"))
+			p.sees("used", "0")
+		})
+	}
+}
+
 // A keyboard is enough: Tab to go, arrows to choose a route, Enter and Space to send.
 func TestKeyboard(t *testing.T) {
 	t.Parallel()

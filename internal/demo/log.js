@@ -6,6 +6,7 @@ const slack = 20;
 class Log {
   max = 0; // unknown until the first answer
   window = 0;
+  flights = false; // it limits requests under way, and the window is only what is shown
   entries = []; // {at, from, end, own, rank}: an admitted request, its place above the others in the window when it came
   #answers = []; // to the requests charged or denied here, as long as they matter
   #unsettled = []; // those among them that came while others were under way
@@ -30,6 +31,23 @@ class Log {
       for (const a of this.#unsettled) this.#settle(a, 0);
       this.#unsettled = [];
     }
+  }
+
+  // fly is hear for a limit of requests under way. The answer has begun, and the request counts until it has ended.
+  fly({ received }, policy, ended) {
+    this.max = policy.max;
+    this.window = 10_000;
+    this.flights = true;
+    const used = policy.max - policy.remaining;
+    const { own, others } = this.count(received);
+    // Nobody tells when those of others end, so they are shown for as long as Retry-After says.
+    for (let i = own + others + (policy.charged ? 1 : 0); i < used; i++) {
+      this.entries.push({ at: received, from: received, end: received + 1000, own: false, rank: i + 1 });
+    }
+    if (!policy.charged) return;
+    const entry = { at: received, from: received, end: Infinity, own: true, rank: used };
+    this.entries.push(entry);
+    ended.then(() => (entry.end = performance.now()));
   }
 
   // settle compares what one answer says is used with this page's own requests: the rest is others'. It is between two numbers,

@@ -33,7 +33,7 @@ let streaming = 0; // the timer of the stream
 async function send(route) {
   const asked = { sent: performance.now(), received: 0 };
   pending++;
-  let response;
+  let response, ended;
   try {
     response = await fetch(route.path, {
       method: route.method,
@@ -41,7 +41,7 @@ async function send(route) {
       cache: "no-store",
     });
     asked.received = performance.now();
-    response.arrayBuffer().catch(() => {}); // so that the connection is free
+    ended = response.arrayBuffer().catch(() => {}); // so that the connection is free
   } catch {
     response = null;
   }
@@ -54,7 +54,9 @@ async function send(route) {
   }
   const answer = readAnswer(response.status, response.headers);
   for (const policy of answer.policies) {
-    logOf(policy.name, route).hear(asked, policy, pending);
+    const log = logOf(policy.name, route);
+    if (policy.flights) log.fly(asked, policy, ended);
+    else log.hear(asked, policy, pending);
     if (policy.name !== route.limit) route.also = policy.name;
   }
   if (answer.denied) {
@@ -116,10 +118,15 @@ function announce(route, outcome) {
     const log = logOf(route.limit, route);
     const parts = [[...heard].map(([outcome, n]) => n + " " + outcome).join(", ") + "."];
     heard.clear();
-    if (log.max) parts.push(log.count(now).used + " of " + log.max + " in the window.");
+    if (log.max) parts.push(log.count(now).used + " of " + log.max + " " + held(log) + ".");
     if (route.until > now) parts.push("There is room in " + seconds(route.until - now) + ".");
     byId("said").textContent = parts.join(" ");
   }, pause);
+}
+
+// held says where the requests are that a log counts.
+function held(log) {
+  return log.flights ? "under way" : "in the window";
 }
 
 function seconds(ms) {
@@ -137,7 +144,8 @@ function render(now) {
   moving ||= route.denials.length > 0;
 
   show("route", route.method + " " + route.path + (route.key ? "  X-API-Key: " + route.key : ""));
-  show("limit", log.max ? plural(log.max, "request") + " in any " + span(log.window) : "A window that slides");
+  show("limit", log.max ? plural(log.max, "request") + (log.flights ? " at once" : " in any " + span(log.window)) : "A window that slides");
+  show("held", log.flights ? "Under way" : "In the window");
   const { own, others, used } = log.count(now);
   show("used", log.max ? String(used) : "–");
   show("max", log.max ? "of " + log.max : "");
@@ -155,7 +163,7 @@ function render(now) {
   show("source", left > 0 ? route.source : "");
   moving ||= left > 0;
   timeline.draw(log, route.denials, now);
-  const seen = log.max ? used + " of " + log.max + " in the window, " + plural(route.denials.length, "denial") + " shown" : "nothing sent yet";
+  const seen = log.max ? used + " of " + log.max + " " + held(log) + ", " + plural(route.denials.length, "denial") + " shown" : "nothing sent yet";
   byId("timeline").setAttribute("aria-label", "Timeline: " + seen);
 
   byId("also").hidden = !route.also;

@@ -201,7 +201,7 @@ class Timeline {
     c.fillText(log.max ? "Max " + log.max : "Max", 14, y(log.max || 10) - 8);
     c.textAlign = "center";
     c.fillText(log.window ? log.window / 1000 + " s ago" : "one window ago", x0, box.bottom + 23);
-    c.fillText("the window", (x0 + box.right) / 2, box.bottom + 23);
+    c.fillText(log.flights ? "under way" : "the window", (x0 + box.right) / 2, box.bottom + 23);
     if (!log.max) {
       c.font = "14px " + family;
       c.fillText("Send a request: its answer", (x0 + box.right) / 2, (box.top + box.bottom) / 2 - 8);

@@ -20,7 +20,8 @@ const (
 // until all limits that the fields tell of have room, zero if they have.
 //
 // The parameter t, the seconds until there is more, is there when nothing remains for the next request, and is then exact.
-// The script does not say when the oldest entry leaves a log that has room, and a whole window would be a guess.
+// The script does not say when the oldest entry leaves a log that has room, and a whole window would be a guess. So would
+// any time be in which a request in flight ends.
 func (p *Policy) setFields(h http.Header, d *core.Decision) (wait int64, twice string) {
 	var buffer [128]byte
 	b := buffer[:0]
@@ -49,7 +50,7 @@ func (p *Policy) appendState(b []byte, i int, state *core.State) []byte {
 	b = append(b, p.names[i]...)
 	b = append(b, ";r="...)
 	b = strconv.AppendInt(b, int64(state.Remaining), 10)
-	if state.RetryAfter > 0 {
+	if state.RetryAfter > 0 && !state.Limit.InFlight {
 		b = append(b, ";t="...)
 		b = strconv.AppendInt(b, seconds(state.RetryAfter), 10)
 	}

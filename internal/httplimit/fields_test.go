@@ -31,6 +31,8 @@ var stacks = []struct {
 		`"a";q=9;w=60, "b";q=1;w=1, "c";q=1;w=9|"a";r=8, "b";r=0;t=1, "c";r=0;t=9`, 9, ""},
 	{"awkward names", []string{`"a, b; \"c";q=9;w=60|"a, b; \"c";r=8`, `"\\";q=1;w=1|"\\";r=0;t=1`},
 		`"a, b; \"c";q=9;w=60, "\\";q=1;w=1|"a, b; \"c";r=8, "\\";r=0;t=1`, 1, ""},
+	{"in flight", []string{`"a";q=2;qu="concurrent-requests"|"a";r=0`, `"b";q=1;w=1|"b";r=0;t=1`},
+		`"a";q=2;qu="concurrent-requests", "b";q=1;w=1|"a";r=0, "b";r=0;t=1`, 1, ""},
 	// One limit twice: as it stands after both.
 	{"twice", []string{`"a";q=9;w=60|"a";r=8`, `"a";q=9;w=60|"a";r=7`}, `"a";q=9;w=60|"a";r=7`, 0, `"a"`},
 	{"twice, and then none", []string{`"a";q=1;w=60|"a";r=0;t=60`, `"a";q=1;w=60|"a";r=0;t=60`}, `"a";q=1;w=60|"a";r=0;t=60`, 60, `"a"`},

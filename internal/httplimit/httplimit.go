@@ -181,6 +181,15 @@ func (g *Gate[C]) Settle(ctx context.Context, c C, d core.Decision, status int, 
 	}
 }
 
+// Release ends a request whose decision holds units of a limit of requests in flight, when its handler has returned or
+// panicked, whether its client is still there or not. ctx is as for Settle. An error goes to the log.
+func (g *Gate[C]) Release(ctx context.Context, d core.Decision) {
+	if err := g.limiter.Release(context.WithoutCancel(ctx), d); err != nil {
+		g.warnings.failed("exactlimit: a request has ended and still counts as one in flight, until its lease ends at the"+
+			" latest", err)
+	}
+}
+
 // Refusal is a request that does not go on. The adapter must not run its handler, unless the refusal is waived.
 type Refusal struct {
 	// Waived says that the request goes on all the same, as this is a dry run.

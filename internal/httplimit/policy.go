@@ -30,9 +30,14 @@ func NewPolicy(limits []core.Limit) (*Policy, error) {
 		}
 		field.WriteString(p.names[i])
 		field.WriteString(";q=" + strconv.Itoa(limit.Max))
-		field.WriteString(";w=" + strconv.FormatInt(seconds(limit.Window), 10))
-		if limit.Unit != "" && limit.Unit != "requests" { // which the draft has clients assume
-			field.WriteString(";qu=" + quote(limit.Unit))
+		unit := limit.Unit
+		if limit.InFlight {
+			unit = "concurrent-requests"
+		} else { // a lease is no window: it says nothing about when there is more
+			field.WriteString(";w=" + strconv.FormatInt(seconds(limit.Window), 10))
+		}
+		if unit != "" && unit != "requests" { // which the draft has clients assume
+			field.WriteString(";qu=" + quote(unit))
 		}
 	}
 	p.field = field.String()

@@ -13,6 +13,9 @@
 //
 // If an attempt of a call may arrive after its retry, the model checks the first promise alone; see Config.Late.
 //
-// The log of the model is what lua/decide.lua does, in a few lines of Go. TestScriptAgrees plays random orders on the
-// real script and compares each reply and each entry.
+//	go test ./internal/model          some seconds
+//	go test ./internal/model -deep    some minutes: also configurations with millions of states
+//
+// The log of the model is what lua/decide.lua does, in a few lines of Go. In package core,
+// TestModelAgreesWithScript plays random orders on the real script and compares each reply and each entry.
 package model

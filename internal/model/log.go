@@ -2,8 +2,8 @@ package model
 
 import "slices"
 
-// log is the log of the one key, as the script keeps it. It is a value, so that states can be compared.
-type log struct {
+// Log is the log of the one key, as the script keeps it. It is a value, so that states can be compared.
+type Log struct {
 	entries [2 * maxRequests]entry // oldest first, then empty ones
 	early   bool                   // the mark "~": units were given back, so a denial may end early
 }
@@ -25,15 +25,15 @@ const (
 	difference             // what is added to it if the request has cost more
 )
 
-// reply is the script's answer to a request.
-type reply struct {
-	granted bool
-	retry   int8 // ticks until one request more of the same cost fits, 0 if it does now
-	early   bool // it may fit before that
+// Reply is the script's answer to a request.
+type Reply struct {
+	Granted bool
+	Retry   int8 // ticks until one request more of the same cost fits, 0 if it does now
+	Early   bool // it may fit before that
 }
 
 // live returns the entries.
-func (l *log) live() []entry {
+func (l *Log) live() []entry {
 	n := slices.IndexFunc(l.entries[:], func(e entry) bool { return e.units == 0 })
 	if n < 0 {
 		n = len(l.entries)
@@ -41,8 +41,23 @@ func (l *log) live() []entry {
 	return l.entries[:n]
 }
 
+// Pass lets ticks pass on Redis's clock, or steps it.
+func (l *Log) Pass(ticks int8) {
+	for i := range l.live() {
+		l.entries[i].age += ticks
+	}
+}
+
+// Entries returns the age and the units of each entry, oldest first.
+func (l *Log) Entries() (entries [][2]int) {
+	for _, e := range l.live() {
+		entries = append(entries, [2]int{int(e.age), int(e.units)})
+	}
+	return entries
+}
+
 // replace makes entries the content of the log.
-func (l *log) replace(entries []entry) {
+func (l *Log) replace(entries []entry) {
 	slices.SortFunc(entries, func(a, b entry) int {
 		if a.age != b.age {
 			return int(b.age - a.age)
@@ -55,18 +70,18 @@ func (l *log) replace(entries []entry) {
 }
 
 // clean removes the expired entries.
-func (l *log) clean(window int8) {
+func (l *Log) clean(window int8) {
 	l.replace(slices.DeleteFunc(slices.Clone(l.live()), func(e entry) bool { return e.age >= window }))
 }
 
-func (l *log) units() (n int8) {
+func (l *Log) units() (n int8) {
 	for _, e := range l.live() {
 		n += e.units
 	}
 	return n
 }
 
-func (l *log) find(request int8, k kind) *entry {
+func (l *Log) find(request int8, k kind) *entry {
 	for i := range l.live() {
 		if e := &l.entries[i]; e.request == request && e.kind == k {
 			return e
@@ -76,50 +91,50 @@ func (l *log) find(request int8, k kind) *entry {
 }
 
 // add adds an entry, unless it is there.
-func (l *log) add(e entry) {
+func (l *Log) add(e entry) {
 	if l.find(e.request, e.kind) == nil {
 		l.replace(append(slices.Clone(l.live()), e))
 	}
 }
 
 // remove removes an entry.
-func (l *log) remove(request int8, k kind) {
+func (l *Log) remove(request int8, k kind) {
 	l.replace(slices.DeleteFunc(slices.Clone(l.live()), func(e entry) bool { return e.request == request && e.kind == k }))
 }
 
-// admit answers a request, and reports whether it was charged now. Again says that an earlier attempt may have been
+// Admit answers a request, and reports whether it was charged now. Again says that an earlier attempt may have been
 // executed.
-func (l *log) admit(c *Config, request, cost int8, again bool) (r reply, charged bool) {
+func (l *Log) Admit(c *Config, request, cost int8, again bool) (r Reply, charged bool) {
 	l.clean(c.Window)
 	known := again && l.find(request, reserved) != nil && c.Bug != RetryChargesTwice
 	switch {
 	case known:
-		r.granted = true
+		r.Granted = true
 	case l.units()+cost <= c.Max || c.Bug == OneTooMany && l.units() == c.Max:
-		r.granted, charged = true, true
+		r.Granted, charged = true, true
 		if c.Bug == RetryChargesTwice && again && l.find(request, reserved) != nil {
 			l.add(entry{units: cost, request: request, kind: difference})
 		} else {
 			l.add(entry{units: cost, request: request})
 		}
 	}
-	r.early = l.early
+	r.Early = l.early
 	if l.units()+cost <= c.Max {
 		return r, charged
 	}
-	r.retry = l.roomIn(c, cost)
-	if reset := c.Window - l.live()[len(l.live())-1].age; r.retry > c.Window || !charged && reset > c.Window {
+	r.Retry = l.roomIn(c, cost)
+	if reset := c.Window - l.live()[len(l.live())-1].age; r.Retry > c.Window || !charged && reset > c.Window {
 		for i := range l.live() {
 			l.entries[i].age = max(0, l.entries[i].age)
 		}
-		r.retry = l.roomIn(c, cost)
+		r.Retry = l.roomIn(c, cost)
 	}
-	r.retry = min(r.retry, c.Window)
+	r.Retry = min(r.Retry, c.Window)
 	return r, charged
 }
 
 // roomIn returns the ticks until cost units fit.
-func (l *log) roomIn(c *Config, cost int8) int8 {
+func (l *Log) roomIn(c *Config, cost int8) int8 {
 	missing := l.units() + cost - c.Max
 	for _, e := range l.live() {
 		if missing -= e.units; missing <= 0 {
@@ -129,9 +144,9 @@ func (l *log) roomIn(c *Config, cost int8) int8 {
 	return 0
 }
 
-// settle changes what a request of a cost was charged to what it has really cost, and reports whether it has given back
+// Settle changes what a request of a cost was charged to what it has really cost, and reports whether it has given back
 // units.
-func (l *log) settle(c *Config, request, cost, actual int8) bool {
+func (l *Log) Settle(c *Config, request, cost, actual int8) bool {
 	if actual > cost {
 		if c.Bug != OverchargeForgotten && (l.find(request, difference) == nil || c.Bug == SettleChargesTwice) {
 			l.replace(append(slices.Clone(l.live()), entry{units: actual - cost, request: request, kind: difference}))
@@ -146,6 +161,9 @@ func (l *log) settle(c *Config, request, cost, actual int8) bool {
 	l.remove(request, reserved)
 	if actual > 0 {
 		l.add(entry{age: age, units: actual, request: request, kind: settled})
+	}
+	if !slices.ContainsFunc(l.live(), func(e entry) bool { return e.age < c.Window }) {
+		l.replace(nil)
 	}
 	l.early = len(l.live()) > 0 && c.Bug != NoMark
 	return true

@@ -65,6 +65,9 @@ var configs = []struct {
 }
 
 func TestPromises(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	for _, c := range configs {
 		if c.deep && !*deep {
 			continue

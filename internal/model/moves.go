@@ -131,12 +131,12 @@ func (c *Config) execute(s *state, i int, m *message, again bool) (broken string
 	answered := *m == sent
 	*m = none
 	c.clean(s)
-	reply, charged := s.log.admit(c, int8(i), cost, again && c.Bug != LostGrant)
+	reply, charged := s.log.Admit(c, int8(i), cost, again && c.Bug != LostGrant)
 	if answered {
 		r.reply = answer{reply, true}
 	}
 	switch {
-	case !reply.granted && c.hasRoom(s, i) && !c.Late:
+	case !reply.Granted && c.hasRoom(s, i) && !c.Late:
 		return "Redis denies while there is room"
 	case !charged:
 		return ""
@@ -159,23 +159,23 @@ func (c *Config) clean(s *state) {
 // deliver gives the reply to the caller, or gives the units back if it has given up, and to the denial cache.
 func (c *Config) deliver(s *state, i int) (broken string) {
 	r := &s.requests[i]
-	reply := r.reply.reply
+	reply := r.reply.Reply
 	r.reply = answer{}
 	r.again = orphaned(r.again) // there is none, unless the first attempt's reply came after all
 	cache := &s.caches[c.Requests[i].Instance]
-	left := min(reply.retry, c.Hold) - r.age
+	left := min(reply.Retry, c.Hold) - r.age
 	if c.Bug == HoldFromReply {
-		left = min(reply.retry, c.Hold)
+		left = min(reply.Retry, c.Hold)
 	}
-	if (!reply.early || c.Bug == NoMark) && (!r.stale || c.Bug == LearnsOldDenials) && left > 0 {
+	if (!reply.Early || c.Bug == NoMark) && (!r.stale || c.Bug == LearnsOldDenials) && left > 0 {
 		cache.left, cache.cost = left, c.Requests[i].Cost
 	}
 	charged := r.charge.units > 0
 	switch {
-	case r.phase == failed && reply.granted:
+	case r.phase == failed && reply.Granted:
 		return c.startSettling(s, i)
 	case r.phase == failed:
-	case reply.granted:
+	case reply.Granted:
 		r.phase = granted
 		if !charged && !c.Late {
 			return "a caller is told of a grant that was not charged"
@@ -237,7 +237,7 @@ func (c *Config) executeSettlement(s *state, i int, m *message) (broken string) 
 	}
 	r.settlement.answered = r.settlement.answered || *m == sent
 	*m = none
-	gaveBack := s.log.settle(c, int8(i), cost, actual)
+	gaveBack := s.log.Settle(c, int8(i), cost, actual)
 	if r.settlement.once {
 		return ""
 	}

@@ -3,7 +3,7 @@ package model
 // state is all that matters of one moment. Times are relative to now, so that two moments at which the same may follow
 // are one state.
 type state struct {
-	log       log
+	log       Log
 	requests  [maxRequests]request
 	caches    [2]cache
 	cuts      int8 // so far
@@ -49,7 +49,7 @@ const (
 
 // answer is a reply on its way.
 type answer struct {
-	reply
+	Reply
 	there bool
 }
 

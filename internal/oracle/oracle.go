@@ -62,6 +62,13 @@ func (l *Log) Admit(now int64, cost int) int {
 // Refund takes the units of an admission away.
 func (l *Log) Refund(admission int) { l.Admitted[admission].Units = 0 }
 
+// Renew moves an admission to now, if it still counts.
+func (l *Log) Renew(admission int, now, window int64) {
+	if a := &l.Admitted[admission]; a.At > now-window {
+		a.At = now
+	}
+}
+
 // Settle makes an admission of charged units one that has cost so many. What it has cost beyond its charge counts from
 // now, be the admission there still or not.
 func (l *Log) Settle(admission int, now int64, charged, cost int) {

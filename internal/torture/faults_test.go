@@ -50,6 +50,7 @@ var faults = []struct {
 	{"CLUSTER FAILOVER", clusterFailover((*redistest.Cluster).Failover)},
 	{"a cluster's master killed", clusterFailover((*redistest.Cluster).Kill)},
 	{"slots moved", slotsMoved},
+	{"requests in flight", inFlight},
 }
 
 func appendOnly(s *scene, config ...string) *redistest.Server {
@@ -500,4 +501,47 @@ func (s *scene) forgotten(old, master *redistest.Server) {
 	s.Helper()
 	lost := redistest.Missing(redistest.Merge(old.Records(s)...), redistest.Merge(master.Records(s)...))
 	report[len(report)-1].Lost = lost.Len()
+}
+
+// inFlight has requests that take longer than their leases and are released once or twice, while replies and requests are
+// lost, and the network is cut for less than a lease.
+func inFlight(s *scene) {
+	s.Limit, s.Keys, s.Costs = core.InFlight("flight", 12, 2*time.Second), keys(2), []int{1, 1, 2, 3}
+	s.Policy, s.Timeout, s.Goroutines, s.Pause, s.Burst, s.Holds = core.FailClosed, 5*time.Second, 12, 3*ms, 0, 20*ms
+	server := appendOnly(s)
+	client := server.Client(s)
+	proxy := NewProxy(s, server.Addr, s.seed)
+	s.URL = proxy.URL()
+	stop := s.start(s, s.processes)
+	proxy.Strike(Faults{Command: "EVALSHA", LoseReply: 0.1, LoseRequest: 0.02})
+	s.last(2500 * ms)
+	proxy.Hold()
+	s.last(200 * ms)
+	require.NoError(s, proxy.Heal())
+	s.last(1000 * ms)
+	f := Flights{Max: s.Limit.Max}
+	long := 0
+	for _, seen := range stop() {
+		f.Calls = append(f.Calls, seen.Calls...)
+	}
+	denied := 0
+	for _, call := range f.Calls {
+		if call.Ends-call.Came > s.Limit.Window.Microseconds() {
+			long++
+		}
+		if !call.Allowed {
+			denied++
+		}
+	}
+	for _, violation := range f.Check() {
+		s.Error(violation)
+	}
+	assert.Positive(s, len(proxy.Struck()), "no request met its fate, so this shows nothing")
+	assert.Positive(s, long, "no request took longer than its lease, so this shows nothing of renewals")
+	assert.Positive(s, denied, "there was always room, so this shows nothing")
+	for _, key := range s.Keys {
+		left, err := redistest.Do(s, client, "EXISTS", s.log(key)).AsInt64()
+		require.NoError(s, err)
+		assert.Zero(s, left, "all were released")
+	}
 }

@@ -24,6 +24,8 @@ type Call struct {
 	Elsewhere bool        `json:"-"`
 	Err       string      `json:",omitempty"`
 	Settled   *Settlement `json:",omitempty"` // nil if the call was not settled
+	// Of a request in flight, when its handler returned, and when it was released.
+	Ends, Ended int64 `json:",omitempty"`
 }
 
 // Settlement is what a call was settled to after it was admitted.

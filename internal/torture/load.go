@@ -29,6 +29,7 @@ type Load struct {
 	Costs       []int         // of which each call has one; 1 if there are none
 	Settled     []int         // percentages of its cost, to one of which each admitted call is settled; may be empty
 	Goroutines  int           // of each process
+	Holds       time.Duration // how long a request is in flight, if the limit is of such, on average
 	Pause       time.Duration // between a goroutine's calls, on average
 	Burst       time.Duration // unless 0, calls begin at multiples of it
 	Policy      core.FailurePolicy
@@ -55,7 +56,11 @@ func keys(n int) []string {
 func (l Load) log(key string) string { return l.logOf(key, l.Limit) }
 
 func (l Load) logOf(key string, limit core.Limit) string {
-	return fmt.Sprintf("%s:{%s}:%s:%dv3", l.Prefix, key, limit.Name, limit.Window.Milliseconds())
+	name := fmt.Sprintf("%s:{%s}:%s:%dv3", l.Prefix, key, limit.Name, limit.Window.Milliseconds())
+	if limit.InFlight {
+		name += "f"
+	}
+	return name
 }
 
 func (l Load) limits() []core.Limit {
@@ -123,6 +128,9 @@ func (l Load) run(ctx context.Context) (seen Seen, err error) {
 					cost = l.Costs[random.IntN(len(l.Costs))]
 				}
 				call, d := l.call(limiter, l.Keys[random.IntN(len(l.Keys))], cost)
+				if d.Holds() {
+					l.hold(limiter, &call, d, random)
+				}
 				if d.Allowed && len(l.Settled) > 0 {
 					call.Settled = settle(limiter, d, cost*l.Settled[random.IntN(len(l.Settled))]/100)
 				}
@@ -164,6 +172,23 @@ func (l Load) call(limiter *core.Limiter, key string, cost int) (Call, core.Deci
 		}
 	}
 	return call, d
+}
+
+// hold is what a request does while it is in flight: it takes some time, one in eight more than a lease, and is released,
+// some twice.
+func (l Load) hold(limiter *core.Limiter, call *Call, d core.Decision, random *rand.Rand) {
+	holds := time.Duration(random.Int64N(int64(2 * l.Holds)))
+	if random.IntN(8) == 0 {
+		holds += l.Limit.Window * 5 / 4
+	}
+	time.Sleep(holds)
+	call.Ends = time.Now().UnixMicro()
+	for range 1 + random.IntN(2) {
+		if err := limiter.Release(context.Background(), d); err != nil {
+			call.Err = "not released: " + err.Error()
+		}
+	}
+	call.Ended = time.Now().UnixMicro()
 }
 
 // settle settles an admitted call, and then again to another cost, which changes nothing.

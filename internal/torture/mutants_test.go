@@ -125,6 +125,18 @@ var mutants = []mutant{
 		wrong: "case rejected && tryAgain(err) && c.attempts < 0:",
 		fault: "slots_moved", says: "a call is made again within its time",
 	},
+	{
+		name: "a lease is not renewed", file: "lua/decide.lua",
+		right: "if score and score - g.cutoff[i] > 0 then",
+		wrong: "if score and score - g.cutoff[i] < 0 then",
+		fault: "requests_in_flight", says: "units in flight at once",
+	},
+	{
+		name: "a release is counted twice", file: "lua/decide.lua",
+		right: "    if score then\n      if g.actual > 0 then",
+		wrong: "    if score or extra[i] > 0 then\n      if g.actual > 0 then",
+		fault: "requests_in_flight", says: "units in flight at once",
+	},
 }
 
 // soakMutants are for TestSoak, which has checks of its own.

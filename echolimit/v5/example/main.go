@@ -41,6 +41,7 @@ func routes(limiter *core.Limiter, proxies []string) http.Handler {
 	api.GET("/me", answer("you"), byToken.Limit(core.PerMinute("me", 5)))
 	api.POST("/items/:id/votes", answer("counted"), byItem.Limit(core.PerMinute("vote", 2)))
 	api.GET("/report", answer("report"), byAPIKey.LimitFunc(reportLimits))
+	api.GET("/export", echo.WrapHandler(demo.Export()), byIP.Limit(core.InFlight("export", 2, 30*time.Second))) // slow
 	return e
 }
 
