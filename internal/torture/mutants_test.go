@@ -31,8 +31,8 @@ var mutants = []mutant{
 	},
 	{
 		name: "a retry is counted twice", file: "lua/decide.lua",
-		right: "local known = granted(g, at, entry)",
-		wrong: "local known = 0",
+		right: "local known, banned = granted(g, at, entry), false",
+		wrong: "local known, banned = 0, false",
 		fault: "replies_lost", says: "an id added twice",
 	},
 	{
@@ -43,8 +43,8 @@ var mutants = []mutant{
 	},
 	{
 		name: "a retry is not counted at all", file: "lua/decide.lua",
-		right: "local known = granted(g, at, entry)",
-		wrong: "local known = again and g.charges and grants or 0",
+		right: "local known, banned = granted(g, at, entry), false",
+		wrong: "local known, banned = again and g.charges and grants or 0, false",
 		fault: "requests_lost", says: "callers were told of",
 	},
 	{
@@ -149,8 +149,8 @@ var soakMutants = []mutant{
 	},
 	{
 		name: "a retry is not counted at all", file: "lua/decide.lua",
-		right: "local known = granted(g, at, entry)",
-		wrong: "local known = again and g.charges and grants or 0",
+		right: "local known, banned = granted(g, at, entry), false",
+		wrong: "local known, banned = again and g.charges and grants or 0, false",
 		says:  "callers were told of",
 	},
 }
