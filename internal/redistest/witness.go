@@ -247,7 +247,8 @@ func (w *Witness) add(a *account, entries [][]byte) error {
 // admit adds the entry of an admission.
 func (w *Witness) admit(a *account, e *entry) error {
 	at := e.score + w.back
-	if e.of != nil && !e.of.out {
+	window := a.bound.Window.Microseconds()
+	if e.of != nil && at-e.of.at < window {
 		return fmt.Errorf("%s: %s was charged at %d and again at %d\n%s", a.name, e.id, e.of.at, at, a)
 	}
 	if a.byID[e.id] != nil {
@@ -259,7 +260,6 @@ func (w *Witness) admit(a *account, e *entry) error {
 		}
 	}
 	e.of = &admitted{id: e.id, at: at, score: e.score, weight: e.weight, left: e.weight}
-	window := a.bound.Window.Microseconds()
 	n := 0
 	for n < len(a.within) && a.within[n].at <= at-window {
 		a.leave(a.within[n])
@@ -288,7 +288,7 @@ func (w *Witness) admit(a *account, e *entry) error {
 func (a *account) leave(of *admitted) {
 	of.out = true
 	a.units -= of.left
-	if of.entries == 0 {
+	if of.entries == 0 && a.charges[of.id] == of {
 		delete(a.charges, of.id)
 	}
 }
@@ -421,7 +421,7 @@ func (a *account) removeByRank(words [][]byte) error {
 func (a *account) end() error {
 	a.touched = false
 	for _, of := range a.ended {
-		if of.out && of.entries == 0 {
+		if of.out && of.entries == 0 && a.charges[of.id] == of {
 			delete(a.charges, of.id)
 		}
 	}

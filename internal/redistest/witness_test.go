@@ -73,7 +73,7 @@ func TestWitness(t *testing.T) {
 		{"cleaning by rank", "ZADD x 1 a 2 b*2 -1 * | ZREMRANGEBYRANK x 1 1 | ZREMRANGEBYRANK x 1 1; ZREM x *", ""},
 		{"a weight lost in cleaning", "ZADD x 1 a 2 b*2 -1 * | ZREMRANGEBYRANK x 1 2", "the mark stands for 1"},
 		{"charged twice", "ZADD x 1 a | UNLINK x | ZADD x 100 a", "a was charged at 1 and again at 100"},
-		{"and with a window between", "ZADD x 1 a | UNLINK x | ZADD x 101 b | ZADD x 102 a", ""},
+		{"and with a window between", "ZADD x 1 a | UNLINK x | ZADD x 101 a | ZADD x 102 b", ""},
 		{"a ban", "ZADD x 1 a -50 !49 | ZADD x 50 b", ""},
 		{"admitted during a ban", "ZADD x 1 a -50 !49 | ZADD x 49 b", "b was admitted at 49, during a ban until 50"},
 		{"an id added twice", "ZADD x 1 a | ZADD x 101 b | ZADD x 102 a", "an id added twice: a"},

@@ -244,7 +244,8 @@ func (s *soak) size() int64 {
 // soakUses are hot keys, of which many calls are batches for one entry; keys under two limits with requests of
 // different costs; keys of which much is settled; a key whose log is always full and asked for all the while,
 // so that requests meet the very moment at which a window ends; many keys with little room; and some that are
-// banned.
+// banned. The windows are longer than it takes to make a call again on a busy machine: after a window what it
+// was charged first would no longer be found.
 var soakUses = []Use{
 	{
 		Name: "hot", Share: 940, Keys: 2, Costs: []int{1},
@@ -253,24 +254,24 @@ var soakUses = []Use{
 	{
 		Name: "costs", Share: 12, Keys: 8, Costs: []int{1, 1, 5, 100, 400},
 		Limits: []core.Limit{
-			{Name: "burst", Max: 2000, Window: 100 * ms}, {Name: "sustained", Max: 10_000, Window: 2 * time.Second},
+			{Name: "burst", Max: 5000, Window: 500 * ms}, {Name: "sustained", Max: 10_000, Window: 2 * time.Second},
 		},
 	},
 	{
 		Name: "returned", Share: 12, Keys: 4, Costs: []int{1, 2, 3}, Returned: 0.4, Settled: true,
-		Limits: []core.Limit{{Name: "returned", Max: 100, Window: 250 * ms}},
+		Limits: []core.Limit{{Name: "returned", Max: 200, Window: 500 * ms}},
 	},
 	{
 		Name: "full", Share: 12, Keys: 1, Costs: []int{1}, Returned: 0.05,
-		Limits: []core.Limit{{Name: "full", Max: 20, Window: 20 * ms}},
+		Limits: []core.Limit{{Name: "full", Max: 400, Window: 500 * ms}},
 	},
 	{
 		Name: "many", Share: 12, Keys: 200, Costs: []int{1},
-		Limits: []core.Limit{{Name: "many", Max: 3, Window: 300 * ms}},
+		Limits: []core.Limit{{Name: "many", Max: 5, Window: 500 * ms}},
 	},
 	{
 		Name: "banned", Share: 12, Keys: 20, Costs: []int{1},
-		Limits: []core.Limit{{Name: "banned", Max: 20, Window: 200 * ms, Ban: 300 * ms}},
+		Limits: []core.Limit{{Name: "banned", Max: 20, Window: 500 * ms, Ban: 300 * ms}},
 	},
 }
 
