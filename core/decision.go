@@ -6,17 +6,18 @@ import (
 	"time"
 )
 
-// Decision is the answer to one call. A denial is a decision like any other, not an error. It is a plain value and may
-// be kept; the zero Decision comes with an error and means nothing.
+// Decision is the result of one call. A denial is a decision too, not an error. A Decision is a plain value and may be
+// kept. The zero Decision comes with an error and has no meaning.
 type Decision struct {
-	// Allowed says whether the request may go on. If not, it was charged to no limit.
+	// Allowed reports whether the request is admitted. If not, no limit was charged.
 	Allowed bool
-	// State is where the limit stands that matters most: of those asked for, the one that has room last when denied, and
-	// the one with the fewest remaining when allowed.
+	// State is the state of the limit that matters most: after a denial the limit that has room last, and after an
+	// admission the one with the fewest remaining units.
 	State
-	// Source says who decided.
+	// Source is what has decided.
 	Source Source
-	// DryRun marks a denial that a dry run let pass: Allowed is true, nothing was charged, and State is that of the denial.
+	// DryRun marks a denial that a dry run let pass: Allowed is true, nothing was charged, and State is that of the
+	// denial.
 	DryRun bool
 
 	states  []State       // of every limit when the call had several, in its order
@@ -24,8 +25,8 @@ type Decision struct {
 	receipt receipt
 }
 
-// Holds reports whether the request is admitted and under a limit that is InFlight, so that it must be given to Release
-// when it has ended. It is true after Release too.
+// Holds reports whether the request is admitted under a limit that is InFlight, so that it must be given to Release
+// when it has ended. It is still true after Release.
 func (d Decision) Holds() bool {
 	if d.receipt.cost == 0 {
 		return false
@@ -67,26 +68,27 @@ func (r receipt) entry() string { return r.call.id + "." + strconv.Itoa(int(r.qu
 // lease identifies the admission among those that hold units of requests in flight.
 func (r receipt) lease() leaseID { return leaseID{r.call, r.question} }
 
-// State is where one limit of one key stands after a decision.
+// State is the state of one limit, for one key, after a decision.
 type State struct {
 	// Limit is the limit as the call gave it.
 	Limit Limit
-	// Remaining is how many units would still be admitted now. It is zero too where the log holds more than Max, as Max
-	// was lowered, or Settle has charged beyond it.
+	// Remaining is how many units would still be admitted now. It is also zero if the log holds more than Max, because
+	// Max was lowered or Settle has charged beyond it.
 	Remaining int
-	// RetryAfter is how long until the same request has room in this limit, to the microsecond: after exactly that time
-	// it is admitted, unless others come first. It is zero when there is room now, so after an admission it speaks of the
-	// next request. In Redis it is a lower bound if the request waits for about a thousand admissions of more than one unit to
-	// expire, or fewer if its call asks much: at that time it is denied again, and told more.
+	// RetryAfter is the time until the same request has room in this limit, to the microsecond. After exactly that time
+	// it is admitted, unless other requests come first. It is zero if there is room now, so after an admission it is
+	// about the next request. On Redis it is a lower bound if the request waits for about a thousand admissions of more
+	// than one unit to expire, or for fewer if the call asks for much. The request is then denied again, and gets a
+	// later time.
 	//
-	// Of a limit that is InFlight and has no room it is always one second, since nobody knows when a request will end:
-	// room may come earlier or later.
+	// If a limit that is InFlight has no room, RetryAfter is one second, because the end of requests is not known:
+	// there may be room earlier or later.
 	RetryAfter time.Duration
-	// ResetAfter is how long until the whole budget is back, if nothing more is admitted. Of a limit that is InFlight it is
-	// the lease, while any request is under way.
+	// ResetAfter is the time until the whole budget is available, if nothing more is admitted. Of a limit that is
+	// InFlight it is the lease, while any request is in flight.
 	ResetAfter time.Duration
-	// Banned reports whether the limit denies because of a ban, also if this is the denial that begins it: see
-	// Limit.Ban. Then Remaining is zero, and neither RetryAfter nor ResetAfter ends before the ban.
+	// Banned reports whether the limit denies because of a ban, which this denial may have begun: see Limit.Ban.
+	// Remaining is then zero, and neither RetryAfter nor ResetAfter is earlier than the end of the ban.
 	Banned bool
 }
 
@@ -96,7 +98,7 @@ func (s *State) ban(left time.Duration) {
 	s.RetryAfter, s.ResetAfter = max(s.RetryAfter, left), max(s.ResetAfter, left)
 }
 
-// States returns the state of each limit of the call, in its order. The caller must not change it.
+// States returns the state of each limit of the call, in their order. The caller must not change it.
 func (d Decision) States() []State {
 	if d.states == nil {
 		return []State{d.State}
@@ -117,7 +119,8 @@ func (s State) aged(by time.Duration) State {
 	return s
 }
 
-// suppose sets what nobody knows of a limit that is InFlight, given whether it holds anything and whether it is full.
+// suppose sets the times of a limit that is InFlight, which are not known, given whether it holds anything and whether
+// it is full.
 func (s *State) suppose(held, full bool) {
 	s.RetryAfter, s.ResetAfter = 0, 0
 	if full {
@@ -128,24 +131,24 @@ func (s *State) suppose(held, full bool) {
 	}
 }
 
-// Source says who made a decision. The zero Source is that of no decision.
+// Source is what has made a decision. The zero Source is that of no decision.
 type Source uint8
 
 const (
 	// SourceRedis marks a decision of the script in Redis.
 	SourceRedis Source = iota + 1
-	// SourceInProcess marks a decision of the logs in this process's memory: there is no Redis, or it did not answer and the
-	// policy is FailLocal.
+	// SourceInProcess marks a decision by the logs in this process's memory: there is no Redis, or it did not answer and
+	// the policy is FailLocal.
 	SourceInProcess
-	// SourceDenialCache marks a denial without a call to Redis, which has said before that there is no room until later.
-	// Limits that still have room, for less than the cost or beside others that have none, are shown as they stood then.
+	// SourceDenialCache marks a denial without a call to Redis, because an earlier reply showed that there is no room
+	// until later. Limits that still had room, for less than the cost or beside full ones, are shown as they were then.
 	SourceDenialCache
-	// SourceFailOpen marks an admission that nobody counted, as Redis did not answer and the policy is FailOpen. Its State
-	// is that of an empty log.
+	// SourceFailOpen marks an admission that was not counted, because Redis did not answer and the policy is FailOpen.
+	// Its State is that of an empty log.
 	SourceFailOpen
 )
 
-// String names the source in lower case, as logs and metrics want it.
+// String returns the name of the source in lower case, as in logs and metrics.
 func (s Source) String() string {
 	switch s {
 	case SourceRedis:

@@ -7,13 +7,14 @@ import (
 )
 
 var (
-	// ErrInvalid is what a call that makes no sense wraps: a limit that admits nothing, an empty key, a cost no limit can
-	// hold. It is a mistake in the program; the message says which, and what to write instead.
+	// ErrInvalid is wrapped by calls that make no sense, such as those with a limit that admits nothing, an empty key,
+	// or a cost above Max. It is a mistake in the program. The message says what is wrong, and what to write instead.
 	ErrInvalid = errors.New("core: invalid")
 
-	// ErrUnavailable is what a call wraps that nobody decided, together with the reason: the network's, the context's or
-	// the server's own words. Redis did not, and the policy is FailClosed; or the caller has cancelled; or the Limiter is
-	// closed. Whether the request was charged is unknown where Redis may have been asked.
+	// ErrUnavailable is wrapped by calls that got no decision: Redis failed under FailClosed, the context ended, or the
+	// Limiter is closed. Settle, Refund, Release and Reset also wrap it if Redis does not answer, whatever the policy.
+	// The error also wraps the reason, such as a network error, the context's error, or the server's words. If Redis
+	// may have been asked, it is unknown whether it did what the call asked for.
 	ErrUnavailable = errors.New("core: unavailable")
 )
 
@@ -23,8 +24,8 @@ func invalid(format string, args ...any) error {
 
 func unavailable(cause error) error { return fmt.Errorf("%w: %w", ErrUnavailable, unquoted(cause)) }
 
-// unquoted is an error that can be shown: a server that does not know a command quotes its arguments, which are a password
-// after AUTH and a key otherwise.
+// unquoted returns an error that can be shown. A server that does not know a command quotes its arguments, which are a
+// password after AUTH, and a key otherwise.
 func unquoted(cause error) error {
 	if known, _, quotes := strings.Cut(cause.Error(), ", with args beginning with:"); quotes {
 		return errors.New(known)

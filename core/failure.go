@@ -5,23 +5,26 @@ import (
 	"errors"
 )
 
-// FailurePolicy says what becomes of a request that Redis does not decide in time: because it is down, cut off, too slow,
-// or answers with an error. Redis being down must be neither an outage nor an open door, so the zero value is FailLocal.
+// FailurePolicy decides a request that Redis does not decide in time, because Redis is down, cut off, too slow, or
+// answers with an error. The zero value is FailLocal, because an outage of Redis should neither stop a service nor
+// remove its limits.
 type FailurePolicy uint8
 
 const (
-	// FailLocal decides by the same limits on logs in this process's memory. They begin empty and hold what was
-	// admitted from them, so while Redis is away each instance admits at most Max in any window: of n instances,
-	// n×Max, beside what Redis has admitted before. The same holds of calls whose context reaches its deadline before
-	// Redis answers, so deadlines should not be for clients to choose.
+	// FailLocal decides by the same limits on logs in this process's memory. The logs begin empty and hold what was
+	// admitted from them. So while Redis is away, each instance admits at most Max in any window, and n instances admit
+	// n×Max, beside what Redis has admitted before.
+	//
+	// The same is true of calls whose context reaches its deadline before Redis answers, so do not let clients choose
+	// deadlines.
 	FailLocal FailurePolicy = iota
-	// FailOpen admits. Nothing is counted.
+	// FailOpen admits every request and counts nothing.
 	FailOpen
-	// FailClosed admits nothing: calls return ErrUnavailable, which the adapters answer with 503.
+	// FailClosed admits no request: calls return ErrUnavailable, which adapters answer with 503.
 	FailClosed
 )
 
-// String names the policy in lower case.
+// String returns the policy's name in lower case, such as "fail-local".
 func (p FailurePolicy) String() string {
 	switch p {
 	case FailLocal:
@@ -41,8 +44,8 @@ func (p FailurePolicy) validate() error {
 	return nil
 }
 
-// OnFailure sets what becomes of requests that Redis does not decide, instead of FailLocal. A Limiter that is in-process
-// has no such requests.
+// OnFailure sets the policy for requests that Redis does not decide, instead of FailLocal. It changes nothing in an
+// in-process Limiter.
 func OnFailure(policy FailurePolicy) Option {
 	return func(c *config) error {
 		c.policy = policy
@@ -50,12 +53,12 @@ func OnFailure(policy FailurePolicy) Option {
 	}
 }
 
-// OnFailure returns the same Limiter with another policy: the same logs, connections and memory, of which Close closes all.
-// So one route can be closed while Redis is away, and the others go on:
+// OnFailure returns a view of l with another policy. The view shares the logs, the connections and the memory of l, and
+// Close of either closes both. So one route can be closed while Redis is away, and the others go on:
 //
 //	login := ginlimit.New(limiter.OnFailure(core.FailClosed), ginlimit.ClientIP())
 //
-// It panics if there is no such policy.
+// OnFailure panics if the policy does not exist.
 func (l *Limiter) OnFailure(policy FailurePolicy) *Limiter {
 	if err := policy.validate(); err != nil {
 		panic(err)
@@ -66,8 +69,8 @@ func (l *Limiter) OnFailure(policy FailurePolicy) *Limiter {
 	return &other
 }
 
-// gaveUp says whether the caller has left, so that nobody wants a decision any more. A deadline of the caller's is another
-// thing: it asks for a decision by then.
+// gaveUp reports whether the caller has left and wants no decision any more. A deadline is different: the caller asks
+// for a decision by then.
 func gaveUp(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Canceled) }
 
 // admitUncounted is the decision under FailOpen.

@@ -2,60 +2,62 @@ package core
 
 import "time"
 
-// Limit says that of one key at most Max requests are admitted in any trailing Window, or, if it is InFlight, that at
-// most Max are under way at once. It is a plain value: make one wherever it is used, compare it with ==. The zero Limit
+// Limit is a budget: of one key, at most Max requests are admitted in any trailing Window or, if InFlight is set, at
+// most Max run at once. A Limit is a plain value. Make one wherever it is used, and compare it with ==. The zero Limit
 // is invalid.
 //
-// Limits of the same Name and Window share their log for each key, wherever in the service they are written, so two
-// routes share a budget exactly when they say so. A changed Max takes effect at once on the log that is there. A changed
-// Window starts a new log. A ban belongs to the log too: while it lasts, all limits that share the log deny.
+// Limits of the same Name and Window share a log for each key, wherever they are written, so two routes share a budget
+// exactly if their limits say so. A changed Max takes effect at once on the existing log. A changed Window starts a new
+// log. A ban belongs to the log too: while it lasts, all limits that share the log deny.
 type Limit struct {
-	// Name tells budgets of one key apart and is shown to clients: 1 to 64 bytes of printable ASCII.
+	// Name tells the budgets of a key apart, and is shown to clients. It is 1 to 64 bytes of printable ASCII.
 	Name string
-	// Max is the most requests, or units of cost, admitted in any Window: 1 to 999,999,999,999,999.
+	// Max is the most requests, or units of cost, that are admitted in any Window: 1 to 999,999,999,999,999.
 	Max int
-	// Window is a whole number of milliseconds, at least one and at most 876,000 hours, a century. It is half open: what
-	// was admitted at t counts until just before t+Window. Of a limit that is InFlight it is the lease, at least a second.
+	// Window is a whole number of milliseconds, from one to 876,000 hours (a century). It is half open: a request that
+	// was admitted at t counts until just before t+Window. If InFlight is set, Window is the lease, and at least a
+	// second.
 	Window time.Duration
-	// InFlight makes it a limit of the requests that are under way: see the function of this name.
+	// InFlight makes this a limit of requests in flight. See the function InFlight.
 	InFlight bool
-	// Ban is how long the limit goes on denying a key that it has denied, even if entries leave the window meanwhile:
-	// a whole number of milliseconds, at most 876,000 hours. Zero means no ban. The request that finds no room in this
-	// limit begins the ban; further requests do not prolong it. After exactly Ban it is over, and only Reset ends it
-	// earlier: Refund does not, nor does a changed Ban or Max. Peek does not begin one.
+	// Ban is how long the limit goes on denying a key that it has denied, even if entries leave the window meanwhile.
+	// It is a whole number of milliseconds, up to 876,000 hours. Zero means no ban.
+	//
+	// The request that finds no room in this limit begins the ban, and further requests do not prolong it. It ends
+	// after exactly Ban. Only Reset ends it earlier; Refund, a changed Ban and a changed Max do not. Peek begins no
+	// ban.
 	Ban time.Duration
-	// Unit is what the limit counts, as clients are told of it, such as "tokens" or "content-bytes": at most 64 bytes of
-	// printable ASCII. Empty means "requests". It changes nothing else, so limits that differ only in Unit share their
-	// log.
+	// Unit tells clients what the limit counts, such as "tokens" or "content-bytes". It is up to 64 bytes of printable
+	// ASCII. Empty means "requests". It changes nothing else, so limits that differ only in Unit share their log.
 	Unit string
 }
 
-// InFlight is a limit of max requests at once: of those that one key has under way, in all instances together. An
-// admission counts until it is given to Release or Refund, which adapters do when the handler has returned.
+// InFlight returns a limit of max requests at once: those that one key has in flight, in all instances together. An
+// admission counts until it is given to Release or Refund. Adapters do this when the handler has returned.
 //
-// The lease is for instances that die. While a Limiter runs it renews the leases of what it has admitted, every third of
-// their time, however long a handler takes. If its process ends, or cannot reach Redis, its requests count until their
-// leases end, and not after that, although some may still be under way. So a short lease costs calls to Redis, and a long
-// one keeps clients waiting after a crash; 30 seconds suits most. It is at least a second.
+// The lease matters if an instance dies. While a Limiter runs, it renews the leases of what it has admitted, after each
+// third of their time, however long a handler takes. If its process ends or cannot reach Redis, its requests count
+// until their leases end, and not after that, although some may still run. So a short lease costs calls to Redis, and a
+// long one makes clients wait after a crash. 30 seconds suit most services. The minimum is a second.
 //
-// A request of a cost n takes n of max. Where costs are something else, such as tokens, ask for the requests in flight in
-// a call of its own, in an adapter by a Middleware of its own.
+// A request of cost n takes n of max. If costs are something else, such as tokens, ask for the requests in flight in a
+// call of its own, or in an adapter by a Middleware of its own.
 //
-// Limits of the same name and lease share their log, as with windows, but never with a limit that is not InFlight.
+// Limits of the same name and lease share their log, as windows do, but never with a limit that is not InFlight.
 func InFlight(name string, max int, lease time.Duration) Limit {
 	return Limit{Name: name, Max: max, Window: lease, InFlight: true}
 }
 
-// PerSecond is a limit of max requests in any second.
+// PerSecond returns a limit of max requests in any second.
 func PerSecond(name string, max int) Limit { return Limit{Name: name, Max: max, Window: time.Second} }
 
-// PerMinute is a limit of max requests in any minute.
+// PerMinute returns a limit of max requests in any minute.
 func PerMinute(name string, max int) Limit { return Limit{Name: name, Max: max, Window: time.Minute} }
 
-// PerHour is a limit of max requests in any hour.
+// PerHour returns a limit of max requests in any hour.
 func PerHour(name string, max int) Limit { return Limit{Name: name, Max: max, Window: time.Hour} }
 
-// PerDay is a limit of max requests in any 24 hours.
+// PerDay returns a limit of max requests in any 24 hours.
 func PerDay(name string, max int) Limit { return Limit{Name: name, Max: max, Window: 24 * time.Hour} }
 
 const (
@@ -65,7 +67,7 @@ const (
 	maxWindow = 100 * 365 * 24 * time.Hour
 )
 
-// inFlight returns those of limits that are InFlight, or nil.
+// inFlight returns the limits that are InFlight, or nil.
 func inFlight(limits []Limit) (flights []Limit) {
 	for i := range limits {
 		if limits[i].InFlight {
@@ -75,9 +77,9 @@ func inFlight(limits []Limit) (flights []Limit) {
 	return flights
 }
 
-// Validate says whether limits can be asked for together in one call: at least one, each of them sensible, no two of
-// one Name. The error wraps ErrInvalid. Every call checks its limits itself; this is for checking them earlier, where
-// they are written down.
+// Validate reports whether limits can be used together in one call: at least one, each of them valid, and no two of the
+// same Name. The error wraps ErrInvalid. Each call checks its limits itself; Validate checks them earlier, for instance
+// when they are read from a file.
 func Validate(limits ...Limit) error {
 	if len(limits) == 0 {
 		return invalid("no limit given: write at least one, such as core.PerMinute(\"login\", 5)")

@@ -10,8 +10,8 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// Limiter admits requests under limits that each call names. Make one with Connect, New or NewInProcess, share it by all
-// handlers, and Close it at the end. It is safe for concurrent use. The zero Limiter is not usable.
+// Limiter admits requests under limits that each call names. Make one with Connect, New or NewInProcess, share it
+// between all handlers, and Close it at the end. It is safe for concurrent use. The zero Limiter is not usable.
 //
 // Most callers want Allow.
 type Limiter struct {
@@ -52,14 +52,15 @@ func newLimiter(connection *connection, c config) (*Limiter, error) {
 }
 
 // New makes a Limiter on a client of the caller's own: for one Redis, for Sentinel or for Redis Cluster, with TLS and
-// credentials, just as rueidis connects to them. Close leaves the client open.
+// credentials, as rueidis connects to them. Close does not close the client.
 //
-// ClientOption has the settings that keep a client exact and nobody waiting, which Connect uses. With others, leave
-// ConnLifetime zero, since rueidis sends commands again when it replaces a connection, and SendToReplicas unset: New cannot
-// see either. No request waits for the client to make a connection or to give up; the limiter's own goroutines do.
+// ClientOption has the settings that keep a client exact and fast to give up, and Connect uses them. With other
+// settings, leave ConnLifetime zero, because rueidis sends commands again when it replaces a connection, and leave
+// SendToReplicas unset: New can see neither. No request waits for the client to make a connection or to give up. The
+// Limiter's own goroutines do.
 //
-// A Redis that does not answer is no error here: until it does, calls are decided as OnFailure says. New does not wait for
-// it. An error wraps ErrInvalid, or is the meter provider's.
+// If Redis does not answer, New returns no error and does not wait: OnFailure decides calls until Redis answers. An
+// error wraps ErrInvalid, or is the meter provider's.
 func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
 	if client == nil {
 		return nil, invalid("no Redis client: use core.Connect(url), or core.NewInProcess() to run without Redis")
@@ -78,12 +79,12 @@ func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
 //	redis://host1:6379?addr=host2:6379          Redis Cluster, found through any of its nodes
 //	redis://host1:26379?addr=host2:26379&master_set=mymaster   Sentinel
 //
-// Further parameters are rueidis.ParseURL's. The client it makes is closed by Close. An empty URL makes an in-process
-// Limiter, as NewInProcess does.
+// Further parameters are those of rueidis.ParseURL. Close closes the client. With an empty URL, Connect makes an
+// in-process Limiter, as NewInProcess does.
 //
-// A Redis that does not answer is no error here: Connect waits for it for a few seconds at most, goes on trying in the
-// background, and calls are decided as OnFailure says until it answers. An error wraps ErrInvalid, or is the meter provider's;
-// it quotes nothing of the URL.
+// If Redis does not answer, Connect returns no error. It waits for a few seconds at most, goes on trying in the
+// background, and OnFailure decides calls until Redis answers. An error wraps ErrInvalid, or is the meter provider's.
+// It quotes nothing of the URL.
 func Connect(url string, opts ...Option) (*Limiter, error) {
 	if url == "" {
 		return NewInProcess(opts...)
@@ -99,14 +100,14 @@ func Connect(url string, opts ...Option) (*Limiter, error) {
 	return newLimiter(dial(option, c.log), c)
 }
 
-// NewInProcess makes a Limiter that keeps the same exact logs in this process's memory: for one instance, for
+// NewInProcess makes a Limiter that keeps the same exact logs in this process's memory: for a single instance, for
 // development and for tests. An error wraps ErrInvalid, or is the meter provider's.
 //
-// An admitted request takes 4 to 16 bytes until it leaves the window, twice that if the window is longer than 71
-// minutes. In a log with requests that cost more than one unit or are settled, or of whose requests in one microsecond
-// some were given back, each takes 16 to 64 bytes more. A request takes the same whatever it costs, twice that if it
-// has cost more than it was charged first, and nothing once it is refunded. A key takes about 200 bytes while it has
-// any.
+// An admitted request takes 4 to 16 bytes until it leaves the window, and twice that if the window is longer than 71
+// minutes. Each request takes 16 to 64 bytes more in a log with requests that cost more than one unit or are settled,
+// and in a log in which some of the requests of one microsecond were given back. A request takes the same whatever it
+// costs, twice that if it has cost more than it was charged first, and nothing once it is refunded. A key takes about
+// 200 bytes while it has any requests.
 func NewInProcess(opts ...Option) (*Limiter, error) {
 	c, err := configure(opts)
 	if err != nil {
@@ -115,31 +116,31 @@ func NewInProcess(opts ...Option) (*Limiter, error) {
 	return newLimiter(nil, c)
 }
 
-// Allow asks to admit one request of key under all of limits. If one of them has no room the request is denied and
-// charged to none. The error is non-nil exactly when there is no decision, and wraps ErrInvalid or ErrUnavailable.
+// Allow decides whether to admit one request of key under all of limits. If a limit has no room, the request is denied
+// and no limit is charged. The error is non-nil exactly when there is no decision. It wraps ErrInvalid or
+// ErrUnavailable.
 //
-// When its context is cancelled it returns at once, with an error. What Redis grants to it after that is given back, and so it
-// is wherever Allow has returned an error because Redis did not answer in time. If the failure policy has let the request go
-// on instead, what Redis grants late stays charged. If the connection is lost before the reply comes, as when Redis
-// hangs for some seconds, Redis is asked what it has granted as soon as it answers again. A late grant stays charged if
+// The key is what the request is counted by. It may be any non-empty string; different strings are different clients.
+//
+// If ctx is cancelled, Allow returns an error at once. If it has a deadline that passes before Redis answers, the
+// failure policy decides, as after the timeout. So do not let clients choose deadlines: under FailLocal, each request
+// with too short a deadline is decided in this process, whose budget is in addition to the one in Redis.
+//
+// What Redis grants after Allow has returned an error is given back. If the failure policy has admitted the request
+// instead, a late grant stays charged. If the connection was lost before the reply, as when Redis hangs for some
+// seconds, the Limiter asks Redis what it has granted as soon as Redis answers again. A late grant stays charged if
 // this takes longer than a minute, or than half of the shortest window of the requests that were sent together, if the
-// limiter is closed before, or if the lost call reaches Redis even later.
+// Limiter is closed before, or if the lost call reaches Redis even later.
 //
-// A deadline of the context before Redis has answered is a case for the failure policy, as the timeout is. So do not
-// let a client choose it: under FailLocal each request with too short a deadline is decided in this process, whose
-// budget comes on top of the one in Redis.
-//
-// If the context has an OpenTelemetry span that is recorded, it gets the decision as the attributes exactlimit.limit,
-// exactlimit.outcome, exactlimit.source and exactlimit.remaining, with or without WithMeterProvider, whose comment
-// lists the outcomes. The key is in none of them.
-//
-// The key says who is counted. It may be any non-empty string; different strings are different clients.
+// If ctx has an OpenTelemetry span that is recorded, the span gets the attributes exactlimit.limit, exactlimit.outcome,
+// exactlimit.source and exactlimit.remaining, with or without WithMeterProvider, whose comment lists the outcomes. None
+// of them holds the key.
 func (l *Limiter) Allow(ctx context.Context, key string, limits ...Limit) (Decision, error) {
 	return l.AllowN(ctx, key, 1, limits...)
 }
 
-// AllowN is Allow for a request that costs n units, such as bytes: all of them are charged or none is. The cost is at least 1
-// and at most the smallest Max. A request that costs a million is charged by one entry, like one that costs 1.
+// AllowN is Allow for a request that costs n units, such as bytes. All units are charged or none. The cost is at least
+// 1 and at most the smallest Max. A request that costs a million is one entry, like one that costs 1.
 func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit) (d Decision, err error) {
 	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err
@@ -193,9 +194,9 @@ func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, li
 	return nil
 }
 
-// DryRun returns the same Limiter as one that counts and decides, and lets pass what it would deny: to see what limits would
-// do before they do it. Such admissions are marked, in Decision.DryRun and in the metrics. As nobody is to notice, requests
-// that nobody decides pass too, under FailClosed.
+// DryRun returns a view of l that decides and counts, but allows everything, to show what limits would do. A denial
+// that it lets pass is marked in Decision.DryRun and in the metrics. Requests that got no decision under FailClosed
+// pass too.
 func (l *Limiter) DryRun() *Limiter {
 	other := *l
 	other.dryRun = true
@@ -204,19 +205,19 @@ func (l *Limiter) DryRun() *Limiter {
 }
 
 // Provisional returns a view of l for requests whose charge is often given back, by Settle or Refund. From the first
-// charge that this view makes to a log until the log is empty, no instance remembers that the log is full, so a request
-// is admitted as soon as there is room, whichever instance has given units back. Each denial is then a call to Redis. A
-// log of which units have been given back is treated the same way; without Provisional, other instances notice the
-// first time after as long as WithDenialCache sets.
+// charge that this view makes to a log until the log is empty, no instance remembers that the log is full. So a request
+// is admitted as soon as there is room, whichever instance has given units back, and each denial is a call to Redis. A
+// log of which units have been given back is treated the same way. Without Provisional, other instances notice the
+// first time after the time that WithDenialCache sets.
 func (l *Limiter) Provisional() *Limiter {
 	other := *l
 	other.provisional = true
 	return &other
 }
 
-// Peek returns the decision that Allow would make now, and charges nothing. On Redis it is a call of its own, whatever is
-// remembered of denials. It shows a ban and begins none. Its errors are Allow's. Metrics do not count it, and a dry run
-// shows its denials as they are.
+// Peek returns the decision that Allow would make now, and charges nothing. On Redis it always is a call, because it
+// does not use the denial cache. It shows a ban, but begins none. Its errors are those of Allow. Metrics do not count
+// it, and a dry run does not change its denials.
 func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Decision, err error) {
 	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err
@@ -235,29 +236,29 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Deci
 	return d, nil
 }
 
-// Settle states what an admitted request has really cost, in units, and charges or gives back the difference to what it
-// was charged, in each of its limits that are not InFlight. It is for requests whose cost is known only when they are
-// done: reserve an estimate with AllowN, and settle it afterwards. A reservation that is never settled stays charged.
+// Settle states what an admitted request has really cost, in units. It charges or gives back the difference to what the
+// request was charged, in each of its limits that are not InFlight. Use it if the cost is known only when the request
+// is done: reserve an estimate with AllowN, and settle it afterwards. A reservation that is never settled stays
+// charged.
 //
 // If the request has cost less, units are given back as if it had been admitted at that cost. If it has cost more, the
-// difference is charged as of now, even beyond Max, because the work has been done: then Remaining is 0, and no request
-// is admitted until enough has expired, which RetryAfter tells exactly. The cost may be up to 999,999,999,999,999, and
-// 0. If the request has left the window of a limit meanwhile, it has nothing there to give back, and what it has cost
-// beyond its reservation is charged all the same. So it is if Reset has forgotten the request. Settle neither bans nor
-// lifts a ban.
+// difference is charged as of now, even beyond Max, because the work has been done. Then Remaining is 0, and no request
+// is admitted until enough has expired, which RetryAfter tells exactly. The cost is from 0 to 999,999,999,999,999. If
+// the request has left the window of a limit, or was forgotten by Reset, it has nothing to give back there, and what it
+// has cost beyond its reservation is charged all the same. Settle neither bans nor lifts a ban.
 //
-// A decision is settled once: a second Settle or Refund of it, with any cost, does nothing. Where Redis does not
-// answer, Settle returns ErrUnavailable whatever the policy, and may or may not have been done. Calling it again within
-// the shortest Window of the decision's limits is safe, and repeats what was stated first. Later, a difference that was
-// charged by the first call may be charged again, after it has expired. In-process, a second call is known to be one
-// only while the request, or the difference that it was charged, has not left the longest Window, and was not forgotten
-// by Reset.
+// A decision is settled once: a second Settle or Refund of it, with any cost, does nothing. If Redis does not answer,
+// Settle returns ErrUnavailable whatever the policy, and may or may not have been done. Calling it again within the
+// shortest Window of the decision's limits is safe, and repeats the cost that was stated first. Later, a difference
+// that the first call charged may be charged again, after it has expired. In-process, a second call is recognized only
+// while the request, or the difference that it was charged, has not left the longest Window and was not forgotten by
+// Reset.
 //
-// An admission that was not counted, as under FailOpen or because a dry run let a denial pass, has nothing to settle,
-// and Settle does nothing. An error wraps ErrInvalid if the cost is negative or too large, if the decision is a denial
-// or Peek's and the cost is not 0, or if the decision is another Limiter's: it must be of this one, or of a view of it,
-// such as by OnFailure. Nothing is charged then. Other instances may go on denying for as long as WithDenialCache says
-// after units were given back, unless the charge was Provisional.
+// Settle does nothing for an admission that was not counted, as under FailOpen or because a dry run let a denial pass.
+// An error wraps ErrInvalid, and nothing is charged, if the cost is negative or too large, if the decision is a denial
+// or Peek's and the cost is not 0, or if the decision is another Limiter's: it must be of l, or of a view of the same
+// Limiter, such as OnFailure returns. After units were given back, other instances may go on denying for the time that
+// WithDenialCache sets, unless the charge was Provisional.
 func (l *Limiter) Settle(ctx context.Context, d Decision, cost int) error {
 	paid := d.receipt
 	switch {
@@ -285,8 +286,8 @@ func (l *Limiter) Settle(ctx context.Context, d Decision, cost int) error {
 	return nil
 }
 
-// Refund gives back what an admission was charged, so that it counts no more, as if a request that failed had never
-// come. It is Settle with a cost of 0, and Release. It lifts no ban, and does nothing for a denial or a Peek.
+// Refund gives back what an admission was charged, as if the request had never come. It is Settle with a cost of 0, and
+// Release. It lifts no ban, and does nothing for a denial or for a decision of Peek.
 func (l *Limiter) Refund(ctx context.Context, d Decision) error {
 	err := l.Settle(ctx, d, 0)
 	if released := l.Release(ctx, d); err == nil {
@@ -295,16 +296,16 @@ func (l *Limiter) Refund(ctx context.Context, d Decision) error {
 	return err
 }
 
-// Release says that an admitted request has ended: it no longer counts in those of its limits that are InFlight. The
-// others stay charged. Call it once for each admission under such a limit, with a context that has not ended, such as
-// context.WithoutCancel's; adapters do it themselves. Until then this Limiter renews what the admission holds, so it is
-// held for as long as this process runs if Release is forgotten. Decision.Holds reports whether there is anything to
-// release.
+// Release ends an admitted request: it no longer counts in those of its limits that are InFlight. Its other limits stay
+// charged. Call it once for each admission under such a limit, with a context that has not ended, such as one of
+// context.WithoutCancel. Adapters do this themselves. Until then this Limiter renews the lease of the admission, so if
+// Release is never called, the request counts for as long as this process runs. Decision.Holds reports whether there is
+// anything to release.
 //
-// A second Release of the same admission does nothing, and so does one after a Refund, one of a denial, and one of an
-// admission that was not counted or is under no such limit. Where Redis does not answer it returns ErrUnavailable
-// whatever the policy. There is no need to call it again then: the Limiter goes on trying for about half a minute, and no
-// longer renews. The decision must be of this Limiter, or of a view of it: another's is an error that wraps ErrInvalid.
+// Release does nothing if the admission was released or refunded before, for a denial, and for an admission that was
+// not counted or is under no such limit. If Redis does not answer, it returns ErrUnavailable whatever the policy. There
+// is no need to call it again then: the Limiter goes on trying for about half a minute, and no longer renews the lease.
+// The decision must be of l, or of a view of the same Limiter; for others the error wraps ErrInvalid.
 func (l *Limiter) Release(ctx context.Context, d Decision) error {
 	if d.receipt.cost == 0 {
 		return nil
@@ -345,8 +346,8 @@ func limitsOf(states []State) []Limit {
 }
 
 // Reset forgets what key has been charged under limits, as if it had never come, and lifts its bans. Other instances
-// may go on denying for as long as WithDenialCache says. Where Redis does not answer it returns ErrUnavailable
-// whatever the policy, and may or may not have forgotten.
+// may go on denying for the time that WithDenialCache sets. If Redis does not answer, Reset returns ErrUnavailable
+// whatever the policy, and may or may not have been done.
 func (l *Limiter) Reset(ctx context.Context, key string, limits ...Limit) error {
 	if err := l.check(ctx, key, limits); err != nil {
 		return err
@@ -360,13 +361,13 @@ func (l *Limiter) Reset(ctx context.Context, key string, limits ...Limit) error 
 	return nil
 }
 
-// Logger is what WithLogger has set, for packages that build on this one.
+// Logger returns the logger that WithLogger has set, for packages that build on this one.
 func (l *Limiter) Logger() *slog.Logger { return l.log }
 
-// Close releases what the Limiter holds: its connections if Connect made them, its memory if it is in-process. Calls that come
-// later return ErrUnavailable. It waits for the calls that are in flight, so a client given to New can be closed after it. If
-// Redis hangs, it returns a second after the timeout at the latest, and what is in flight ends by itself when the client gives
-// up. Closing twice does nothing. The error is always nil.
+// Close releases what the Limiter holds: its connections if Connect made them, and its memory if it is in-process.
+// Later calls return ErrUnavailable. Close waits for calls in flight, so a client that was given to New can be closed
+// after it. If Redis hangs, Close returns within the timeout and a second, and calls in flight end when the client
+// gives up. Calling it again does nothing. The error is always nil.
 func (l *Limiter) Close() error {
 	if l.closed.Swap(true) {
 		return nil

@@ -8,8 +8,8 @@ import (
 	"go.opentelemetry.io/otel/metric"
 )
 
-// Option changes how a Limiter is made. Without any, a Limiter does what most services want. What makes no sense, such as a
-// timeout of zero, is an error of Connect, New or NewInProcess that wraps ErrInvalid.
+// Option changes how Connect, New and NewInProcess make a Limiter. Most services need none. If an option makes no
+// sense, such as a timeout of zero, they return an error that wraps ErrInvalid.
 type Option func(*config) error
 
 type config struct {
@@ -32,9 +32,9 @@ func configure(opts []Option) (config, error) {
 	return c, nil
 }
 
-// WithPrefix sets what the names of all keys in Redis begin with, instead of "exactlimit". Services that share a Redis
-// and not their limits, such as staging and production, set one each. It is 1 to 64 bytes of printable ASCII without
-// spaces and braces, since braces choose the slot in Redis Cluster.
+// WithPrefix sets the beginning of the names of all keys in Redis. The default is "exactlimit". Services that share a
+// Redis but not their limits, such as staging and production, need a prefix each. A prefix is 1 to 64 bytes of
+// printable ASCII without spaces and braces, because braces choose the slot in Redis Cluster.
 func WithPrefix(prefix string) Option {
 	return func(c *config) error {
 		if prefix == "" || len(prefix) > maxName {
@@ -48,17 +48,19 @@ func WithPrefix(prefix string) Option {
 	}
 }
 
-// WithDenialCache sets how many denials are remembered at most, instead of 10,000, and for how long each, instead of
-// a second. While a denial is remembered the same question is denied without a call to Redis, which is exact: a full
-// log has room when its entries leave and not before, and a banned one when the ban ends. Denials by logs whose units
-// may be given back are not remembered, unless the log is banned: see Limiter.Provisional. Redis begins a ban, so a
-// denial of a call with a limit that has a Ban is only remembered while that limit is banned. No entries turn the
-// cache off.
+// WithDenialCache sets how many denials the Limiter remembers, and for how long each. The default is 10,000 denials and
+// a second. While a denial is remembered, the same question is denied without a call to Redis. This is exact, because a
+// full log stays full until its oldest entry expires, and a banned one until the ban ends. Zero entries turn the cache
+// off.
 //
-// A denial remembered takes about 400 bytes. Of too few, some are forgotten and cost a call to Redis each. A longer time
-// saves calls where windows are long; it is also how late it may be seen that another instance has called Reset, or has
-// given back units that were not charged by a Provisional view, that Redis has lost data, or that its clock was stepped
-// forward.
+// Denials by logs whose units may be given back are not remembered, unless the log is banned: see Limiter.Provisional.
+// Because Redis begins a ban, a denial of a call with a limit that has a Ban is remembered only while that limit is
+// banned.
+//
+// A denial takes about 400 bytes. If there are too few entries, some denials are forgotten and cost a call to Redis
+// each. Longer times save calls if windows are long. But the Limiter may notice so late that another instance has
+// called Reset or has given back units that were not charged by a Provisional view, that Redis has lost data, or that
+// its clock was stepped forward.
 func WithDenialCache(entries int, hold time.Duration) Option {
 	return func(c *config) error {
 		if entries < 0 || entries > 10_000_000 {
@@ -72,10 +74,12 @@ func WithDenialCache(entries int, hold time.Duration) Option {
 	}
 }
 
-// WithTimeout sets how long a call waits for Redis, instead of 100 ms. Only time in which this process was able to listen
-// counts: where goroutines wait for a processor, a call waits for up to 20 timeouts more. A call whose context has an earlier
-// deadline waits until then. What Redis has not decided by then is decided as OnFailure says, and may have been charged all the same. It is
-// at least 1ms, and should be some times what a round trip takes.
+// WithTimeout sets how long a call waits for Redis. The default is 100 ms, and the minimum 1 ms; a good value is
+// several round trips. Only time in which this process was able to listen counts: while goroutines wait for a
+// processor, a call waits for up to 20 timeouts more. If the context has an earlier deadline, the call waits until
+// then.
+//
+// OnFailure decides what Redis has not decided by then. Redis may have charged such a request all the same.
 func WithTimeout(timeout time.Duration) Option {
 	return func(c *config) error {
 		if timeout < time.Millisecond {
@@ -86,11 +90,12 @@ func WithTimeout(timeout time.Duration) Option {
 	}
 }
 
-// WithLogger sets where to say that Redis no longer answers, or does again, or is set up in a way that loses what is
-// counted, and where the adapters say that a program misuses them or that its errors keep them from limiting
-// requests; instead of slog.Default. No error is logged more often than about every ten seconds, and no key is. To
-// hear nothing use slog.New(slog.DiscardHandler). The limiter's own goroutines call the handler too, so if it panics, the
-// process ends.
+// WithLogger sets the logger, instead of slog.Default. The Limiter logs that Redis does not answer, answers again, or
+// is set up in a way that loses what was counted. Adapters log that a program misuses them, or that its errors keep
+// them from limiting requests. Each error is logged about every ten seconds at most, and no key is ever logged. To log
+// nothing, use slog.New(slog.DiscardHandler).
+//
+// The Limiter's own goroutines call the handler too, so a panic of the handler ends the process.
 func WithLogger(log *slog.Logger) Option {
 	return func(c *config) error {
 		if log == nil {

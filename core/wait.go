@@ -8,26 +8,25 @@ import (
 	"time"
 )
 
-// Wait is Allow for callers that would rather be late than denied: it returns when the request is admitted, or an error
-// that wraps ErrUnavailable and the context's error when the context ends first. Give it a context that ends, since a
-// queue can be long.
+// Wait blocks until the request is admitted or ctx ends. In the latter case the error wraps ErrUnavailable and the
+// context's error. Give it a context that ends, because a queue can be long.
 //
 // Callers that wait for the same key under the same limits are admitted in the order in which they came, and only the
-// first of them asks. A Limiter made by DryRun or OnFailure has queues of its own. Callers in other queues and other
-// instances race for each unit.
+// first of them asks. Views made by DryRun and OnFailure have queues of their own. Callers in other queues and other
+// instances compete for each unit.
 //
 // Wait asks again when RetryAfter has passed, at once after a Settle, Refund or Reset of the key by this Limiter, and
-// on Redis after the time that WithDenialCache sets, one second by default, since another instance may have given units
-// back. So does Wait of a Provisional view: units that another instance gives back may go unnoticed for so long. While a
+// on Redis after the time that WithDenialCache sets, one second by default, because another instance may have given
+// units back. This includes Provisional views: Wait may notice units that another instance gives back so late. While a
 // limit of requests in flight has no room, Wait asks again at once after a Release by this Limiter, and on Redis every
 // tenth of a second.
 //
-// A limit with a Ban is of little use here: if there is no room when Wait asks, it bans the key and waits until the ban
-// ends.
+// A limit with a Ban is of little use here: if there is no room when Wait asks, it bans the key, and waits until the
+// ban ends.
 //
-// Wait never fails before its context ends on the ground that there will be no room in time. This could only be certain
-// if no caller and no instance called Settle, Refund or Reset until then. A caller that would rather not try can call
-// Allow first, and compare RetryAfter with its deadline.
+// Wait does not return before ctx ends for the reason that there will be no room in time. It could be certain of that
+// only if no caller and no instance called Settle, Refund or Reset until then. A caller that prefers not to try can
+// call Allow first, and compare RetryAfter with its deadline.
 func (l *Limiter) Wait(ctx context.Context, key string, limits ...Limit) (Decision, error) {
 	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err
