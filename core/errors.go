@@ -9,13 +9,13 @@ import (
 var (
 	// ErrInvalid is wrapped by calls that make no sense, such as those with a limit that admits nothing, an empty key,
 	// or a cost above Max. It is a mistake in the program. The message says what is wrong, and what to write instead.
-	ErrInvalid = errors.New("core: invalid")
+	ErrInvalid = errors.New("exactlimit: invalid")
 
 	// ErrUnavailable is wrapped by calls that got no decision: Redis failed under FailClosed, the context ended, or the
 	// Limiter is closed. Settle, Refund, Release and Reset also wrap it if Redis does not answer, whatever the policy.
 	// The error also wraps the reason, such as a network error, the context's error, or the server's words. If Redis
 	// may have been asked, it is unknown whether it did what the call asked for.
-	ErrUnavailable = errors.New("core: unavailable")
+	ErrUnavailable = errors.New("exactlimit: unavailable")
 )
 
 func invalid(format string, args ...any) error {

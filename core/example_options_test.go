@@ -54,7 +54,7 @@ func ExampleValidate() {
 	fmt.Println(err)
 	// Output:
 	// true
-	// core: invalid: limit "login": Max is 0, it must be at least 1
+	// exactlimit: invalid: limit "login": Max is 0, it must be at least 1
 }
 
 func ExampleNewInProcess() {

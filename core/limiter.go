@@ -46,7 +46,7 @@ func newLimiter(connection *connection, c config) (*Limiter, error) {
 	l.metrics.expect(l.policy, l.dryRun)
 	if err != nil {
 		l.Close()
-		return nil, fmt.Errorf("core: the meter provider: %w", err)
+		return nil, fmt.Errorf("exactlimit: the meter provider: %w", err)
 	}
 	return l, nil
 }

@@ -111,11 +111,11 @@ func TestKeyThatIsNoLog(t *testing.T) {
 	redistest.Do(t, client, "SET", key, "no log")
 	const wrong = "WRONGTYPE Operation against a key holding the wrong kind of value"
 	for text, call := range map[string]func(l *Limiter) error{
-		`core: unavailable: the log of limit "one": ` + wrong: func(l *Limiter) error {
+		`exactlimit: unavailable: the log of limit "one": ` + wrong: func(l *Limiter) error {
 			_, err := l.Allow(ctx, "a secret key", one)
 			return err
 		},
-		`core: unavailable: the logs of limits "two", "one": ` + wrong: func(l *Limiter) error {
+		`exactlimit: unavailable: the logs of limits "two", "one": ` + wrong: func(l *Limiter) error {
 			_, err := l.Peek(ctx, "a secret key", two, one)
 			return err
 		},
