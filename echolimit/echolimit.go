@@ -10,101 +10,101 @@ import (
 	"github.com/exactlimit/exactlimit/internal/httplimit"
 )
 
-// Middleware makes middleware functions that limit requests, all counted by one key. It is safe for concurrent use. Make it
-// with New; the zero Middleware is not usable.
+// Middleware makes middleware functions that limit requests, all counted by one key. It is safe for concurrent use.
+// Make it with New. The zero Middleware is not usable.
 type Middleware struct {
 	gate     *httplimit.Gate[echo.Context]
 	onDenied func(echo.Context, core.Decision) error
 	inPre    sync.Once // said that it is in the wrong place
 }
 
-// Option changes what a Middleware does. Without any, it answers denied requests with 429 and a problem body, and sets the
-// RateLimit fields. Functions given to options are called for many requests at once.
+// Option changes what a Middleware does. Without options, it answers denied requests with 429 and a problem body, and
+// sets the RateLimit fields. Functions that are given to options are called concurrently.
 type Option func(*Middleware)
 
-// OnDenied writes the answer to a denied request in place of the problem body. The status is 429 unless the function writes
-// another; the fields, Retry-After among them, are set before it is called. Up to 256 KB of the request's body are read
-// before, too, since a proxy that is still sending it when the connection closes fails to pass the answer on. An error
-// that the function returns goes to Echo's error handler.
+// OnDenied sets a function that writes the response to a denied request, in place of the problem body. The status is
+// 429 unless the function writes another. The fields, including Retry-After, are set before it is called. Up to 256 KB
+// of the request's body are read before, because a proxy that is still sending the body when the connection closes does
+// not pass the response on. An error that the function returns goes to Echo's error handler.
 func OnDenied(answer func(echo.Context, core.Decision) error) Option {
 	return func(m *Middleware) { m.onDenied = answer }
 }
 
-// PlainText answers refused requests in a line of plain text, for people who read it, instead of a problem body.
+// PlainText answers refused requests with a line of plain text, for human readers, instead of a problem body.
 func PlainText() Option { return func(m *Middleware) { m.gate.PlainText = true } }
 
-// NoFields leaves the RateLimit and RateLimit-Policy fields out, for services that tell nobody their limits. The
-// bodies of refused requests do not name the limits either. A denied request still gets Retry-After, as of the limits
-// of this Middleware alone: how others stand that the request has passed is known from the fields.
+// NoFields leaves out the RateLimit and RateLimit-Policy fields, for services that hide their limits from clients. The
+// bodies of refused requests do not name the limits either. A denied request still gets Retry-After, but only for the
+// limits of this Middleware, because those of others that the request has passed are known from the fields.
 func NoFields() Option { return func(m *Middleware) { m.gate.NoFields = true } }
 
-// LegacyFields adds X-RateLimit-Limit, X-RateLimit-Remaining and X-RateLimit-Reset, for clients that were written for them.
-// They hold one limit, so they tell of the strictest. Reset is in seconds since 1970, on this instance's clock: when there
-// is more or, while something remains, when all is back.
+// LegacyFields adds X-RateLimit-Limit, X-RateLimit-Remaining and X-RateLimit-Reset, for clients that know only these.
+// They describe one limit, so they describe the strictest. Reset is in seconds since 1970, on this instance's clock:
+// the time at which more is available or, while something remains, at which the whole budget is.
 func LegacyFields() Option { return func(m *Middleware) { m.gate.LegacyFields = true } }
 
-// Cost has a request take as many units as the function says, instead of one: a report that costs ten. A cost below 1, or above
-// a limit's Max, is a mistake of the service, which is answered with 500. In the RateLimit fields, quotas are in units.
+// Cost sets a function that returns how many units a request takes, instead of one. A report may cost ten. A cost below
+// 1 or above a limit's Max is a mistake of the service, and is answered with 500. Quotas in the RateLimit fields are in
+// units.
 func Cost(cost func(echo.Context) int) Option { return func(m *Middleware) { m.gate.Cost = cost } }
 
-// Exempt has the requests pass for which the function returns true, such as those of health checks, or of users of your own.
-// It is what other middleware, such as Echo's, calls a Skipper. An exempt request is neither counted nor given the RateLimit
+// Exempt lets those requests pass for which the function returns true, such as health checks, or requests of your own
+// users. Other middleware, such as Echo's, calls this a Skipper. An exempt request is not counted and gets no RateLimit
 // fields, whether it has a key or not. The metric exactlimit.exempt counts it.
 //
-// Do not decide by what anyone may write, such as a header, the method, or the path, which is "/users/healthz" if someone
-// is called so: whoever finds it out has no limits. Decide by what your authentication has found, or by the route that
-// was matched, c.Path.
+// Do not decide by anything that a client can write, such as a header, the method, or the path, which is
+// "/users/healthz" if a user has that name: a client that finds it out has no limits. Decide by what your
+// authentication has found, or by the route that was matched, c.Path.
 func Exempt(exempt func(echo.Context) bool) Option {
 	return func(m *Middleware) { m.gate.Exempt = exempt }
 }
 
-// CountOnly has only those requests count whose answer has a status that the function chooses, such as failed logins:
+// CountOnly counts only those requests whose response has a status that the function chooses, such as failed logins:
 //
 //	echolimit.CountOnly(func(status int) bool { return status == http.StatusUnauthorized })
 //
-// Each request is charged before its handler runs and given back after it, so of many at once no more are under way
-// than the limit allows. Where the handler returns an error, that is when middleware further out, or Echo's error
-// handler, begins the answer. The charge stays where the answer is not known: if the client has left before it was
-// begun, if the request's deadline has passed before the handler returned, if a handler has panicked, and if the first
-// status that Echo was given is an interim one, such as 100, which hides the others. Where Redis does not take a charge
-// back in time it stays, and the limiter's log says so.
+// Each request is charged before its handler runs and given back after it, so many requests at once cannot exceed the
+// limit. If the handler returns an error, the charge is given back when middleware further out, or Echo's error
+// handler, begins the response. The charge stays if the response is not known: if the client has left before the
+// response was begun, if the request's deadline has passed before the handler returned, if a handler has panicked, and
+// if the first status that Echo was given is an interim one, such as 100, which hides the others. If Redis does not
+// take a charge back in time it stays, and the limiter's log says so.
 //
-// What one instance gives back is there for all instances at once, so none remembers that a client has no room, and each
+// Units that one instance gives back are available to all instances at once, so no instance remembers denials, and each
 // denial is a call to Redis: see core.Limiter.Provisional.
 //
-// With a limit that has a Ban it is a guard against guessed passwords. Requests under way count, and so may begin a
-// ban: Max must have room for those that an honest client makes at once.
+// With a limit that has a Ban, CountOnly guards against password guessing. Requests in flight count, and so may begin a
+// ban: Max needs room for those that an honest client makes at once.
 func CountOnly(counts func(status int) bool) Option {
 	return func(m *Middleware) { m.gate.CountOnly(counts) }
 }
 
-// CostAfter has a request cost what the function says when its handler has finished, such as the tokens that a language
-// model has used. Cost, or one unit without it, is what is reserved before: at least an estimate, so that of many
-// requests at once no more are under way than the limit allows. The difference is given back or charged, even beyond a
-// limit's Max: then the client waits until enough has expired. The request counts as of its admission, and what it has
-// cost beyond the reservation as of when its handler has finished.
+// CostAfter sets a function that returns what a request has cost when its handler has finished, such as the tokens that
+// a language model has used. Cost, or one unit without it, is then a reservation. It should be at least an estimate, so
+// that many requests at once cannot exceed the limit. The difference is given back or charged, even beyond a limit's
+// Max: then the client waits until enough has expired. The request counts as of its admission, and what it has cost
+// beyond the reservation as of the end of its handler.
 //
-// The function is called once for each request that was admitted, when its handler has returned: that of a stream when
-// the stream has ended. It is called too if the client has left, since the work was done, so let handlers note what
-// they have used as they go. If a handler panics, the function is not called, and the reservation stays charged. It
-// also stays if the function returns less than 0, which is a mistake of the service, or if Redis does not answer in
-// time; the limiter's log says so. 0 gives back all.
+// The function is called once for each admitted request, when its handler, or its stream, has finished. It is also
+// called if the client has left, because the work was done, so let handlers record what they have used as they go. If a
+// handler panics, the function is not called, and the reservation stays charged. It also stays if the function returns
+// less than 0, which is a mistake of the service, or if Redis does not answer in time. The limiter's log says so. 0
+// gives back all.
 //
-// With CountOnly, a request whose status does not count costs nothing, and the function is called for the others, among
-// them those whose status is not known.
+// With CountOnly, a request whose status does not count costs nothing. The function is called for the others, including
+// those whose status is not known.
 //
-// As what is given back is there for all instances at once, none remembers that a client has no room, and each denial
-// is a call to Redis: see core.Limiter.Provisional.
+// Units that one instance gives back are available to all instances at once, so no instance remembers denials, and each
+// denial is a call to Redis: see core.Limiter.Provisional.
 func CostAfter(cost func(echo.Context) int) Option {
 	return func(m *Middleware) { m.gate.CostAfter(cost) }
 }
 
-// DryRun lets every request pass and denies none, to see what limits would do: in the metrics, in Decision.DryRun
-// and, unless NoFields leaves them out, in the RateLimit fields. What would have been answered with an error passes
-// too, and the error goes to the limiter's log.
+// DryRun denies nothing, to show what limits would do: in the metrics, in Decision.DryRun and, without NoFields, in the
+// RateLimit fields. A request that would be answered with an error passes too, and the error goes to the limiter's log.
 func DryRun() Option { return func(m *Middleware) { m.gate.DryRun() } }
 
-// New makes a Middleware that counts by key. It panics if limiter or key is nil.
+// New returns a Middleware that counts by key. It panics if limiter or key is nil.
 func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
 	m := &Middleware{gate: httplimit.NewGate(limiter, key, template)}
 	for _, opt := range opts {
@@ -113,20 +113,20 @@ func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
 	return m
 }
 
-// Limit makes a middleware function that admits requests under all of limits: on an Echo, a group or a route. It panics if
-// the limits make no sense, as core.Validate says.
+// Limit returns a middleware function that admits requests under all of limits, on an Echo, a group or a route. It
+// panics if the limits are invalid: see core.Validate.
 //
 // A request under a limit that is core.InFlight counts in it until its handler has returned or panicked.
 func (m *Middleware) Limit(limits ...core.Limit) echo.MiddlewareFunc {
 	return m.middleware(httplimit.Fixed[echo.Context](limits))
 }
 
-// LimitFunc is Limit with limits chosen for each request. If choose fails, or returns none or limits that make no sense,
-// the request is refused with 500 and the error goes to the limiter's log.
+// LimitFunc is Limit with limits that a function chooses for each request. If choose fails, or returns no limits or
+// invalid ones, the request is refused with 500, and the error goes to the limiter's log.
 //
 // Do not let choose, a key function or earlier middleware set a deadline in the request's context that the client
-// chooses, as from a header: where the deadline passes before Redis has answered, core.FailLocal lets this instance
-// decide, and each instance has a budget of its own. Nothing that a client sends shortens the context otherwise.
+// chooses, for instance in a header. If the deadline passes before Redis has answered, core.FailLocal lets this
+// instance decide, and each instance has a budget of its own. Nothing else that a client sends shortens the context.
 func (m *Middleware) LimitFunc(choose func(echo.Context) ([]core.Limit, error)) echo.MiddlewareFunc {
 	return m.middleware(httplimit.Chosen(choose))
 }
