@@ -21,9 +21,10 @@ import (
 // Run is the main function of an example: it reads the flags, and serves routes until it is told to stop. Routes gets the
 // limiter, and the proxies in front of the server whose word it takes for the addresses of clients.
 func Run(routes func(limiter *core.Limiter, proxies []string) http.Handler) {
-	addr := flag.String("addr", "127.0.0.1:8080", "where to listen")
-	redis := flag.String("redis", os.Getenv("REDIS_URL"), "what keeps the logs, such as redis://localhost:6379; empty: this process")
-	proxies := flag.String("proxies", "", "the proxies in front of it, such as 10.0.0.0/8,fd00::/8, which tell who is behind them")
+	addr := flag.String("addr", "127.0.0.1:8080", "`address` to listen on")
+	redis := flag.String("redis", os.Getenv("REDIS_URL"),
+		"Redis `URL`, such as redis://localhost:6379; empty keeps limits in memory")
+	proxies := flag.String("proxies", "", "trusted proxies in front of the server, such as 10.0.0.0/8,fd00::/8")
 	flag.Parse()
 	trusted := strings.FieldsFunc(*proxies, func(r rune) bool { return r == ',' }) // none in ""
 	if err := run(*addr, *redis, func(limiter *core.Limiter) http.Handler { return routes(limiter, trusted) }); err != nil {

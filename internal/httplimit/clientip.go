@@ -37,7 +37,7 @@ func ClientIP(opts ...AddressOption) func(*http.Request) (string, error) {
 		opt(a)
 	}
 	if a.header != "" && !a.named {
-		panic(fmt.Sprintf("exactlimit: anybody can write the header %s: say whom it is believed from, with TrustedProxies", a.header))
+		panic(fmt.Sprintf("exactlimit: ProxyHeader(%q) needs TrustedProxies; otherwise any client can set it", a.header))
 	}
 	if a.header == "" {
 		a.header = xForwardedFor

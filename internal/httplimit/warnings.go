@@ -53,17 +53,17 @@ func (w *warnings) failed(message string, err error) {
 // twice warns that a request was charged under one name more than once.
 func (w *warnings) twice(name string) {
 	if once(&w.saidTwice) {
-		w.log.Warn("exactlimit: a request passed two limits of one name: it was charged by both, and clients are told of the"+
-			" stricter one. Where both count by the same key, take one out; otherwise give each its own name", "limit", name)
+		w.log.Warn("exactlimit: a request passed two limits of one name: both charged it, and the fields show the stricter"+
+			" one. If both count by the same key, remove one; otherwise give each its own name", "limit", name)
 	}
 }
 
 // proxy warns of a trusted proxy that names no client.
 func (w *warnings) proxy() {
 	if once(&w.saidProxy) {
-		w.log.Warn("exactlimit: a trusted proxy named no client, so it was counted as one itself, and with it all clients" +
-			" that it does not name: let it add its peer's address to X-Forwarded-For, or name the header that it sets with" +
-			" ProxyHeader. If only its own health checks come without one, all is well")
+		w.log.Warn("exactlimit: a trusted proxy named no client, so the proxy was counted, together with all clients that it" +
+			" does not name: configure it to add its peer's address to X-Forwarded-For, or name the header that it sets" +
+			" with ProxyHeader. If only its own health checks have no header, nothing is wrong")
 	}
 }
 
@@ -78,8 +78,7 @@ func (w *warnings) path(key string, u *url.URL, template func() string) {
 		path := strings.Clone(u.Path)
 		w.firstPath.Store(&path)
 	} else if !strings.HasPrefix(*first, u.Path) && !strings.HasPrefix(u.Path, *first) && once(&w.saidPath) {
-		w.log.Warn("exactlimit: the key of a request holds its path, so whoever makes up paths is a new client with each:" +
-			" count by Route() instead")
+		w.log.Warn("exactlimit: the key contains the request path, so every new path gets a fresh budget; use Route()")
 	}
 }
 

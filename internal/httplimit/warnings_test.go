@@ -42,7 +42,7 @@ func TestKeysThatFollowThePath(t *testing.T) {
 				_, refusal := gate.Check(r, r, http.Header{}, policy)
 				require.Nil(t, refusal)
 			}
-			assert.Equal(t, row.warns, strings.Contains(said.String(), "count by Route() instead"))
+			assert.Equal(t, row.warns, strings.Contains(said.String(), "use Route()"))
 			assert.LessOrEqual(t, strings.Count(said.String(), "\n"), 1)
 		})
 	}
@@ -68,7 +68,7 @@ func TestLimitsPassedTwice(t *testing.T) {
 	for range 2 {
 		pass(twice, other, twice)
 	}
-	assert.Contains(t, said.String(), "charged by both")
+	assert.Contains(t, said.String(), "both charged it")
 	assert.Contains(t, said.String(), "twice")
 	assert.Equal(t, 1, strings.Count(said.String(), "\n"))
 }
