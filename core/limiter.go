@@ -388,7 +388,7 @@ func (l *Limiter) check(ctx context.Context, key string, limits []Limit) error {
 		return err
 	}
 	if key == "" {
-		return invalid("empty key: a key says who is counted, such as \"user:42\"")
+		return invalid("empty key: write what the request is counted by, such as \"user:42\"")
 	}
 	if l.closed.Load() {
 		return unavailable(errClosed)

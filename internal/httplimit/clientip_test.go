@@ -267,10 +267,10 @@ func TestProxiesThatMakeNoSense(t *testing.T) {
 		opts    func() AddressOption
 		instead string
 	}{
-		{func() AddressOption { return TrustedProxies("0.0.0.0/0") }, "write those of the proxies alone"},
-		{func() AddressOption { return TrustedProxies("10.0.0.0/8", "::/0") }, "write those of the proxies alone"},
-		{func() AddressOption { return TrustedProxies("128.0.0.0/1") }, "write those of the proxies alone"},
-		{func() AddressOption { return TrustedProxies("2000::/3") }, "write those of the proxies alone"},
+		{func() AddressOption { return TrustedProxies("0.0.0.0/0") }, "name only the proxies"},
+		{func() AddressOption { return TrustedProxies("10.0.0.0/8", "::/0") }, "name only the proxies"},
+		{func() AddressOption { return TrustedProxies("128.0.0.0/1") }, "name only the proxies"},
+		{func() AddressOption { return TrustedProxies("2000::/3") }, "name only the proxies"},
 		{func() AddressOption { return TrustedProxies("10.1.2.3/8") }, `write "10.0.0.0/8" or "10.1.2.3"`},
 		{func() AddressOption { return TrustedProxies("::ffff:10.0.0.0/104") }, "write 10.0.0.0/8"},
 		{func() AddressOption { return TrustedProxies("::ffff:10.0.0.1") }, "write 10.0.0.1/32"},
@@ -279,7 +279,7 @@ func TestProxiesThatMakeNoSense(t *testing.T) {
 		{func() AddressOption { return TrustedProxies("fe80::1%eth0") }, "no address and no prefix"},
 		{func() AddressOption { return TrustedProxies("10.0.0.0/8, fd00::/8") }, "no address and no prefix"},
 		{func() AddressOption { return TrustedProxies("") }, "no address and no prefix"},
-		{func() AddressOption { return ProxyHeader("X-Real-IP") }, "say whom it is believed from, with TrustedProxies"},
+		{func() AddressOption { return ProxyHeader("X-Real-IP") }, "needs TrustedProxies; otherwise any client can set it"},
 		{func() AddressOption { return ProxyHeader("") }, "not the name of a header field"},
 		{func() AddressOption { return ProxyHeader("Host") }, "a key function that returns the request's Host"},
 		{func() AddressOption { return IPv6Prefix(0) }, "write one from 32"},

@@ -41,7 +41,7 @@ func NewGate[C any](limiter *core.Limiter, key func(C) (string, error), template
 		panic("exactlimit: no limiter: make one with core.Connect and look at its error")
 	}
 	if key == nil {
-		panic("exactlimit: no key: say who is counted, such as ClientIP()")
+		panic("exactlimit: no key: write what requests are counted by, such as ClientIP()")
 	}
 	return &Gate[C]{limiter: limiter, key: key, template: template, warnings: warnings{log: limiter.Logger()}}
 }
