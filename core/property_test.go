@@ -138,7 +138,9 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 			}
 		}
 	})
-	require.Positive(t, cached)
+	if !testing.Short() { // a short run makes so few checks that there may be none
+		require.Positive(t, cached)
+	}
 	t.Log(cached, "denials by the cache")
 }
 
