@@ -64,11 +64,11 @@ func ProxyHeader(name string) AddressOption { return httplimit.ProxyHeader(name)
 // another number.
 func IPv6Prefix(bits int) AddressOption { return httplimit.IPv6Prefix(bits) }
 
-// FrameworkClientIP counts by what echo.Context.RealIP returns, IPv6 by /64: for services that have told Echo whom to
-// trust.
+// FrameworkClientIP counts by what echo.Context.RealIP returns, and by /64 for IPv6. It is for services that have told
+// Echo which proxies to trust.
 //
-// Be careful with it. Without an Echo.IPExtractor, Echo believes X-Forwarded-For from anyone, and a client that can
-// choose its address is never limited. Requests are therefore refused with 500 until there is one, on each Echo, that
+// Use it with care. Without an Echo.IPExtractor, Echo believes X-Forwarded-For from any client, and a client that can
+// choose its address is never limited. Requests are therefore refused with 500 until each Echo has an extractor that
 // does not believe X-Forwarded-For or X-Real-IP from all addresses, over IPv4 or IPv6. Echo's own extractors trust
 // loopback, link-local and private addresses unless they are told not to. ClientIP with TrustedProxies has no such
 // traps.

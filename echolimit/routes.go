@@ -74,13 +74,13 @@ func matched(c echo.Context, known *sync.Map) bool {
 	return routes.(map[string]bool)[c.Request().Method+" "+c.Path()]
 }
 
-// Check compares the table with the routes that are registered. Its error lists the entries that are no routes.
+// Check compares the table with the registered routes. It returns an error that lists the entries without a route.
 func (routes Routes) Check(e *echo.Echo) error {
 	return httplimit.CheckTable(routes, registered(e), routeNotFound, false)
 }
 
-// CheckAll is Check for services in which every request has an entry, be it nil. Its error also lists the routes that
-// have none, and RouteNotFound if it has none.
+// CheckAll is Check for services in which each request has an entry, even a nil one. Its error also lists the routes
+// without an entry, and RouteNotFound if it has none.
 func (routes Routes) CheckAll(e *echo.Echo) error {
 	return httplimit.CheckTable(routes, registered(e), routeNotFound, true)
 }

@@ -62,14 +62,14 @@ func ProxyHeader(name string) AddressOption { return httplimit.ProxyHeader(name)
 // another number.
 func IPv6Prefix(bits int) AddressOption { return httplimit.IPv6Prefix(bits) }
 
-// FrameworkClientIP counts by what gin.Context.ClientIP returns, IPv6 by /64: for services that have told Gin whom to
-// trust.
+// FrameworkClientIP counts by what gin.Context.ClientIP returns, and by /64 for IPv6. It is for services that have told
+// Gin which proxies to trust.
 //
-// Be careful with it. Until it is told otherwise, Gin believes X-Forwarded-For from anyone, over IPv4 and IPv6, and a
-// client that can choose its address is never limited. Requests are therefore refused with 500 until
-// Engine.SetTrustedProxies was called, on each engine, with less than all addresses. Engine.TrustedPlatform, and
-// RemoteIPHeaders of your own, are believed from anyone too, which is not noticed here. ClientIP with TrustedProxies
-// has no such traps.
+// Use it with care. By default, Gin believes X-Forwarded-For from any client, over IPv4 and IPv6, and a client that can
+// choose its address is never limited. Requests are therefore refused with 500 until Engine.SetTrustedProxies was
+// called, on each engine, with less than all addresses. Gin also believes Engine.TrustedPlatform, and your own
+// RemoteIPHeaders, from any client, and FrameworkClientIP does not notice that. ClientIP with TrustedProxies has no
+// such traps.
 func FrameworkClientIP() KeyFunc {
 	return httplimit.FrameworkClientIP(request, func(c *gin.Context, r *http.Request) string {
 		own := c.Request

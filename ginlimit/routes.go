@@ -50,13 +50,13 @@ func (m *Middleware) LimitRoutes(routes Routes) gin.HandlerFunc {
 	}
 }
 
-// Check compares the table with the routes that are registered. Its error lists the entries that are no routes.
+// Check compares the table with the registered routes. It returns an error that lists the entries without a route.
 func (routes Routes) Check(r *gin.Engine) error {
 	return httplimit.CheckTable(routes, registered(r), noRoute, false)
 }
 
-// CheckAll is Check for services in which every request has an entry, be it nil. Its error also lists the routes that
-// have none, and NoRoute if it has none.
+// CheckAll is Check for services in which each request has an entry, even a nil one. Its error also lists the routes
+// without an entry, and NoRoute if it has none.
 func (routes Routes) CheckAll(r *gin.Engine) error {
 	return httplimit.CheckTable(routes, registered(r), noRoute, true)
 }
@@ -68,7 +68,7 @@ func registered(r *gin.Engine) (routes []string) {
 	return routes
 }
 
-// Use is r.Use for limits: it panics if the engine has routes already, which Gin would leave without them.
+// Use is r.Use for limits. It panics if the engine has routes already, because Gin would leave those without limits.
 func Use(r *gin.Engine, limits ...gin.HandlerFunc) {
 	if routes := registered(r); len(routes) > 0 {
 		panic(fmt.Sprintf("exactlimit: Use on an engine that has routes, such as %s:"+

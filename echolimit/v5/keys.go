@@ -63,10 +63,10 @@ func ProxyHeader(name string) AddressOption { return httplimit.ProxyHeader(name)
 // another number.
 func IPv6Prefix(bits int) AddressOption { return httplimit.IPv6Prefix(bits) }
 
-// FrameworkClientIP counts by what echo.Context.RealIP returns, IPv6 by /64: for services that have told Echo whom to
-// trust. Without an Echo.IPExtractor, that is the socket's peer.
+// FrameworkClientIP counts by what echo.Context.RealIP returns, and by /64 for IPv6. It is for services that have told
+// Echo which proxies to trust. Without an Echo.IPExtractor, it counts by the socket's peer.
 //
-// Be careful with it. With an extractor that believes X-Forwarded-For from anyone, such as echo.LegacyIPExtractor, a
+// Use it with care. With an extractor that believes X-Forwarded-For from any client, such as echo.LegacyIPExtractor, a
 // client that can choose its address is never limited. Requests are therefore refused with 500 on each Echo whose
 // extractor believes X-Forwarded-For or X-Real-IP from all addresses, over IPv4 or IPv6. Echo's other extractors trust
 // loopback, link-local and private addresses unless they are told not to. ClientIP with TrustedProxies has no such
