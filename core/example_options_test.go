@@ -81,7 +81,6 @@ func ExampleLimiter_Close() {
 	// true
 }
 
-// A limit is tried out before anybody is denied by it.
 // An adapter lets a request pass without a decision, and the metrics show it.
 func ExampleLimiter_CountExempt() {
 	limiter, _ := core.NewInProcess()
@@ -104,6 +103,7 @@ func ExampleLimiter_CountExempt() {
 	// monitor true
 }
 
+// A limit is tried out before it denies any request.
 func ExampleLimiter_DryRun() {
 	limiter, _ := core.NewInProcess()
 	defer limiter.Close()

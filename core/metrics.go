@@ -12,7 +12,7 @@ import (
 	"github.com/exactlimit/exactlimit/internal/dispatch"
 )
 
-// WithMeterProvider has the Limiter report metrics through an OpenTelemetry meter provider. Without it, nothing is
+// WithMeterProvider makes the Limiter report metrics through an OpenTelemetry meter provider. By default nothing is
 // measured.
 //
 //	exactlimit.decisions             {decision}  by exactlimit.limit, exactlimit.outcome and exactlimit.source
@@ -25,16 +25,17 @@ import (
 //	exactlimit.denial_cache.size     {denial}    denials remembered now
 //	exactlimit.outage.duration       s           time in which a circuit breaker was open
 //
-// The outcome is allowed or denied, banned for a denial because of a ban, dry_run for a denial that a dry run let
-// pass, or unavailable where Redis failed under FailClosed. The source is that of Source.String: "none" for
-// unavailable, "denial-cache" for a denial that took no call. A call under several limits counts once, for the limit
-// that decided, or for the first if it is unavailable. A limit's name appears with its first decision, with counts
-// of 0 for everything else that may happen to it, and all other counts start at 0 with the Limiter. Names beyond the
-// first 190 are counted as "other". No attribute ever holds a key.
+// The outcome is allowed or denied; banned for a denial because of a ban; dry_run for a denial that a dry run let pass;
+// or unavailable if Redis failed under FailClosed. The source is that of Source.String: "none" for unavailable, and
+// "denial-cache" for a denial without a call. A call under several limits counts once, for the limit that decided, or
+// for the first if the outcome is unavailable.
 //
-// Limiters may share a provider: each metric is then their sum. A closed Limiter stays in it with what it has
-// counted, so that no count falls. The Limiter's own goroutines use the provider too, so if it panics, the process
-// ends.
+// The name of a limit appears with its first decision, with counts of 0 for all other outcomes. All other counts start
+// at 0 with the Limiter. Names beyond the first 190 are counted as "other". No attribute holds a key.
+//
+// Limiters may share a provider: each metric is then their sum. A closed Limiter stays in the sum with what it has
+// counted, so no count falls. The Limiter's own goroutines use the provider too, so a panic of the provider ends the
+// process.
 func WithMeterProvider(provider metric.MeterProvider) Option {
 	return func(c *config) error {
 		if provider == nil {
