@@ -112,7 +112,8 @@ func TestInvalidConstruction(t *testing.T) {
 	limiter, err := NewInProcess()
 	require.NoError(t, err)
 	defer limiter.Close()
-	assert.PanicsWithError(t, "exactlimit: invalid: failure policy 3: write core.FailLocal, core.FailOpen or core.FailClosed",
+	assert.PanicsWithError(t,
+		"exactlimit: invalid: failure policy 3: write core.FailLocal, core.FailOpen or core.FailClosed",
 		func() { limiter.OnFailure(3) })
 }
 

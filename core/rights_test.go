@@ -185,7 +185,8 @@ func readme(t *testing.T, begin string) (lines []string) {
 	t.Helper()
 	text, err := os.ReadFile("README.md")
 	require.NoError(t, err)
-	for _, line := range regexp.MustCompile("(?m)^"+regexp.QuoteMeta(begin)+"(.*)$").FindAllStringSubmatch(string(text), -1) {
+	rest := regexp.MustCompile("(?m)^" + regexp.QuoteMeta(begin) + "(.*)$")
+	for _, line := range rest.FindAllStringSubmatch(string(text), -1) {
 		lines = append(lines, line[1])
 	}
 	require.NotEmpty(t, lines, begin)

@@ -211,7 +211,8 @@ func TestMistakesPanicWhereTheyAreWritten(t *testing.T) {
 	} {
 		assert.Panics(t, mistake, name)
 	}
-	assert.PanicsWithError(t, `exactlimit: invalid: limit "login": Max is 0, it must be at least 1`, func() { byIP.Limit(core.PerMinute("login", 0)) })
+	assert.PanicsWithError(t, `exactlimit: invalid: limit "login": Max is 0, it must be at least 1`,
+		func() { byIP.Limit(core.PerMinute("login", 0)) })
 }
 
 // Echo's own resolution counts once it has been told whom to trust, with a list or with none.

@@ -88,7 +88,8 @@ func parseProxy(proxy string) netip.Prefix {
 	}
 	// The widest that networks of proxies come in are 10.0.0.0/8 and fc00::/7.
 	if widest := map[int]int{32: 8, 128: 7}[prefix.Addr().BitLen()]; prefix.Bits() < widest {
-		panic(fmt.Sprintf("exactlimit: TrustedProxies: with %q any client could choose its address: name only the proxies", proxy))
+		panic(fmt.Sprintf("exactlimit: TrustedProxies: with %q any client could choose its address:"+
+			" name only the proxies", proxy))
 	}
 	return prefix
 }
