@@ -1,10 +1,8 @@
 package httplimit
 
 import (
-	"errors"
 	"io"
 	"net/http"
-	"os"
 	"time"
 )
 
@@ -34,17 +32,17 @@ func Drain(w http.ResponseWriter, r *http.Request) {
 	if r.Body == nil || r.Body == http.NoBody || expects || talks {
 		return
 	}
-	limit := drainTime
+	limit, after := drainTime, time.Time{}
 	if server, _ := r.Context().Value(http.ServerContextKey).(*http.Server); server != nil && server.ReadTimeout > 0 {
-		limit = min(limit, server.ReadTimeout)
+		limit, after = min(limit, server.ReadTimeout), time.Now().Add(server.ReadTimeout)
 	}
 	control := http.NewResponseController(w)
 	// Behind a writer that hides the connection, only the server's ReadTimeout bounds the time, as it does in net/http.
 	_ = control.SetReadDeadline(time.Now().Add(limit))
-	_, err := io.CopyN(io.Discard, r.Body, drainBytes+1)
-	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		// The body has ended. While the request is being answered, the server reads only to notice that the client has left.
-		_ = control.SetReadDeadline(time.Time{})
+	if _, err := io.CopyN(io.Discard, r.Body, drainBytes+1); err == io.EOF {
+		// While the request is being answered, the server reads only to notice that the client has left. But there may be
+		// more of the body than middleware lets be read, as behind an io.LimitReader, and then the server reads that.
+		_ = control.SetReadDeadline(after)
 	}
 	// Otherwise the deadline stays, so that it also bounds what the server reads of the rest.
 }
