@@ -83,9 +83,11 @@ func CountOnly(counts func(status int) bool) Option {
 //
 // The function is called once for each request that was admitted, when its handler has returned: that of a stream when
 // the stream has ended. It is called too if the client has left, since the work was done, so let handlers note what
-// they have used as they go. If a handler panics, the function is not called, and the reservation stays charged. It
-// also stays if the function returns less than 0, which is a mistake of the service, or if Redis does not answer in
-// time; the limiter's log says so. 0 gives back all.
+// they have used as they go. If a handler panics, the function is not called, and the reservation stays charged. Only
+// after a panic with http.ErrAbortHandler, which httputil.ReverseProxy makes of a client that leaves, the function is
+// called, and the request costs at least what was reserved. The reservation also stays if the function returns less
+// than 0, which is a mistake of the service, or if Redis does not answer in time; the limiter's log says so. 0 gives
+// back all.
 //
 // With CountOnly, a request whose status does not count costs nothing, and the function is called for the others, among
 // them those whose status is not known.
@@ -153,16 +155,17 @@ func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit
 	case c.Writer.Written(): // a function of the user's has answered
 	case refusal.Denied() && m.onDenied != nil:
 		c.Status(http.StatusTooManyRequests)
-		m.onDenied(c, d)
+		m.onDenied(c, d.Decision)
 	default:
 		refusal.Write(c.Writer)
 	}
 }
 
-// settle runs the handlers behind, and then charges the request what it has cost. A panic leaves the charge.
-func (m *Middleware) settle(c *gin.Context, d core.Decision) {
+// settle runs the handlers behind, and then charges the request what it has cost.
+func (m *Middleware) settle(c *gin.Context, d httplimit.Admission) {
 	answer := &answer{ResponseWriter: c.Writer, ctx: c.Request.Context(), status: c.Writer.Status()}
 	c.Writer = answer
+	defer m.gate.Aborted(answer.ctx, c, d)
 	c.Next()
 	switch {
 	case len(c.Errors) > 0 && !answer.Written():
