@@ -70,7 +70,8 @@ func Exempt(exempt func(*gin.Context) bool) Option {
 // denial is a call to Redis: see core.Limiter.Provisional.
 //
 // With a limit that has a Ban it is a guard against guessed passwords. Requests under way count, and so may begin a
-// ban: Max must have room for those that an honest client makes at once.
+// ban: Max must have room for those that an honest client makes at once. If the key is the account that a request names,
+// any client can begin a ban that locks out the owner of the account: join it with ClientIP to keep that from happening.
 func CountOnly(counts func(status int) bool) Option {
 	return func(m *Middleware) { m.gate.CountOnly(counts) }
 }
@@ -115,7 +116,10 @@ func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
 // Limit makes a handler that admits requests under all of limits: on an engine, a group or a route. It panics if the
 // limits make no sense, as core.Validate says.
 //
-// A request under a limit that is core.InFlight counts in it until its handler has returned or panicked.
+// A request under a limit that is core.InFlight counts in it until its handler has returned or panicked. Register
+// middleware that does not wait for its handler, such as http.TimeoutHandler or Echo's Timeout, before the limiter:
+// behind it, a request that has timed out no longer counts, although its handler still runs, and CostAfter is called
+// too early.
 func (m *Middleware) Limit(limits ...core.Limit) gin.HandlerFunc {
 	return m.handler(httplimit.Fixed[*gin.Context](limits))
 }
