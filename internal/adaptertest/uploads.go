@@ -129,3 +129,38 @@ func uploadsBehindReaders(t *testing.T, app App) {
 		})
 	}
 }
+
+// slowUploads has clients stop within the body of a request that is refused. They are answered while the server may still
+// read and write.
+func slowUploads(t *testing.T, app App) {
+	for _, row := range []struct {
+		read, write time.Duration // the timeouts of the server
+		at          time.Duration // of the answer
+	}{
+		{0, 0, 5 * time.Second},
+		{time.Minute, time.Minute, 5 * time.Second},
+		{2 * time.Second, 0, 2 * time.Second},
+		{0, 3 * time.Second, 1500 * time.Millisecond},
+		{time.Second, 3 * time.Second, time.Second},
+	} {
+		t.Run(fmt.Sprint(row.read, " ", row.write), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				defer time.Sleep(time.Second) // in which the server closes what it has
+				wire := serve(t, app(inProcess(t)), "HTTP/1.1")
+				defer wire.server.Close()
+				wire.server.ReadTimeout, wire.server.WriteTimeout = row.read, row.write
+				conn, accepted := net.Pipe()
+				defer conn.Close()
+				require.NoError(t, conn.SetDeadline(time.Now().Add(time.Hour))) // which takes no time in here
+				wire.conns <- from{accepted, "192.0.2.1:1234"}
+				start := time.Now()
+				go io.WriteString(conn, "GET /header HTTP/1.1\r\nHost: example.com\r\nContent-Length: 1000\r\n\r\nxxx")
+				response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				require.NoError(t, err)
+				defer response.Body.Close()
+				assert.Equal(t, http.StatusUnauthorized, response.StatusCode)
+				assert.Equal(t, row.at, time.Since(start))
+			})
+		})
+	}
+}

@@ -7,7 +7,7 @@ import (
 )
 
 // Of the body of a refused request, Drain reads up to drainBytes, for up to drainTime: all of it if it comes at 0.4
-// Mbit/s.
+// Mbit/s. The server's own timeouts may allow less.
 const (
 	drainBytes = 256 << 10
 	drainTime  = 5 * time.Second
@@ -33,8 +33,13 @@ func Drain(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	limit, after := drainTime, time.Time{}
-	if server, _ := r.Context().Value(http.ServerContextKey).(*http.Server); server != nil && server.ReadTimeout > 0 {
-		limit, after = min(limit, server.ReadTimeout), time.Now().Add(server.ReadTimeout)
+	if server, _ := r.Context().Value(http.ServerContextKey).(*http.Server); server != nil {
+		if server.ReadTimeout > 0 {
+			limit, after = min(limit, server.ReadTimeout), time.Now().Add(server.ReadTimeout)
+		}
+		if server.WriteTimeout > 0 { // which has begun when the header was read, and must leave time for the answer
+			limit = min(limit, server.WriteTimeout/2)
+		}
 	}
 	control := http.NewResponseController(w)
 	// Behind a writer that hides the connection, only the server's ReadTimeout bounds the time, as it does in net/http.
