@@ -86,9 +86,10 @@ func CountOnly(counts func(status int) bool) Option {
 // the stream has ended. It is called too if the client has left, since the work was done, so let handlers note what
 // they have used as they go. If a handler panics, the function is not called, and the reservation stays charged. Only
 // after a panic with http.ErrAbortHandler, which httputil.ReverseProxy makes of a client that leaves, the function is
-// called, and the request costs at least what was reserved. The reservation also stays if the function returns less
-// than 0, which is a mistake of the service, or if Redis does not answer in time; the limiter's log says so. 0 gives
-// back all.
+// called, and the request costs at least what was reserved. So register middleware that recovers from panics before the
+// limiter: behind it, a panic looks like a handler that has returned. The reservation also stays if the function returns
+// less than 0, which is a mistake of the service, or if Redis does not answer in time; the limiter's log says so. 0
+// gives back all.
 //
 // With CountOnly, a request whose status does not count costs nothing, and the function is called for the others, among
 // them those whose status is not known.
@@ -119,7 +120,8 @@ func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
 // A request under a limit that is core.InFlight counts in it until its handler has returned or panicked. Register
 // middleware that does not wait for its handler, such as http.TimeoutHandler or Echo's Timeout, before the limiter:
 // behind it, a request that has timed out no longer counts, although its handler still runs, and CostAfter is called
-// too early.
+// too early. The handler runs those behind it in the chain, so do not call it from the last one: that request would be
+// released, and cost what CostAfter says, before its work is done.
 func (m *Middleware) Limit(limits ...core.Limit) gin.HandlerFunc {
 	return m.handler(httplimit.Fixed[*gin.Context](limits))
 }
