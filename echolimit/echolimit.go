@@ -73,8 +73,8 @@ func Exempt(exempt func(echo.Context) bool) Option {
 // denial is a call to Redis: see core.Limiter.Provisional.
 //
 // With a limit that has a Ban it is a guard against guessed passwords. Requests under way count, and so may begin a
-// ban: Max must have room for those that an honest client makes at once. If the key is the account that a request names,
-// any client can begin a ban that locks out the owner of the account: join it with ClientIP to keep that from happening.
+// ban: Max must have room for those that an honest client makes at once. If the key is the account that a request
+// names, any client can begin a ban that locks out the owner of the account: join it with ClientIP to prevent that.
 func CountOnly(counts func(status int) bool) Option {
 	return func(m *Middleware) { m.gate.CountOnly(counts) }
 }
@@ -89,10 +89,10 @@ func CountOnly(counts func(status int) bool) Option {
 // the stream has ended. It is called too if the client has left, since the work was done, so let handlers note what
 // they have used as they go. If a handler panics, the function is not called, and the reservation stays charged. Only
 // after a panic with http.ErrAbortHandler, which httputil.ReverseProxy makes of a client that leaves, the function is
-// called, and the request costs at least what was reserved. So register middleware that recovers from panics before the
-// limiter: behind it, a panic looks like a handler that has returned. The reservation also stays if the function returns
-// less than 0, which is a mistake of the service, or if Redis does not answer in time; the limiter's log says so. 0
-// gives back all.
+// called, and the request costs at least what was reserved. So register middleware that recovers from panics before
+// the limiter: behind it, a panic looks like a handler that has returned. The reservation also stays if the function
+// returns less than 0, which is a mistake of the service, or if Redis does not answer in time; the limiter's log says
+// so. 0 gives back all.
 //
 // With CountOnly, a request whose status does not count costs nothing, and the function is called for the others, among
 // them those whose status is not known.

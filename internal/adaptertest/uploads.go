@@ -130,8 +130,8 @@ func uploadsBehindReaders(t *testing.T, app App) {
 	}
 }
 
-// slowUploads has clients stop within the body of a request that is refused. They are answered while the server may still
-// read and write.
+// slowUploads has clients stop within the body of a request that is refused. They are answered while the server may
+// still read and write.
 func slowUploads(t *testing.T, app App) {
 	for _, row := range []struct {
 		read, write time.Duration // the timeouts of the server

@@ -169,8 +169,9 @@ func (g *Gate[C]) Settle(ctx context.Context, c C, d Admission, status int, begu
 }
 
 // Aborted must be deferred around the handler. If that panics with http.ErrAbortHandler, the request of c is charged
-// what CostAfter says, but no less than was reserved: a client that leaves makes httputil.ReverseProxy panic so, perhaps
-// before the handler has noted all that the request has cost. Any panic goes on, and another leaves the charge as it is.
+// what CostAfter says, but no less than was reserved: a client that leaves makes httputil.ReverseProxy panic so,
+// perhaps before the handler has noted all that the request has cost. Any panic goes on, and another leaves the charge
+// as it is.
 func (g *Gate[C]) Aborted(ctx context.Context, c C, d Admission) {
 	panicked := recover()
 	if panicked == nil {
