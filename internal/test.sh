@@ -4,6 +4,7 @@
 #   ./internal/test.sh               runs everything that CI runs, in less than ten minutes on two cores
 #   ./internal/test.sh quick         runs what needs no fault, no cluster and no browser, in less than a minute
 #   ./internal/test.sh fuzz [time]   fuzzes each target, for 10s unless told otherwise
+#   ./internal/test.sh soak [time]   makes decisions under rotating faults, for 1h unless told otherwise, and checks all
 #   ./internal/test.sh servers       tests on Redis 7 and 8 and Valkey 8 and 9, as Debian has them, in half an hour
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -140,6 +141,11 @@ servers)
   install_missing
   test_servers
   ;;
+soak)
+  need gcc gcc # for a server whose clock is stepped
+  install_missing
+  go test -v ./internal/torture -run '^TestSoak$' -soak "${2:-1h}" -timeout 0
+  ;;
 fuzz)
   install_missing
   fuzz "${2:-10s}"
@@ -166,7 +172,7 @@ fuzz)
   test_nested
   ;;
 *)
-  sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
   exit 2
   ;;
 esac

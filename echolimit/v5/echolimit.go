@@ -73,7 +73,8 @@ func Exempt(exempt func(*echo.Context) bool) Option {
 // denial is a call to Redis: see core.Limiter.Provisional.
 //
 // With a limit that has a Ban it is a guard against guessed passwords. Requests under way count, and so may begin a
-// ban: Max must have room for those that an honest client makes at once.
+// ban: Max must have room for those that an honest client makes at once. If the key is the account that a request
+// names, any client can begin a ban that locks out the owner of the account: join it with ClientIP to prevent that.
 func CountOnly(counts func(status int) bool) Option {
 	return func(m *Middleware) { m.gate.CountOnly(counts) }
 }
@@ -86,9 +87,12 @@ func CountOnly(counts func(status int) bool) Option {
 //
 // The function is called once for each request that was admitted, when its handler has returned: that of a stream when
 // the stream has ended. It is called too if the client has left, since the work was done, so let handlers note what
-// they have used as they go. If a handler panics, the function is not called, and the reservation stays charged. It
-// also stays if the function returns less than 0, which is a mistake of the service, or if Redis does not answer in
-// time; the limiter's log says so. 0 gives back all.
+// they have used as they go. If a handler panics, the function is not called, and the reservation stays charged. Only
+// after a panic with http.ErrAbortHandler, which httputil.ReverseProxy makes of a client that leaves, the function is
+// called, and the request costs at least what was reserved. So register middleware that recovers from panics before
+// the limiter: behind it, a panic looks like a handler that has returned. The reservation also stays if the function
+// returns less than 0, which is a mistake of the service, or if Redis does not answer in time; the limiter's log says
+// so. 0 gives back all.
 //
 // With CountOnly, a request whose status does not count costs nothing, and the function is called for the others, among
 // them those whose status is not known.
@@ -116,7 +120,10 @@ func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
 // Limit makes a middleware function that admits requests under all of limits: on an Echo, a group or a route. It panics if
 // the limits make no sense, as core.Validate says.
 //
-// A request under a limit that is core.InFlight counts in it until its handler has returned or panicked.
+// A request under a limit that is core.InFlight counts in it until its handler has returned or panicked. Register
+// middleware that does not wait for its handler, such as http.TimeoutHandler or Echo's Timeout, before the limiter:
+// behind it, a request that has timed out no longer counts, although its handler still runs, and CostAfter is called
+// too early.
 func (m *Middleware) Limit(limits ...core.Limit) echo.MiddlewareFunc {
 	return m.middleware(httplimit.Fixed[*echo.Context](limits))
 }
@@ -159,7 +166,7 @@ func (m *Middleware) limit(
 	case response.Committed: // a function of the user's has answered
 	case refusal.Denied() && m.onDenied != nil:
 		response.Status = http.StatusTooManyRequests
-		if err := m.onDenied(c, d); err != nil {
+		if err := m.onDenied(c, d.Decision); err != nil {
 			return err
 		}
 		if !response.Committed {
@@ -205,11 +212,14 @@ func (m *Middleware) pass(c *echo.Context, next echo.HandlerFunc) error {
 	return err
 }
 
-// settle runs the handler behind, and then charges the request what it has cost. A panic leaves the charge.
-func (m *Middleware) settle(c *echo.Context, next echo.HandlerFunc, response *echo.Response, d core.Decision) error {
+// settle runs the handler behind, and then charges the request what it has cost.
+func (m *Middleware) settle(
+	c *echo.Context, next echo.HandlerFunc, response *echo.Response, d httplimit.Admission,
+) error {
 	ctx := c.Request().Context()
 	there := false // the client was, when its answer was begun
 	response.Before(func() { there = ctx.Err() == nil })
+	defer m.gate.Aborted(ctx, c, d)
 	err := m.pass(c, next)
 	switch {
 	case err == nil || response.Committed:

@@ -240,6 +240,8 @@ func Run(t *testing.T, app App) {
 	t.Run("disconnects", func(t *testing.T) { disconnects(t, app) })
 	t.Run("streams", func(t *testing.T) { streams(t, app) })
 	t.Run("uploads", func(t *testing.T) { uploads(t, app) })
+	t.Run("slow uploads", func(t *testing.T) { slowUploads(t, app) })
+	t.Run("uploads behind readers", func(t *testing.T) { uploadsBehindReaders(t, app) })
 	t.Run("upgrades", func(t *testing.T) { upgrades(t, app) })
 	t.Run("contexts of handlers", func(t *testing.T) { contextsOfHandlers(t, app) })
 	t.Run("panics", func(t *testing.T) { panics(t, app) })

@@ -4,8 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -40,11 +44,18 @@ func settles(t *testing.T, app App) {
 		http.NewResponseController(w).Flush()
 		<-r.Context().Done()
 	}
-	dies := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+	backend := httptest.NewServer(http.HandlerFunc(streams))
+	defer backend.Close()
+	target, err := url.Parse(backend.URL)
+	require.NoError(t, err)
+	proxies := httputil.NewSingleHostReverseProxy(target) // it panics with http.ErrAbortHandler if the client leaves
+	proxies.ErrorLog = log.New(io.Discard, "", 0)
+	dies := func(http.ResponseWriter, *http.Request) { panic("a handler") }
 	diesLater := func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusOK)
-		panic(http.ErrAbortHandler)
+		panic("a handler")
 	}
+	aborts := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 	for protocol := range protocols {
 		for _, row := range []struct {
 			name, path string
@@ -57,6 +68,10 @@ func settles(t *testing.T, app App) {
 			{"no answer", "/spent", func(http.ResponseWriter, *http.Request) {}, "", 25},
 			{"the client leaves", "/spent", left, "running", 25},
 			{"a stream that the client leaves", "/spent", streams, "answered", 25},
+			{"a stream through a proxy that the client leaves", "/spent", proxies.ServeHTTP, "answered", 25},
+			{"an answer cut off, for more than was reserved", "/spent", aborts, "", 25},
+			{"an answer cut off, for less", "/spent?actual=5", aborts, "", 10},
+			{"an answer cut off, where some count", "/tried", aborts, "", 25},
 			{"a panic", "/spent", dies, "", 10},
 			{"a panic within an answer", "/spent", diesLater, "", 10},
 			{"one that counts", "/tried", answer(401), "", 25},
@@ -70,7 +85,12 @@ func settles(t *testing.T, app App) {
 				limiter, runs, ended := inProcess(t), make(chan struct{}, 1), make(chan struct{}, 1)
 				handler := app(limiter)
 				server, client := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					defer func() { ended <- struct{}{} }()
+					defer func() {
+						ended <- struct{}{}
+						if recover() != nil {
+							panic(http.ErrAbortHandler) // which the server does not log
+						}
+					}()
 					handler.ServeHTTP(w, r)
 				}), protocol, func(w http.ResponseWriter, r *http.Request) {
 					runs <- struct{}{}
@@ -79,8 +99,10 @@ func settles(t *testing.T, app App) {
 				ctx, leave := context.WithCancel(t.Context())
 				defer leave()
 				separator := "?"
-				if row.handler == nil {
+				if strings.Contains(row.path, "?") {
 					separator = "&"
+				}
+				if row.handler == nil {
 					runs <- struct{}{}
 				}
 				r, err := http.NewRequestWithContext(ctx, "GET", server+row.path+separator+"cost=10&actual=25", nil)

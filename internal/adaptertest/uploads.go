@@ -92,3 +92,75 @@ func uploads(t *testing.T, app App) {
 		})
 	}
 }
+
+// uploadsBehindReaders has middleware in front of a route that refuses a request put a reader in the place of its body,
+// which ends before the body does. The server's own bound on the time of a request holds all the same: a client that
+// stops sending does not keep its connection.
+func uploadsBehindReaders(t *testing.T, app App) {
+	for name, replace := range map[string]func(http.ResponseWriter, *http.Request){
+		"as it is": func(http.ResponseWriter, *http.Request) {},
+		"a limit of its length": func(w http.ResponseWriter, r *http.Request) {
+			r.Body = http.MaxBytesReader(w, r.Body, 100)
+		},
+		"a part of it": func(_ http.ResponseWriter, r *http.Request) {
+			r.Body = io.NopCloser(io.LimitReader(r.Body, 100))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				defer time.Sleep(time.Second) // in which the server closes what it has
+				handler := app(inProcess(t))
+				wire := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					replace(w, r)
+					handler.ServeHTTP(w, r)
+				}), "HTTP/1.1")
+				defer wire.server.Close()
+				wire.server.ReadTimeout = time.Minute
+				conn, accepted := net.Pipe()
+				defer conn.Close()
+				require.NoError(t, conn.SetDeadline(time.Now().Add(time.Hour))) // which takes no time in here
+				wire.conns <- from{accepted, "192.0.2.1:1234"}
+				go io.WriteString(conn, "GET /header HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\n"+
+					"400\r\n"+strings.Repeat("x", 500))
+				answer, err := io.ReadAll(conn)
+				require.NoError(t, err, "the connection is still open")
+				assert.Contains(t, string(answer), "401 Unauthorized")
+			})
+		})
+	}
+}
+
+// slowUploads has clients stop within the body of a request that is refused. They are answered while the server may
+// still read and write.
+func slowUploads(t *testing.T, app App) {
+	for _, row := range []struct {
+		read, write time.Duration // the timeouts of the server
+		at          time.Duration // of the answer
+	}{
+		{0, 0, 5 * time.Second},
+		{time.Minute, time.Minute, 5 * time.Second},
+		{2 * time.Second, 0, 2 * time.Second},
+		{0, 3 * time.Second, 1500 * time.Millisecond},
+		{time.Second, 3 * time.Second, time.Second},
+	} {
+		t.Run(fmt.Sprint(row.read, " ", row.write), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				defer time.Sleep(time.Second) // in which the server closes what it has
+				wire := serve(t, app(inProcess(t)), "HTTP/1.1")
+				defer wire.server.Close()
+				wire.server.ReadTimeout, wire.server.WriteTimeout = row.read, row.write
+				conn, accepted := net.Pipe()
+				defer conn.Close()
+				require.NoError(t, conn.SetDeadline(time.Now().Add(time.Hour))) // which takes no time in here
+				wire.conns <- from{accepted, "192.0.2.1:1234"}
+				start := time.Now()
+				go io.WriteString(conn, "GET /header HTTP/1.1\r\nHost: example.com\r\nContent-Length: 1000\r\n\r\nxxx")
+				response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				require.NoError(t, err)
+				defer response.Body.Close()
+				assert.Equal(t, http.StatusUnauthorized, response.StatusCode)
+				assert.Equal(t, row.at, time.Since(start))
+			})
+		})
+	}
+}

@@ -1,15 +1,13 @@
 package httplimit
 
 import (
-	"errors"
 	"io"
 	"net/http"
-	"os"
 	"time"
 )
 
 // Of the body of a refused request, Drain reads up to drainBytes, for up to drainTime: all of it if it comes at 0.4
-// Mbit/s.
+// Mbit/s. The server's own timeouts may allow less.
 const (
 	drainBytes = 256 << 10
 	drainTime  = 5 * time.Second
@@ -34,17 +32,22 @@ func Drain(w http.ResponseWriter, r *http.Request) {
 	if r.Body == nil || r.Body == http.NoBody || expects || talks {
 		return
 	}
-	limit := drainTime
-	if server, _ := r.Context().Value(http.ServerContextKey).(*http.Server); server != nil && server.ReadTimeout > 0 {
-		limit = min(limit, server.ReadTimeout)
+	limit, after := drainTime, time.Time{}
+	if server, _ := r.Context().Value(http.ServerContextKey).(*http.Server); server != nil {
+		if server.ReadTimeout > 0 {
+			limit, after = min(limit, server.ReadTimeout), time.Now().Add(server.ReadTimeout)
+		}
+		if server.WriteTimeout > 0 { // which has begun when the header was read, and must leave time for the answer
+			limit = min(limit, server.WriteTimeout/2)
+		}
 	}
 	control := http.NewResponseController(w)
 	// Behind a writer that hides the connection, only the server's ReadTimeout bounds the time, as it does in net/http.
 	_ = control.SetReadDeadline(time.Now().Add(limit))
-	_, err := io.CopyN(io.Discard, r.Body, drainBytes+1)
-	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		// The body has ended. While the request is being answered, the server reads only to notice that the client has left.
-		_ = control.SetReadDeadline(time.Time{})
+	if _, err := io.CopyN(io.Discard, r.Body, drainBytes+1); err == io.EOF {
+		// While the request is being answered, the server reads only to notice that the client has left. But there may be
+		// more of the body than middleware lets be read, as behind an io.LimitReader, and then the server reads that.
+		_ = control.SetReadDeadline(after)
 	}
 	// Otherwise the deadline stays, so that it also bounds what the server reads of the rest.
 }

@@ -64,6 +64,12 @@ func (g *Gate[C]) CostAfter(cost func(C) int) {
 	g.costAfter, g.limiter = cost, g.limiter.Provisional()
 }
 
+// Admission is what Check decides, with the units that were reserved for the request.
+type Admission struct {
+	core.Decision
+	cost int
+}
+
 // Settles reports whether what Check returns is due for Settle.
 func (g *Gate[C]) Settles() bool { return g.counts != nil || g.costAfter != nil }
 
@@ -71,17 +77,17 @@ func (g *Gate[C]) Settles() bool { return g.counts != nil || g.costAfter != nil 
 func (g *Gate[C]) AwaitsStatus() bool { return g.counts != nil }
 
 // Check decides the request r of c and sets the fields of its response in h. It returns no refusal if the request
-// goes on to its handler, after which its decision is due for Settle if the gate settles.
+// goes on to its handler, after which its admission is due for Settle if the gate settles.
 //
 // An error of the service goes to the log and nowhere else. Frameworks collect errors for middleware that shows them to
 // clients, often without looking whether the request has been answered already, so an error there would become a second
 // answer that tells what no client should know.
 func (g *Gate[C]) Check(
 	c C, r *http.Request, h http.Header, policy func(C) (*Policy, error),
-) (core.Decision, *Refusal) {
+) (Admission, *Refusal) {
 	if g.Exempt != nil && g.Exempt(c) {
 		g.limiter.CountExempt(r.Context())
-		return core.Decision{}, nil // without a charge, so there is none to give back
+		return Admission{}, nil // without a charge, so there is none to give back
 	}
 	d, refusal := g.decide(c, r, h, policy)
 	// What fails after the client has left fails because of that, and is no one's fault.
@@ -99,7 +105,7 @@ func (g *Gate[C]) Check(
 // limits.
 func (g *Gate[C]) decide(
 	c C, r *http.Request, h http.Header, policy func(C) (*Policy, error),
-) (d core.Decision, _ *Refusal) {
+) (d Admission, _ *Refusal) {
 	key, err := g.key(c)
 	if r.Response == unnamed {
 		r.Response = nil
@@ -113,11 +119,11 @@ func (g *Gate[C]) decide(
 	if err != nil {
 		return d, g.refuse(h, internalError, err)
 	}
-	cost := 1
+	d.cost = 1
 	if g.Cost != nil {
-		cost = g.Cost(c)
+		d.cost = g.Cost(c)
 	}
-	d, err = g.limiter.AllowN(r.Context(), key, cost, p.limits...)
+	d.Decision, err = g.limiter.AllowN(r.Context(), key, d.cost, p.limits...)
 	switch {
 	case err == nil:
 	case errors.Is(err, core.ErrUnavailable):
@@ -135,18 +141,18 @@ func (g *Gate[C]) decide(
 	wait := seconds(d.RetryAfter)
 	if !g.NoFields {
 		var twice string
-		if wait, twice = p.setFields(h, &d); twice != "" {
+		if wait, twice = p.setFields(h, &d.Decision); twice != "" {
 			g.warnings.twice(twice)
 		}
 	}
 	if g.LegacyFields {
-		setLegacyFields(h, &d, time.Now())
+		setLegacyFields(h, &d.Decision, time.Now())
 	}
 	if d.Allowed {
 		return d, nil
 	}
 	setRetryAfter(h, wait)
-	return d, g.refuse(h, exceeded(d), nil)
+	return d, g.refuse(h, exceeded(d.Decision), nil)
 }
 
 // Settle charges the request of c what it has cost: nothing if the status of its answer does not count, or else what
@@ -158,7 +164,27 @@ func (g *Gate[C]) decide(
 //
 // ctx is the context that the request came with: what handlers derive from it may end with them. Once the answer has
 // begun, as begun reports, the client may leave; a deadline that passes may still replace what a handler has answered.
-func (g *Gate[C]) Settle(ctx context.Context, c C, d core.Decision, status int, begun bool) {
+func (g *Gate[C]) Settle(ctx context.Context, c C, d Admission, status int, begun bool) {
+	g.settle(ctx, c, d, status, begun, 0)
+}
+
+// Aborted must be deferred around the handler. If that panics with http.ErrAbortHandler, the request of c is charged
+// what CostAfter says, but no less than was reserved: a client that leaves makes httputil.ReverseProxy panic so,
+// perhaps before the handler has noted all that the request has cost. Any panic goes on, and another leaves the charge
+// as it is.
+func (g *Gate[C]) Aborted(ctx context.Context, c C, d Admission) {
+	panicked := recover()
+	if panicked == nil {
+		return
+	}
+	if panicked == http.ErrAbortHandler {
+		g.settle(ctx, c, d, 0, false, d.cost)
+	}
+	panic(panicked)
+}
+
+// settle is Settle where what CostAfter says is at least a number of units.
+func (g *Gate[C]) settle(ctx context.Context, c C, d Admission, status int, begun bool, least int) {
 	if !d.Allowed {
 		return // it is exempt, or passed an error because this is a dry run
 	}
@@ -175,16 +201,17 @@ func (g *Gate[C]) Settle(ctx context.Context, c C, d core.Decision, status int, 
 				fmt.Errorf("CostAfter returned %d: it must return at least 0", cost))
 			return
 		}
+		cost = max(cost, least)
 	}
-	if err := g.limiter.Settle(context.WithoutCancel(ctx), d, cost); err != nil {
+	if err := g.limiter.Settle(context.WithoutCancel(ctx), d.Decision, cost); err != nil {
 		g.warnings.failed("exactlimit: a request was not settled, so it stays charged as it was", err)
 	}
 }
 
 // Release ends a request whose decision holds units of a limit of requests in flight, when its handler has returned or
 // panicked, whether its client is still there or not. ctx is as for Settle. An error goes to the log.
-func (g *Gate[C]) Release(ctx context.Context, d core.Decision) {
-	if err := g.limiter.Release(context.WithoutCancel(ctx), d); err != nil {
+func (g *Gate[C]) Release(ctx context.Context, d Admission) {
+	if err := g.limiter.Release(context.WithoutCancel(ctx), d.Decision); err != nil {
 		g.warnings.failed("exactlimit: a request has ended and still counts as one in flight, until its lease ends at the"+
 			" latest", err)
 	}

@@ -103,7 +103,7 @@ func TestRecordsOfTheScript(t *testing.T) {
 		{"a peek and a probe", []string{"a one 1 9 " + hour, "b peek 1 1 9 " + hour + " 0"}, []string{"a.1 weighs 1, 0 back"}},
 	} {
 		t.Run(table.name, func(t *testing.T) {
-			server := Start(t, AppendOnly...)
+			server := Start(t, Followed...)
 			client := server.Client(t)
 			for _, args := range table.calls {
 				if args == "sleep" {
@@ -113,6 +113,7 @@ func TestRecordsOfTheScript(t *testing.T) {
 				decide(t, client, []string{"x"}, args)
 			}
 			assert.Equal(t, table.want, told(server.Admissions(t), "x"))
+			assertWitnessAgrees(t, server)
 		})
 	}
 }

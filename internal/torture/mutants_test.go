@@ -14,12 +14,15 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// A suite that finds nothing may be blind. Each mutant is this limiter with one mistake, which the suite has to find, and say.
-var mutants = []struct {
+// mutant is this limiter with one mistake.
+type mutant struct {
 	name, file, right, wrong string
 	fault                    string // that shows it
 	says                     string
-}{
+}
+
+// A suite that finds nothing may be blind. These mistakes it has to find, and say.
+var mutants = []mutant{
 	{
 		name: "ids are timestamps", file: "core/redis.go",
 		right: "text = strconv.AppendUint(append(text, r.stem...), r.ids.Add(1), 36)",
@@ -28,8 +31,8 @@ var mutants = []struct {
 	},
 	{
 		name: "a retry is counted twice", file: "lua/decide.lua",
-		right: "local known = granted(g, at, entry)",
-		wrong: "local known = 0",
+		right: "local known, banned = granted(g, at, entry), false",
+		wrong: "local known, banned = 0, false",
 		fault: "replies_lost", says: "an id added twice",
 	},
 	{
@@ -40,8 +43,8 @@ var mutants = []struct {
 	},
 	{
 		name: "a retry is not counted at all", file: "lua/decide.lua",
-		right: "local known = granted(g, at, entry)",
-		wrong: "local known = again and g.charges and grants or 0",
+		right: "local known, banned = granted(g, at, entry), false",
+		wrong: "local known, banned = again and g.charges and grants or 0, false",
 		fault: "requests_lost", says: "callers were told of",
 	},
 	{
@@ -136,6 +139,22 @@ var mutants = []struct {
 	},
 }
 
+// soakMutants are for TestSoak, which has checks of its own.
+var soakMutants = []mutant{
+	{
+		name: "the window ends a millisecond early", file: "lua/decide.lua",
+		right: "local now = time[1] * 1000000 + time[2]",
+		wrong: "local now = time[1] * 1000000 + time[2] + 1000",
+		says:  "units within the",
+	},
+	{
+		name: "a retry is not counted at all", file: "lua/decide.lua",
+		right: "local known, banned = granted(g, at, entry), false",
+		wrong: "local known, banned = again and g.charges and grants or 0, false",
+		says:  "callers were told of",
+	},
+}
+
 func TestMutantsAreFound(t *testing.T) {
 	redistest.Long(t)
 	if os.Getenv(mutantEnv) != "" {
@@ -146,21 +165,34 @@ func TestMutantsAreFound(t *testing.T) {
 			if mutant.fault != "none" { // which needs the machine for itself, to meet the right microsecond
 				t.Parallel()
 			}
-			dir := copyOf(t, "../..")
-			file := filepath.Join(dir, mutant.file)
-			source, err := os.ReadFile(file)
-			require.NoError(t, err)
-			require.Equal(t, 1, strings.Count(string(source), mutant.right), "%s has %s once", mutant.file, mutant.right)
-			require.NoError(t, os.WriteFile(file, bytes.Replace(source, []byte(mutant.right), []byte(mutant.wrong), 1), 0o600))
-			cmd := exec.Command("go", "test", "-count=1", "-vet=off", "-ldflags=-s -w", "-run", "^TestTorture$/^"+mutant.fault+"$", "./internal/torture")
-			cmd.Dir = dir
-			cmd.Env = append(os.Environ(), mutantEnv+"=1")
-			out, err := cmd.CombinedOutput()
-			assert.Error(t, err, "the suite finds nothing")
-			assert.Contains(t, string(out), mutant.says)
-			assert.Contains(t, string(out), "--- FAIL: TestTorture/"+mutant.fault, "it fails by the fault and not for want of building")
+			mutant.find(t, "TestTorture/"+mutant.fault)
 		})
 	}
+	for _, mutant := range soakMutants {
+		t.Run("soak, "+mutant.name, func(t *testing.T) {
+			t.Parallel()
+			mutant.find(t, "TestSoak", "-soak", "20s", "-seed", "5") // which loses requests first
+		})
+	}
+}
+
+// find runs a test, which has to fail because of the mistake.
+func (m mutant) find(t *testing.T, test string, flags ...string) {
+	dir := copyOf(t, "../..")
+	file := filepath.Join(dir, m.file)
+	source, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, 1, strings.Count(string(source), m.right), "%s has %s once", m.file, m.right)
+	require.NoError(t, os.WriteFile(file, bytes.Replace(source, []byte(m.right), []byte(m.wrong), 1), 0o600))
+	run := "^" + strings.ReplaceAll(test, "/", "$/^") + "$"
+	args := []string{"test", "-count=1", "-vet=off", "-ldflags=-s -w", "-run", run, "./internal/torture"}
+	cmd := exec.Command("go", append(args, flags...)...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), mutantEnv+"=1")
+	out, err := cmd.CombinedOutput()
+	assert.Error(t, err, "the suite finds nothing")
+	assert.Contains(t, string(out), m.says)
+	assert.Contains(t, string(out), "--- FAIL: "+test, "it fails by the fault and not for want of building")
 }
 
 const mutantEnv = "EXACTLIMIT_TORTURE_MUTANT"

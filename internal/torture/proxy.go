@@ -210,7 +210,10 @@ func (p *Proxy) Counts() Counts {
 	return counts
 }
 
-// Struck returns the requests that met a fate, in the order in which they came.
+// mostStruck is how many requests a proxy remembers, so that it can run for hours.
+const mostStruck = 1000
+
+// Struck returns the requests that met a fate, in the order in which they came: the first ones, if there are very many.
 func (p *Proxy) Struck() []Struck {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -295,7 +298,9 @@ func (p *Proxy) fate(words []string, chance *rand.Rand) (Fate, time.Duration) {
 	}
 	if fate != Pass {
 		p.counts.Fates[fate]++
-		p.struck = append(p.struck, Struck{fate, words})
+		if len(p.struck) < mostStruck {
+			p.struck = append(p.struck, Struck{fate, words})
+		}
 	}
 	return fate, p.faults.Delay
 }

@@ -2,7 +2,9 @@
 //
 //	go test -v ./internal/torture                      two minutes and a half: every fault once
 //	go test -v ./internal/torture -long -timeout 1h    eight minutes: most for five times as long, and twice
+//	go test -v ./internal/torture -run TestSoak -soak 1h -timeout 0
 //
+// The last one is for as many decisions as possible. It checks them as they are made, in bounded memory and on bounded disk.
 // A run prints its seed. -seed plays it again, as far as a machine with other things to do can, and -run chooses faults.
 package torture
 
@@ -25,11 +27,20 @@ import (
 var (
 	long = flag.Bool("long", false, "five times as long, with two seeds")
 	seed = flag.Uint64("seed", 0, "play the faults of this seed")
+
+	soakTime = flag.Duration("soak", 3*time.Second, "how long TestSoak goes on")
 )
 
 func TestMain(m *testing.M) {
 	if os.Getenv(loadEnv) != "" {
 		if err := work(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if os.Getenv(callersEnv) != "" {
+		if err := call(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
