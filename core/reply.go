@@ -88,6 +88,9 @@ func decodeList(list []int64, requests int, q *question) (answer, error) {
 		if q.verb == admit {
 			most -= int64(a.granted * q.cost)
 		}
+		if remaining > most && remaining <= int64(limit.Max) && len(q.limits) > 1 {
+			remaining, a.logs[3*i] = most, most // an earlier attempt was charged, and has left this log since
+		}
 		const longest = math.MaxInt64 / int64(time.Microsecond)
 		if remaining > most || retry > longest || reset < 0 || reset > longest || ban < 0 || ban > longest {
 			return answer{}, fmt.Errorf("answer %d to %d requests of cost %d to a limit of %d",

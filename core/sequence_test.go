@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/exactlimit/exactlimit/internal/oracle"
+	"github.com/exactlimit/exactlimit/internal/redistest"
 	"github.com/exactlimit/exactlimit/lua"
 )
 
@@ -392,6 +393,33 @@ func TestPartlyGrantedAndSentAgain(t *testing.T) {
 		require.Equal(t, want, told{d.Allowed, d.Remaining, d.RetryAfter}, "%d", place)
 	}
 	require.True(t, redis.allow(t, second+1, "ann", 3, limit).Allowed, "the denial cache does not remember those denials")
+}
+
+// What was granted is known to be, as long as one of its logs tells, even if another has forgotten it meanwhile: by a
+// Reset, or because the second attempt comes when it has expired there.
+func TestGrantedAndForgottenByOneLog(t *testing.T) {
+	redis := newClockedRedis(t)
+	limits := []Limit{PerMinute("a", 5), PerSecond("b", 7)}
+	for key, later := range map[string]int64{"reset": second / 4, "expired": second} {
+		questions := []*question{
+			redis.question(admit, key, 2, limits...), redis.question(admit, key, 2, limits...),
+			redis.question(admit, key, 2, limits...),
+		}
+		redis.askOnce(t, 0, questions...)
+		keys, args := redis.batch.keys, redis.batch.Again()
+		if key == "reset" {
+			redistest.Do(t, redis.client, "UNLINK", redis.log(key, limits[1]))
+		}
+		again, err := redis.batch.Decode(redis.call(t, later, keys, args))
+		require.NoError(t, err)
+		require.Empty(t, again)
+		for place, want := range [][2]int{{3, 5}, {1, 3}, {1, 3}} {
+			d := redis.decision(t, questions[place])
+			require.Equal(t, place < 2, d.Allowed, key)
+			require.Equal(t, want, [2]int{d.States()[0].Remaining, d.States()[1].Remaining}, "%s: %d", key, place)
+		}
+		require.Equal(t, 1, redis.peek(t, later, key, limits...).Remaining, "charged once")
+	}
 }
 
 // The first attempt of a call whose connection was lost may reach the server after the second, since the network goes on

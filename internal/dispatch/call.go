@@ -29,6 +29,9 @@ const (
 	maxAttempts = 10
 	// tryAgainPause is between two attempts while a slot moves.
 	tryAgainPause = time.Millisecond
+	// rejectedPause is doubled with each attempt that was rejected or failed. Callers have told by then whether they want
+	// what they may have been granted.
+	rejectedPause = 5 * time.Millisecond
 	// maxUnknown is how long a call whose outcome is unknown waits until the breaker closes.
 	maxUnknown = time.Minute
 )
@@ -48,7 +51,7 @@ func (l *link[Q]) send(client rueidis.Client, calls []*call[Q]) (again []*call[Q
 		if d.Called != nil {
 			d.Called(len(c.questions), took, c.result.Error())
 		}
-		if !l.settle(c) {
+		if !l.settle(client, c) {
 			again = append(again, c)
 		}
 	}
@@ -60,7 +63,9 @@ func (l *link[Q]) send(client rueidis.Client, calls []*call[Q]) (again []*call[Q
 //   - if its outcome is unknown because the connection was lost: as a retry, so that it charges nothing twice
 //   - if it had no effect because the server is a replica
 //   - if it had no effect because its slot is moving
-func (l *link[Q]) settle(c *call[Q]) bool {
+//
+// If an earlier attempt may have been executed, a rejection does not tell what that has granted, so it is asked later.
+func (l *link[Q]) settle(client rueidis.Client, c *call[Q]) bool {
 	l.heard.Add(1)
 	reply, err := c.result.ToArray()
 	_, rejected := rueidis.IsRedisErr(err)
@@ -76,6 +81,10 @@ func (l *link[Q]) settle(c *call[Q]) bool {
 	case rejected:
 		l.breaker.suspect(c.questions[0].HashTag(), err, false)
 		c.fail(err)
+		if c.again {
+			c.attempts++
+			l.workers.Go(func() { l.sendLater(client, c) })
+		}
 		return true
 	default:
 		c.attempts++
@@ -108,6 +117,15 @@ func (l *link[Q]) sendAgain(client rueidis.Client, calls []*call[Q]) {
 		} else if calls = l.useful(calls); len(calls) > 0 { // it may have taken time until they may be sent
 			calls = l.send(client, calls)
 		}
+	}
+}
+
+// sendLater sends a call again whose callers have got an error, after a pause that grows with each attempt.
+func (l *link[Q]) sendLater(client rueidis.Client, c *call[Q]) {
+	select {
+	case <-time.After(rejectedPause << c.attempts):
+		l.sendAgain(client, []*call[Q]{c})
+	case <-l.d.closing.Done():
 	}
 }
 

@@ -116,6 +116,40 @@ func TestUnknownOutcome(t *testing.T) {
 	}
 }
 
+// That an attempt is rejected does not tell what an earlier one has granted, whose reply was lost.
+func TestUnknownOutcomeAndRejected(t *testing.T) {
+	var calls atomic.Int32
+	rejected := rejection(t, "MISCONF no disk")
+	d := start(t, func(_ context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+		if !isCall(words) {
+			return send()
+		}
+		switch calls.Add(1) {
+		case 1:
+			send()
+			return rueidis.NewErrorResult(io.EOF)
+		case 2, 3:
+			return rueidis.NewErrorResult(rejected)
+		}
+		return send()
+	})
+	q := d.about("a")
+	q.unwanted.Store(true) // if it fails
+	assert.ErrorContains(t, d.Do(context.Background(), q), "MISCONF")
+	select {
+	case key := <-d.late:
+		assert.Equal(t, q.key, key)
+		assert.EqualValues(t, 1, q.count)
+	case <-time.After(10 * time.Second):
+		t.Fatal("nothing is found out")
+	}
+	d.Close()
+	sent := d.client.sent(isCall)
+	require.Len(t, sent, 4)
+	assert.Equal(t, "again", sent[1][4])
+	assert.Equal(t, "known", sent[3][4])
+}
+
 // A call whose outcome stays unknown is given up when the Dispatcher is closed, or when it may no longer be sent again.
 func TestUnknownForGood(t *testing.T) {
 	var up atomic.Bool
