@@ -110,9 +110,10 @@ func ExampleLimiter_Wait() {
 func ExampleLimiter_Refund() {
 	limiter, _ := core.NewInProcess()
 	defer limiter.Close()
+	logins := limiter.Provisional() // most charges are given back
 	ctx, limit := context.Background(), core.PerMinute("failed-logins", 5)
 	login := func(password string) string {
-		d, err := limiter.Allow(ctx, "user:ann", limit)
+		d, err := logins.Allow(ctx, "user:ann", limit)
 		if err != nil {
 			log.Fatal(err)
 		}
@@ -122,7 +123,7 @@ func ExampleLimiter_Refund() {
 		if password != "sesame" {
 			return "wrong"
 		}
-		if err := limiter.Refund(ctx, d); err != nil {
+		if err := logins.Refund(ctx, d); err != nil {
 			log.Print(err) // it stays charged
 		}
 		return "welcome"

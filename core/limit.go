@@ -38,7 +38,8 @@ type Limit struct {
 // The lease matters if an instance dies. While a Limiter runs, it renews the leases of what it has admitted, after each
 // third of their time, however long a handler takes. If its process ends or cannot reach Redis, its requests count
 // until their leases end, and not after that, although some may still run. So a short lease costs calls to Redis, and a
-// long one makes clients wait after a crash. 30 seconds suit most services. The minimum is a second.
+// long one makes clients wait after a crash. 30 seconds suit most services. The minimum is a second, and a lease should
+// be more than twice WithTimeout, since a renewal may wait for Redis that long.
 //
 // A request of cost n takes n of max. If costs are something else, such as tokens, ask for the requests in flight in a
 // call of its own, or in an adapter by a Middleware of its own.
