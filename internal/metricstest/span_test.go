@@ -30,7 +30,7 @@ func TestSpans(t *testing.T) {
 		span.End()
 		text := ""
 		for _, a := range ended.Ended()[len(ended.Ended())-1].Attributes() {
-			text += fmt.Sprint(a.Key, "=", a.Value.Emit(), " ")
+			text += fmt.Sprint(a.Key, "=", a.Value.String(), " ")
 		}
 		return text
 	}
