@@ -4,6 +4,7 @@
 #   ./internal/test.sh               runs everything that CI runs, in less than ten minutes on two cores
 #   ./internal/test.sh quick         runs what needs no fault, no cluster and no browser, in less than a minute
 #   ./internal/test.sh fuzz [time]   fuzzes each target, for 10s unless told otherwise
+#   ./internal/test.sh mutants       plants all bugs that the torture suite has to find; a run of everything plants a third
 #   ./internal/test.sh soak [time]   makes decisions under rotating faults, for 1h unless told otherwise, and checks all
 #   ./internal/test.sh servers       tests on Redis 7 and 8 and Valkey 8 and 9, as Debian has them, in half an hour
 set -euo pipefail
@@ -146,6 +147,10 @@ soak)
   install_missing
   go test -v ./internal/torture -run '^TestSoak$' -soak "${2:-1h}" -timeout 0
   ;;
+mutants)
+  install_missing
+  go test -v ./internal/torture -run '^TestMutantsAreFound$' -long -timeout 30m
+  ;;
 fuzz)
   install_missing
   fuzz "${2:-10s}"
@@ -172,7 +177,7 @@ fuzz)
   test_nested
   ;;
 *)
-  sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
   exit 2
   ;;
 esac

@@ -19,18 +19,20 @@ type mutant struct {
 	name, file, right, wrong string
 	fault                    string // that shows it
 	says                     string
+	always                   bool // and not only with -long, since each takes about ten seconds
 }
 
-// A suite that finds nothing may be blind. These mistakes it has to find, and say.
+// A suite that finds nothing may be blind. These mistakes it has to find, and say. Those that run always are one for each
+// of the rules: ids, windows, retries, batches, settlements, bans and leases.
 var mutants = []mutant{
 	{
-		name: "ids are timestamps", file: "core/redis.go",
+		always: true, name: "ids are timestamps", file: "core/redis.go",
 		right: "text = strconv.AppendUint(append(text, r.stem...), r.ids.Add(1), 36)",
 		wrong: "text = strconv.AppendInt(text, time.Now().UnixMicro(), 10)",
 		fault: "none", says: "an id added twice",
 	},
 	{
-		name: "a retry is counted twice", file: "lua/decide.lua",
+		always: true, name: "a retry is counted twice", file: "lua/decide.lua",
 		right: "local known, banned = granted(g, at, entry), false",
 		wrong: "local known, banned = 0, false",
 		fault: "replies_lost", says: "an id added twice",
@@ -54,7 +56,7 @@ var mutants = []mutant{
 		fault: "replies_lost", says: "the servers recorded",
 	},
 	{
-		name: "an overcharge is forgotten", file: "lua/decide.lua",
+		always: true, name: "an overcharge is forgotten", file: "lua/decide.lua",
 		right: "for i = 1, more > 0 and g.logs or 0 do",
 		wrong: "for i = 1, 0 do",
 		fault: "replies_lost,_of_calls_that_cost_more", says: "callers were told that calls have cost",
@@ -66,7 +68,7 @@ var mutants = []mutant{
 		fault: "replies_lost,_of_calls_that_cost_more", says: "an id added twice",
 	},
 	{
-		name: "a batch's answers are shifted by one", file: "core/batch.go",
+		always: true, name: "a batch's answers are shifted by one", file: "core/batch.go",
 		right: "decode(reply[n], a.requests, a.question)",
 		wrong: "decode(reply[(n+1)%len(reply)], a.requests, a.question)",
 		fault: "none,_several_limits", says: "while there was room",
@@ -78,7 +80,7 @@ var mutants = []mutant{
 		fault: "none,_several_limits", says: "the mark stands for",
 	},
 	{
-		name: "the window ends a microsecond early", file: "lua/decide.lua",
+		always: true, name: "the window ends a microsecond early", file: "lua/decide.lua",
 		right: "local now = time[1] * 1000000 + time[2]",
 		wrong: "local now = time[1] * 1000000 + time[2] + 1",
 		fault: "none", says: "admissions within",
@@ -96,7 +98,7 @@ var mutants = []mutant{
 		fault: "none", says: "while there was room",
 	},
 	{
-		name: "a ban is lifted by an expiring entry", file: "lua/decide.lua",
+		always: true, name: "a ban is lifted by an expiring entry", file: "lua/decide.lua",
 		right: "if ban == 0 or members > 1 or stepped then\n      empty(log, ban, mark)",
 		wrong: "if ban == 0 or members > 1 or stepped then\n      empty(log, 0)",
 		fault: "replies_lost,_with_bans", says: "during a ban",
@@ -126,7 +128,7 @@ var mutants = []mutant{
 		fault: "slots_moved", says: "a call is made again within its time",
 	},
 	{
-		name: "a lease is not renewed", file: "lua/decide.lua",
+		always: true, name: "a lease is not renewed", file: "lua/decide.lua",
 		right: "if score and score - g.cutoff[i] > 0 then",
 		wrong: "if score and score - g.cutoff[i] < 0 then",
 		fault: "requests_in_flight", says: "units in flight at once",
@@ -162,6 +164,9 @@ func TestMutantsAreFound(t *testing.T) {
 	}
 	for _, mutant := range mutants {
 		t.Run(mutant.name, func(t *testing.T) {
+			if !mutant.always && !*long {
+				t.Skip("for those who ask with -long")
+			}
 			if mutant.fault != "none" { // which needs the machine for itself, to meet the right microsecond
 				t.Parallel()
 			}
@@ -170,6 +175,9 @@ func TestMutantsAreFound(t *testing.T) {
 	}
 	for _, mutant := range soakMutants {
 		t.Run("soak, "+mutant.name, func(t *testing.T) {
+			if !*long {
+				t.Skip("for those who ask with -long")
+			}
 			t.Parallel()
 			mutant.find(t, "TestSoak", "-soak", "20s", "-seed", "5") // which loses requests first
 		})
