@@ -290,6 +290,9 @@ func (l *Limiter) Settle(ctx context.Context, d Decision, cost int) error {
 // Release. It lifts no ban, and does nothing for a denial or for a decision of Peek.
 func (l *Limiter) Refund(ctx context.Context, d Decision) error {
 	err := l.Settle(ctx, d, 0)
+	if !d.Holds() {
+		return err // rather than that of a Close since then
+	}
 	if released := l.Release(ctx, d); err == nil {
 		err = released
 	}

@@ -4,7 +4,7 @@
 #   ./internal/test.sh               runs everything that CI runs, in less than ten minutes on two cores
 #   ./internal/test.sh quick         runs what needs no fault, no cluster and no browser, in less than a minute
 #   ./internal/test.sh fuzz [time]   fuzzes each target, for 10s unless told otherwise
-#   ./internal/test.sh mutants       plants all bugs that the torture suite has to find; a run of everything plants a third
+#   ./internal/test.sh mutants       plants all bugs that the torture suite has to find; everything plants a third
 #   ./internal/test.sh soak [time]   makes decisions under rotating faults, for 1h unless told otherwise, and checks all
 #   ./internal/test.sh servers       tests on Redis 7 and 8 and Valkey 8 and 9, as Debian has them, in half an hour
 set -euo pipefail

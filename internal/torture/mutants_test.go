@@ -22,8 +22,8 @@ type mutant struct {
 	always                   bool // and not only with -long, since each takes about ten seconds
 }
 
-// A suite that finds nothing may be blind. These mistakes it has to find, and say. Those that run always are one for each
-// of the rules: ids, windows, retries, batches, settlements, bans and leases.
+// A suite that finds nothing may be blind. These mistakes it has to find, and say. Those that run always are one for
+// each of the rules: ids, windows, retries, batches, settlements, bans and leases.
 var mutants = []mutant{
 	{
 		always: true, name: "ids are timestamps", file: "core/redis.go",
