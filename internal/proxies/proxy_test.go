@@ -140,7 +140,10 @@ func answers(port int, exited <-chan struct{}) bool {
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
 		if conn, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port)); err == nil {
 			conn.Close()
-			return true
+			// A connection to a port on which nothing listens yet may come from that port, and so reach itself.
+			if conn.LocalAddr().String() != conn.RemoteAddr().String() {
+				return true
+			}
 		}
 		select {
 		case <-exited:
