@@ -3,12 +3,14 @@ package proxies
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -107,7 +109,7 @@ func (p proxy) start(t *testing.T, snippet string, services ...string) (port int
 	program := p.find(t)
 	dir := t.TempDir()
 	for range 5 { // another process may take the port before the proxy does
-		port = redistest.FreePort(t)
+		port = nextPort()
 		file, log := filepath.Join(dir, "config"), new(bytes.Buffer)
 		require.NoError(t, os.WriteFile(file, []byte(p.config(snippet, dir, port, services)), 0o600))
 		cmd := exec.Command(program, p.arguments(file, dir)...)
@@ -135,15 +137,31 @@ func (p proxy) start(t *testing.T, snippet string, services ...string) (port int
 	return 0
 }
 
+// ports counts up from a random number below the ports that systems give to those who ask for any. What listens on such a
+// port meanwhile, or connects from it, would be taken for the proxy.
+var ports = func() *atomic.Int32 {
+	var first atomic.Int32
+	first.Store(20_000 + rand.Int32N(8_000))
+	return &first
+}()
+
+// nextPort returns a port on which nothing listens.
+func nextPort() int {
+	for {
+		port := int(ports.Add(1))
+		if l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port)); err == nil {
+			l.Close()
+			return port
+		}
+	}
+}
+
 // answers reports whether something listens on port before the process has exited.
 func answers(port int, exited <-chan struct{}) bool {
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
 		if conn, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port)); err == nil {
 			conn.Close()
-			// A connection to a port on which nothing listens yet may come from that port, and so reach itself.
-			if conn.LocalAddr().String() != conn.RemoteAddr().String() {
-				return true
-			}
+			return true
 		}
 		select {
 		case <-exited:
