@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -334,24 +333,7 @@ type callers struct {
 // start runs a process of callers, which wait for resume, until the end of the test.
 func (c Callers) start(t testing.TB) *callers {
 	t.Helper()
-	spec, err := json.Marshal(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), callersEnv+"="+string(spec), "GORACE=atexit_sleep_ms=0")
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	cmd, in, out := startProcess(t, callersEnv, c)
 	t.Cleanup(func() {
 		in.Close()
 		if err := cmd.Wait(); err != nil { // a race, a panic

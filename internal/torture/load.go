@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"slices"
 	"sync"
 	"testing"
@@ -231,24 +230,7 @@ func (l Load) start(t testing.TB, processes int) (stop func() []Seen) {
 	var all sync.WaitGroup
 	for i := range processes {
 		l.Seed += uint64(i)
-		spec, err := json.Marshal(l)
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), loadEnv+"="+string(spec), "GORACE=atexit_sleep_ms=0")
-		cmd.Stderr = os.Stderr
-		in, err := cmd.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
+		cmd, in, out := startProcess(t, loadEnv, l)
 		inputs = append(inputs, in)
 		t.Cleanup(func() { in.Close() })
 		all.Go(func() {
