@@ -37,8 +37,8 @@ do
 %s
 end
 local redis = setmetatable({
-  call = run and function(...) return run({ ... }, redis.call) end,
-  pcall = run and function(...) return run({ ... }, redis.pcall) end,
+  call = run and function(...) return run({ ... }, redis.call) end or nil,
+  pcall = run and function(...) return run({ ... }, redis.pcall) end or nil,
 }, { __index = redis })
 local reply = (function()
 %s
@@ -46,20 +46,26 @@ end)()
 return answer and answer(reply) or reply
 `
 
-// connect makes a limiter with a bug, or without one if bug is zero. With a bug, Redis must answer, and its client is
-// open until the process ends.
+// connect makes a limiter with a bug, or without one if bug is zero. If the bug needs a client, Redis must answer, and the
+// client is open until the process ends.
 func connect(url string, bug Bug, opts ...core.Option) (*core.Limiter, error) {
-	if bug == (Bug{}) {
-		return core.Connect(url, opts...)
-	}
 	if bug.Timeout > 0 {
 		opts = append(opts, core.WithTimeout(bug.Timeout))
+	}
+	if bug.Lua+bug.Forgets == "" {
+		return core.Connect(url, opts...)
 	}
 	option, err := core.ClientOption(url)
 	if err != nil {
 		return nil, err
 	}
 	client, err := rueidis.NewClient(option)
+	for range 10 { // on a busy machine, Redis may not answer in time
+		if err == nil {
+			break
+		}
+		client, err = rueidis.NewClient(option)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ type Load struct {
 	Burst       time.Duration // unless 0, calls begin at multiples of it
 	Policy      core.FailurePolicy
 	Timeout     time.Duration // core's default if 0
-	Hold        time.Duration // of the denial cache; core's default if 0
+	Hold        time.Duration // of the denial cache; core's default if 0, no cache if negative
 	Deadline    time.Duration // of each call's context, if any
 	Burn        time.Duration // of CPU time, after each call
 	Busy        int           // how many goroutines of each process do nothing but burn CPU time
@@ -93,8 +93,11 @@ func (l Load) run(ctx context.Context) (seen Seen, err error) {
 	if l.Timeout > 0 {
 		opts = append(opts, core.WithTimeout(l.Timeout))
 	}
-	if l.Hold > 0 {
+	switch {
+	case l.Hold > 0:
 		opts = append(opts, core.WithDenialCache(10_000, l.Hold))
+	case l.Hold < 0:
+		opts = append(opts, core.WithDenialCache(0, 0))
 	}
 	limiter, err := connect(l.URL, l.Bug, opts...)
 	if err != nil {
