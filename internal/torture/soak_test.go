@@ -243,8 +243,8 @@ func (s *soak) size() int64 {
 
 // soakUses are hot keys, whose requests share entries; keys under two limits with requests of different costs; keys
 // whose requests are often settled; a key whose log is always full, so that requests meet the very microsecond at which
-// an entry expires; many keys with little room; and keys that are banned. As in scene.lengthen, the windows are longer
-// than it takes to send a call again on a busy machine.
+// an entry expires, and one whose log is full on a busy machine, too; many keys with little room; and keys that are
+// banned. As in scene.lengthen, the windows are longer than it takes to send a call again on a busy machine.
 var soakUses = []Use{
 	{
 		Name: "hot", Share: 940, Keys: 2, Costs: []int{1},
@@ -263,6 +263,10 @@ var soakUses = []Use{
 	{
 		Name: "full", Share: 12, Keys: 1, Costs: []int{1}, Returned: 0.05,
 		Limits: []core.Limit{{Name: "full", Max: 400, Window: 500 * ms}},
+	},
+	{
+		Name: "small", Share: 40, Keys: 1, Costs: []int{1},
+		Limits: []core.Limit{{Name: "small", Max: 10, Window: 500 * ms}},
 	},
 	{
 		Name: "many", Share: 12, Keys: 200, Costs: []int{1},
