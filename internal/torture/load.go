@@ -83,6 +83,8 @@ type Seen struct {
 	Calls []Call
 	// Stall is the longest time for which the machine did not run a goroutine of the process that was ready to run.
 	Stall time.Duration
+	// Recovered reports whether Redis answered again after the last call, for each key.
+	Recovered bool
 }
 
 // run makes calls until the context ends.
@@ -146,7 +148,26 @@ func (l Load) run(ctx context.Context) (seen Seen, err error) {
 	}
 	all.Wait()
 	seen.Calls = slices.Concat(calls...)
+	seen.Recovered = l.recovers(limiter)
 	return seen, limiter.Close()
+}
+
+// recovers waits until Redis has answered for each key. It gives up after ten seconds.
+func (l Load) recovers(limiter *core.Limiter) bool {
+	giveUp := time.Now().Add(10 * time.Second)
+	for _, key := range l.Keys {
+		for {
+			_, err := limiter.Peek(context.Background(), key, l.limits()...)
+			if err == nil {
+				break
+			}
+			if time.Now().After(giveUp) {
+				return false
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	return true
 }
 
 // burn keeps a processor busy. The scheduler may interrupt it.

@@ -212,6 +212,11 @@ var mutants = []mutant{
 		Bug: Bug{Timeout: time.Minute},
 	},
 	{
+		name: "a circuit breaker that has opened never closes", fault: "network cut",
+		says: "Redis decides no calls of a process again at the end",
+		Bug:  Bug{Lua: `if ARGV[2] == 'probe' then redis.call('NO-SUCH-COMMAND') end`},
+	},
+	{
 		name: "a starved process waits for ever", fault: "overload", says: "are allowed",
 		Bug: Bug{Timeout: time.Minute},
 	},
