@@ -157,8 +157,8 @@ func (l Load) recovers(limiter *core.Limiter) bool {
 	giveUp := time.Now().Add(10 * time.Second)
 	for _, key := range l.Keys {
 		for {
-			_, err := limiter.Peek(context.Background(), key, l.limits()...)
-			if err == nil {
+			d, err := limiter.Peek(context.Background(), key, l.limits()...)
+			if err == nil && d.Source == core.SourceRedis {
 				break
 			}
 			if time.Now().After(giveUp) {
