@@ -3,7 +3,6 @@ package core
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,45 +16,23 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// gate is a client on whose way to Redis each call stops until the test lets it pass.
-type gate struct {
-	rueidis.Client
-	came chan *gatedCall
-}
-
-// gatedCall is a call at the gate.
-type gatedCall struct {
-	words []string
-	pass  chan error // lets it pass, or makes it fail
-}
-
-func (g *gate) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
-	c := &gatedCall{slices.Clone(cmd.Commands()), make(chan error)}
-	if c.words[0] != "EVALSHA" || c.words[len(c.words)-1] == "probe" {
-		return g.Client.Do(ctx, cmd)
-	}
-	g.came <- c
-	if err := <-c.pass; err != nil {
-		return rueidis.NewErrorResult(err)
-	}
-	return g.Client.Do(ctx, cmd)
-}
-
 // gated is a limiter behind a gate, on an empty keyspace of its own.
 type gated struct {
 	*testing.T
-	*gate
+	*redistest.Gate
 	limiter *Limiter
 	limit   Limit
 }
 
 func newGated(t *testing.T, max int, opts ...Option) gated {
-	g := &gate{Client: redistest.Shared(t).Client(t), came: make(chan *gatedCall)}
-	limiter, err := New(g, append([]Option{WithPrefix(redistest.Prefix()), patient, OnFailure(FailClosed)}, opts...)...)
+	g := redistest.NewGate()
+	client := redistest.Shared(t).Hooked(t, g.Hook)
+	all := append([]Option{WithPrefix(redistest.Prefix()), patient, OnFailure(FailClosed)}, opts...)
+	limiter, err := New(client, all...)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		limiter.Close()
-		close(g.came) // nothing comes any more
+		close(g.Came) // nothing comes any more
 	})
 	return gated{t, g, limiter, PerHour("hot", max)}
 }
@@ -78,21 +55,17 @@ func (g gated) allow(ctx context.Context, key string, cost int, limits ...Limit)
 }
 
 // lead has two calls come to the gate, so that questions that come now wait.
-func (g gated) lead() (outcomes []*outcome, calls []*gatedCall) {
+func (g gated) lead() (outcomes []*outcome, calls []*redistest.Held) {
 	for range 2 {
 		outcomes = append(outcomes, g.allow(context.Background(), "lead", 1, g.limit))
-		calls = append(calls, <-g.came)
+		calls = append(calls, <-g.Came)
 	}
 	return outcomes, calls
 }
 
 func (o *outcome) wait(t *testing.T) *outcome {
 	t.Helper()
-	select {
-	case <-o.done:
-	case <-time.After(10 * time.Second):
-		t.Fatal("no outcome")
-	}
+	redistest.Receive(t, o.done)
 	return o
 }
 
@@ -115,12 +88,8 @@ func TestQuestionsShareCalls(t *testing.T) {
 		g.allow(context.Background(), "bob", 1, g.limit), g.allow(context.Background(), "ann", 1, PerDay("day", 2)),
 		g.allow(context.Background(), "bob", 2, g.limit, PerDay("day", 2)))
 	time.Sleep(50 * time.Millisecond) // until all are in the queue; if some are not, they go in a call of their own
-	calls[0].pass <- nil
-	go func() {
-		for call := range g.came {
-			call.pass <- nil
-		}
-	}()
+	calls[0].Pass()
+	go g.PassAll()
 	admitted, remaining := 0, map[int]bool{}
 	for _, o := range ann {
 		require.NoError(t, o.wait(t).err)
@@ -133,7 +102,7 @@ func TestQuestionsShareCalls(t *testing.T) {
 		}
 	}
 	assert.Equal(t, 5, admitted)
-	calls[1].pass <- nil
+	calls[1].Pass()
 	for _, o := range slices.Concat(others, lead) {
 		require.NoError(t, o.wait(t).err)
 		assert.True(t, o.Allowed)
@@ -141,33 +110,25 @@ func TestQuestionsShareCalls(t *testing.T) {
 	assert.Equal(t, 3, g.charged("bob"))
 }
 
-// panicky is a client of the user's own with a mistake in it.
-type panicky struct {
-	rueidis.Client
-	panics atomic.Bool
-}
-
-func (p *panicky) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
-	if p.panics.Load() {
-		panic("in a hook")
-	}
-	return p.Client.Do(ctx, cmd)
-}
-
-func (p *panicky) Nodes() map[string]rueidis.Client {
-	if p.panics.Load() {
-		panic("in a hook")
-	}
-	return p.Client.Nodes()
-}
-
-// A panic in the user's client is an error, and leaves nothing waiting: not when the limiter is made, not in a call or a probe.
+// A panic in the user's client is an error, and leaves nothing waiting: not when the limiter is made, not in a call or
+// a probe.
 func TestPanicInAClient(t *testing.T) {
-	client := &panicky{Client: redistest.Shared(t).Client(t)}
-	client.panics.Store(true)
-	limiter, err := New(client, WithPrefix(redistest.Prefix()), OnFailure(FailClosed))
-	require.NoError(t, err)
-	defer limiter.Close()
+	var panics atomic.Bool
+	mistake := func() {
+		if panics.Load() {
+			panic("in a hook")
+		}
+	}
+	client := redistest.Shared(t).Hooked(t, func(_ []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+		mistake()
+		return send()
+	})
+	client.Masters = func() map[string]rueidis.Client {
+		mistake()
+		return client.Client.Nodes()
+	}
+	panics.Store(true)
+	limiter := newOver(t, client, WithPrefix(redistest.Prefix()), OnFailure(FailClosed))
 	limit := PerHour("a", 1000)
 	var all sync.WaitGroup
 	for range 20 {
@@ -178,21 +139,19 @@ func TestPanicInAClient(t *testing.T) {
 		})
 	}
 	all.Wait()
-	client.panics.Store(false)
+	panics.Store(false)
 	require.Eventually(t, func() bool {
 		d, err := limiter.Allow(context.Background(), "ann", limit)
 		return err == nil && d.Remaining == 999
 	}, 10*time.Second, time.Millisecond)
 }
 
-// Row 17 of "What got through": concurrent large costs admit what fits, and a queue that we make is no outage. Redis is a process
-// of its own, which a busy machine may not run for longer than the timeout. So if requests are decided without it, another
-// client must have waited for it too, and the test begins anew.
+// Row 17 of "What got through": concurrent large costs admit what fits, and a queue that we make is no outage. Redis is
+// a process of its own, which a busy machine may not run for longer than the timeout. So if requests are decided
+// without it, another client must have waited for it too, and the test begins anew.
 func TestConcurrentLargeCosts(t *testing.T) {
 	server := redistest.Start(t)
-	limiter, err := Connect(server.URL(), WithLogger(slog.New(slog.DiscardHandler)))
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter := connectTo(t, server.URL(), silent)
 	limit, other := PerHour("bytes", 100_000), server.Client(t)
 	for attempt := range 50 {
 		var admitted, elsewhere atomic.Int64
@@ -229,7 +188,8 @@ func TestConcurrentLargeCosts(t *testing.T) {
 			assert.EqualValues(t, 100_000, admitted.Load())
 			return
 		}
-		require.Greater(t, slowest, 50*time.Millisecond, "Redis answers another client, and %d requests are decided without it", elsewhere.Load())
+		require.Greater(t, slowest, 50*time.Millisecond,
+			"Redis answers another client, and %d requests are decided without it", elsewhere.Load())
 	}
 	t.Fatal("this machine is too busy")
 }
@@ -239,9 +199,7 @@ func TestProvisionalDenialsAreNotCached(t *testing.T) {
 	url, prefix := redistest.Shared(t).URL(), redistest.Prefix()
 	var limiters [2]*Limiter
 	for i := range limiters {
-		limiter, err := Connect(url, WithPrefix(prefix), patient, OnFailure(FailClosed))
-		require.NoError(t, err)
-		defer limiter.Close()
+		limiter := connectTo(t, url, WithPrefix(prefix), patient, OnFailure(FailClosed))
 		limiters[i] = limiter
 	}
 	a, b := limiters[0], limiters[1]

@@ -3,7 +3,6 @@ package core
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -111,10 +110,8 @@ func TestCredentials(t *testing.T) {
 func TestCredentialsAreNotQuoted(t *testing.T) {
 	server := redistest.Start(t, `rename-command AUTH ""`, `rename-command HELLO ""`)
 	said := &record{}
-	limiter, err := Connect("redis://ann:sesame@"+server.Addr, OnFailure(FailClosed), WithLogger(slog.New(slog.NewTextHandler(said, nil))))
-	require.NoError(t, err)
-	defer limiter.Close()
-	_, err = limiter.Allow(context.Background(), "ann", PerMinute("login", 1))
+	limiter := connectTo(t, "redis://ann:sesame@"+server.Addr, OnFailure(FailClosed), said.logger())
+	_, err := limiter.Allow(context.Background(), "ann", PerMinute("login", 1))
 	assert.ErrorIs(t, err, ErrUnavailable)
 	assert.ErrorContains(t, err, "unknown command 'AUTH'")
 	assert.NotContains(t, err.Error(), "sesame")
@@ -124,12 +121,10 @@ func TestCredentialsAreNotQuoted(t *testing.T) {
 
 func TestContextEnds(t *testing.T) {
 	for _, url := range []string{redistest.Shared(t).URL(), ""} {
-		limiter, err := Connect(url, WithPrefix(redistest.Prefix()))
-		require.NoError(t, err)
-		defer limiter.Close()
+		limiter := connectTo(t, url, WithPrefix(redistest.Prefix()))
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		_, err = limiter.Allow(ctx, "ann", PerMinute("gone", 5))
+		_, err := limiter.Allow(ctx, "ann", PerMinute("gone", 5))
 		assert.ErrorIs(t, err, ErrUnavailable)
 		assert.ErrorIs(t, err, context.Canceled)
 	}
@@ -139,12 +134,10 @@ func TestContextEnds(t *testing.T) {
 func TestDeadlineDoesNotCloseTheConnection(t *testing.T) {
 	server := redistest.Start(t)
 	admin := server.Client(t)
-	limiter, err := Connect(server.URL(), patient, OnFailure(FailClosed))
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter := connectTo(t, server.URL(), patient, OnFailure(FailClosed))
 	limit := PerMinute("a", 9)
 	for range 100 { // the client has a few connections, and dials each when it first uses it
-		_, err = limiter.Peek(context.Background(), "ann", limit)
+		_, err := limiter.Peek(context.Background(), "ann", limit)
 		require.NoError(t, err)
 	}
 	connections := func() string {
@@ -165,7 +158,7 @@ func TestDeadlineDoesNotCloseTheConnection(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	_, err = limiter.Allow(ctx, "ann", limit)
+	_, err := limiter.Allow(ctx, "ann", limit)
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
 	beside.Wait()
 	assert.Equal(t, before, connections())
@@ -188,9 +181,7 @@ func TestPrefixes(t *testing.T) {
 func TestSentinel(t *testing.T) {
 	master := redistest.Start(t)
 	sentinel := redistest.StartSentinel(t, "shop", master)
-	limiter, err := Connect(sentinel.URL()+"?master_set=shop", patient)
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter := connectTo(t, sentinel.URL()+"?master_set=shop", patient)
 	d, err := limiter.Allow(context.Background(), "ann", PerMinute("login", 5))
 	require.NoError(t, err)
 	assert.Equal(t, 4, d.Remaining)
@@ -220,9 +211,7 @@ func TestTLS(t *testing.T) {
 // On a cluster keys spread over the masters, the logs of one key stay together, and every call is one round trip.
 func TestCluster(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 0)
-	limiter, err := Connect(cluster.URL(), patient)
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter := connectTo(t, cluster.URL(), patient)
 	ctx := context.Background()
 	burst, sustained := PerMinute("burst", 2), PerHour("sustained", 3)
 	for _, key := range keys(60) {

@@ -3,7 +3,6 @@ package core
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -29,82 +28,62 @@ func TestInFlight(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx := context.Background()
 			flight, same, window := InFlight("reports", 3, time.Hour), PerHour("reports", 3), PerDay("daily", 100)
-			remain := func(want ...int) {
-				t.Helper()
-				d, err := limiter.Peek(ctx, "ann", flight, window)
-				require.NoError(t, err)
-				assert.Equal(t, want, []int{d.States()[0].Remaining, d.States()[1].Remaining})
-			}
-			allow := func(cost int, limits ...Limit) Decision {
-				t.Helper()
-				d, err := limiter.AllowN(ctx, "ann", cost, limits...)
-				require.NoError(t, err)
-				return d
-			}
-			release := func(d Decision) {
-				t.Helper()
-				require.NoError(t, limiter.Release(ctx, d))
-			}
-			one, two := allow(1, flight), allow(2, window, flight)
+			ann := user{t, limiter, "ann", []Limit{flight, window}}
+			one, two := ann.allow(1, flight), ann.allow(2, window, flight)
 			assert.Equal(t, State{Limit: flight, RetryAfter: time.Second, ResetAfter: time.Hour}, two.State)
-			remain(0, 98)
+			ann.remain(0, 98)
 			for range 2 { // the second time, the denial cache could deny it
-				denied := allow(1, flight, window)
+				denied := ann.allow(1, flight, window)
 				assert.False(t, denied.Allowed)
 				assert.Equal(t, time.Second, denied.RetryAfter, "nobody knows")
-				release(denied)
-				remain(0, 98)
+				ann.release(denied)
+				ann.remain(0, 98)
 			}
-			release(two)
-			remain(2, 98)
-			release(two) // again
+			ann.release(two)
+			ann.remain(2, 98)
+			ann.release(two) // again
 			copied := two
-			release(copied)
-			remain(2, 98)
-			three := allow(2, flight, window)
+			ann.release(copied)
+			ann.remain(2, 98)
+			three := ann.allow(2, flight, window)
 			assert.True(t, three.Allowed)
-			require.NoError(t, limiter.Refund(ctx, three))
-			remain(2, 98)
-			release(three)
-			four := allow(1, flight, window)
-			release(four)
-			remain(2, 97)
-			require.NoError(t, limiter.Refund(ctx, four))
-			remain(2, 98)
-			release(one)
-			remain(3, 98)
+			ann.refund(three)
+			ann.remain(2, 98)
+			ann.release(three)
+			four := ann.allow(1, flight, window)
+			ann.release(four)
+			ann.remain(2, 97)
+			ann.refund(four)
+			ann.remain(2, 98)
+			ann.release(one)
+			ann.remain(3, 98)
 
-			full := allow(3, same) // of the same name
+			full := ann.allow(3, same) // of the same name
 			assert.True(t, full.Allowed)
-			release(full)
-			assert.False(t, allow(1, same).Allowed, "a window is not released")
-			remain(3, 98)
-			both := allow(1, flight)
+			ann.release(full)
+			assert.False(t, ann.allow(1, same).Allowed, "a window is not released")
+			ann.remain(3, 98)
+			both := ann.allow(1, flight)
 			lowered, err := limiter.Peek(ctx, "ann", InFlight("reports", 1, time.Hour))
 			require.NoError(t, err)
 			assert.False(t, lowered.Allowed, "a changed Max applies to what is there")
 			require.NoError(t, limiter.Reset(ctx, "ann", flight))
-			remain(3, 98)
-			release(both)
-			remain(3, 98)
-			release(allow(3, flight))
-			remain(3, 98)
+			ann.remain(3, 98)
+			ann.release(both)
+			ann.remain(3, 98)
+			ann.release(ann.allow(3, flight))
+			ann.remain(3, 98)
 
-			dry, err := limiter.DryRun().AllowN(ctx, "bob", 3, flight)
-			require.NoError(t, err)
-			passed, err := limiter.DryRun().Allow(ctx, "bob", flight)
-			require.NoError(t, err)
+			bob, trial := user{T: t, limiter: limiter, key: "bob"}, user{T: t, limiter: limiter.DryRun(), key: "bob"}
+			dry, passed := trial.allow(3, flight), trial.allow(1, flight)
 			require.True(t, passed.DryRun)
-			release(passed)
-			release(Decision{})
+			bob.release(passed)
+			bob.release(Decision{})
 			require.NoError(t, limiter.DryRun().OnFailure(FailOpen).Release(ctx, dry))
-			last, err := limiter.AllowN(ctx, "bob", 3, flight)
-			require.NoError(t, err)
+			last := bob.allow(3, flight)
 			assert.True(t, last.Allowed)
 
-			other, err := NewInProcess()
-			require.NoError(t, err)
-			defer other.Close()
+			other := newLocal(t)
 			assert.ErrorIs(t, other.Release(ctx, last), ErrInvalid)
 			limiter.Close()
 			assert.ErrorIs(t, limiter.Release(ctx, last), ErrUnavailable)
@@ -115,9 +94,7 @@ func TestInFlight(t *testing.T) {
 // A window that has no room denies for as long as it says, and the cache knows it; requests in flight never do.
 func TestInFlightDenialsAreNotCached(t *testing.T) {
 	limiter, client, prefix := onShared(t)
-	other, err := New(client, WithPrefix(prefix), patient)
-	require.NoError(t, err)
-	defer other.Close()
+	other := newOver(t, client, WithPrefix(prefix), patient)
 	ctx, flight, window := context.Background(), InFlight("f", 1, time.Hour), PerHour("w", 2)
 	ask := func() Decision {
 		t.Helper()
@@ -168,9 +145,7 @@ func TestWaitForRelease(t *testing.T) {
 // In this process no time passes between a Release and the admission of what waits for it.
 func TestWaitIsWokenByRelease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limiter, err := NewInProcess()
-		require.NoError(t, err)
-		defer limiter.Close()
+		limiter := newLocal(t)
 		limit := InFlight("f", 1, time.Hour)
 		held, err := limiter.Allow(t.Context(), "ann", limit)
 		require.NoError(t, err)
@@ -206,8 +181,8 @@ func (r *renewals) renew(_ string, members []string, _ []Limit) bool {
 	return !r.away
 }
 
-// On a clock of the test's: what is held is renewed every third of its lease or somewhat earlier, also after an outage, with
-// few calls, and only until it ends; and nothing runs while nothing is held.
+// On a clock of the test's: what is held is renewed every third of its lease or somewhat earlier, also after an outage,
+// with few calls, and only until it ends; and nothing runs while nothing is held.
 func TestLeasesAreRenewedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		redis := &renewals{start: time.Now(), last: map[string]time.Duration{}}
@@ -363,8 +338,8 @@ func TestReleasesWhileRenewing(t *testing.T) {
 	assert.Empty(t, members(t, client, string(appendLogKey(nil, prefix, "ann", limit))))
 }
 
-// On a clock of the test's, the script and a naive log agree on any admissions, releases and renewals, whatever has expired
-// or was released before. Nothing comes back, and no more than Max are ever in flight.
+// On a clock of the test's, the script and a naive log agree on any admissions, releases and renewals, whatever has
+// expired or was released before. Nothing comes back, and no more than Max are ever in flight.
 func TestLeasesAgreeWithOracle(t *testing.T) {
 	redis, run := newClockedRedis(t), 0
 	rapid.Check(t, func(t *rapid.T) {
@@ -373,7 +348,8 @@ func TestLeasesAgreeWithOracle(t *testing.T) {
 		limit, window := InFlight("f", rapid.IntRange(1, 6).Draw(t, "max"), time.Second), time.Second.Microseconds()
 		var admitted []Decision // number n is the oracle's admission n
 		for range rapid.IntRange(1, 40).Draw(t, "calls") {
-			now += rapid.SampledFrom([]int64{0, 0, 1, window / 3, window/3 + 1, window - 1, window, window + 1}).Draw(t, "step")
+			steps := []int64{0, 0, 1, window / 3, window/3 + 1, window - 1, window, window + 1}
+			now += rapid.SampledFrom(steps).Draw(t, "step")
 			do := rapid.SampledFrom([]string{"allow", "allow", "allow", "renew", "renew", "release"}).Draw(t, "do")
 			if do == "allow" {
 				cost := rapid.IntRange(1, limit.Max).Draw(t, "cost")
@@ -469,19 +445,17 @@ func TestLateGrantsHoldNothing(t *testing.T) {
 			g := newGated(t, 5, WithPrefix(prefix), WithTimeout(100*time.Millisecond), OnFailure(policy))
 			flight, window := InFlight("f", 2, time.Hour), PerHour("w", 9)
 			o := g.allow(context.Background(), "ann", 2, flight, window)
-			first := <-g.came
+			first := <-g.Came
 			o.wait(t)
-			first.pass <- nil
-			release := g.next()
-			assert.Contains(t, release.words, "settle")
-			release.pass <- nil
+			first.Pass()
+			release := redistest.Receive(t, g.Came)
+			assert.Contains(t, release.Words, "settle")
+			release.Pass()
 			kept := 2 // since the request goes on
 			if policy == FailClosed {
 				kept = 0
 			}
-			witness, err := New(client, WithPrefix(prefix), patient)
-			require.NoError(t, err)
-			defer witness.Close()
+			witness := newOver(t, client, WithPrefix(prefix), patient)
 			require.Eventually(t, func() bool {
 				d, err := witness.Peek(context.Background(), "ann", flight, window)
 				return err == nil && d.States()[0].Remaining == 2 && d.States()[1].Remaining == 9-kept
@@ -505,59 +479,47 @@ func (l *Limiter) inProcessPeek(key string, limits ...Limit) (d Decision, err er
 	return d, nil
 }
 
-// next returns the next call at the gate.
-func (g gated) next() *gatedCall {
-	select {
-	case call := <-g.came:
-		return call
-	case <-time.After(10 * time.Second):
-		require.Fail(g, "no call comes")
-		return nil
-	}
-}
-
 // A release whose caller leaves is not lost: the limiter goes on trying.
 func TestReleaseGoesOn(t *testing.T) {
 	g := newGated(t, 5)
 	flight, window := InFlight("f", 1, time.Hour), PerHour("w", 9)
 	o := g.allow(context.Background(), "ann", 1, flight, window)
-	(<-g.came).pass <- nil
+	(<-g.Came).Pass()
 	require.True(t, o.wait(t).Allowed)
 	ctx, cancel := context.WithCancel(context.Background())
 	left := make(chan error)
 	go func() { left <- g.limiter.Release(ctx, o.Decision) }()
-	lost := <-g.came
+	lost := <-g.Came
 	cancel()
 	require.ErrorIs(t, <-left, ErrUnavailable)
 	require.NoError(t, g.limiter.Release(context.Background(), o.Decision), "it asks nothing")
-	lost.pass <- errors.New("lost")
-	again := g.next()
-	assert.Contains(t, again.words, "settle")
-	again.pass <- nil
+	lost.Fail(errors.New("lost"))
+	again := redistest.Receive(t, g.Came)
+	assert.Contains(t, again.Words, "settle")
+	again.Pass()
 	require.Eventually(t, func() bool {
-		go func() { (<-g.came).pass <- nil }()
+		go func() { (<-g.Came).Pass() }()
 		d, err := g.limiter.Peek(context.Background(), "ann", flight, window)
 		return err == nil && d.States()[0].Remaining == 1 && d.States()[1].Remaining == 8
 	}, 10*time.Second, 10*time.Millisecond)
 }
 
-// hold is the job of a process that admits as many as fit and holds them until it is killed.
-type hold struct {
-	URL, Prefix string
-	Hold        Limit
-}
+// holderEnv makes this test binary a process that admits as many as fit and holds them until it is killed. Its value is
+// the URL of a Redis.
+const holderEnv = "EXACTLIMIT_TEST_HOLDER"
 
-func (h hold) run() int {
-	limiter, err := Connect(h.URL, WithPrefix(h.Prefix), patient, OnFailure(FailClosed))
+// heldByProcess is what such a process holds.
+var heldByProcess = InFlight("f", 50, 2*time.Second)
+
+func hold(url string) error {
+	limiter, err := Connect(url, patient, OnFailure(FailClosed))
 	if err != nil {
-		fmt.Println(err)
-		return 1
+		return err
 	}
 	for n := 0; ; n++ {
-		d, err := limiter.Allow(context.Background(), "ann", h.Hold)
+		d, err := limiter.Allow(context.Background(), "ann", heldByProcess)
 		if err != nil {
-			fmt.Println(err)
-			return 1
+			return err
 		}
 		if !d.Allowed {
 			fmt.Println(n)
@@ -566,17 +528,14 @@ func (h hold) run() int {
 	}
 }
 
-// An instance that is killed with 50 of 50 units has them until their leases end, and not for much longer. Before that, no
-// other instance is admitted.
+// An instance that is killed with 50 of 50 units has them until their leases end, and not for much longer. Before that,
+// no other instance is admitted.
 func TestKilledWhileHolding(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	client := server.Client(t)
-	job := hold{URL: server.URL(), Prefix: "p", Hold: InFlight("f", 50, 2*time.Second)}
-	spec, err := json.Marshal(job)
-	require.NoError(t, err)
+	client, limit := server.Client(t), heldByProcess
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), workerEnv+"="+string(spec))
+	cmd.Env = append(os.Environ(), holderEnv+"="+server.URL())
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
@@ -587,12 +546,10 @@ func TestKilledWhileHolding(t *testing.T) {
 	require.Equal(t, "50\n", line)
 
 	ctx := context.Background()
-	limiter, err := Connect(job.URL, WithPrefix(job.Prefix), patient, OnFailure(FailClosed))
-	require.NoError(t, err)
-	defer limiter.Close()
-	log := string(appendLogKey(nil, job.Prefix, "ann", job.Hold))
+	limiter := connectTo(t, server.URL(), patient, OnFailure(FailClosed))
+	log := string(appendLogKey(nil, "exactlimit", "ann", limit))
 	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		d, err := limiter.Allow(ctx, "ann", job.Hold)
+		d, err := limiter.Allow(ctx, "ann", limit)
 		require.NoError(t, err)
 		require.False(t, d.Allowed, "its leases are renewed for as long as it lives")
 	}
@@ -608,7 +565,7 @@ func TestKilledWhileHolding(t *testing.T) {
 	}
 	require.Len(t, all.Admitted, 50)
 	for n := 0; n < 50; {
-		d, err := limiter.Allow(ctx, "ann", job.Hold)
+		d, err := limiter.Allow(ctx, "ann", limit)
 		require.NoError(t, err)
 		if !d.Allowed {
 			require.Less(t, time.Since(killed), 3*time.Second, "a second after the leases have ended, %d are free", n)
@@ -620,5 +577,5 @@ func TestKilledWhileHolding(t *testing.T) {
 		require.NotZero(t, at)
 		all.Admit(at, 1)
 	}
-	assert.LessOrEqual(t, all.Most(job.Hold.Window.Microseconds()), 50)
+	assert.LessOrEqual(t, all.Most(limit.Window.Microseconds()), 50)
 }

@@ -18,222 +18,6 @@ import (
 	"github.com/exactlimit/exactlimit/lua"
 )
 
-// Any arrivals, of any cost and settled to any other, under any limits that change as they go, are answered alike by
-// Redis, in-process and the oracle, to the microsecond. The denial cache admits and denies as they do.
-func TestStoresAgreeWithOracle(t *testing.T) {
-	stores := clockedStores(t)
-	run, cached := 0, 0
-	rapid.Check(t, func(t *rapid.T) {
-		run++
-		logs := map[string]*oracle.Log{}
-		now := int64(0)
-		windows := []time.Duration{time.Millisecond, 7 * time.Millisecond, time.Second}
-		bans := []time.Duration{0, 0, time.Millisecond, time.Second, 2 * time.Second}
-		// Where all ask the same at a cost of one, nothing can change while a log is full, so that what the denial cache
-		// says is the whole truth. Otherwise its denials are right, and do not know what others have taken since.
-		same := rapid.Bool().Draw(t, "same")
-		least, most, several := 1, rapid.SampledFrom([]int{6, 60, min(maxMax, math.MaxInt)}).Draw(t, "largest max"), 3
-		var admitted []*admission
-		if same {
-			least = rapid.IntRange(1, 4).Draw(t, "the max")
-			most, several = least, 1
-			windows = windows[rapid.IntRange(0, 2).Draw(t, "the window"):][:1]
-			bans = bans[rapid.IntRange(0, 4).Draw(t, "the ban"):][:1]
-		}
-		for range rapid.IntRange(1, 40).Draw(t, "requests") {
-			// Steps that land on the border of a window, or a microsecond beside it, are where mistakes are.
-			step := rapid.SampledFrom([]int64{0, 0, 1, 999, 1000, 1001, 6999, 7000, 7001, 999_999, 1_000_000, 300_000}).Draw(t, "step")
-			now += step
-			key := canonicalKey(fmt.Sprint(run, rapid.SampledFrom([]string{"a", "b", "}"}).Draw(t, "key")))
-			var limits []Limit
-			for i := range rapid.IntRange(1, several).Draw(t, "limits") {
-				limits = append(limits, Limit{
-					Name:   fmt.Sprint("n", i),
-					Max:    rapid.IntRange(least, most).Draw(t, "max"),
-					Window: rapid.SampledFrom(windows).Draw(t, "window"),
-					Ban:    rapid.SampledFrom(bans).Draw(t, "ban"),
-				})
-				if rapid.IntRange(0, 3).Draw(t, "in flight") == 0 { // with leases that do not end
-					limits[i].InFlight, limits[i].Window, limits[i].Ban = true, time.Hour, 0
-				}
-			}
-			cost := rapid.IntRange(1, limits[0].Max).Draw(t, "cost")
-			for _, limit := range limits {
-				cost = min(cost, limit.Max)
-			}
-			do := rapid.SampledFrom([]string{
-				"allow", "allow", "allow", "allow", "allow", "allow", "settle", "settle", "settle", "release", "peek", "reset",
-			}).Draw(t, "do")
-			if same || do == "peek" {
-				cost = 1
-			}
-			if do == "reset" {
-				for _, store := range stores {
-					store.reset(t, key, limits[0])
-				}
-				log := at(logs, key, limits[0])
-				log.Empty()
-				forget(admitted, log)
-				continue
-			}
-
-			if (do == "settle" || do == "release") && len(admitted) > 0 { // perhaps again, and perhaps of what has left
-				if a := rapid.SampledFrom(admitted).Draw(t, "of"); do == "settle" {
-					a.settle(t, stores, now, a.actual(t))
-				} else {
-					a.release(t, stores, now)
-				}
-			}
-			if do == "settle" || do == "release" {
-				continue
-			}
-
-			allowed := true
-			for _, limit := range limits {
-				log := at(logs, key, limit)
-				allowed = allowed && log.Fits(now, limit.Window.Microseconds(), cost, limit.Max)
-			}
-			charged := &admission{
-				stores: map[string]Decision{}, oracle: map[*oracle.Log]int{}, flights: map[*oracle.Log]int{}, at: now, cost: cost,
-			}
-			var want []State
-			for _, limit := range limits {
-				log, window := at(logs, key, limit), limit.Window.Microseconds()
-				switch {
-				case do == "peek":
-				case allowed && limit.InFlight:
-					charged.flights[log] = log.Admit(now, cost)
-				case allowed:
-					charged.oracle[log] = log.Admit(now, cost)
-				default:
-					log.Deny(now, window, cost, limit.Max, limit.Ban.Microseconds())
-				}
-				want = append(want, stateOf(log, now, cost, limit))
-			}
-
-			for name, store := range stores {
-				var got Decision
-				if do == "peek" {
-					got = store.peek(t, now, key, limits...)
-				} else {
-					got = store.allow(t, now, key, cost, limits...)
-				}
-				require.Equal(t, allowed, got.Allowed, name)
-				charged.stores[name] = got
-				if got.Source == SourceDenialCache {
-					cached++
-				}
-				if got.Source != SourceDenialCache || same {
-					require.Equal(t, want, got.States(), name)
-					continue
-				}
-				for i, state := range got.States() {
-					require.Equal(t, want[i].Limit, state.Limit)
-					require.LessOrEqual(t, state.RetryAfter, want[i].RetryAfter, "later than the truth")
-					require.LessOrEqual(t, state.ResetAfter, want[i].ResetAfter, "later than the truth")
-				}
-			}
-			if allowed && do == "allow" {
-				admitted = append(admitted, charged)
-			}
-		}
-	})
-	if !testing.Short() { // a short run makes so few checks that there may be none
-		require.Positive(t, cached)
-	}
-	t.Log(cached, "denials by the cache")
-}
-
-// stateOf returns where the oracle says that a limit stands.
-func stateOf(log *oracle.Log, now int64, cost int, limit Limit) State {
-	window := limit.Window.Microseconds()
-	s := State{
-		Limit:      limit,
-		Remaining:  log.Remaining(now, window, limit.Max),
-		RetryAfter: time.Duration(log.Retry(now, window, cost, limit.Max)) * time.Microsecond,
-		ResetAfter: time.Duration(log.Reset(now, window)) * time.Microsecond,
-		Banned:     log.Banned(now),
-	}
-	if limit.InFlight {
-		s.suppose(s.ResetAfter > 0, s.RetryAfter > 0)
-	}
-	return s
-}
-
-// admission is one admission, as each store and each log of the oracle knows it.
-type admission struct {
-	stores    map[string]Decision
-	oracle    map[*oracle.Log]int
-	flights   map[*oracle.Log]int // of limits of requests in flight
-	at        int64
-	cost      int
-	forgotten bool // by a reset of one of its logs
-	settled   bool
-	until     int64 // if it is settled, when the last trace of that leaves the last log
-}
-
-// actual draws what an admission has really cost.
-func (a *admission) actual(t *rapid.T) int {
-	switch rapid.IntRange(0, 3).Draw(t, "settle") {
-	case 0:
-		return 0
-	case 1:
-		return rapid.IntRange(0, a.cost).Draw(t, "less")
-	}
-	most := min(a.cost, min(maxMax, math.MaxInt)/100) // so that all that is added can be counted
-	return a.cost + rapid.IntRange(0, 3+most).Draw(t, "more")
-}
-
-// settle settles an admission at a moment, as the first or as another time. It does not repeat what an in-process store
-// can no longer know.
-func (a *admission) settle(t require.TestingT, stores map[string]clocked, now int64, cost int) {
-	if a.settled && now >= a.until {
-		return
-	}
-	for name, store := range stores {
-		store.settle(t, now, a.stores[name], cost)
-	}
-	if a.settled {
-		return
-	}
-	a.settled, a.until = true, a.at
-	for log, i := range a.oracle {
-		log.Settle(i, now, a.cost, cost)
-	}
-	if cost > a.cost {
-		a.until = now
-	}
-	longest := time.Duration(0)
-	for _, d := range a.stores {
-		for _, limit := range limitsOf(d.windows()) {
-			longest = max(longest, limit.Window)
-		}
-	}
-	a.until += longest.Microseconds()
-	if a.forgotten && cost <= a.cost {
-		a.until = now // there was nothing to give back, and so no trace
-	}
-}
-
-// release releases an admission, as the first or as another time.
-func (a *admission) release(t require.TestingT, stores map[string]clocked, now int64) {
-	for name, store := range stores {
-		store.release(t, now, a.stores[name])
-	}
-	for log, i := range a.flights {
-		log.Refund(i)
-	}
-}
-
-// forget notes that a log was reset.
-func forget(admitted []*admission, log *oracle.Log) {
-	for _, a := range admitted {
-		if _, charged := a.oracle[log]; charged {
-			a.forgotten, a.until = true, 0
-		}
-	}
-}
-
 // A log in this process agrees with the oracle also when it is full of hundreds of entries, for which its ring has to
 // grow and shrink, however long its window is, whatever requests cost, and whatever they are settled to, be they of one
 // moment, or twice.
@@ -403,14 +187,16 @@ local try = call
 				if q.verb == admit && redis.decision(r, q).Allowed {
 					allowed = append(allowed, redis.decision(r, q))
 				}
-				if q.verb == admit && redis.decision(r, q).Allowed || q.charges() && q.verb == settle || q.verb == renew {
+				admitted := q.verb == admit && redis.decision(r, q).Allowed
+				if admitted || q.charges() && q.verb == settle || q.verb == renew {
 					for _, limit := range q.limits {
 						added[redis.log(q.key, limit)] = now
 					}
 				}
 			}
 
-			set, err := redis.client.Do(t.Context(), redis.client.B().Lpop().Key(redis.clock+"-expiries").Count(99).Build()).AsStrSlice()
+			pop := redis.client.B().Lpop().Key(redis.clock + "-expiries").Count(99).Build()
+			set, err := redis.client.Do(t.Context(), pop).AsStrSlice()
 			require.True(t, err == nil || rueidis.IsRedisNil(err))
 			for _, text := range set {
 				var args []any
@@ -432,7 +218,7 @@ local try = call
 					continue
 				}
 				if newest != math.MinInt64 {
-					require.GreaterOrEqual(r, at, newest+window+second-1000, "with a second of slack, but for what is rounded")
+					require.GreaterOrEqual(r, at, newest+window+second-1000, "a second of slack, but for what is rounded")
 				}
 				if banned {
 					require.GreaterOrEqual(r, at, banEnds+second-1000)
@@ -462,7 +248,8 @@ func withBudget(t testing.TB, script string, budget int) string {
 	return strings.Replace(script, usual, fmt.Sprint("budget = ", budget, " "), 1)
 }
 
-// Where the server's clock steps back, again and again, no window of the time that has really passed holds more than Max.
+// Where the server's clock steps back, again and again, no window of the time that has really passed holds more than
+// Max.
 func TestClockStepsBack(t *testing.T) {
 	redis := newClockedRedis(t)
 	run := 0
@@ -497,12 +284,4 @@ func TestClockStepsBack(t *testing.T) {
 		}
 		require.LessOrEqual(t, log.Most(second), limit.Max)
 	})
-}
-
-func at(logs map[string]*oracle.Log, key string, limit Limit) *oracle.Log {
-	id := fmt.Sprint(key, limit.Name, limit.Window, limit.InFlight)
-	if logs[id] == nil {
-		logs[id] = &oracle.Log{}
-	}
-	return logs[id]
 }

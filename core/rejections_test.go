@@ -3,7 +3,6 @@ package core
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,58 +16,22 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// Row 18 of "What got through": a Redis that rejects calls is reported, by the code alone, and decides again when the cause is
-// removed. An outage just after it is reported too.
+// Row 18 of "What got through": a Redis that rejects calls is reported, by the code alone, and decides again when the
+// cause is removed. An outage just after it is reported too.
 func TestRejections(t *testing.T) {
-	for code, row := range map[string]struct {
-		config        []string
-		cause, remove func(t *testing.T, admin rueidis.Client, dir string)
-	}{
-		"NOPERM": {
-			nil,
-			func(t *testing.T, admin rueidis.Client, _ string) {
-				redistest.Do(t, admin, "ACL", "SETUSER", "default", "-zadd")
-			},
-			func(t *testing.T, admin rueidis.Client, _ string) {
-				redistest.Do(t, admin, "ACL", "SETUSER", "default", "+zadd")
-			},
-		},
-		"NOREPLICAS": {
-			nil,
-			func(t *testing.T, admin rueidis.Client, _ string) {
-				redistest.Do(t, admin, "CONFIG", "SET", "min-replicas-to-write", "1")
-			},
-			func(t *testing.T, admin rueidis.Client, _ string) {
-				redistest.Do(t, admin, "CONFIG", "SET", "min-replicas-to-write", "0")
-			},
-		},
-		"READONLY": {
-			nil,
-			func(t *testing.T, admin rueidis.Client, _ string) {
-				redistest.Do(t, admin, "REPLICAOF", "127.0.0.1", fmt.Sprint(redistest.FreePort(t)))
-			},
-			func(t *testing.T, admin rueidis.Client, _ string) { redistest.Do(t, admin, "REPLICAOF", "NO", "ONE") },
-		},
-		"MISCONF": {
-			[]string{"save 3600 1"},
-			func(t *testing.T, admin rueidis.Client, dir string) { // it cannot save, so it takes no writes
-				require.NoError(t, os.Remove(dir))
-				redistest.Do(t, admin, "BGSAVE")
-			},
-			func(t *testing.T, admin rueidis.Client, _ string) {
-				redistest.Do(t, admin, "CONFIG", "SET", "stop-writes-on-bgsave-error", "no")
-			},
-		},
+	for code, row := range map[string]struct{ config, cause, remove string }{
+		"NOPERM":     {"", "ACL SETUSER default -zadd", "ACL SETUSER default +zadd"},
+		"NOREPLICAS": {"", "CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"},
+		"READONLY":   {"", "REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"},
+		"MISCONF":    {"save 3600 1", "BGSAVE", "CONFIG SET stop-writes-on-bgsave-error no"},
 	} {
 		t.Run(code, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "data")
 			require.NoError(t, os.Mkdir(dir, 0o700))
-			server := redistest.Start(t, append(row.config, "dir "+dir)...)
+			server := redistest.Start(t, row.config, "dir "+dir)
 			admin := server.Client(t)
 			said := &record{}
-			limiter, err := Connect(server.URL(), WithTimeout(time.Second), WithLogger(slog.New(slog.NewTextHandler(said, nil))))
-			require.NoError(t, err)
-			defer limiter.Close()
+			limiter := connectTo(t, server.URL(), WithTimeout(time.Second), said.logger())
 			ctx, limit := context.Background(), PerHour("a", 1_000_000)
 			until := func(source Source) {
 				t.Helper()
@@ -79,9 +42,12 @@ func TestRejections(t *testing.T) {
 			}
 			const rejects = `level=WARN msg="exactlimit: Redis rejects calls; requests are decided without it" error=`
 			until(SourceRedis)
-			row.cause(t, admin, dir)
+			if code == "MISCONF" { // it cannot save, so it takes no writes
+				require.NoError(t, os.Remove(dir))
+			}
+			redistest.Do(t, admin, strings.Fields(row.cause)...)
 			until(SourceInProcess)
-			row.remove(t, admin, dir)
+			redistest.Do(t, admin, strings.Fields(row.remove)...)
 			until(SourceRedis)
 			told := said.all()
 			require.NotEmpty(t, told)
@@ -103,9 +69,7 @@ func TestRejections(t *testing.T) {
 // Requests of other keys are not affected, nor is this one when the key is gone.
 func TestKeyThatIsNoLog(t *testing.T) {
 	client, prefix, said := redistest.Shared(t).Client(t), redistest.Prefix(), &record{}
-	limiter, err := New(client, WithPrefix(prefix), patient, WithLogger(slog.New(slog.NewTextHandler(said, nil))))
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter := newOver(t, client, WithPrefix(prefix), patient, said.logger())
 	ctx, one, two := context.Background(), PerHour("one", 5), PerDay("two", 5)
 	key := string(appendLogKey(nil, prefix, "a secret key", one))
 	redistest.Do(t, client, "SET", key, "no log")
@@ -140,12 +104,10 @@ func TestKeyThatIsNoLog(t *testing.T) {
 func TestFullMemory(t *testing.T) {
 	server := redistest.Start(t, "maxmemory-policy noeviction")
 	said := &record{}
-	limiter, err := Connect(server.URL(), patient, WithLogger(slog.New(slog.NewTextHandler(said, nil))))
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter := connectTo(t, server.URL(), patient, said.logger())
 	admin := server.Client(t)
 	redistest.Do(t, admin, "CONFIG", "SET", "maxmemory", "1mb")
-	err = admin.Do(context.Background(), admin.B().Set().Key("other").Value("data").Build()).Error()
+	err := admin.Do(context.Background(), admin.B().Set().Key("other").Value("data").Build()).Error()
 	require.ErrorContains(t, err, "OOM")
 	for i := range 5 {
 		d, err := limiter.Allow(context.Background(), "ann", PerHour("a", 3), PerDay("b", 9))
@@ -156,8 +118,8 @@ func TestFullMemory(t *testing.T) {
 	assert.Empty(t, said.all())
 }
 
-// Row 18 of "What got through": behind one address another server becomes the master, and connections to the old one stay.
-// They are dropped, the new master is found, and as every request is decided by Redis there is nothing to report.
+// Row 18 of "What got through": behind one address another server becomes the master, and connections to the old one
+// stay. They are dropped, the new master is found, and as every request is decided by Redis there is nothing to report.
 func TestFailoverBehindOneAddress(t *testing.T) {
 	for name, connect := range map[string]func(t *testing.T, addr string, opts ...Option) (*Limiter, error){
 		"Connect": func(_ *testing.T, addr string, opts ...Option) (*Limiter, error) {
@@ -175,7 +137,7 @@ func TestFailoverBehindOneAddress(t *testing.T) {
 			replica := redistest.StartReplica(t, master)
 			address := redistest.StartAddress(t, master)
 			said := &record{}
-			limiter, err := connect(t, address.Addr, WithTimeout(20*time.Second), WithLogger(slog.New(slog.NewTextHandler(said, nil))))
+			limiter, err := connect(t, address.Addr, WithTimeout(20*time.Second), said.logger())
 			require.NoError(t, err)
 			defer limiter.Close()
 			ctx, limit := context.Background(), PerHour("a", 1000)

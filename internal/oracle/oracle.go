@@ -2,11 +2,6 @@
 // no code with them, keeps everything, and looks through all of it each time.
 package oracle
 
-import (
-	"cmp"
-	"slices"
-)
-
 // Log is every admission ever made, and the last ban.
 type Log struct {
 	Admitted []Admission
@@ -114,17 +109,11 @@ func (l *Log) Reset(now, window int64) int64 {
 	return last
 }
 
-// Most returns the most units that any window holds. The fullest can be slid until it ends at an admission.
+// Most returns the most units that any window holds.
 func (l *Log) Most(window int64) int {
-	admitted := slices.SortedFunc(slices.Values(l.Admitted), func(a, b Admission) int { return cmp.Compare(a.At, b.At) })
-	most, held, first := 0, 0, 0
-	for _, a := range admitted {
-		held += a.Units
-		for admitted[first].At <= a.At-window {
-			held -= admitted[first].Units
-			first++
-		}
-		most = max(most, held)
+	spans := make([]Span, len(l.Admitted))
+	for i, a := range l.Admitted {
+		spans[i] = Span{a.At, a.At, a.Units}
 	}
-	return most
+	return Most(spans, window)
 }
