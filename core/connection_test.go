@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -237,4 +238,41 @@ func TestCluster(t *testing.T) {
 	d, err := limiter.Allow(ctx, "key1", burst, sustained)
 	require.NoError(t, err)
 	assert.True(t, d.Allowed)
+}
+
+// Row 26 of "What got through": Close waits for calls, so the client can be closed after it.
+func TestCloseAfterNewWaitsForCalls(t *testing.T) {
+	for range 20 {
+		var inFlight, calls atomic.Int32
+		client := redistest.Shared(t).Hooked(t, func(_ []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+			calls.Add(1)
+			inFlight.Add(1)
+			defer inFlight.Add(-1)
+			time.Sleep(time.Millisecond)
+			return send()
+		})
+		limiter, err := New(client, WithPrefix(redistest.Prefix()), patient)
+		require.NoError(t, err)
+		var all sync.WaitGroup
+		for i := range 20 {
+			all.Go(func() {
+				for {
+					key, limit := fmt.Sprint("key", i), PerHour("a", 1000)
+					_, err := limiter.OnFailure(FailClosed).Allow(context.Background(), key, limit)
+					if err != nil {
+						assert.ErrorContains(t, err, "closed")
+						return
+					}
+				}
+			})
+		}
+		for calls.Load() < 10 {
+			time.Sleep(time.Millisecond)
+		}
+		require.NoError(t, limiter.Close())
+		before := calls.Load()
+		assert.Zero(t, inFlight.Load())
+		all.Wait()
+		assert.Equal(t, before, calls.Load(), "none begins later")
+	}
 }

@@ -53,8 +53,11 @@ func (q *question) HashTag() string {
 	}
 	return tag
 }
-func (q *question) Size() int                  { return max(1, q.size) }
-func (q *question) Unwanted() bool             { return q.unwanted.Load() }
+
+func (q *question) Size() int { return max(1, q.size) }
+
+func (q *question) Unwanted() bool { return q.unwanted.Load() }
+
 func (q *question) Alike(other *question) bool { return q.key == other.key }
 
 // names returns what the questions of a call are about.
@@ -237,4 +240,13 @@ func (d *dispatched) busy(g *redistest.Gate) (outcomes []*outcome, calls []*redi
 		calls = append(calls, <-g.Came)
 	}
 	return outcomes, calls
+}
+
+// rejection returns an error of the server.
+func rejection(t *testing.T, text string) error {
+	client := redistest.Shared(t).Client(t)
+	eval := client.B().Eval().Script("return redis.error_reply(ARGV[1])").Numkeys(0).Arg(text).Build()
+	err := client.Do(context.Background(), eval).Error()
+	require.EqualError(t, err, strings.TrimPrefix(text, "ERR ")) // which rueidis leaves out
+	return err
 }
