@@ -153,8 +153,8 @@ func TestStoresAgreeWithOracleOnEveryRule(t *testing.T) {
 		{0, "allow", 1, "room", []Limit{plain}},                                   // admission 0
 		{1, "allow", 2, "room for a cost", []Limit{plain, brief}},                 // admission 1
 		{2, "peek", 1, "peek", []Limit{plain}},                                    //
-		{3, "allow", 1, "no room under one of two limits", []Limit{brief, plain}}, // which is full for one of them
-		{8 * ms, "allow", 1, "room by expiry", []Limit{brief, plain}},             // admission 2
+		{3, "allow", 1, "no room under one of two limits", []Limit{brief, plain}}, //
+		{7*ms + 1, "allow", 1, "room by expiry", []Limit{brief, plain}},           // admission 2
 		{9 * ms, "allow", 1, "no room", []Limit{plain}},                           //
 		{10 * ms, "allow", 1, "denial cache", []Limit{plain}},                     //
 		{11 * ms, "allow", 1, "more than Max", []Limit{less}},                     // since Max is lower now
@@ -164,15 +164,18 @@ func TestStoresAgreeWithOracleOnEveryRule(t *testing.T) {
 		{15 * ms, "allow", 1, "no room", []Limit{plain}},                          //
 		{16 * ms, "reset", 0, "reset", []Limit{plain}},                            //
 		{17 * ms, "allow", 4, "room for a cost", []Limit{plain}},                  // admission 3
-		{10 * second, "allow", 1, "room", []Limit{bans}},                          // admission 4
-		{10*second + 1, "allow", 1, "a ban begins", []Limit{bans}},                // until 13 s
-		{12 * second, "peek", 1, "banned", []Limit{bans}},                         //
-		{13*second + 1, "allow", 1, "a ban is over", []Limit{bans, brief}},        // admission 5
-		{20 * second, "allow", 2, "in flight", []Limit{flight, brief}},            // admission 6
+		{17*ms + second - 1, "allow", 1, "no room", []Limit{plain}},               // a microsecond early
+		{17*ms + second, "allow", 1, "room by expiry", []Limit{plain}},            // admission 4
+		{10 * second, "allow", 1, "room", []Limit{bans}},                          // admission 5
+		{10*second + 1, "allow", 1, "a ban begins", []Limit{bans}},                // until a microsecond after 13 s
+		{12 * second, "allow", 1, "banned", []Limit{bans}},                        // though its entry has expired
+		{13 * second, "peek", 1, "banned", []Limit{bans}},                         //
+		{13*second + 1, "allow", 1, "a ban is over", []Limit{bans, brief}},        // admission 6
+		{20 * second, "allow", 2, "in flight", []Limit{flight, brief}},            // admission 7
 		{20*second + 1, "allow", 1, "too many in flight", []Limit{brief, flight}}, //
-		{20*second + 2, "release", 6, "released", nil},                            //
-		{20*second + 3, "release", 6, "released again", nil},                      //
-		{20*second + 4, "allow", 2, "in flight", []Limit{flight}},                 // admission 7
+		{20*second + 2, "release", 7, "released", nil},                            //
+		{20*second + 3, "release", 7, "released again", nil},                      //
+		{20*second + 4, "allow", 2, "in flight", []Limit{flight}},                 // admission 8
 	} {
 		before := a.met[row.rule]
 		switch row.does {
