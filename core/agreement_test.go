@@ -163,19 +163,20 @@ func TestStoresAgreeWithOracleOnEveryRule(t *testing.T) {
 		{14 * ms, "settle to 4", 0, "charged more", nil},                          //
 		{15 * ms, "allow", 1, "no room", []Limit{plain}},                          //
 		{16 * ms, "reset", 0, "reset", []Limit{plain}},                            //
-		{17 * ms, "allow", 4, "room for a cost", []Limit{plain}},                  // admission 3
+		{17 * ms, "allow", 3, "room for a cost", []Limit{plain}},                  // admission 3
+		{18 * ms, "allow", 1, "room", []Limit{plain}},                             // admission 4
 		{17*ms + second - 1, "allow", 1, "no room", []Limit{plain}},               // a microsecond early
-		{17*ms + second, "allow", 1, "room by expiry", []Limit{plain}},            // admission 4
-		{10 * second, "allow", 1, "room", []Limit{bans}},                          // admission 5
+		{17*ms + second, "allow", 3, "room by expiry", []Limit{plain}},            // admission 5
+		{10 * second, "allow", 1, "room", []Limit{bans}},                          // admission 6
 		{10*second + 1, "allow", 1, "a ban begins", []Limit{bans}},                // until a microsecond after 13 s
 		{12 * second, "allow", 1, "banned", []Limit{bans}},                        // though its entry has expired
 		{13 * second, "peek", 1, "banned", []Limit{bans}},                         //
-		{13*second + 1, "allow", 1, "a ban is over", []Limit{bans, brief}},        // admission 6
-		{20 * second, "allow", 2, "in flight", []Limit{flight, brief}},            // admission 7
+		{13*second + 1, "allow", 1, "a ban is over", []Limit{bans, brief}},        // admission 7
+		{20 * second, "allow", 2, "in flight", []Limit{flight, brief}},            // admission 8
 		{20*second + 1, "allow", 1, "too many in flight", []Limit{brief, flight}}, //
-		{20*second + 2, "release", 7, "released", nil},                            //
-		{20*second + 3, "release", 7, "released again", nil},                      //
-		{20*second + 4, "allow", 2, "in flight", []Limit{flight}},                 // admission 8
+		{20*second + 2, "release", 8, "released", nil},                            //
+		{20*second + 3, "release", 8, "released again", nil},                      //
+		{20*second + 4, "allow", 2, "in flight", []Limit{flight}},                 // admission 9
 	} {
 		before := a.met[row.rule]
 		switch row.does {
