@@ -9,11 +9,22 @@ import (
 )
 
 // run calls the script several times at once, and stores the results in the calls. It calls the script by its SHA-1. If
-// servers do not have it, run sends the text with the first of the calls that need it, and then the others anew.
+// servers do not have it, run sends the text with the first of the calls that need it, and then the others anew. If a
+// server rejects the text, since the user has no right to EVAL, this is the result of all that need it.
 func (d *Dispatcher[Q]) run(ctx context.Context, client rueidis.Client, calls []*call[Q]) {
 	without := func(c *call[Q]) bool { return noScript(c.result.Error()) }
-	for d.do(ctx, client, calls, false); slices.ContainsFunc(calls, without); d.do(ctx, client, calls, true) {
+	for d.do(ctx, client, calls, false); slices.ContainsFunc(calls, without); {
 		calls = slices.DeleteFunc(slices.Clone(calls), func(c *call[Q]) bool { return !without(c) })
+		d.do(ctx, client, calls, true)
+		first := calls[0].result
+		if _, rejected := rueidis.IsRedisErr(first.Error()); !rejected {
+			continue
+		}
+		for _, c := range calls {
+			if without(c) {
+				c.result = first
+			}
+		}
 	}
 }
 
