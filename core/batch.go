@@ -9,39 +9,39 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// batch encodes the questions of one call of the script, and decodes its reply. It does so for one call after another.
+// batch encodes the questions of one call of the script, and decodes its reply. It is used for one call after another.
 //
-// Callers' questions become questions to the script: requests that ask the same become one, of which the script
-// grants as many requests as fit, first come, first served. Questions to the script that differ in nothing but their
-// keys form a group, whose arguments are sent once. The head of lua/decide.lua describes the arguments and the reply.
+// Equal requests are merged into one question to the script, which grants as many of them as fit, first come, first
+// served. Merged questions that differ only in their keys form a group, whose arguments are sent once. The head of
+// lua/decide.lua describes the arguments and the reply.
 //
 // Decode also updates the denial cache with the denials that the reply implies.
 type batch struct {
 	*scratch
 
 	sent     time.Duration
-	all      []*question // the callers' questions
+	all      []*question // as Encode got them
 	asked    []asked     // the questions to the script
-	order    []int32     // indexes in asked, in the order of the call
+	order    []int32     // indexes in merged, in the order of the call
 	keys     []string
-	args     []string // args[0] is unused until Again inserts an argument
+	args     []string // args[0] is unused until resendArgs inserts an argument
 	call     *call
 	shortest time.Duration // the shortest window of the questions that charge
 	again    []*question
 }
 
-// scratch is what Encode needs. Batches share it if their Encode is called by one goroutine.
+// scratch is memory for Encode. Batches share it if one goroutine calls Encode of all of them.
 type scratch struct {
 	prefix  string
-	newCall func() *call // returns a new one for each call
+	newCall func() *call // returns a new call each time
 	denials *denials
 	now     func() time.Duration
 
-	byHash map[uint64]int32 // the index in asked of the last request whose key has this hash
+	byHash map[uint64]int32 // the index in merged of the last request whose key has this hash
 	groups []group
-	names  []byte           // of the logs, one after the other
-	ends   []int            // of the names
-	texts  map[int64]string // of numbers that were sent lately
+	names  []byte           // of all logs, concatenated
+	ends   []int            // where each of the names ends
+	texts  map[int64]string // the digits of numbers that were sent lately
 }
 
 func newScratch(prefix string, newCall func() *call, denials *denials, now func() time.Duration) *scratch {
@@ -51,24 +51,23 @@ func newScratch(prefix string, newCall func() *call, denials *denials, now func(
 	}
 }
 
-// asked is one question to the script. It stands for one question of a caller, or for several requests that ask the
-// same.
+// merged is one question to the script. It stands for the question of one caller, or for equal requests of several.
 type asked struct {
-	*question        // the first that it stands for
-	requests  int    // how many it stands for
-	group     int32  // its index in batch.groups
-	before    int32  // the index in batch.asked of the previous request whose key has the same hash, or -1
-	forgotten uint64 // what denials.forgotten returned before the call
+	*question        // the first one
+	requests  int    // how many there are
+	group     int32  // the index of its group in batch.groups
+	before    int32  // the index in batch.merged of the previous request whose key has the same hash, or -1
+	forgotten uint64 // what denials.generation returned before the call
 }
 
-// group is a number of questions to the script that differ in nothing but their keys.
+// group is the questions to the script that differ only in their keys.
 type group struct {
-	asked     // the first of them
-	questions int
+	asked         // the first one
+	questions int // how many there are
 }
 
-// maxRequests is the most requests that are put to the script as one question. They share an entry, which is replaced
-// by an entry for each of the others when units of one of them are given back.
+// maxRequests is the most requests that are merged into one question. They share an entry. When units of one of them
+// are given back, the script replaces the entry by one for each of the others.
 const maxRequests = 250
 
 // Encode returns the keys and arguments of a call that asks the given questions.
@@ -99,8 +98,8 @@ func (b *batch) Encode(questions []*question) (keys, args []string) {
 	return b.keys, b.args[1:]
 }
 
-// first returns the index of the group to encode first. The script answers plain questions faster if they come first,
-// so this is the largest group of plain questions, or the first group if there is none.
+// firstGroup returns the index of the group to encode first: the largest group of plain questions, because the script
+// answers them faster if they come first, or group 0 if no question is plain.
 func (b *batch) first() int {
 	first := 0
 	for i := range b.groups {
@@ -118,7 +117,7 @@ func (a *asked) plain() bool {
 		a.limits[0].Ban == 0
 }
 
-// join adds a caller's question: to a question to the script that asks the same, if there is one, or as a new one.
+// merge merges a caller's question into an equal one, or adds it as a new question to the script.
 func (b *batch) join(q *question) {
 	q.place, q.answer = 0, answer{}
 	q.index = int32(len(b.asked))
@@ -144,7 +143,7 @@ func (b *batch) join(q *question) {
 	b.asked = append(b.asked, asked{question: q, requests: 1, before: before, forgotten: b.denials.forgotten(q.hash)})
 }
 
-// groupOf returns the index of the group of a question, which it adds if there is none yet.
+// groupOf returns the index of a question's group. It adds the group if there is none yet.
 func (b *batch) groupOf(a *asked) int32 {
 	for i := range b.groups {
 		g := &b.groups[i]
@@ -202,7 +201,7 @@ func (b *batch) appendGroup(index int32) {
 	}
 }
 
-// text returns the digits of a number. It keeps them, since most numbers are the same in each call.
+// text returns the digits of a number. It caches them, because most numbers are the same in each call.
 func (b *batch) text(n int64) string {
 	text, found := b.texts[n]
 	if !found {
@@ -215,7 +214,7 @@ func (b *batch) text(n int64) string {
 	return text
 }
 
-// append appends a word and numbers to the arguments.
+// appendArgs appends a word and numbers to the arguments.
 func (b *batch) append(word string, numbers ...int) {
 	b.args = append(b.args, word)
 	for _, n := range numbers {
@@ -229,17 +228,18 @@ func (b *batch) Again() []string { return b.retry("again") }
 // Known returns the arguments for asking what the call has granted if it was executed, without granting more.
 func (b *batch) Known() []string { return b.retry("known") }
 
+// resendArgs returns the arguments with a word inserted after the id of the call.
 func (b *batch) retry(how string) []string {
 	b.args[0], b.args[1] = b.call.id, how
 	return b.args
 }
 
 // RetryFor returns how long after Encode the call may be sent again: half of the shortest window of the questions that
-// charge, which leaves the other half for it to arrive. Once entries of an earlier attempt have expired, the script can
-// no longer tell what that attempt charged. Without such questions there is no bound.
+// charge. The other half is left for the call to arrive. Once entries of an earlier attempt have expired, the script no
+// longer knows what that attempt has charged. If no question charges, there is no bound.
 func (b *batch) RetryFor() time.Duration { return b.shortest / 2 }
 
-// Decode stores the answers in the callers' questions, and returns those that the script did not get to.
+// Decode stores the answers in the callers' questions, and returns the questions that the script did not get to.
 func (b *batch) Decode(reply []rueidis.RedisMessage) (again []*question, err error) {
 	if len(reply) != len(b.order) {
 		return nil, errors.New("as many answers as questions were expected")
@@ -265,7 +265,7 @@ func (b *batch) Decode(reply []rueidis.RedisMessage) (again []*question, err err
 			continue
 		}
 		if sure := a.answer.sure(a.limits); sure > 0 {
-			next := a.answer.decision(a.requests, a.cost, a.limits) // on one request more
+			next := a.answer.decision(a.requests, a.cost, a.limits) // on one more request
 			b.denials.learn(a.hash, a.forgotten, b.sent, came, a.key, a.cost, a.limits, next, sure)
 		}
 	}

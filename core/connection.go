@@ -10,21 +10,21 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// connection holds the Redis client: the caller's, given to New, or one that Connect makes. Connect may have none
-// until long after it has returned, since rueidis makes no client before Redis has answered. Despite its name a
-// connection is not one network connection: those belong to the client.
+// connection holds the Redis client, which was given to New or is made by Connect. Connect may have no client until
+// long after it has returned, because rueidis makes no client before Redis has answered. A connection is not one
+// network connection: those belong to the client.
 type connection struct {
 	client  atomic.Pointer[rueidis.Client]
 	failure atomic.Pointer[error] // why there is no client yet
 	begun   time.Time             // when dial began
-	waited  atomic.Int64          // if Redis did not answer at first: how long after begun it did, in nanoseconds
+	waited  atomic.Int64          // nanoseconds from dialStart to the first answer, if not the first attempt succeeded
 
 	log     *slog.Logger
-	stop    context.CancelFunc // stops keepTrying; nil if the client is the caller's
-	dialing sync.WaitGroup     // of keepTrying and prepare
+	stop    context.CancelFunc // stops keepTrying; nil if the client was given to New
+	dialing sync.WaitGroup     // keepTrying and prepare
 }
 
-// newConnection returns a connection with a client that is the caller's, who closes it.
+// newConnection returns a connection with a client that was given to New, which it does not close.
 func newConnection(client rueidis.Client, log *slog.Logger) *connection {
 	c := &connection{log: log}
 	c.use(client)
@@ -44,16 +44,16 @@ func dial(option rueidis.ClientOption, log *slog.Logger) *connection {
 	return c
 }
 
-// use sets the client, and prepares Redis in the background.
+// setClient sets the client, and prepares Redis in the background.
 func (c *connection) use(client rueidis.Client) {
 	if c.failure.Load() != nil {
 		c.waited.Store(int64(time.Since(c.begun)))
 	}
 	c.client.Store(&client)
-	c.dialing.Go(func() { prepare(client, c.log) }) // not here, since it takes a second if Redis does not answer
+	c.dialing.Go(func() { prepare(client, c.log) }) // in the background, since it takes a second if Redis does not answer
 }
 
-// try makes a client, and reports whether Redis has answered.
+// connect makes a client, and reports whether Redis has answered.
 func (c *connection) try(option rueidis.ClientOption) bool {
 	client, err := rueidis.NewClient(option)
 	if err != nil {
@@ -64,7 +64,7 @@ func (c *connection) try(option rueidis.ClientOption) bool {
 	return true
 }
 
-// keepTrying tries until Redis answers or the context ends.
+// keepTrying tries to connect until Redis answers or the context ends.
 func (c *connection) keepTrying(ctx context.Context, option rueidis.ClientOption) {
 	const longest = 500 * time.Millisecond
 	for pause := longest / 32; ; pause = min(2*pause, longest) {
@@ -80,7 +80,7 @@ func (c *connection) keepTrying(ctx context.Context, option rueidis.ClientOption
 	}
 }
 
-// get returns the client, or an error that says why there is none yet.
+// get returns the client, or the reason why there is none yet.
 func (c *connection) get() (rueidis.Client, error) {
 	if client := c.client.Load(); client != nil {
 		return *client, nil
@@ -88,7 +88,7 @@ func (c *connection) get() (rueidis.Client, error) {
 	return nil, *c.failure.Load()
 }
 
-// away returns how long there was no client.
+// timeWithoutClient returns how long there was no client.
 func (c *connection) away() time.Duration {
 	if c.client.Load() == nil {
 		return time.Since(c.begun)
@@ -96,7 +96,7 @@ func (c *connection) away() time.Duration {
 	return time.Duration(c.waited.Load())
 }
 
-// close returns when nothing happens in the background any more. It closes the client if it is not the caller's.
+// close waits for the goroutines in the background. It closes the client unless it was given to New.
 func (c *connection) close() {
 	if c.stop != nil {
 		c.stop()

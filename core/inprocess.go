@@ -14,31 +14,32 @@ import (
 	"github.com/puzpuzpuz/xsync/v4"
 )
 
-// inProcess keeps logs in memory and answers as the script does. What a limit of requests in flight has admitted stays
-// until it is given back: there are no leases, since the logs end with the process.
+// inProcess keeps logs in memory, and decides as the script does. There are no leases, because the logs end with the
+// process: a request counts under an InFlight limit until it is released.
 type inProcess struct {
-	identity uint64    // in the receipts of what it admits
-	start    time.Time // of the clock: moments are microseconds since then, on Go's monotonic clock
+	identity uint64    // in the receipts of the requests that it admits
+	start    time.Time // times are microseconds since then, on Go's monotonic clock
 	seed     maphash.Seed
-	// shards hold the clients, by the hash of their keys. A map delays its new keys while it is resized: one map of all
-	// keys by 200 ms at 1.5 million keys and by more than a second at 4 million, a shard by a 64th of that.
+	// shards hold the logs by key. The hash of the key selects the shard. A map delays new keys while it is resized:
+	// one map of all keys by 200 ms at 1.5 million keys and by more than a second at 4 million, a shard by a 64th of
+	// that.
 	shards [64]*xsync.Map[string, *client]
 	stop   chan struct{}
-	swept  chan struct{} // closed when the sweeper has ended
+	swept  chan struct{} // closed when the sweeper has returned
 }
 
-// client is the logs of one key. They are under one lock, so that several limits are decided in one step.
+// keyLogs is the logs of one key. They share one lock, so that one step decides a call under several limits.
 type client struct {
 	mu   sync.Mutex
-	most [1]log // the array of logs while there is one, as with most clients
+	most [1]log // the array of logs while there is one log, as for most keys
 	logs []log
-	// These are whole cache lines, of which the first has what each call writes.
+	// The size is a multiple of a cache line. The first line has what each call writes.
 }
 
-// gone reports whether the client was swept out of the map. A caller that found it before has to look again.
+// deleted reports whether the sweeper has deleted k from the map. A caller that has loaded k before must load again.
 func (c *client) gone() bool { return c.logs != nil && len(c.logs) == 0 }
 
-// sweepEvery is the pause between two sweeps. Each takes about a tenth of a second per million keys, and holds up one
+// sweepEvery is the pause between two sweeps. A sweep takes about a tenth of a second per million keys, and locks one
 // key at a time.
 const sweepEvery = 16 * time.Second
 
@@ -48,7 +49,7 @@ func newInProcess() *inProcess {
 	return p
 }
 
-// newLogs returns a store without its sweeper.
+// newUnsweptLogs returns logs without a sweeper.
 func newLogs() *inProcess {
 	p := &inProcess{
 		identity: rand.Uint64(),
@@ -63,7 +64,7 @@ func newLogs() *inProcess {
 	return p
 }
 
-// clients returns the shard of a key.
+// shard returns the map that holds the logs of a key.
 func (p *inProcess) clients(key string) *xsync.Map[string, *client] {
 	return p.shards[maphash.String(p.seed, key)%uint64(len(p.shards))]
 }
@@ -90,8 +91,8 @@ func (p *inProcess) sweepUntilClose() {
 	}
 }
 
-// sweep drops idle logs, and clients that have no others. The moment given is not in the future, so what is admitted
-// after a log was dropped is later than all that the log ever held.
+// sweep deletes idle logs, and keys that have no others. Since now is not in the future, each admission after a log was
+// deleted has a later time than all entries that the log ever held.
 func (p *inProcess) sweep(now int64) {
 	for _, clients := range p.shards {
 		clients.DeleteMatching(func(_ string, c *client) (idle, stop bool) {
@@ -99,7 +100,7 @@ func (p *inProcess) sweep(now int64) {
 			defer c.mu.Unlock()
 			c.logs = slices.DeleteFunc(c.logs, func(l log) bool { return l.idle(now) })
 			if c.logs == nil {
-				c.logs = c.most[:0] // gone
+				c.logs = c.most[:0] // deleted
 			}
 			return c.gone(), false
 		})
@@ -108,7 +109,7 @@ func (p *inProcess) sweep(now int64) {
 
 func (p *inProcess) now() int64 { return time.Since(p.start).Microseconds() }
 
-// locked returns the client of a key, locked. Unless told to make one, it returns nil where there is none.
+// lock locks and returns the logs of a key. If there are none, it makes them if create is true, and else returns nil.
 func (p *inProcess) locked(key string, make bool) *client {
 	clients := p.clients(key)
 	for {
@@ -117,7 +118,7 @@ func (p *inProcess) locked(key string, make bool) *client {
 			if !make {
 				return nil
 			}
-			// A clone, since a key that was cut from a request would keep all of the request in memory.
+			// Clone, because a key that is a substring of a request would keep the whole request in memory.
 			c, _ = clients.LoadOrStore(strings.Clone(key), new(client))
 		}
 		c.mu.Lock()
@@ -125,21 +126,20 @@ func (p *inProcess) locked(key string, make bool) *client {
 			return c
 		}
 		c.mu.Unlock()
-		runtime.Gosched() // the sweeper is about to take it out of the map
+		runtime.Gosched() // the sweeper is about to delete it from the map
 	}
 }
 
 func (p *inProcess) decide(d *Decision, key string, cost int, limits []Limit) {
 	c := p.locked(key, true)
-	c.decide(d, p.now(), cost, limits) // the clock is read under the lock, so that no log ever runs backwards
+	c.decide(d, p.now(), cost, limits) // reads the clock under the lock, so that times in a log never decrease
 	c.mu.Unlock()
 	if d.Allowed {
 		d.receipt.store, d.receipt.key = p.identity, key
 	}
 }
 
-// settle charges to the logs of limits, of which none is of requests in flight, what a request has cost instead of what
-// its receipt says was charged.
+// settle charges a request what it has cost instead of the cost in its receipt. None of the limits may be InFlight.
 func (p *inProcess) settle(paid receipt, cost int, limits []State) error {
 	c := p.locked(paid.key, cost > paid.cost)
 	if c == nil {
@@ -149,7 +149,7 @@ func (p *inProcess) settle(paid receipt, cost int, limits []State) error {
 	return c.settle(p.now(), paid, cost, limits)
 }
 
-// release gives back what a request holds in the logs of limits of requests in flight.
+// release removes a request from the logs of InFlight limits.
 func (p *inProcess) release(paid receipt, limits []Limit) {
 	if c := p.locked(paid.key, false); c != nil {
 		defer c.mu.Unlock()
@@ -176,12 +176,12 @@ func (p *inProcess) reset(key string, limits []Limit) {
 	c.reset(limits)
 }
 
-// decide is the decision script, at a moment that the caller gives.
+// allow decides a request, as the verb admit of the script does.
 func (c *client) decide(d *Decision, now int64, cost int, limits []Limit) {
 	var few [4]int
 	logs, allowed := c.count(few[:0], now, cost, limits)
 	if allowed {
-		number := uint32(0) // which no other admission of this moment has in any of the logs
+		number := uint32(0) // that no other admission of this time has in any of the logs
 		for i := range limits {
 			if logs[i] < 0 {
 				logs[i] = c.open(&limits[i])
@@ -198,7 +198,7 @@ func (c *client) decide(d *Decision, now int64, cost int, limits []Limit) {
 	c.describe(d, allowed, now, cost, limits, logs)
 }
 
-// ban bans the logs that have no room for a request that was denied, as their limits say.
+// beginBans bans those logs that have no room for a request that was denied, if their limits have a Ban.
 func (c *client) ban(now int64, cost int, limits []Limit, logs []int) {
 	for i := range limits {
 		if limit := &limits[i]; limit.Ban > 0 && logs[i] >= 0 {
@@ -209,15 +209,15 @@ func (c *client) ban(now int64, cost int, limits []Limit, logs []int) {
 	}
 }
 
-// peek is the peek script, at a moment that the caller gives.
+// peek decides a request of cost 1 and charges nothing, as the verb peek of the script does.
 func (c *client) peek(d *Decision, now int64, limits []Limit) {
 	var few [4]int
 	logs, allowed := c.count(few[:0], now, 1, limits)
 	c.describe(d, allowed, now, 1, limits, logs)
 }
 
-// count appends the index of each limit's log, -1 where there is none, and reports whether all of them have room for
-// cost units.
+// checkRoom appends the index of each limit's log to indexes, or -1 if there is none. It reports whether all of the
+// logs have room for cost units.
 func (c *client) count(logs []int, now int64, cost int, limits []Limit) (_ []int, room bool) {
 	room = true
 	for i := range limits {
@@ -234,7 +234,7 @@ func (c *client) count(logs []int, now int64, cost int, limits []Limit) (_ []int
 	return logs, room
 }
 
-// find returns the index of the log that a limit keeps, or -1.
+// find returns the index of a limit's log, or -1.
 func (c *client) find(limit *Limit) int {
 	for i := range c.logs {
 		if l := &c.logs[i]; l.window == limit.Window && l.flights == limit.InFlight && l.name == limit.Name {
@@ -244,14 +244,14 @@ func (c *client) find(limit *Limit) int {
 	return -1
 }
 
-// open starts the log that a limit keeps and returns its index.
+// addLog adds the log of a limit, and returns its index.
 func (c *client) open(limit *Limit) int {
 	if c.logs == nil {
 		c.logs = c.most[:0]
 	}
 	if len(c.logs) == len(c.most) {
 		c.logs = slices.Grow(c.logs, 1)
-		c.most[0] = log{} // which would keep a ring for as long as the client lives
+		c.most[0] = log{} // or it would keep its times in memory
 	}
 	c.logs = append(c.logs, log{
 		newest: math.MinInt64, name: strings.Clone(limit.Name), window: limit.Window, flights: limit.InFlight,
@@ -259,7 +259,7 @@ func (c *client) open(limit *Limit) int {
 	return len(c.logs) - 1
 }
 
-// describe puts down a decision and how it leaves the logs.
+// setDecision sets a decision and the states of the logs after it.
 func (c *client) describe(d *Decision, allowed bool, now int64, cost int, limits []Limit, logs []int) {
 	if len(limits) == 1 {
 		d.Allowed, d.Source = allowed, SourceInProcess
@@ -275,6 +275,7 @@ func (c *client) describe(d *Decision, allowed bool, now int64, cost int, limits
 	d.receipt = receipt
 }
 
+// state sets the state of a limit, whose log has the index i.
 func (c *client) state(s *State, i int, now int64, cost int, limit *Limit) {
 	s.Limit = *limit
 	if i < 0 {
@@ -284,8 +285,7 @@ func (c *client) state(s *State, i int, now int64, cost int, limit *Limit) {
 	c.logs[i].state(s, now, cost)
 }
 
-// settle is the verb of the script, at a moment that the caller gives. It does nothing if a log knows that it has been
-// done.
+// settle does what the verb settle of the script does. It does nothing if a log shows that the request is settled.
 func (c *client) settle(now int64, paid receipt, cost int, limits []State) error {
 	for i := range limits {
 		l, before := &log{}, now-limits[i].Limit.Window.Microseconds()
@@ -313,6 +313,7 @@ func (c *client) settle(now int64, paid receipt, cost int, limits []State) error
 	return nil
 }
 
+// release does what the verb settle of the script does with an actual cost of 0.
 func (c *client) release(paid receipt, limits []Limit) {
 	for i := range limits {
 		if found := c.find(&limits[i]); found >= 0 {
@@ -324,12 +325,12 @@ func (c *client) release(paid receipt, limits []Limit) {
 	}
 }
 
-// mostUnits is the most units that a log may hold, which is more than any Max. In Redis, larger numbers are not exact.
+// maxUnits is the most units that a log may hold. It is more than any Max. In Redis, larger numbers are not exact.
 const mostUnits = min(1<<53-1, math.MaxInt)
 
 var errTooMany = errors.New("the log would hold more units than can be counted")
 
-// reset empties the logs of limits. The sweeper drops them, once no admission can be mistaken for one that they held.
+// reset clears the logs of limits. The sweeper deletes them once no admission can be mistaken for one that they held.
 func (c *client) reset(limits []Limit) {
 	for i := range limits {
 		if found := c.find(&limits[i]); found >= 0 {

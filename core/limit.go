@@ -68,7 +68,7 @@ const (
 	maxWindow = 100 * 365 * 24 * time.Hour
 )
 
-// inFlight returns the limits that are InFlight, or nil.
+// inFlightLimits returns those of the limits that are InFlight, or nil.
 func inFlight(limits []Limit) (flights []Limit) {
 	for i := range limits {
 		if limits[i].InFlight {

@@ -15,23 +15,24 @@ import (
 //
 // Most callers want Allow.
 type Limiter struct {
-	redis     *redisLogs // nil when the logs are in this process
+	redis     *redisLogs // nil if the logs are in this process
 	inProcess *inProcess // the logs, or those that stand in for Redis
 	policy    FailurePolicy
 	dryRun    bool
-	// provisional says that what is charged may be given back.
+	// provisional is set in views whose charges may be given back.
 	provisional bool
 	log         *slog.Logger
-	metrics     *metrics      // nil when nothing is measured
-	queues      *queues       // of the callers of Wait
-	closed      *atomic.Bool  // of all that share the logs
-	gone        chan struct{} // closed with them
+	metrics     *metrics      // nil if nothing is measured
+	queues      *queues       // of callers of Wait
+	closed      *atomic.Bool  // shared with all views
+	gone        chan struct{} // closed by Close
 }
 
 // newLimiter returns a Limiter on a connection to Redis, which may be nil.
 func newLimiter(connection *connection, c config) (*Limiter, error) {
 	l := &Limiter{
-		inProcess: newInProcess(), policy: c.policy, log: c.log, queues: newQueues(c), closed: new(atomic.Bool), gone: make(chan struct{}),
+		inProcess: newInProcess(), policy: c.policy, log: c.log, queues: newQueues(c),
+		closed: new(atomic.Bool), gone: make(chan struct{}),
 	}
 	var err error
 	if c.meter != nil {
@@ -169,8 +170,9 @@ func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit
 	return d, nil
 }
 
+// decide sets d by Redis, by the logs in this process, or by the failure policy.
 func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, limits []Limit) error {
-	var q *question // that Redis may still grant
+	var q *question // if Redis may still grant it
 	if l.redis != nil {
 		var err error
 		q, err = l.redis.decide(ctx, d, key, n, limits, l.provisional)
@@ -326,8 +328,8 @@ func (l *Limiter) Release(ctx context.Context, d Decision) error {
 	return nil
 }
 
-// madeBy reports whether the admission with a receipt, which a caller wants to do something with, was made by Redis, or
-// else in this process.
+// chargedInRedis reports whether an admission was charged in Redis, and not in this process. The action is what the
+// caller wants to do with the admission, for the error if another Limiter has charged it.
 func (l *Limiter) madeBy(paid receipt, do string) (redis bool, _ error) {
 	switch {
 	case l.closed.Load():
@@ -340,6 +342,7 @@ func (l *Limiter) madeBy(paid receipt, do string) (redis bool, _ error) {
 	return false, invalid("the decision is another Limiter's: %s it with the one that made it", do)
 }
 
+// limitsOf returns the limits of states.
 func limitsOf(states []State) []Limit {
 	limits := make([]Limit, len(states))
 	for i := range states {
@@ -386,6 +389,7 @@ func (l *Limiter) Close() error {
 
 var errClosed = errors.New("the limiter is closed")
 
+// check returns an error if a call has invalid arguments, or if it comes after Close or the end of its context.
 func (l *Limiter) check(ctx context.Context, key string, limits []Limit) error {
 	if err := Validate(limits...); err != nil {
 		return err

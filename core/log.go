@@ -7,59 +7,59 @@ import (
 	"time"
 )
 
-// log holds what was admitted for one key under one limit: one entry for each admission, oldest first. It is the sorted
-// set of the script, as a ring. Moments are in microseconds.
+// ring is the log of one key under one limit, in this process: one entry for each admission, oldest first, as in the
+// sorted set of the script. Times are in microseconds.
 //
-// Most logs hold only entries of one unit, and need just the low 32 bits of each entry's moment. Within a window of up
-// to 71 minutes no two moments share them, so the newest moment tells the rest. The high bits of longer windows follow
-// in a second half of the ring. A log that needs to know more of its entries has details.
+// Most logs hold only entries of one unit, and need just the low 32 bits of each entry's time. Within a window of up to
+// 71 minutes no two times share them, so the newest time determines the rest. A log with a longer window keeps the high
+// bits in a second half of times. A log that needs to know more about its entries has details.
 //
-// An admission is known by its entryID: two admissions of one log that share a moment have different numbers.
+// An entryID identifies an entry: two admissions to one log at the same time have different sequence numbers.
 type log struct {
-	ring    []uint32
-	count   int    // of entries
-	newest  int64  // the moment of the last admission
-	first   int    // index of the oldest entry
-	number  uint32 // of the last admission
-	undone  bool   // the last admission was given back, and the last entry is an earlier one
-	flights bool   // the limit is InFlight: entries leave only when they are removed
+	ring    []uint32 // the low bits of each entry's time, and in a wide ring the high bits after them
+	count   int      // of entries
+	newest  int64    // the time of the last admission
+	first   int      // the index of the oldest entry
+	number  uint32   // the sequence number of the last admission
+	undone  bool     // the last admission was given back, so the last entry is of an earlier one
+	flights bool     // the limit is InFlight, so entries never expire
 	details *details
-	name    string // of the limit, which with the window identifies the log among those of its key
+	name    string // of the limit; name, window and inFlight identify the log among those of its key
 	window  time.Duration
-	banEnds int64 // the moment at which the log admits again; 0 if it was never banned
+	banEnds int64 // when the ban ends; 0 if there was none
 }
 
 // entryID identifies an entry of a log.
 type entryID struct {
-	at     int64  // the moment
-	number uint32 // among the entries of the moment
+	at     int64  // the time of the admission
+	number uint32 // the sequence number among the admissions at that time
 }
 
-// details holds, beside the ring, what the moments of a log do not tell. A log has them while an entry weighs more than
-// one unit or is settled, while a number is not the entry's place among the entries of its moment, which a refund can
+// details holds what the times of a log do not show. A log has details while an entry weighs more than one unit or is
+// settled, while a sequence number differs from the entry's rank among the entries of the same time, which a refund can
 // cause, and for a window after the log was cleared.
 type details struct {
 	ring    []detail
-	before  uint64       // the sum of the entry before the oldest
+	before  uint64       // the sum of the entry before the oldest one
 	added   []additional // those that have not expired, oldest first
-	cleared entryID      // the last admission before the log was cleared, by which it and those before it are forgotten
+	cleared entryID      // the last admission before the log was cleared; zero time if never
 }
 
-// detail describes one entry. It holds the units of the entry and of all before it, so that the entry with which enough
-// units leave is found by a binary search. Sums may overflow, as only their differences are used.
+// detail describes one entry. The sum is the units of the entry and of all before it, so that a binary search finds the
+// entry that holds a given unit. Sums may overflow, because only their differences are used.
 type detail struct {
 	sum     uint64
 	number  uint32
-	settled bool // the entry is of an admission that is settled, or was added by that
+	settled bool // the admission is settled, or the entry is a surcharge
 }
 
-// additional is an entry for what a request has cost beyond what it was charged.
+// surcharge is an entry for what a request has cost beyond what it was charged.
 type additional struct {
-	of entryID
-	at int64
+	of entryID // of the request
+	at int64   // the time of the surcharge
 }
 
-// trim drops what was admitted at or before the given moment, and returns how many units are left.
+// trim drops the entries up to the cutoff, which have expired, and returns how many units are left.
 func (l *log) trim(before int64) int {
 	gone := 0
 	if l.flights {
@@ -80,8 +80,8 @@ func (l *log) trim(before int64) int {
 	return l.units()
 }
 
-// drop removes the n oldest entries, whose moments are up to before. Once in a turn of the ring it looks whether the
-// log still needs its details.
+// dropOldest removes the n oldest entries, whose times are up to the cutoff. Each time the head wraps around, it drops
+// details that the log no longer needs.
 func (l *log) drop(n int, before int64) {
 	if d := l.details; d != nil {
 		d.before = l.sum(n - 1)
@@ -100,9 +100,10 @@ func (l *log) drop(n int, before int64) {
 // smallRing is the longest ring, in entries, that is kept however empty it is.
 const smallRing = 64
 
+// wide reports whether the ring keeps all 64 bits of each time.
 func (l *log) long() bool { return l.flights || l.window > math.MaxUint32*time.Microsecond }
 
-// size is how many entries the ring has room for.
+// capacity returns how many entries fit into the ring.
 func (l *log) size() int {
 	if l.long() {
 		return len(l.ring) / 2
@@ -110,7 +111,7 @@ func (l *log) size() int {
 	return len(l.ring)
 }
 
-// place returns the index of entry i, of which 0 is the oldest.
+// index returns where entry i is in the ring. Entry 0 is the oldest.
 func (l *log) place(i int) int {
 	if i += l.first; i >= l.size() {
 		i -= l.size()
@@ -118,7 +119,7 @@ func (l *log) place(i int) int {
 	return i
 }
 
-// at returns the moment of entry i.
+// at returns the time of entry i.
 func (l *log) at(i int) int64 {
 	place := l.place(i)
 	if l.long() {
@@ -127,7 +128,7 @@ func (l *log) at(i int) int64 {
 	return l.newest - int64(uint32(l.newest)-l.ring[place])
 }
 
-// set makes it the moment of the entry at a place.
+// setTime sets the time of the entry at an index.
 func (l *log) set(place int, moment int64) {
 	l.ring[place] = uint32(moment)
 	if l.long() {
@@ -135,7 +136,7 @@ func (l *log) set(place int, moment int64) {
 	}
 }
 
-// sum returns the sum up to entry i.
+// sum returns the units of entry i and of all before it.
 func (l *log) sum(i int) uint64 { return l.details.ring[l.place(i)].sum }
 
 // units returns how many units the log holds.
@@ -146,7 +147,7 @@ func (l *log) units() int {
 	return int(l.sum(l.count-1) - l.details.before)
 }
 
-// next returns the lowest number that an admission at a moment can have.
+// nextSeq returns the lowest sequence number that an admission can have now.
 func (l *log) next(now int64) uint32 {
 	if now != l.newest {
 		return 0
@@ -154,7 +155,7 @@ func (l *log) next(now int64) uint32 {
 	return l.number + 1
 }
 
-// add enters an admission of n units. The ring need not grow beyond max entries.
+// add adds the entry of an admission of n units. The ring never needs to hold more than max entries.
 func (l *log) add(now int64, number uint32, n, max int) {
 	if l.count == l.size() {
 		l.resize(min(max, 2*(l.count+1)))
@@ -171,8 +172,8 @@ func (l *log) add(now int64, number uint32, n, max int) {
 	l.count++
 }
 
-// implies reports whether the place that the next entry will have among those of its moment is its number, in a log
-// without details.
+// impliesSeq reports whether, in a log without details, the next entry's rank among the entries of its time will be its
+// sequence number.
 func (l *log) implies(now int64, number uint32) bool {
 	if now != l.newest {
 		return number == 0
@@ -180,7 +181,7 @@ func (l *log) implies(now int64, number uint32) bool {
 	return number == l.number+1 && !l.undone
 }
 
-// detail gives a log of entries of one unit, numbered by their places, its details.
+// addDetails adds details to a log whose entries have one unit each and implied sequence numbers.
 func (l *log) detail() {
 	l.details = &details{ring: make([]detail, l.size()), cleared: entryID{at: math.MinInt64}}
 	number := uint32(0)
@@ -190,7 +191,7 @@ func (l *log) detail() {
 	}
 }
 
-// simplify drops the details if the log does not need them. What was admitted up to before has expired.
+// dropUnneededDetails drops the details if the log does not need them. Entries up to the cutoff have expired.
 func (l *log) simplify(before int64) {
 	if l.details == nil || l.units() != l.count || l.details.cleared.at > before {
 		return
@@ -205,7 +206,7 @@ func (l *log) simplify(before int64) {
 	l.details = nil
 }
 
-// implied returns the number that entry i has by its place, given that of the entry before.
+// impliedSeq returns the rank of entry i among the entries of its time, given that of the previous entry.
 func (l *log) implied(i int, before uint32) uint32 {
 	if i == 0 || l.at(i) != l.at(i-1) {
 		return 0
@@ -213,13 +214,13 @@ func (l *log) implied(i int, before uint32) uint32 {
 	return before + 1
 }
 
-// numbered returns the number of entry i, which details hold.
+// seq returns the sequence number of entry i in a log with details.
 func (l *log) numbered(i int) uint32 { return l.details.ring[l.place(i)].number }
 
 // settled reports whether entry i is settled.
 func (l *log) settled(i int) bool { return l.details != nil && l.details.ring[l.place(i)].settled }
 
-// find returns the index of an admission's entry, or -1.
+// find returns the number i of an admission's entry, or -1.
 func (l *log) find(id entryID) int {
 	at, number := id.at, id.number
 	first := sort.Search(l.count, func(i int) bool { return l.at(i) >= at })
@@ -238,9 +239,8 @@ func (l *log) find(id entryID) int {
 	return i
 }
 
-// knows reports whether the log knows that an admission is settled: its entry says so, or an entry that was added by
-// that is there, or its entry is gone although it has not expired and was not forgotten. What was admitted up to before
-// has expired.
+// knowsSettled reports whether the log shows that an admission is settled: its entry is marked, it has a surcharge, or
+// its entry is missing although it has neither expired nor been cleared. Entries up to the cutoff have expired.
 func (l *log) knows(id entryID, before int64) bool {
 	if i := l.find(id); i >= 0 {
 		return l.settled(i)
@@ -256,8 +256,8 @@ func (l *log) knows(id entryID, before int64) bool {
 	return id.at > before
 }
 
-// settle settles an admission that is not settled, of which charged units were charged and which has cost so many. If
-// its entry has expired, there is nothing to give back. What it has cost beyond its charge is charged now.
+// settle settles an admission that is not settled yet, from the units that it was charged to those that it has cost. If
+// its entry has expired, there is nothing to give back. What it has cost beyond its charge is charged as of now.
 func (l *log) settle(id entryID, charged, cost int, now int64) {
 	i := l.find(id)
 	switch {
@@ -281,17 +281,17 @@ func (l *log) settle(id entryID, charged, cost int, now int64) {
 	}
 }
 
-// lower takes units from entry i of a log with details.
+// subtract takes units from entry i of a log with details.
 func (l *log) lower(i int, units uint64) {
 	for ; units > 0 && i < l.count; i++ {
 		l.details.ring[l.place(i)].sum -= units
 	}
 }
 
-// remove drops entry i.
+// remove removes entry i.
 func (l *log) remove(i int) {
 	if l.details == nil && i+1 < l.count && l.at(i+1) == l.at(i) {
-		l.detail() // of those that it leaves, some are no longer where their numbers say
+		l.detail() // since the ranks of later entries of the same time change
 	}
 	l.undone = l.undone || i == l.count-1
 	if l.details != nil {
@@ -310,6 +310,7 @@ func (l *log) remove(i int) {
 	l.count--
 }
 
+// resize moves the entries into a ring of another capacity.
 func (l *log) resize(size int) {
 	resized := *l
 	resized.first = 0
@@ -331,11 +332,11 @@ func (l *log) resize(size int) {
 	*l = resized
 }
 
-// banned reports whether the log admits nothing because of a ban.
+// banned reports whether a ban is in force.
 func (l *log) banned(now int64) bool { return now < l.banEnds }
 
-// clear drops all entries and the ban, and keeps what tells later admissions from earlier ones, and which admissions
-// are settled.
+// clear removes all entries and the ban. It keeps the surcharges and the last entryID, so that later admissions get
+// other IDs, and so that knowsSettled does not take what was cleared for settled.
 func (l *log) clear() {
 	cleared := details{cleared: entryID{l.newest, l.number}}
 	if l.details != nil {
@@ -344,16 +345,16 @@ func (l *log) clear() {
 	l.ring, l.count, l.first, l.details, l.undone, l.banEnds = nil, 0, 0, &cleared, true, 0
 }
 
-// idle reports whether the log can be forgotten: it holds nothing and is not banned, no later admission can share the
-// moment of an earlier one, and it has not been cleared lately.
+// idle reports whether the log can be deleted: it holds nothing, it is not banned, no later admission can have the
+// same time as an earlier one, and it was not cleared within the window.
 func (l *log) idle(now int64) bool {
 	before := now - l.window.Microseconds()
 	empty := l.count == 0 && (l.flights || l.details == nil || l.details.cleared.at <= before)
 	return l.newest < now && (empty || !l.flights && l.newest <= before) && !l.banned(now)
 }
 
-// state completes a state whose Limit is set, for a request of the given cost. It writes the fields where they will
-// stay: a copy of what was just written would wait until the ring is written too.
+// state completes a state whose Limit is set, for a request of the given cost. It writes the fields in place, because
+// copying what was just written would stall the processor until the ring is written too.
 func (l *log) state(s *State, now int64, cost int) {
 	remaining := s.Limit.Max - l.units()
 	s.Remaining = max(0, remaining)
@@ -362,7 +363,7 @@ func (l *log) state(s *State, now int64, cost int) {
 		return
 	}
 	if l.count > 0 {
-		newest := l.newest // which costs no look into the ring
+		newest := l.newest // without reading the ring
 		if l.undone {
 			newest = l.at(l.count - 1)
 		}
@@ -376,7 +377,7 @@ func (l *log) state(s *State, now int64, cost int) {
 	}
 }
 
-// holding returns the index of the entry that holds the nth unit, of which 1 is the oldest.
+// entryOfUnit returns the number i of the entry that holds the nth unit. Unit 1 is the oldest.
 func (l *log) holding(n int) int {
 	if l.details == nil {
 		return n - 1
@@ -384,7 +385,7 @@ func (l *log) holding(n int) int {
 	return sort.Search(l.count, func(i int) bool { return l.sum(i)-l.details.before >= uint64(n) })
 }
 
-// leaves returns how long it takes until what was admitted at a moment leaves the window.
+// expiresIn returns the time from now until an entry with the time at expires.
 func (l *log) leaves(at, now int64) time.Duration {
 	return time.Duration(at-now)*time.Microsecond + l.window
 }

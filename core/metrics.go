@@ -63,19 +63,18 @@ type metrics struct {
 	timeouts metric.Int64Counter
 }
 
-// redisState is what is observed of the connections to Redis.
+// redisState is what the metrics observe of Redis.
 type redisState struct {
-	denials int           // in the cache
-	open    int           // circuit breakers
-	away    time.Duration // how long at least one was open, in total
+	denials int // in the denial cache
+	open    int
+	away    time.Duration // how long at least one breaker was open, in total
 }
 
-// maxCounted is how many names of limits are told apart. A name has up to ten series, since the denials of a limit with
-// a ban are bans, and OpenTelemetry's SDK tells
-// 2,000 apart unless it is configured otherwise.
+// maxCounted is how many names of limits have counts of their own. A name has up to ten series, because the denials of
+// a limit with a Ban are bans, and OpenTelemetry's SDK keeps 2,000 series unless it is configured otherwise.
 const maxCounted = 190
 
-// The outcome of a decision is what became of the request.
+// The outcomes of decisions.
 const (
 	outcomeAllowed = iota
 	outcomeDenied
@@ -85,7 +84,7 @@ const (
 	outcomes
 )
 
-// outcomeNames is what metrics and spans call the outcomes.
+// outcomeNames are the names of the outcomes in metrics and spans.
 var outcomeNames = [outcomes]string{"allowed", "denied", "banned", "dry_run", "unavailable"}
 
 func (d *Decision) outcome() int {
@@ -102,20 +101,20 @@ func (d *Decision) outcome() int {
 
 const sources = int(SourceFailOpen) + 1
 
-// denialCells has a bit for each cell that counts denials. Those of bans follow.
+// denialCells has a bit for each cell that counts denials. The cells of bans follow them.
 const denialCells uint32 = (1<<sources - 1) << (outcomeDenied * sources)
 
 // cellOf returns the index of the cell that counts an outcome by a source.
 func cellOf(outcome int, s Source) int { return outcome*sources + int(s) }
 
-// counts is what was counted under one limit. A cell's counter is spread over the processors, so it is made when it
+// counts is what was counted under one limit. A cell's counter takes memory for each processor, so it is made when it
 // first counts something.
 type counts struct {
 	cells      [outcomes * sources]atomic.Pointer[xsync.Counter]
 	attributes [outcomes * sources]metric.ObserveOption
 	near       *xsync.Counter
 	limit      metric.ObserveOption
-	bans       bool // the first decision was on a limit with a Ban, by which a denial is a ban
+	bans       bool // the limit had a Ban at the first decision, so denials are bans
 }
 
 // newMetrics returns the metrics of a Limiter with Redis or without, and registers them.
@@ -140,7 +139,7 @@ func newMetrics(meter metric.Meter, onRedis bool) (*metrics, error) {
 	counter := func(name, unit, about string) metric.Int64Counter {
 		c, err := meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(about))
 		if err == nil {
-			c.Add(context.Background(), 0) // so that the first one is an increase
+			c.Add(context.Background(), 0) // so that Prometheus sees the first increase
 		}
 		note(err)
 		return c
@@ -207,8 +206,8 @@ func newMetrics(meter metric.Meter, onRedis bool) (*metrics, error) {
 // observe sets where the state of Redis comes from.
 func (m *metrics) observe(redis func() redisState) { m.redis.Store(&redis) }
 
-// expect has those cells exported as 0 in which a Limiter that fails in the given way may count before long.
-// Prometheus does not see the increase of a series that begins above 0.
+// expect exports 0 for the cells that a Limiter with this policy is likely to use, because Prometheus does not see the
+// increase of a series that begins above 0.
 func (m *metrics) expect(policy FailurePolicy, dryRun bool) {
 	if m == nil {
 		return
@@ -250,7 +249,7 @@ func (m *metrics) recordDecision(d *Decision) {
 	c := m.countsOf(&d.Limit)
 	c.add(outcome, d.Source)
 	counted := outcome == outcomeAllowed && d.Source != SourceFailOpen
-	if counted && d.Remaining < (d.Limit.Max+4)/5 { // which is below a fifth
+	if counted && d.Remaining < (d.Limit.Max+4)/5 { // less than a fifth
 		c.near.Inc()
 	}
 }
@@ -260,7 +259,7 @@ func (m *metrics) recordUnavailable(limits []Limit) {
 	m.countsOf(&limits[0]).add(outcomeUnavailable, 0)
 }
 
-// countsOf returns the counts of a limit.
+// countsOf returns the counts of a limit, and adds them if there are none yet.
 func (m *metrics) countsOf(limit *Limit) *counts {
 	name, bans := limit.Name, limit.Ban > 0
 	if c, found := m.limits.Load(name); found {
@@ -314,8 +313,8 @@ func (m *metrics) recordCall(requests int, took time.Duration, err error) {
 // recordTimeout counts a request that Redis did not decide in time.
 func (m *metrics) recordTimeout() { m.timeouts.Add(context.Background(), 1) }
 
-// close ends the observation of Redis. The counts stay, since a sum over several Limiters would fall without them, and
-// Prometheus takes a count that falls for one that began again at 0 and has risen to what is left.
+// close ends the observation of Redis. The counts remain, because without them the sum over several Limiters would
+// fall, which Prometheus would take for a counter that was reset to 0.
 func (m *metrics) close() {
 	if m == nil {
 		return

@@ -23,7 +23,9 @@ type config struct {
 }
 
 func configure(opts []Option) (config, error) {
-	c := config{prefix: "exactlimit", denials: 10_000, denialHold: time.Second, timeout: 100 * time.Millisecond, log: slog.Default()}
+	c := config{
+		prefix: "exactlimit", denials: 10_000, denialHold: time.Second, timeout: 100 * time.Millisecond, log: slog.Default(),
+	}
 	for _, opt := range opts {
 		if err := opt(&c); err != nil {
 			return config{}, err

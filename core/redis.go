@@ -16,25 +16,25 @@ import (
 	"github.com/exactlimit/exactlimit/lua"
 )
 
-// redisLogs is the logs in Redis. It decides from the denial cache, or by asking the script.
+// redisLogs is the logs in Redis. It takes decisions from the denial cache, or asks the script.
 type redisLogs struct {
-	identity   uint64 // receipt.store of the requests that it admits
+	identity   uint64 // in the receipts of the requests that it admits
 	connection *connection
 	dispatcher *dispatch.Dispatcher[*question]
 	denials    *denials
 	reporter   *reporter
 	leases     *leases
-	freed      func(key string) // called when units of a key may have been given back
+	freed      func(key string) // called with a key of which units may have been given back
 	closing    chan struct{}    // closed by close
 
 	prefix string        // of the names of the logs
-	stem   string        // random; every call id begins with it
-	ids    atomic.Uint64 // how many call ids there are
+	stem   string        // random; all call ids of this process begin with it
+	ids    atomic.Uint64 // the number of the last call id
 	seed   maphash.Seed  // of the hashes of keys
 }
 
-// newRedisLogs returns the logs in the Redis of a connection. The metrics may be nil. It calls freed with a canonical
-// key after units of the key may have been given back.
+// newRedisLogs returns the logs in the Redis of a connection. The metrics may be nil. It calls wakeWaiters with a
+// canonical key after units of the key may have been given back.
 func newRedisLogs(connection *connection, c config, m *metrics, freed func(key string)) *redisLogs {
 	var random [6]byte
 	rand.Read(random[:]) // never fails: crypto/rand ends the process instead
@@ -77,7 +77,7 @@ func newRedisLogs(connection *connection, c config, m *metrics, freed func(key s
 // now returns the time since the dispatcher was made, on Go's monotonic clock.
 func (r *redisLogs) now() time.Duration { return r.dispatcher.Now() }
 
-// newCalls returns a function for one goroutine, which returns a new call each time. Calls are allocated many at once.
+// newCalls returns a function, for one goroutine, that returns a new call each time. It allocates calls in chunks.
 func (r *redisLogs) newCalls() func() *call {
 	const many = 64
 	var calls []call
@@ -102,8 +102,8 @@ func (r *redisLogs) newCalls() func() *call {
 	}
 }
 
-// decide sets d from the denial cache, or by asking Redis. If that fails it returns an error and the question, which
-// Redis may still grant: see giveBack. Otherwise it returns no question.
+// allow sets d from the denial cache, or by asking Redis. If that fails, it returns an error and the question, which
+// Redis may still grant: see refundUnwanted. Otherwise it returns no question.
 func (r *redisLogs) decide(
 	ctx context.Context, d *Decision, key string, cost int, limits []Limit, provisional bool,
 ) (*question, error) {
@@ -133,7 +133,7 @@ func (r *redisLogs) decide(
 	return nil, nil
 }
 
-// receipt returns the receipt of a request that was granted.
+// receiptOf returns the receipt of a request that was granted.
 func (r *redisLogs) receipt(q *question) receipt {
 	return receipt{
 		store: r.identity, key: q.key, cost: q.cost,
@@ -141,7 +141,7 @@ func (r *redisLogs) receipt(q *question) receipt {
 	}
 }
 
-// do asks a question, and returns when it has an answer. After an error the question must not be freed.
+// ask asks a question, and returns when it has an answer. After an error the question must not be freed.
 func (r *redisLogs) do(ctx context.Context, q *question) error {
 	if err := r.dispatcher.Do(ctx, q); err != nil {
 		if !gaveUp(ctx) {
@@ -156,7 +156,7 @@ func (r *redisLogs) do(ctx context.Context, q *question) error {
 	return nil
 }
 
-// logsOf describes logs for an error. It leaves out their key, since errors are logged.
+// logsOf describes logs for an error. It leaves out their key, because errors are logged.
 func logsOf(limits []Limit) string {
 	names := make([]string, len(limits))
 	for i := range limits {
@@ -178,9 +178,9 @@ func (r *redisLogs) peek(ctx context.Context, key string, limits []Limit) (Decis
 	return d, nil
 }
 
-// settle charges to the logs of limits what a request has cost instead of what its receipt says was charged. If it was
-// called for the receipt before, it does nothing or, if that call returned an error, repeats it: see call.settle. No limit
-// may be of requests in flight.
+// settle charges a request what it has cost instead of the cost in its receipt. If the request was settled before,
+// settle does nothing or, if that returned an error, repeats it: see call.recordCost. None of the limits may be
+// InFlight.
 func (r *redisLogs) settle(ctx context.Context, paid receipt, cost int, limits []Limit) error {
 	cost, done := paid.call.settle(paid, cost)
 	if done || cost == paid.cost {
@@ -193,15 +193,15 @@ func (r *redisLogs) settle(ctx context.Context, paid receipt, cost int, limits [
 	return nil
 }
 
-// charge is settle without its memory: the caller knows that it is not called with several costs.
+// askSettle is settle without call.recordCost. The caller must state the same cost each time.
 func (r *redisLogs) charge(ctx context.Context, paid receipt, cost int, limits []Limit) error {
 	q := r.newQuestion(settle, paid.key, maphash.String(r.seed, paid.key), cost, limits)
 	q.paid = paid
 	return r.change(ctx, q)
 }
 
-// release gives back what a request holds in the logs of limits of requests in flight, once. If it fails, it goes on
-// trying in the background, since what is held keeps others waiting until its lease ends.
+// release removes a request from the logs of InFlight limits, once. If that fails, it keeps trying in the background,
+// because the request counts until its lease ends.
 func (r *redisLogs) release(ctx context.Context, paid receipt, limits []Limit) error {
 	if !r.leases.end(paid) {
 		return nil
@@ -213,7 +213,7 @@ func (r *redisLogs) release(ctx context.Context, paid receipt, limits []Limit) e
 	return err
 }
 
-// renew is what leases needs.
+// renew renews entries of a key, for leases. It reports whether Redis has answered.
 func (r *redisLogs) renew(key string, members []string, limits []Limit) bool {
 	q := r.newQuestion(renew, key, maphash.String(r.seed, key), 1, limits)
 	q.members = members
@@ -228,7 +228,7 @@ func (r *redisLogs) reset(ctx context.Context, key string, limits []Limit) error
 	return r.change(ctx, r.newQuestion(reset, key, maphash.String(r.seed, key), 1, limits))
 }
 
-// change asks a question that changes what was charged.
+// askChange asks a question that changes what was charged.
 func (r *redisLogs) change(ctx context.Context, q *question) error {
 	hash, key := q.hash, q.key
 	err := r.do(ctx, q)
@@ -236,14 +236,14 @@ func (r *redisLogs) change(ctx context.Context, q *question) error {
 	return err
 }
 
-// changed tells the denial cache, and the callers of Wait, that what was charged to a key may have changed. If units
-// were given back, there may be room. If more was charged, the times that the cache holds are too early.
+// chargesChanged invalidates the denials of a key, and wakes its callers of Wait. If units were given back, there may
+// be room. If more was charged, the times in the cache are too early.
 func (r *redisLogs) changed(hash uint64, key string) {
 	r.denials.forget(hash, key)
 	r.freed(key)
 }
 
-// late is called when the answer to a question has come and its caller no longer waits for it.
+// handleLate is called when the answer to a question has come after its caller stopped waiting.
 func (r *redisLogs) late(q *question) {
 	if q.verb == settle || q.verb == reset {
 		r.changed(q.hash, q.key)
@@ -252,10 +252,10 @@ func (r *redisLogs) late(q *question) {
 	}
 }
 
-// giveBack refunds a late grant that no caller has use for. It is called twice for such a question, in either order:
-// when Allow returns an error, and when the answer comes after Allow stopped waiting for it. The second call refunds.
-// If the failure policy has admitted the request instead, the charge stays: there is no call for the former, or one that
-// has set q.keep, since a request that this limiter does not renew must not be in flight for Redis.
+// refundUnwanted refunds a late grant that no caller has use for. It is called twice for such a question, in either
+// order: when Allow has no decision by Redis, and when the answer comes after Allow stopped waiting for it. The second
+// call refunds. If the failure policy has admitted the request, the charge stays, except under InFlight limits: this
+// Limiter does not renew the request, so it must not be in flight for Redis.
 func (r *redisLogs) giveBack(q *question) {
 	if q.unwanted.Add(1) < 2 || q.verb != admit || q.answer.err != nil || int(q.place) >= q.answer.granted {
 		return
@@ -267,8 +267,8 @@ func (r *redisLogs) giveBack(q *question) {
 	go r.refundLater(r.receipt(q), limits)
 }
 
-// refundLater gives back what was charged, and tries again after each error, since the circuit breaker may still be
-// open after a late answer. It gives up after about half a minute; the charge then stays until it expires.
+// keepRefunding refunds a request, and tries again after each error, because the circuit breaker may still be open
+// after a late answer. It gives up after about half a minute. The charge then stays until it expires.
 func (r *redisLogs) refundLater(paid receipt, limits []Limit) {
 	for pause := time.Millisecond; pause < 20*time.Second; pause *= 2 {
 		if r.charge(context.Background(), paid, 0, limits) == nil {
@@ -282,7 +282,7 @@ func (r *redisLogs) refundLater(paid receipt, limits []Limit) {
 	}
 }
 
-// state returns what the metrics observe.
+// state returns the state that the metrics observe.
 func (r *redisLogs) state() redisState {
 	now := r.now()
 	open, away := r.reporter.measure(now)
@@ -292,8 +292,8 @@ func (r *redisLogs) state() redisState {
 	return redisState{denials: r.denials.size(now), open: open, away: away + r.connection.away()}
 }
 
-// close returns when no call is in flight, or a second after the timeout. Calls that are then in flight, to a Redis
-// that hangs, end when the client gives them up.
+// close returns when no call is in flight, or a second after the timeout. If Redis hangs, the remaining calls end when
+// the client gives up.
 func (r *redisLogs) close() {
 	close(r.closing)
 	closed := make(chan struct{})

@@ -12,21 +12,21 @@ import (
 // answer is the script's answer to one question, which may stand for several requests. The head of lua/decide.lua
 // describes the replies that it is decoded from.
 type answer struct {
-	err error // of this question alone, such as a key that holds no log
+	err error // of this question alone, for example because a key holds no log
 
 	again     bool    // the script did not get to the question
-	granted   int     // how many requests are granted: the first ones
-	logs      []int64 // remaining, retry and reset of each log; nil after the short answer, see decodeInteger
+	granted   int     // how many requests are granted, the first ones
+	logs      []int64 // remaining, retry and reset of each log; nil if the answer is an integer
 	bans      []int64 // microseconds until the ban of each log ends, or 0; nil if none is banned
-	remaining int64   // after the short answer: of the only log
-	early     bool    // units of a log that is not banned may be given back, so that a request may have room before retry
+	remaining int64   // of the only log, if the answer is an integer
+	early     bool    // a log that is not banned may have room before retry, because units may be given back
 
 	call   *call
-	number int32 // of the question in the call, from 1
+	number int32 // the number of the question in the call, from 1
 }
 
-// decode decodes the script's answer to a question of so many requests. It returns an error if the answer makes no
-// sense or is itself an error.
+// decode decodes the script's answer to a question that stands for the given number of requests. It returns an error if
+// the answer is malformed or is itself an error.
 func decode(message rueidis.RedisMessage, requests int, q *question) (answer, error) {
 	switch {
 	case message.IsInt64():
@@ -56,8 +56,8 @@ func decode(message rueidis.RedisMessage, requests int, q *question) (answer, er
 	return answer{}, errors.New(text)
 }
 
-// decodeInteger decodes the short answer to requests under one limit: all are granted, and remaining units are left,
-// which is enough for one request more.
+// decodeInteger decodes an integer, which answers requests under one limit: all are granted, and the remaining units
+// are enough for one more request.
 func decodeInteger(remaining int64, requests int, q *question) (answer, error) {
 	if remaining < 1 || remaining > int64(q.limits[0].Max-requests*q.cost) {
 		return answer{}, fmt.Errorf("answer %d to %d requests of cost %d to a limit of %d",
@@ -66,7 +66,7 @@ func decodeInteger(remaining int64, requests int, q *question) (answer, error) {
 	return answer{granted: requests, remaining: remaining}, nil
 }
 
-// decodeList decodes the long answer. It keeps list.
+// decodeList decodes a list, which answers all other requests. It keeps the list.
 func decodeList(list []int64, requests int, q *question) (answer, error) {
 	n := 3 * len(q.limits)
 	banned := len(list) == 1+n+len(q.limits)
@@ -89,7 +89,7 @@ func decodeList(list []int64, requests int, q *question) (answer, error) {
 			most -= int64(a.granted * q.cost)
 		}
 		if remaining > most && remaining <= int64(limit.Max) && len(q.limits) > 1 {
-			remaining, a.logs[3*i] = most, most // an earlier attempt was charged, and has left this log since
+			remaining, a.logs[3*i] = most, most // an earlier attempt was charged, and its entry has left this log since
 		}
 		const longest = math.MaxInt64 / int64(time.Microsecond)
 		if remaining > most || retry > longest || reset < 0 || reset > longest || ban < 0 || ban > longest {
@@ -100,7 +100,7 @@ func decodeList(list []int64, requests int, q *question) (answer, error) {
 	return a, nil
 }
 
-// ban returns how many microseconds the ban of log i lasts, or 0.
+// ban returns how many microseconds the ban of log i still lasts, or 0.
 func (a answer) ban(i int) int64 {
 	if a.bans == nil {
 		return 0
@@ -108,9 +108,9 @@ func (a answer) ban(i int) int64 {
 	return a.bans[i]
 }
 
-// sure returns how long Redis would deny one request more with the same effect as the denial cache: with none. It is
-// zero if that is not known, because there is room or units may be given back. A denial that begins a ban has an
-// effect, so a limit with a ban must be banned already. A ban is sure, whatever is given back.
+// denialTTL returns how long a denial of one more request may be cached. It is zero if there is room, or if units may
+// be given back. It is also zero if asking Redis would begin a ban, so a limit with a Ban must be banned already. While
+// a log is banned, units given back make no room.
 func (a answer) sure(limits []Limit) time.Duration {
 	if a.logs == nil || a.early {
 		return 0
@@ -131,7 +131,7 @@ func (a answer) sure(limits []Limit) time.Duration {
 	return time.Duration(sure) * time.Microsecond
 }
 
-// decision returns the decision on the request at the given place among the requests of the question.
+// decision returns the decision on the request at a position among the requests of the question.
 func (a answer) decision(place, cost int, limits []Limit) Decision {
 	allowed := place < a.granted
 	if len(limits) == 1 {
@@ -144,8 +144,8 @@ func (a answer) decision(place, cost int, limits []Limit) Decision {
 	return decide(allowed, states, SourceRedis)
 }
 
-// state returns the state of limit i after the request at the given place. It is as if the granted requests behind
-// that place, which the answer includes, had not come yet.
+// state returns the state of limit i after the request at a position. It is as if the granted requests at later
+// positions, which the answer includes, had not come yet.
 func (a answer) state(i, place, cost int, limit Limit) State {
 	behind := max(0, a.granted-1-place)
 	if a.logs == nil {

@@ -10,10 +10,10 @@ import (
 	"github.com/exactlimit/exactlimit/internal/dispatch"
 )
 
-// reporter logs that Redis does not decide, and that it decides again. It does so for all circuit breakers together.
+// reporter logs when Redis stops deciding requests, and when it decides again, for all circuit breakers together.
 //
 // There are two kinds of failures: outages, in which Redis does not answer, and rejections, in which it answers with
-// an error. They have different causes, so they are logged separately and neither delays the other.
+// an error. They have different causes, so they are logged separately, and neither delays messages about the other.
 //
 // The reporter also measures the outages for the metrics.
 type reporter struct {
@@ -22,17 +22,17 @@ type reporter struct {
 	mu                  sync.Mutex
 	outages, rejections reports
 	open                int           // how many circuit breakers are open
-	since               time.Duration // if one is: when the trouble with the first of them began, by redisLogs.now
-	before              time.Duration // for how long one was open, in earlier outages
+	since               time.Duration // if any is: when the incident of the first one began, by redisLogs.now
+	before              time.Duration // how long at least one was open, before openSince
 }
 
-// reports is the state of the log messages about one kind of failure.
+// reportState is the state of the log messages about one kind of failure.
 type reports struct {
-	last time.Duration // when the last one was written, or 0
-	told bool          // the log tells of such a failure and not of its end
+	last time.Duration // when the last message was written, or 0
+	told bool          // such a failure was logged, but not its end
 }
 
-// quietFor is the shortest time between two messages of the same kind.
+// quietFor is the shortest time between two messages about the same kind of failure.
 const quietFor = 10 * time.Second
 
 // due reports whether a message may be written now. If so, it counts as written.
@@ -44,13 +44,13 @@ func (r *reports) due(now time.Duration) bool {
 	return true
 }
 
-// undecided is called when a caller gets no decision because of an error.
+// undecided is called when a request gets no decision from Redis because of an error.
 func (r *reporter) undecided(err error, now time.Duration) {
 	if code := dispatch.Code(err); code != "" {
 		r.rejected(code, now)
 		return
 	}
-	// These errors can be those of a single call, and are no outage unless a breaker opens.
+	// These errors may concern a single call. They are an outage only if a breaker opens.
 	own := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
 		errors.Is(err, dispatch.ErrClosed) || errors.Is(err, dispatch.ErrQueueFull)
 	r.mu.Lock()
@@ -63,19 +63,19 @@ func (r *reporter) undecided(err error, now time.Duration) {
 	}
 }
 
-// rejected is undecided for an error that Redis has answered with. Only its code is logged, since its text may name
+// rejected is undecided for an error that Redis has answered with. It logs only the code, because the text may contain
 // keys.
 func (r *reporter) rejected(code string, now time.Duration) {
 	r.mu.Lock()
 	due := r.rejections.due(now)
-	r.rejections.told = r.rejections.told || due // and may open a breaker only afterwards
+	r.rejections.told = r.rejections.told || due // even if the breaker opens only afterwards
 	r.mu.Unlock()
 	if due {
 		r.log.Warn("exactlimit: Redis rejects calls; requests are decided without it", slog.String("error", code))
 	}
 }
 
-// changed is called when a circuit breaker has changed its state. The trouble began at since, and cause is the last
+// changed is called when a circuit breaker has changed its state. The incident began at since, and cause is the last
 // error.
 func (r *reporter) changed(from, to dispatch.State, since, now time.Duration, cause error) {
 	switch {
@@ -106,7 +106,7 @@ func (r *reporter) closed(now time.Duration) {
 	}
 }
 
-// measure returns how many breakers are open now, and for how long at least one was open in total.
+// measure returns how many breakers are open now, and how long at least one was open, in total.
 func (r *reporter) measure(now time.Duration) (open int, total time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

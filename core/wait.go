@@ -46,8 +46,8 @@ func (l *Limiter) Wait(ctx context.Context, key string, limits ...Limit) (Decisi
 		timer := time.NewTimer(l.trusted(d))
 		select {
 		case <-timer.C:
-		case <-woken: // there may be room
-		case <-l.gone: // the next Allow returns the error
+		case <-woken: // there may be room now
+		case <-l.gone: // the next Allow returns an error
 		case <-ctx.Done():
 			timer.Stop()
 			return Decision{}, unavailable(ctx.Err())
@@ -56,42 +56,42 @@ func (l *Limiter) Wait(ctx context.Context, key string, limits ...Limit) (Decisi
 	}
 }
 
-// trusted returns how long a denial is taken to hold, if nothing is given back by this Limiter.
+// delay returns how long to wait before asking again after a denial, if this Limiter gives nothing back meanwhile.
 func (l *Limiter) trusted(d Decision) time.Duration {
 	switch {
 	case l.redis == nil:
-		return d.RetryAfter // nothing else can give units back
+		return d.RetryAfter // no other Limiter can give units back
 	case d.Source == SourceInProcess:
-		return min(d.RetryAfter, time.Second) // Redis may be back by then, and its logs may have room
+		return min(d.RetryAfter, time.Second) // Redis may answer again by then, and its logs may have room
 	}
-	trusted := min(d.RetryAfter, l.queues.hold-d.age) // the denial cache may have held it for a while already
+	trusted := min(d.RetryAfter, l.queues.hold-d.age) // d.age is how long the denial was cached
 	if d.Limit.InFlight {
-		trusted = min(trusted, 100*time.Millisecond) // a request of another instance may end at any time
+		trusted = min(trusted, 100*time.Millisecond) // other instances may release requests at any time
 	}
 	return trusted
 }
 
-// queues holds the callers of Wait: for each key a queue for each set of limits and each behavior.
+// waitQueues holds the callers of Wait: for each key, one queue for each waitQueueID.
 type queues struct {
-	hold time.Duration // the longest that a denial by Redis is trusted
+	hold time.Duration // after which callers ask Redis again
 	mu   sync.Mutex
 	keys map[string]map[queueName]*queue // by canonical key
 }
 
-// queueName tells the queues of a key apart.
+// waitQueueID identifies a queue among those of a key.
 type queueName struct {
 	limits string
 	policy FailurePolicy
 	dryRun bool
 }
 
-// queue exists while a caller holds its ticket. Its zero value is a queue in which nobody waits behind that caller.
+// waitQueue exists while a caller has its ticket. In the zero waitQueue, no other callers wait.
 type queue struct {
-	waiters []chan struct{} // closed when a waiter gets the ticket
-	woken   chan struct{}   // closed when something is given back; nil while nobody listens
+	waiters []chan struct{} // one for each waiting caller, closed when it gets the ticket
+	woken   chan struct{}   // closed when units are given back; nil if not needed
 }
 
-// ticket is the right to ask, which one caller in a queue has.
+// ticket is the right of one caller in a queue to ask.
 type ticket struct {
 	queues *queues
 	key    string
@@ -102,12 +102,12 @@ type ticket struct {
 func newQueues(c config) *queues {
 	hold := c.denialHold
 	if c.denials == 0 {
-		hold = time.Second // what is set for a cache that is turned off means nothing
+		hold = time.Second // the setting of a cache that is turned off has no meaning
 	}
 	return &queues{hold: hold, keys: map[string]map[queueName]*queue{}}
 }
 
-// join waits in a queue until the caller gets its ticket.
+// join waits in a queue until the caller gets the ticket.
 func (q *queues) join(ctx context.Context, key string, name queueName) (ticket, error) {
 	q.mu.Lock()
 	of := q.keys[key]
@@ -138,13 +138,13 @@ func (q *queues) join(ctx context.Context, key string, name queueName) (ticket, 
 		in.waiters = slices.Delete(in.waiters, i, i+1)
 	}
 	q.mu.Unlock()
-	if i < 0 { // it got the ticket just now, and passes it on
+	if i < 0 { // it got the ticket just now: pass it on
 		t.leave()
 	}
 	return ticket{}, ctx.Err()
 }
 
-// listen returns a channel that is closed when something of the key is given back after this call.
+// woken returns a channel that is closed when units of the key are given back after this call.
 func (t ticket) listen() <-chan struct{} {
 	t.queues.mu.Lock()
 	defer t.queues.mu.Unlock()
@@ -154,7 +154,7 @@ func (t ticket) listen() <-chan struct{} {
 	return t.queue.woken
 }
 
-// wake lets the first caller in each queue of a key ask again.
+// wake wakes the callers that have the tickets of a key's queues, so that they ask again.
 func (q *queues) wake(key string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

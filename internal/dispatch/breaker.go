@@ -18,10 +18,10 @@ type State uint8
 const (
 	// Closed means that calls go to Redis.
 	Closed State = iota
-	// HalfOpen means that probes find out whether Redis answers. If there may be no connection, calls wait for the
-	// outcome. Otherwise they go to Redis.
+	// HalfOpen means that probes test whether Redis answers. Calls go to Redis, unless there may be no connection: then
+	// they wait for the result.
 	HalfOpen
-	// Open means that no calls go to Redis, but probes do from time to time.
+	// Open means that only probes go to Redis.
 	Open
 )
 
@@ -38,17 +38,17 @@ type breaker struct {
 	now     func() time.Duration
 	probe   func(ctx context.Context, hashTag string) error
 	changed func(from, to State, since time.Duration, cause error)
-	closing context.Context // ends before close is called
+	closing context.Context // cancelled before close is called
 
 	mu       sync.Mutex               // held to change the state
-	ended    bool                     // close was called, and no probe begins any more
+	ended    bool                     // close was called, so no probes may start
 	incident atomic.Pointer[incident] // nil while the state is Closed
 	probes   sync.WaitGroup
 }
 
-// incident is a time in which a breaker is half-open or open.
+// incident is one period in which a breaker is half-open or open.
 type incident struct {
-	hashTag string                // of the question that failed, to probe with
+	hashTag string                // of the question that failed, for the probes
 	since   time.Duration         // when it began, by Dispatcher.Now
 	lost    atomic.Bool           // there may be no connection
 	open    atomic.Bool           // the state is Open, not HalfOpen
@@ -57,8 +57,8 @@ type incident struct {
 	over    chan struct{}         // closed when the state is Closed again
 }
 
-// pass returns nil if a call may be sent, or an error if it may not. If there may be no connection, it first waits
-// until the breaker opens or closes.
+// allow returns nil if a call may be sent, and otherwise an error. If there may be no connection, it first waits until
+// the breaker opens or closes.
 func (b *breaker) pass() error {
 	for {
 		i := b.incident.Load()
@@ -78,7 +78,7 @@ func (b *breaker) pass() error {
 	}
 }
 
-// open returns the last failure if the state is Open, and nil otherwise.
+// openError returns the last failure if the state is Open, and nil otherwise.
 func (b *breaker) open() error {
 	if i := b.incident.Load(); i != nil && i.open.Load() {
 		return *i.cause.Load()
@@ -86,7 +86,7 @@ func (b *breaker) open() error {
 	return nil
 }
 
-// awaitClosed returns when the state is Closed, or reports false if it is not within the given time.
+// awaitClosed waits until the state is Closed, and reports whether it is within the given time.
 func (b *breaker) awaitClosed(within time.Duration) bool {
 	i := b.incident.Load()
 	if i == nil {
@@ -103,8 +103,8 @@ func (b *breaker) awaitClosed(within time.Duration) bool {
 	return false
 }
 
-// suspect makes a closed breaker half-open, because a question with the given hash tag has failed. If lost is true
-// there may be no connection, which is noted in a half-open breaker too.
+// suspect makes a closed breaker half-open, because a question with the given hash tag has failed. The argument
+// disconnected reports whether there may be no connection. It also counts if the breaker is half-open already.
 func (b *breaker) suspect(hashTag string, cause error, lost bool) {
 	if i := b.incident.Load(); i != nil && (!lost || i.lost.Load()) {
 		return
@@ -132,12 +132,11 @@ const (
 	maxPause = 500 * time.Millisecond
 	// probeTimeout is how long a probe waits for its answer. It is long because a Redis that hangs answers as soon as
 	// it continues. dialTimeout is how long a probe waits if it may have to make a connection. It is shorter because
-	// the server that is being dialed may be gone, and another may have taken its place.
+	// another server may have replaced the one that is being dialed.
 	probeTimeout, dialTimeout = 5 * time.Second, time.Second
 )
 
-// keepProbing probes until it can close the breaker. If that takes longer than half a timeout, it opens the breaker
-// meanwhile.
+// keepProbing probes until it can close the breaker. If that takes longer than half a timeout, it opens the breaker.
 func (b *breaker) keepProbing(i *incident) {
 	settled := func() bool { return b.closing.Err() != nil || b.incident.Load() != i || i.open.Load() }
 	b.clock.call(b.clock.timeout/2, settled, func() { b.setOpen(i) })
@@ -167,7 +166,7 @@ func (b *breaker) keepProbing(i *incident) {
 	}
 }
 
-// ask sends a probe, and returns its error.
+// sendProbe sends a probe, and returns its error.
 func (b *breaker) ask(i *incident) error {
 	timeout := probeTimeout
 	if i.lost.Load() {
@@ -207,7 +206,7 @@ func (b *breaker) setClosed(i *incident) {
 	}
 }
 
-// close returns when there are no more probes. The context closing must have ended.
+// close waits until there are no more probes. The context closing must have been cancelled.
 func (b *breaker) close() {
 	b.mu.Lock()
 	b.ended = true

@@ -8,77 +8,80 @@ import (
 	"time"
 )
 
-// clock measures the time in which this process is able to listen to Redis, and ends the waits that have reached the
-// timeout by that measure.
+// clock measures the time in which this process was able to listen to Redis, and ends waits that reach the timeout by
+// this measure.
 //
-// The reason is that lateness of this process is not silence of Redis. If more goroutines can run than there are
-// processors, a reply may be in the socket's buffer for a long time before the goroutines that deliver it have run.
-// So a wait ends once this process was able to listen for the timeout, and after 20 more timeouts at the latest.
+// The reason is that a process that is late itself must not conclude that Redis is silent. If more goroutines can run
+// than there are processors, a reply may be in the socket's buffer for a long time before the goroutines that deliver
+// it run. So a wait ends when this process was able to listen for the timeout, and after 20 more timeouts at the
+// latest.
 //
-// The clock advances in ticks. A tick is a short sleep, and then a turn of the scheduler, in which the goroutines that
-// were ready before run. A tick that takes too long does not count. Waits that begin in the same tick end together, so
-// that one timer is enough for all. The clock stops soon after the last wait is over and the last alarm is done.
+// The clock advances in ticks. A tick is a short sleep and then a turn of the scheduler, in which the goroutines run
+// that were ready before. A tick that takes too long does not count. Waits that begin in the same tick end together, so
+// one timer is enough for all of them. The clock stops soon after the last wait is over and the last alarm is done.
 type clock struct {
 	timeout time.Duration
 	now     func() time.Duration
-	closing context.Context // once it has ended, ticks are short
+	closing context.Context // once it is cancelled, ticks are short
 
 	mu      sync.Mutex
 	closed  bool
 	running bool
 	heard   time.Duration // the total time in which this process was able to listen
-	ticked  time.Duration // when the last tick ended
-	fresh   []wait        // the waits that have begun since then
+	ticked  time.Duration // when the last tick ended, by now
+	fresh   []wait        // the waits that have begun since the last tick
 	alarms  []*alarm
-	working sync.WaitGroup // advance, and the functions of alarms
+	working sync.WaitGroup // run, and the functions of alarms
 }
 
 const (
-	// ticks is how many ticks the timeout has. By the clock, a wait ends at most two ticks before the timeout, and at
-	// most tickLate after it.
+	// ticksPerTimeout is how many ticks the timeout has. By the clock, a wait ends at most two ticks before the
+	// timeout, and at most maxTickDelay after it.
 	ticks = 32
-	// tickLate is how much longer than it should a tick may take in a process that is able to listen.
+	// maxTickDelay is how late a tick may end in a process that is able to listen.
 	tickLate = 2 * time.Millisecond
-	// maxLateness is how many timeouts later than it should a wait may end in a process that is not able to listen.
+	// maxLateness is how many timeouts later a wait ends at most in a process that is not able to listen.
 	maxLateness = 20
 )
 
-// span is an amount of time in which this process is able to listen, from some moment on.
+// deadline is when this process has been able to listen for some time since a start.
 type span struct {
-	after time.Duration // the amount
-	set   time.Duration // the moment, by clock.now
-	heard time.Duration // clock.heard at that moment
+	after time.Duration // for how long
+	set   time.Duration // by clock.now
+	heard time.Duration // clock.listened at the start
 }
 
-// over reports whether a span has passed.
+// reached reports whether a deadline has passed.
 func (c *clock) over(a span, now time.Duration) bool {
 	return c.heard-a.heard+c.tick() > a.after || now-a.set > a.after+maxLateness*c.timeout
 }
 
-// alarm is a function that the clock calls after a span, unless moot reports true by then.
+// alarm is a function that the clock calls at a deadline, unless cancelled reports true by then.
 type alarm struct {
 	span
 	moot func() bool
 	f    func()
 }
 
-// round is the waits that began in the same tick.
+// round is the waits that began in the same tick, and end together.
 type round struct {
 	span
 	waits []wait
 }
 
-// wait is the wait of a caller: one use of a ticket.
+// wait is the wait of a caller: one use of a Future.
 type wait struct {
 	ticket *Ticket
 	use    uint64
 }
 
+// over reports whether the caller waits no longer.
 func (w wait) over() bool { return !w.ticket.pending(w.use) }
 
+// tick returns the length of a tick.
 func (c *clock) tick() time.Duration { return c.timeout / ticks }
 
-// add lets the current wait for a ticket end after the timeout.
+// expireAfterTimeout ends the current wait for f when the timeout has passed.
 func (c *clock) add(t *Ticket) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -86,8 +89,8 @@ func (c *clock) add(t *Ticket) {
 	c.fresh = append(c.fresh, wait{t, t.use()})
 }
 
-// call lets f be called, in a goroutine of its own, after a time in which this process was able to listen, unless moot
-// reports true by then.
+// afterFunc calls f, in a goroutine of its own, when this process has been able to listen for the given time from now,
+// unless cancelled reports true by then.
 func (c *clock) call(after time.Duration, moot func() bool, f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -96,7 +99,7 @@ func (c *clock) call(after time.Duration, moot func() bool, f func()) {
 	c.alarms = append(c.alarms, &alarm{span{after, now, c.heard + min(now-c.ticked, c.tick())}, moot, f})
 }
 
-// run starts the clock if it does not run. The clock must be locked.
+// start starts the clock if it is not running. The clock must be locked.
 func (c *clock) run() {
 	if !c.running && !c.closed {
 		c.running, c.ticked = true, c.now()
@@ -104,7 +107,7 @@ func (c *clock) run() {
 	}
 }
 
-// close returns when the clock has stopped and the functions of its alarms have returned. All waits must be over.
+// close waits until the clock has stopped and the functions of its alarms have returned. All waits must be over.
 func (c *clock) close() {
 	c.mu.Lock()
 	c.closed = true
@@ -112,12 +115,12 @@ func (c *clock) close() {
 	c.working.Wait()
 }
 
-// advance runs the clock until it stops.
+// run runs the clock until there are no waits and no alarms.
 func (c *clock) advance() {
 	timer := time.NewTimer(c.tick())
 	defer timer.Stop()
 	var began []wait
-	var rounds, spare []*round // with waits, and for reuse
+	var rounds, spare []*round // rounds with waits, and rounds for reuse
 	for {
 		select {
 		case <-timer.C:
@@ -137,14 +140,14 @@ func (c *clock) advance() {
 			case a.moot():
 				return true
 			case c.over(a.span, now):
-				c.working.Go(a.f) // which may log, and so take a while
+				c.working.Go(a.f) // in a goroutine, since it may log and take a while
 				return true
 			}
 			return false
 		})
 		c.mu.Unlock()
 
-		// Most waits are over before the tick is.
+		// Most waits are over before the tick ends.
 		if began = slices.DeleteFunc(began, wait.over); len(began) > 0 {
 			if len(spare) == 0 {
 				spare = append(spare, new(round))
@@ -152,7 +155,7 @@ func (c *clock) advance() {
 			last := len(spare) - 1
 			r := spare[last]
 			spare = spare[:last]
-			// If the tick took longer, the waits that began at its end have had nothing of it.
+			// Not the time that the tick took, because waits may have begun when it was about to end.
 			r.span = span{c.timeout, now - c.tick(), c.heard - c.tick()}
 			r.waits = append(r.waits, began...)
 			rounds = append(rounds, r)

@@ -2,19 +2,19 @@ package dispatch
 
 import "sync/atomic"
 
-// Ticket is the Dispatcher's part of a question, which embeds it: it connects the question to the caller that waits
-// for the answer. The zero Ticket is ready for use. It may be used again after Do has returned nil.
+// Future is the Dispatcher's part of a question, which embeds it. It connects the question to the caller that waits for
+// the answer. The zero Future is ready for use. It may be used again after Do has returned nil.
 type Ticket struct {
-	// state holds one of the states below in its lowest bits, and above them the number of the use. The number keeps
-	// the clock, which may still hold a ticket after it was answered, from ending the wait of a later use.
+	// state holds one of the states below in its lowest bits, and the number of the use in the bits above. The number
+	// keeps the clock, which may still have a wait for an earlier use, from ending the wait of a later one.
 	state atomic.Uint64
-	done  chan struct{} // has one element when the ticket is answered or expired
+	done  chan struct{} // has an element when the question is answered or expired
 	err   error
-	slot  int  // in Redis Cluster
-	alone bool // it may share a call only with questions that are alike
+	slot  int  // of the question, in Redis Cluster
+	alone bool // the question may share a call only with questions that are alike
 }
 
-// The states of a ticket. The caller waits in the first two.
+// The states of a Future. The caller waits in the first two.
 const (
 	waiting  = iota // the question is in the queue
 	sent            // the question is in a call
@@ -28,7 +28,7 @@ const (
 
 func (t *Ticket) ticket() *Ticket { return t }
 
-// begin begins a new use of the ticket, for a question to a slot.
+// begin begins a new use of f, for a question to a slot.
 func (t *Ticket) begin(slot int) {
 	if t.done == nil {
 		t.done = make(chan struct{}, 1)
@@ -40,7 +40,7 @@ func (t *Ticket) begin(slot int) {
 // use returns the number of the current use.
 func (t *Ticket) use() uint64 { return t.state.Load() / oneUse }
 
-// in reports whether the ticket is in the given state.
+// is reports whether f is in the given state.
 func (t *Ticket) in(state uint64) bool { return t.state.Load()%oneUse == state }
 
 // change changes the state, and reports whether it was as expected.
@@ -49,13 +49,13 @@ func (t *Ticket) change(from, to uint64) bool {
 	return state%oneUse == from && t.state.CompareAndSwap(state, state-from+to)
 }
 
-// send marks the question as sent, and reports whether its caller was still waiting for that.
+// send marks the question as sent, and reports whether the caller is still waiting.
 func (t *Ticket) send() bool { return t.change(waiting, sent) }
 
-// answer ends the wait with an answer, or with an error, and reports whether the caller was still waiting.
+// answer ends the wait with an answer or an error, and reports whether the caller was still waiting.
 func (t *Ticket) answer(err error) bool {
 	if !t.in(sent) {
-		return false // and err may be read
+		return false // without setting err, which the caller may be reading
 	}
 	t.err = err
 	if !t.change(sent, answered) {
@@ -71,7 +71,7 @@ func (t *Ticket) pending(use uint64) bool {
 	return state/oneUse == use && state%oneUse < answered
 }
 
-// end ends the wait of a use by changing the state to how, and reports whether the caller was still waiting.
+// end ends the wait of a use by changing to a final state, and reports whether the caller was still waiting.
 func (t *Ticket) end(use, how uint64) bool {
 	for t.pending(use) {
 		if t.state.CompareAndSwap(use*oneUse+waiting, use*oneUse+how) ||

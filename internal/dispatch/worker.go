@@ -6,8 +6,8 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// worker takes questions from the queue of its link and asks them, in as few calls as there can be, which it sends all
-// at once. On one server that is one call. In Redis Cluster it is one call for each slot.
+// worker takes questions from the queue of its link, and asks them in as few calls as possible, which it sends all at
+// once. To a single server it sends one call. In Redis Cluster it sends one call for each slot.
 type worker[Q Question[Q]] struct {
 	link      *link[Q]
 	newBatch  func() Batch[Q]
@@ -19,8 +19,8 @@ func newWorker[Q Question[Q]](l *link[Q]) *worker[Q] {
 	return &worker[Q]{link: l, newBatch: l.d.Batches()}
 }
 
-// work runs a worker until the link is closed. It drops questions whose callers no longer wait. Calls that have to be
-// sent again hold up no others.
+// work runs a worker until the link is closed. It drops questions whose callers no longer wait. Calls that must be sent
+// again do not delay others.
 func (l *link[Q]) work() {
 	w := newWorker(l)
 	for ok := true; ok; {
@@ -39,7 +39,7 @@ func (l *link[Q]) work() {
 			}
 		} else if again := l.send(client, w.encode(client)); len(again) > 0 {
 			l.workers.Go(func() { l.sendAgain(client, again) })
-			w = newWorker(l) // since the calls use the memory of this one
+			w = newWorker(l) // because the failed calls use the memory of this one
 		}
 		clear(w.questions)
 	}
@@ -66,7 +66,7 @@ func (w *worker[Q]) encode(client rueidis.Client) []*call[Q] {
 	return w.calls[:n]
 }
 
-// order orders questions so that those that go together are next to each other.
+// compareSlots orders questions so that those that can share a call are next to each other.
 func order[Q Question[Q]](a, b Q) int {
 	s, t := a.ticket(), b.ticket()
 	if s.slot == t.slot && s.alone != t.alone {
@@ -78,7 +78,7 @@ func order[Q Question[Q]](a, b Q) int {
 	return s.slot - t.slot
 }
 
-// goTogether reports whether two questions may be asked in one call.
+// canShareCall reports whether two questions may be asked in one call.
 func goTogether[Q Question[Q]](a, b Q) bool {
 	s, t := a.ticket(), b.ticket()
 	return s.slot == t.slot && s.alone == t.alone && (!s.alone || b.Alike(a))
