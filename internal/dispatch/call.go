@@ -27,6 +27,9 @@ const (
 	// maxAttempts is how often a call is sent if its connection is lost each time. A probe succeeds before each attempt
 	// after the first.
 	maxAttempts = 10
+	// maxReadOnly is how often a call is sent to a server that is no longer the master. It is larger because the client
+	// may have hundreds of connections to that server, and picks one at random for each attempt.
+	maxReadOnly = 1000
 	// tryAgainPause is the pause between two attempts while a slot moves.
 	tryAgainPause = time.Millisecond
 	// rejectedPause is the pause after a rejection. It is doubled with each failed attempt. By then Unwanted has its
@@ -107,6 +110,9 @@ func (l *link[Q]) sendAgain(client rueidis.Client, calls []*call[Q]) {
 		if calls = l.useful(calls); len(calls) == 0 {
 			return
 		}
+		if i := slices.IndexFunc(calls, func(c *call[Q]) bool { return readOnly(c.failure) }); i >= 0 {
+			l.d.quit(l.d.closing, client, calls[i].keys[0])
+		}
 		if err := l.breaker.pass(); err != nil {
 			for _, c := range calls {
 				c.fail(err)
@@ -123,7 +129,7 @@ func (l *link[Q]) sendAgain(client rueidis.Client, calls []*call[Q]) {
 // resendLater resends a call whose callers have got an error, after a pause that grows with each attempt.
 func (l *link[Q]) sendLater(client rueidis.Client, c *call[Q]) {
 	select {
-	case <-time.After(rejectedPause << c.attempts):
+	case <-time.After(rejectedPause << min(c.attempts, maxAttempts)):
 		l.sendAgain(client, []*call[Q]{c})
 	case <-l.d.closing.Done():
 	}
@@ -137,7 +143,7 @@ func (l *link[Q]) useful(calls []*call[Q]) []*call[Q] {
 		case c.moving && !c.again:
 			l.askAlone(c)
 			return true
-		case c.attempts >= maxAttempts || now-c.begun >= c.batch.RetryFor() || l.d.closing.Err() != nil:
+		case c.attempts >= c.maxAttempts() || now-c.begun >= c.batch.RetryFor() || l.d.closing.Err() != nil:
 		case slices.ContainsFunc(c.questions, func(q Q) bool { return q.ticket().in(sent) }): // a caller waits
 			c.moving = false
 			return false
@@ -148,6 +154,14 @@ func (l *link[Q]) useful(calls []*call[Q]) []*call[Q] {
 		c.fail(c.failure)
 		return true
 	})
+}
+
+// maxAttempts returns how often the call may be sent, given how the last attempt failed.
+func (c *call[Q]) maxAttempts() int {
+	if readOnly(c.failure) {
+		return maxReadOnly
+	}
+	return maxAttempts
 }
 
 // askAlone puts the questions of a call that had no effect back into the queue, to be asked in calls that only

@@ -9,11 +9,22 @@ import (
 )
 
 // run sends calls of the script all at once, and stores the results in them. It names the script by its SHA-1. If a
-// server does not have the script, run sends the calls again that failed, the first of them with the text.
+// server does not have the script, run sends the calls again that failed, the first of them with the text. If a server
+// rejects the text, because the user has no right to EVAL, this is the result of all calls that failed.
 func (d *Dispatcher[Q]) run(ctx context.Context, client rueidis.Client, calls []*call[Q]) {
 	without := func(c *call[Q]) bool { return noScript(c.result.Error()) }
-	for d.do(ctx, client, calls, false); slices.ContainsFunc(calls, without); d.do(ctx, client, calls, true) {
+	for d.do(ctx, client, calls, false); slices.ContainsFunc(calls, without); {
 		calls = slices.DeleteFunc(slices.Clone(calls), func(c *call[Q]) bool { return !without(c) })
+		d.do(ctx, client, calls, true)
+		first := calls[0].result
+		if _, rejected := rueidis.IsRedisErr(first.Error()); !rejected {
+			continue
+		}
+		for _, c := range calls {
+			if without(c) {
+				c.result = first
+			}
+		}
 	}
 }
 

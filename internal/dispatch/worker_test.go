@@ -138,6 +138,27 @@ func TestTheTextIsSentOnce(t *testing.T) {
 	assert.Len(t, d.client.sent(func(words []string) bool { return words[0] == "EVAL" }), 1)
 }
 
+// If the user may not send the text, no call has an effect, and the text is sent once all the same.
+func TestTheTextIsRejected(t *testing.T) {
+	none, no := rejection(t, "NOSCRIPT no"), rejection(t, "NOPERM no")
+	d := onCluster(t, pointer("{}"), func(
+		_ context.Context, words []string, send func() rueidis.RedisResult,
+	) rueidis.RedisResult {
+		if isProbe(words) {
+			return send()
+		}
+		if words[0] == "EVAL" {
+			return rueidis.NewErrorResult(no)
+		}
+		return rueidis.NewErrorResult(none)
+	})
+	d.nodes.link(0).most = 1
+	for _, o := range d.askAtOnce("a", "b", "c", "d", "e") {
+		assert.ErrorIs(t, o.wait(t).err, no)
+	}
+	assert.Len(t, d.client.sent(func(words []string) bool { return words[0] == "EVAL" && !isProbe(words) }), 1)
+}
+
 // However many questions come at once, a link has a bounded number of workers, each of a bounded number of calls.
 func TestMemoryOfABurst(t *testing.T) {
 	var made atomic.Int32
