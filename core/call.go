@@ -17,34 +17,34 @@ type call struct {
 
 // settlement is what one admission of a call is settled to.
 type settlement struct {
-	question, place int32
-	cost            int  // that was stated first
-	done            bool // Redis has confirmed it
+	question, position int32
+	cost               int  // that was stated first
+	confirmed          bool // Redis has confirmed it
 }
 
 // recordCost records what an admission has cost. It returns the cost that was stated first, which may have been charged
 // even if Redis did not answer, and whether Redis has confirmed it.
-func (c *call) settle(paid receipt, cost int) (first int, done bool) {
+func (c *call) recordCost(receipt receipt, cost int) (stated int, confirmed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s := c.find(paid); s != nil {
-		return s.cost, s.done
+	if s := c.find(receipt); s != nil {
+		return s.cost, s.confirmed
 	}
-	c.settlements = append(c.settlements, settlement{question: paid.question, place: paid.place, cost: cost})
+	c.settlements = append(c.settlements, settlement{question: receipt.question, position: receipt.position, cost: cost})
 	return cost, false
 }
 
 // confirm records that Redis has charged the cost that recordCost returned.
-func (c *call) settled(paid receipt) {
+func (c *call) confirm(receipt receipt) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.find(paid).done = true
+	c.find(receipt).confirmed = true
 }
 
 // find returns the settlement of an admission, or nil.
-func (c *call) find(paid receipt) *settlement {
+func (c *call) find(receipt receipt) *settlement {
 	i := slices.IndexFunc(c.settlements, func(s settlement) bool {
-		return s.question == paid.question && s.place == paid.place
+		return s.question == receipt.question && s.position == receipt.position
 	})
 	if i < 0 {
 		return nil

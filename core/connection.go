@@ -14,67 +14,67 @@ import (
 // long after it has returned, because rueidis makes no client before Redis has answered. A connection is not one
 // network connection: those belong to the client.
 type connection struct {
-	client  atomic.Pointer[rueidis.Client]
-	failure atomic.Pointer[error] // why there is no client yet
-	begun   time.Time             // when dial began
-	waited  atomic.Int64          // nanoseconds from dialStart to the first answer, if not the first attempt succeeded
+	client    atomic.Pointer[rueidis.Client]
+	failure   atomic.Pointer[error] // why there is no client yet
+	dialStart time.Time             // when dial began
+	dialTime  atomic.Int64          // nanoseconds from dialStart to the first answer, if not the first attempt succeeded
 
-	log     *slog.Logger
-	stop    context.CancelFunc // stops keepTrying; nil if the client was given to New
-	dialing sync.WaitGroup     // keepTrying and prepare
+	logger     *slog.Logger
+	stop       context.CancelFunc // stops keepTrying; nil if the client was given to New
+	background sync.WaitGroup     // keepTrying and prepare
 }
 
 // newConnection returns a connection with a client that was given to New, which it does not close.
-func newConnection(client rueidis.Client, log *slog.Logger) *connection {
-	c := &connection{log: log}
-	c.use(client)
+func newConnection(client rueidis.Client, logger *slog.Logger) *connection {
+	c := &connection{logger: logger}
+	c.setClient(client)
 	return c
 }
 
 // dial returns a connection that makes its own client. It tries once before it returns, and then in the background
 // until Redis answers.
-func dial(option rueidis.ClientOption, log *slog.Logger) *connection {
+func dial(option rueidis.ClientOption, logger *slog.Logger) *connection {
 	ctx, stop := context.WithCancel(context.Background())
-	c := &connection{log: log, stop: stop, begun: time.Now()}
-	if !c.try(option) {
-		log.Warn("exactlimit: Redis does not answer yet; requests are decided without it",
-			slog.Any("error", unquoted(*c.failure.Load())))
-		c.dialing.Go(func() { c.keepTrying(ctx, option) })
+	c := &connection{logger: logger, stop: stop, dialStart: time.Now()}
+	if !c.connect(option) {
+		logger.Warn("exactlimit: Redis does not answer yet; requests are decided without it",
+			slog.Any("error", redacted(*c.failure.Load())))
+		c.background.Go(func() { c.keepTrying(ctx, option) })
 	}
 	return c
 }
 
 // setClient sets the client, and prepares Redis in the background.
-func (c *connection) use(client rueidis.Client) {
+func (c *connection) setClient(client rueidis.Client) {
 	if c.failure.Load() != nil {
-		c.waited.Store(int64(time.Since(c.begun)))
+		c.dialTime.Store(int64(time.Since(c.dialStart)))
 	}
 	c.client.Store(&client)
-	c.dialing.Go(func() { prepare(client, c.log) }) // in the background, since it takes a second if Redis does not answer
+	c.background.Go(func() { prepare(client, c.logger) }) // in the background, since it takes a second if Redis does not answer
 }
 
 // connect makes a client, and reports whether Redis has answered.
-func (c *connection) try(option rueidis.ClientOption) bool {
+func (c *connection) connect(option rueidis.ClientOption) bool {
 	client, err := rueidis.NewClient(option)
 	if err != nil {
 		c.failure.Store(&err)
 		return false
 	}
-	c.use(client)
+	c.setClient(client)
 	return true
 }
 
 // keepTrying tries to connect until Redis answers or the context ends.
 func (c *connection) keepTrying(ctx context.Context, option rueidis.ClientOption) {
-	const longest = 500 * time.Millisecond
-	for pause := longest / 32; ; pause = min(2*pause, longest) {
+	const maxPause = 500 * time.Millisecond
+	for pause := maxPause / 32; ; pause = min(2*pause, maxPause) {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
 		}
-		if c.try(option) {
-			c.log.Info("exactlimit: Redis answers")
+		if c.connect(option) {
+			c.logger.Info("exactlimit: Redis answers")
 			return
 		}
 	}
@@ -89,11 +89,11 @@ func (c *connection) get() (rueidis.Client, error) {
 }
 
 // timeWithoutClient returns how long there was no client.
-func (c *connection) away() time.Duration {
+func (c *connection) timeWithoutClient() time.Duration {
 	if c.client.Load() == nil {
-		return time.Since(c.begun)
+		return time.Since(c.dialStart)
 	}
-	return time.Duration(c.waited.Load())
+	return time.Duration(c.dialTime.Load())
 }
 
 // close waits for the goroutines in the background. It closes the client unless it was given to New.
@@ -101,7 +101,7 @@ func (c *connection) close() {
 	if c.stop != nil {
 		c.stop()
 	}
-	c.dialing.Wait()
+	c.background.Wait()
 	if c.stop == nil {
 		return
 	}

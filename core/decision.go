@@ -40,7 +40,7 @@ func (d Decision) Holds() bool {
 }
 
 // windows returns the states of the limits that are not InFlight.
-func (d Decision) windows() []State {
+func (d Decision) windowStates() []State {
 	if !d.Holds() {
 		return d.States()
 	}
@@ -49,15 +49,15 @@ func (d Decision) windows() []State {
 
 // receipt identifies an admission, so that it can be settled and released. It is zero if nothing was charged.
 type receipt struct {
-	store uint64 // identifies the logs in which it was charged
-	key   string // canonical
-	cost  int
+	storeID uint64 // identifies the logs in which it was charged
+	key     string // canonical
+	cost    int
 
 	// In Redis, where one entry may stand for several requests:
 	call     *call
 	question int32 // its number in the call
 	granted  int32 // how many requests the entry stands for
-	place    int32 // of the request among them, from 0
+	position int32 // of the request among them, from 0
 
 	entryID // in this process
 }
@@ -93,9 +93,9 @@ type State struct {
 }
 
 // setBan changes the state to that of a limit whose ban ends after a time, which must not be zero.
-func (s *State) ban(left time.Duration) {
+func (s *State) setBan(untilEnd time.Duration) {
 	s.Banned, s.Remaining = true, 0
-	s.RetryAfter, s.ResetAfter = max(s.RetryAfter, left), max(s.ResetAfter, left)
+	s.RetryAfter, s.ResetAfter = max(s.RetryAfter, untilEnd), max(s.ResetAfter, untilEnd)
 }
 
 // States returns the state of each limit of the call, in their order. The caller must not change it.
@@ -121,7 +121,7 @@ func (s State) aged(by time.Duration) State {
 
 // setInFlightTimes sets the times of an InFlight limit. They do not depend on entries, because the end of a request is
 // not known. It is given whether the log holds any units, and whether it is too full for the request.
-func (s *State) suppose(held, full bool) {
+func (s *State) setInFlightTimes(held, full bool) {
 	s.RetryAfter, s.ResetAfter = 0, 0
 	if full {
 		s.RetryAfter = time.Second
@@ -164,12 +164,12 @@ func (s Source) String() string {
 }
 
 // newDecision returns the decision of one call from the states of its limits. It keeps states.
-func decide(allowed bool, states []State, source Source) Decision {
-	most := states[0]
+func newDecision(allowed bool, states []State, source Source) Decision {
+	decisive := states[0]
 	for _, state := range states[1:] {
-		if allowed && state.Remaining < most.Remaining || !allowed && state.RetryAfter > most.RetryAfter {
-			most = state
+		if allowed && state.Remaining < decisive.Remaining || !allowed && state.RetryAfter > decisive.RetryAfter {
+			decisive = state
 		}
 	}
-	return Decision{Allowed: allowed, State: most, Source: source, states: states}
+	return Decision{Allowed: allowed, State: decisive, Source: source, states: states}
 }

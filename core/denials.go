@@ -25,35 +25,35 @@ import (
 // denials of all keys of that set. A denial that is overwritten by another costs one call to Redis. Reading takes no
 // lock.
 type denials struct {
-	hold time.Duration // the longest time for which a denial is used
+	ttl  time.Duration // the longest time for which a denial is used
 	sets []denialSet
 	mu   sync.Mutex // held to write
 }
 
 // denialSet holds the denials of the keys that are mapped to it.
 type denialSet struct {
-	places [4]atomic.Pointer[denial]
+	ways [4]atomic.Pointer[denial]
 	// generation counts the calls of invalidate for keys of this set. A denial by a call that was sent in an earlier
 	// generation is not stored, because Redis may have answered it before the log was changed.
-	forgotten atomic.Uint64
+	generation atomic.Uint64
 }
 
 // denial is the denial of one request. It is immutable. Its times are those of redisLogs.now.
 type denial struct {
-	key    string
-	cost   int
-	limits []Limit
-	until  time.Duration // the request is denied before this time
-	heard  time.Duration // when the reply came
-	denied Decision      // as of receivedAt
+	key        string
+	cost       int
+	limits     []Limit
+	until      time.Duration // the request is denied before this time
+	receivedAt time.Duration // when the reply came
+	decision   Decision      // as of receivedAt
 }
 
 // newDenials returns a cache for so many denials, rounded up to whole sets. 0 turns it off.
-func newDenials(entries int, hold time.Duration) *denials {
-	d := &denials{hold: hold}
+func newDenials(entries int, ttl time.Duration) *denials {
+	d := &denials{ttl: ttl}
 	if entries > 0 {
-		const places = len(denialSet{}.places)
-		d.sets = make([]denialSet, (entries+places-1)/places)
+		const ways = len(denialSet{}.ways)
+		d.sets = make([]denialSet, (entries+ways-1)/ways)
 	}
 	return d
 }
@@ -73,8 +73,8 @@ func (d *denials) find(hash uint64, now time.Duration, key string, cost int, lim
 	if set == nil {
 		return nil
 	}
-	for i := range set.places {
-		if e := set.places[i].Load(); e != nil && now < e.until && e.asks(key, cost, limits) {
+	for i := range set.ways {
+		if e := set.ways[i].Load(); e != nil && now < e.until && e.matches(key, cost, limits) {
 			return e
 		}
 	}
@@ -83,91 +83,91 @@ func (d *denials) find(hash uint64, now time.Duration, key string, cost int, lim
 
 // matches reports whether the denial is of the same request. One with another Max or another cost is not the same,
 // although it is about the same logs, because they have room for it at another time.
-func (e *denial) asks(key string, cost int, limits []Limit) bool {
+func (e *denial) matches(key string, cost int, limits []Limit) bool {
 	return e.cost == cost && e.key == key && slices.Equal(e.limits, limits)
 }
 
 // setDecision sets d to the denial as it is now. It copies once, because decisions are large.
-func (e *denial) decide(d *Decision, now time.Duration) {
-	*d = e.denied
-	d.age = max(0, now-e.heard) // the reply may have come after now was read
+func (e *denial) setDecision(d *Decision, now time.Duration) {
+	*d = e.decision
+	d.age = max(0, now-e.receivedAt) // the reply may have come after now was read
 	d.RetryAfter, d.ResetAfter = max(0, d.RetryAfter-d.age), max(0, d.ResetAfter-d.age)
 }
 
 // store caches the denial of a request. The call that it follows from was sent at sentAt, and its reply has come now.
 // The ttl counts from when Redis answered. The hash is the key's, and generation is what the method generation returned
 // before the call.
-func (d *denials) learn(
-	hash, forgotten uint64, sent, now time.Duration, key string, cost int, limits []Limit, denied Decision,
-	sure time.Duration,
+func (d *denials) store(
+	hash, generation uint64, sentAt, now time.Duration, key string, cost int, limits []Limit, decision Decision,
+	ttl time.Duration,
 ) {
 	set := d.set(hash)
 	if set == nil {
 		return
 	}
-	states := denied.States()
+	states := decision.States()
 	e := &denial{
-		key:    strings.Clone(key), // since key may be a substring of a whole request
-		cost:   cost,
-		limits: slices.Clone(limits),
-		until:  sent + believed(min(sure, d.hold)),
-		heard:  now,
-		denied: Decision{State: states[0], Source: SourceDenialCache},
+		key:        strings.Clone(key), // since key may be a substring of a whole request
+		cost:       cost,
+		limits:     slices.Clone(limits),
+		until:      sentAt + lessDrift(min(ttl, d.ttl)),
+		receivedAt: now,
+		decision:   Decision{State: states[0], Source: SourceDenialCache},
 	}
 	if len(limits) > 1 {
-		e.denied = decide(false, slices.Clone(states), SourceDenialCache)
+		e.decision = newDecision(false, slices.Clone(states), SourceDenialCache)
 	}
 
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if set.forgotten.Load() == forgotten {
-		set.place(e).Store(e)
+	if set.generation.Load() == generation {
+		set.wayFor(e).Store(e)
 	}
 }
 
 // wayFor returns the way in which to store a denial: the one that holds the previous denial of the same request, else
 // an empty one, else the one whose denial ends first.
-func (s *denialSet) place(e *denial) *atomic.Pointer[denial] {
-	place, until := &s.places[0], time.Duration(math.MaxInt64)
-	for i := range s.places {
-		switch other := s.places[i].Load(); {
+func (s *denialSet) wayFor(e *denial) *atomic.Pointer[denial] {
+	way, until := &s.ways[0], time.Duration(math.MaxInt64)
+	for i := range s.ways {
+		switch other := s.ways[i].Load(); {
 		case other == nil:
-			place, until = &s.places[i], 0
-		case other.asks(e.key, e.cost, e.limits):
-			return &s.places[i]
+			way, until = &s.ways[i], 0
+		case other.matches(e.key, e.cost, e.limits):
+			return &s.ways[i]
 		case other.until < until:
-			place, until = &s.places[i], other.until
+			way, until = &s.ways[i], other.until
 		}
 	}
-	return place
+	return way
 }
 
 // lessDrift returns how much time may pass on this process's clock so that no more than d passes on Redis's clock
 // meanwhile. NTP corrects a clock by 500 parts per million at most, and both clocks may be corrected, in opposite
 // directions.
-func believed(d time.Duration) time.Duration { return d - d/1000 }
+func lessDrift(d time.Duration) time.Duration { return d - d/1000 }
 
 // generation returns a number to give to store after a call that is about to be sent. It changes when invalidate is
 // called for a key of the same set.
-func (d *denials) forgotten(hash uint64) uint64 {
+func (d *denials) generation(hash uint64) uint64 {
 	if set := d.set(hash); set != nil {
-		return set.forgotten.Load()
+		return set.generation.Load()
 	}
 	return 0
 }
 
 // invalidate removes the denials of a key, and keeps store from caching the denials of calls that are in flight.
-func (d *denials) forget(hash uint64, key string) {
+func (d *denials) invalidate(hash uint64, key string) {
 	set := d.set(hash)
 	if set == nil {
 		return
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	set.forgotten.Add(1)
-	for i := range set.places {
-		if e := set.places[i].Load(); e != nil && e.key == key {
-			set.places[i].Store(nil)
+	set.generation.Add(1)
+	for i := range set.ways {
+		if e := set.ways[i].Load(); e != nil && e.key == key {
+			set.ways[i].Store(nil)
 		}
 	}
 }
@@ -176,8 +176,8 @@ func (d *denials) forget(hash uint64, key string) {
 func (d *denials) size(now time.Duration) int {
 	n := 0
 	for i := range d.sets {
-		for j := range d.sets[i].places {
-			if e := d.sets[i].places[j].Load(); e != nil && now < e.until {
+		for j := range d.sets[i].ways {
+			if e := d.sets[i].ways[j].Load(); e != nil && now < e.until {
 				n++
 			}
 		}

@@ -70,7 +70,7 @@ func (l *Limiter) OnFailure(policy FailurePolicy) *Limiter {
 }
 
 // cancelled reports whether the caller has cancelled ctx and wants no decision any more. After a deadline it wants one.
-func gaveUp(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Canceled) }
+func cancelled(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Canceled) }
 
 // admitUncounted returns the decision under FailOpen.
 func admitUncounted(limits []Limit) Decision {
@@ -78,5 +78,5 @@ func admitUncounted(limits []Limit) Decision {
 	for i, limit := range limits {
 		states[i] = State{Limit: limit, Remaining: limit.Max}
 	}
-	return decide(true, states, SourceFailOpen)
+	return newDecision(true, states, SourceFailOpen)
 }

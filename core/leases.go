@@ -19,13 +19,13 @@ type leases struct {
 	now     func() time.Duration
 	closing <-chan struct{}
 
-	mu       sync.Mutex
-	held     map[leaseID]*lease
-	running  bool
-	closed   bool
-	next     time.Duration // when the goroutine will look for leases that are due
-	sooner   chan struct{} // has an element if the goroutine must look earlier
-	renewing sync.WaitGroup
+	mu         sync.Mutex
+	held       map[leaseID]*lease
+	running    bool
+	closed     bool
+	next       time.Duration // when the goroutine will look for leases that are due
+	sooner     chan struct{} // has an element if the goroutine must look earlier
+	background sync.WaitGroup
 }
 
 // leaseID identifies an admission, as receipt.entry does.
@@ -36,11 +36,11 @@ type leaseID struct {
 
 // lease is one admission. All of its limits are InFlight.
 type lease struct {
-	key    string // canonical
-	member string
-	limits []Limit
-	every  time.Duration // between renewals
-	due    time.Duration
+	key      string // canonical
+	member   string
+	limits   []Limit
+	interval time.Duration // between renewals
+	due      time.Duration
 }
 
 const (
@@ -59,24 +59,24 @@ func newLeases(
 }
 
 // add adds an admission, which Redis was asked for at askedAt. All limits must be InFlight.
-func (l *leases) hold(paid receipt, limits []Limit, asked time.Duration) {
+func (l *leases) add(receipt receipt, limits []Limit, askedAt time.Duration) {
 	shortest := limits[0].Window
 	for _, limit := range limits[1:] {
 		shortest = min(shortest, limit.Window)
 	}
-	held := &lease{key: paid.key, member: paid.entry(), limits: limits, every: shortest / 3, due: asked + shortest/3}
-	if paid.cost > 1 {
-		held.member += "*" + strconv.Itoa(paid.cost)
+	held := &lease{key: receipt.key, member: receipt.entry(), limits: limits, interval: shortest / 3, due: askedAt + shortest/3}
+	if receipt.cost > 1 {
+		held.member += "*" + strconv.Itoa(receipt.cost)
 	}
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.held[paid.lease()] = held
+	l.held[receipt.lease()] = held
 	switch {
 	case l.closed:
 	case !l.running:
 		l.running, l.next = true, held.due
-		l.renewing.Go(l.run)
+		l.background.Go(l.run)
 	case held.due < l.next:
 		l.next = held.due
 		select {
@@ -87,11 +87,11 @@ func (l *leases) hold(paid receipt, limits []Limit, asked time.Duration) {
 }
 
 // end removes an admission, and reports whether it was there.
-func (l *leases) end(paid receipt) bool {
+func (l *leases) end(receipt receipt) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, held := l.held[paid.lease()]
-	delete(l.held, paid.lease())
+	_, held := l.held[receipt.lease()]
+	delete(l.held, receipt.lease())
 	return held
 }
 
@@ -100,9 +100,9 @@ func (l *leases) run() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		due, next, some := l.due()
+		due, next, more := l.due()
 		switch {
-		case !some:
+		case !more:
 			return
 		case len(due) > 0:
 			l.renewAll(due)
@@ -126,26 +126,26 @@ func (l *leases) run() {
 // due returns the leases that are due, in groups for one question each, and when the next one will be due. It includes
 // those that are due soon, so that few calls renew many. It reports whether there are any leases. If not, the goroutine
 // must return.
-func (l *leases) due() (groups [][]*lease, next time.Duration, some bool) {
+func (l *leases) due() (groups [][]*lease, next time.Duration, more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now, byKey := l.now(), map[string][]int{} // the indexes of a key's groups
 	next = math.MaxInt64
 	for _, held := range l.held {
-		if held.due > now+held.every/8 {
+		if held.due > now+held.interval/8 {
 			next = min(next, held.due)
 			continue
 		}
-		of := byKey[held.key]
-		i := len(of) - 1
-		for i >= 0 && !(slices.Equal(groups[of[i]][0].limits, held.limits) && len(groups[of[i]]) < maxRenewed) {
+		ofKey := byKey[held.key]
+		i := len(ofKey) - 1
+		for i >= 0 && !(slices.Equal(groups[ofKey[i]][0].limits, held.limits) && len(groups[ofKey[i]]) < maxRenewed) {
 			i--
 		}
 		if i >= 0 {
-			groups[of[i]] = append(groups[of[i]], held)
+			groups[ofKey[i]] = append(groups[ofKey[i]], held)
 			continue
 		}
-		byKey[held.key] = append(of, len(groups))
+		byKey[held.key] = append(ofKey, len(groups))
 		groups = append(groups, []*lease{held})
 	}
 	l.next, l.running = next, len(l.held) > 0
@@ -155,26 +155,26 @@ func (l *leases) due() (groups [][]*lease, next time.Duration, some bool) {
 // renewAll renews leases. Those that Redis does not renew are due again soon.
 func (l *leases) renewAll(groups [][]*lease) {
 	var asking sync.WaitGroup
-	places := make(chan struct{}, renewsAtOnce)
+	sem := make(chan struct{}, renewsAtOnce)
 	for _, group := range groups {
-		places <- struct{}{}
+		sem <- struct{}{}
 		asking.Go(func() {
 			members := make([]string, len(group))
 			for i, held := range group {
 				members[i] = held.member
 			}
-			asked := l.now()
+			askedAt := l.now()
 			renewed := l.renew(group[0].key, members, group[0].limits)
-			failed := l.now()
+			failedAt := l.now()
 			l.mu.Lock()
 			for _, held := range group {
-				held.due = asked + held.every
+				held.due = askedAt + held.interval
 				if !renewed {
-					held.due = failed + held.every/4
+					held.due = failedAt + held.interval/4
 				}
 			}
 			l.mu.Unlock()
-			<-places
+			<-sem
 		})
 	}
 	asking.Wait()
@@ -185,5 +185,5 @@ func (l *leases) close() {
 	l.mu.Lock()
 	l.closed = true // so that add does not start the goroutine again
 	l.mu.Unlock()
-	l.renewing.Wait()
+	l.background.Wait()
 }

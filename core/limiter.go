@@ -21,25 +21,25 @@ type Limiter struct {
 	dryRun    bool
 	// provisional is set in views whose charges may be given back.
 	provisional bool
-	log         *slog.Logger
+	logger      *slog.Logger
 	metrics     *metrics      // nil if nothing is measured
-	queues      *queues       // of callers of Wait
+	waitQueues  *waitQueues   // of callers of Wait
 	closed      *atomic.Bool  // shared with all views
-	gone        chan struct{} // closed by Close
+	closing     chan struct{} // closed by Close
 }
 
 // newLimiter returns a Limiter on a connection to Redis, which may be nil.
 func newLimiter(connection *connection, c config) (*Limiter, error) {
 	l := &Limiter{
-		inProcess: newInProcess(), policy: c.policy, log: c.log, queues: newQueues(c),
-		closed: new(atomic.Bool), gone: make(chan struct{}),
+		inProcess: newInProcess(), policy: c.policy, logger: c.logger, waitQueues: newWaitQueues(c),
+		closed: new(atomic.Bool), closing: make(chan struct{}),
 	}
 	var err error
 	if c.meter != nil {
 		l.metrics, err = newMetrics(c.meter, connection != nil)
 	}
 	if connection != nil {
-		l.redis = newRedisLogs(connection, c, l.metrics, l.queues.wake)
+		l.redis = newRedisLogs(connection, c, l.metrics, l.waitQueues.wake)
 		if l.metrics != nil {
 			l.metrics.observe(l.redis.state)
 		}
@@ -70,7 +70,7 @@ func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newLimiter(newConnection(client, c.log), c)
+	return newLimiter(newConnection(client, c.logger), c)
 }
 
 // Connect makes a Limiter on the Redis at a URL:
@@ -98,7 +98,7 @@ func Connect(url string, opts ...Option) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newLimiter(dial(option, c.log), c)
+	return newLimiter(dial(option, c.logger), c)
 }
 
 // NewInProcess makes a Limiter that keeps the same exact logs in this process's memory: for a single instance, for
@@ -155,7 +155,7 @@ func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit
 		}
 	}
 	if err := l.decide(ctx, &d, canonicalKey(key), n, limits); err != nil {
-		if l.metrics != nil && !gaveUp(ctx) {
+		if l.metrics != nil && !cancelled(ctx) {
 			l.metrics.recordUnavailable(limits)
 		}
 		return Decision{}, err
@@ -166,7 +166,7 @@ func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit
 	if l.metrics != nil {
 		l.metrics.recordDecision(&d)
 	}
-	describe(ctx, &d)
+	setSpanAttributes(ctx, &d)
 	return d, nil
 }
 
@@ -175,23 +175,23 @@ func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, li
 	var q *question // if Redis may still grant it
 	if l.redis != nil {
 		var err error
-		q, err = l.redis.decide(ctx, d, key, n, limits, l.provisional)
+		q, err = l.redis.allow(ctx, d, key, n, limits, l.provisional)
 		switch {
 		case err == nil:
 			return nil
-		case gaveUp(ctx) || l.policy == FailClosed && !l.dryRun:
-			l.redis.giveBack(q)
+		case cancelled(ctx) || l.policy == FailClosed && !l.dryRun:
+			l.redis.refundUnwanted(q)
 			return err
 		case l.policy != FailLocal:
 			*d = admitUncounted(limits)
 		}
 	}
 	if !d.Allowed {
-		l.inProcess.decide(d, key, n, limits)
+		l.inProcess.allow(d, key, n, limits)
 	}
 	if q != nil && (!d.Allowed || q.inFlight) {
-		q.keep = d.Allowed
-		l.redis.giveBack(q)
+		q.refundInFlightOnly = d.Allowed
+		l.redis.refundUnwanted(q)
 	}
 	return nil
 }
@@ -227,7 +227,7 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Deci
 	key = canonicalKey(key)
 	if l.redis != nil {
 		d, err = l.redis.peek(ctx, key, limits)
-		if err == nil || l.policy == FailClosed || gaveUp(ctx) {
+		if err == nil || l.policy == FailClosed || cancelled(ctx) {
 			return d, err
 		}
 		if l.policy == FailOpen {
@@ -262,27 +262,27 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Deci
 // Limiter, such as OnFailure returns. After units were given back, other instances may go on denying for the time that
 // WithDenialCache sets, unless the charge was Provisional.
 func (l *Limiter) Settle(ctx context.Context, d Decision, cost int) error {
-	paid := d.receipt
+	receipt := d.receipt
 	switch {
 	case cost < 0:
 		return invalid("actual cost %d: it must be at least 0, which gives back all that was charged", cost)
 	case int64(cost) > maxMax:
 		return invalid("actual cost %d: it must be at most %d", cost, int64(maxMax))
-	case paid.cost == 0 && (cost == 0 || d.DryRun || d.Source == SourceFailOpen):
+	case receipt.cost == 0 && (cost == 0 || d.DryRun || d.Source == SourceFailOpen):
 		return nil
-	case paid.cost == 0:
+	case receipt.cost == 0:
 		return invalid("the decision has charged nothing: settle those that Allow, AllowN or Wait have admitted")
 	}
-	redis, err := l.madeBy(paid, "settle")
-	windows := d.windows()
+	redis, err := l.chargedInRedis(receipt, "settle")
+	states := d.windowStates()
 	switch {
-	case err != nil || len(windows) == 0:
+	case err != nil || len(states) == 0:
 		return err
 	case redis:
-		return l.redis.settle(ctx, paid, cost, limitsOf(windows))
+		return l.redis.settle(ctx, receipt, cost, limitsOf(states))
 	}
-	defer l.queues.wake(paid.key)
-	if err := l.inProcess.settle(paid, cost, windows); err != nil {
+	defer l.waitQueues.wake(receipt.key)
+	if err := l.inProcess.settle(receipt, cost, states); err != nil {
 		return unavailable(err)
 	}
 	return nil
@@ -315,31 +315,31 @@ func (l *Limiter) Release(ctx context.Context, d Decision) error {
 	if d.receipt.cost == 0 {
 		return nil
 	}
-	redis, err := l.madeBy(d.receipt, "release")
+	redis, err := l.chargedInRedis(d.receipt, "release")
 	if err != nil || !d.Holds() {
 		return err
 	}
-	flights := inFlight(limitsOf(d.States()))
+	limits := inFlightLimits(limitsOf(d.States()))
 	if redis {
-		return l.redis.release(ctx, d.receipt, flights)
+		return l.redis.release(ctx, d.receipt, limits)
 	}
-	l.inProcess.release(d.receipt, flights)
-	l.queues.wake(d.receipt.key)
+	l.inProcess.release(d.receipt, limits)
+	l.waitQueues.wake(d.receipt.key)
 	return nil
 }
 
 // chargedInRedis reports whether an admission was charged in Redis, and not in this process. The action is what the
 // caller wants to do with the admission, for the error if another Limiter has charged it.
-func (l *Limiter) madeBy(paid receipt, do string) (redis bool, _ error) {
+func (l *Limiter) chargedInRedis(receipt receipt, action string) (redis bool, _ error) {
 	switch {
 	case l.closed.Load():
 		return false, unavailable(errClosed)
-	case paid.store == l.inProcess.identity:
+	case receipt.storeID == l.inProcess.storeID:
 		return false, nil
-	case l.redis != nil && paid.store == l.redis.identity:
+	case l.redis != nil && receipt.storeID == l.redis.storeID:
 		return true, nil
 	}
-	return false, invalid("the decision is another Limiter's: %s it with the one that made it", do)
+	return false, invalid("the decision is another Limiter's: %s it with the one that made it", action)
 }
 
 // limitsOf returns the limits of states.
@@ -359,7 +359,7 @@ func (l *Limiter) Reset(ctx context.Context, key string, limits ...Limit) error 
 		return err
 	}
 	key = canonicalKey(key)
-	defer l.queues.wake(key)
+	defer l.waitQueues.wake(key)
 	l.inProcess.reset(key, limits)
 	if l.redis != nil {
 		return l.redis.reset(ctx, key, limits)
@@ -368,7 +368,7 @@ func (l *Limiter) Reset(ctx context.Context, key string, limits ...Limit) error 
 }
 
 // Logger returns the logger that WithLogger has set, for packages that build on this one.
-func (l *Limiter) Logger() *slog.Logger { return l.log }
+func (l *Limiter) Logger() *slog.Logger { return l.logger }
 
 // Close releases what the Limiter holds: its connections if Connect made them, and its memory if it is in-process.
 // Later calls return ErrUnavailable. Close waits for calls in flight, so a client that was given to New can be closed
@@ -378,7 +378,7 @@ func (l *Limiter) Close() error {
 	if l.closed.Swap(true) {
 		return nil
 	}
-	close(l.gone)
+	close(l.closing)
 	if l.redis != nil {
 		l.redis.close()
 	}

@@ -53,7 +53,7 @@ func WithMeterProvider(provider metric.MeterProvider) Option {
 // UpDownCounters. Of gauges it would keep the last value, so there are none.
 type metrics struct {
 	limits   *xsync.Map[string, *counts] // by name
-	onRedis  bool
+	hasRedis bool
 	expected atomic.Uint32                     // see expect
 	redis    atomic.Pointer[func() redisState] // nil without Redis
 
@@ -65,9 +65,9 @@ type metrics struct {
 
 // redisState is what the metrics observe of Redis.
 type redisState struct {
-	denials int // in the denial cache
-	open    int
-	away    time.Duration // how long at least one breaker was open, in total
+	denials      int // in the denial cache
+	openBreakers int
+	outage       time.Duration // how long at least one breaker was open, in total
 }
 
 // maxCounted is how many names of limits have counts of their own. A name has up to ten series, because the denials of
@@ -112,28 +112,28 @@ func cellOf(outcome int, s Source) int { return outcome*sources + int(s) }
 type counts struct {
 	cells      [outcomes * sources]atomic.Pointer[xsync.Counter]
 	attributes [outcomes * sources]metric.ObserveOption
-	near       *xsync.Counter
+	nearLimit  *xsync.Counter
 	limit      metric.ObserveOption
 	bans       bool // the limit had a Ban at the first decision, so denials are bans
 }
 
 // newMetrics returns the metrics of a Limiter with Redis or without, and registers them.
-func newMetrics(meter metric.Meter, onRedis bool) (*metrics, error) {
-	m := &metrics{limits: xsync.NewMap[string, *counts](), onRedis: onRedis}
+func newMetrics(meter metric.Meter, hasRedis bool) (*metrics, error) {
+	m := &metrics{limits: xsync.NewMap[string, *counts](), hasRedis: hasRedis}
 	var failed error
-	note := func(err error) {
+	keepFirst := func(err error) {
 		if failed == nil {
 			failed = err
 		}
 	}
 	counted := func(name, unit, about string) metric.Int64ObservableCounter {
 		c, err := meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(about))
-		note(err)
+		keepFirst(err)
 		return c
 	}
 	current := func(name, unit, about string) metric.Int64ObservableUpDownCounter {
 		c, err := meter.Int64ObservableUpDownCounter(name, metric.WithUnit(unit), metric.WithDescription(about))
-		note(err)
+		keepFirst(err)
 		return c
 	}
 	counter := func(name, unit, about string) metric.Int64Counter {
@@ -141,33 +141,33 @@ func newMetrics(meter metric.Meter, onRedis bool) (*metrics, error) {
 		if err == nil {
 			c.Add(context.Background(), 0) // so that Prometheus sees the first increase
 		}
-		note(err)
+		keepFirst(err)
 		return c
 	}
 	decisions := counted("exactlimit.decisions", "{decision}", "Decisions on requests.")
-	near := counted("exactlimit.decisions.near_limit", "{decision}",
+	nearLimit := counted("exactlimit.decisions.near_limit", "{decision}",
 		"Admissions that leave less than a fifth of the limit.")
-	instruments := []metric.Observable{decisions, near}
+	instruments := []metric.Observable{decisions, nearLimit}
 	m.exempt = counter("exactlimit.exempt", "{request}", "Requests that passed without a decision, as they are exempt.")
-	var denials, open metric.Int64ObservableUpDownCounter
-	var away metric.Float64ObservableCounter
-	if onRedis {
+	var denials, openBreakers metric.Int64ObservableUpDownCounter
+	var outage metric.Float64ObservableCounter
+	if hasRedis {
 		var err error
 		m.duration, err = meter.Float64Histogram("exactlimit.redis.call.duration", metric.WithUnit("s"),
 			metric.WithDescription("Time that calls to Redis took."), metric.WithExplicitBucketBoundaries(
 				.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1))
-		note(err)
+		keepFirst(err)
 		m.requests, err = meter.Int64Histogram("exactlimit.redis.call.requests", metric.WithUnit("{request}"),
 			metric.WithDescription("Requests in a call to Redis."),
 			metric.WithExplicitBucketBoundaries(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000))
-		note(err)
+		keepFirst(err)
 		m.timeouts = counter("exactlimit.redis.timeouts", "{request}", "Requests that Redis did not decide in time.")
 		denials = current("exactlimit.denial_cache.size", "{denial}", "Denials that are remembered.")
-		open = current("exactlimit.redis.open_breakers", "{breaker}", "Circuit breakers that are open.")
-		away, err = meter.Float64ObservableCounter("exactlimit.outage.duration", metric.WithUnit("s"),
+		openBreakers = current("exactlimit.redis.open_breakers", "{breaker}", "Circuit breakers that are open.")
+		outage, err = meter.Float64ObservableCounter("exactlimit.outage.duration", metric.WithUnit("s"),
 			metric.WithDescription("Time in which a circuit breaker was open."))
-		note(err)
-		instruments = append(instruments, denials, open, away)
+		keepFirst(err)
+		instruments = append(instruments, denials, openBreakers, outage)
 	}
 	if failed != nil {
 		return nil, failed
@@ -186,14 +186,14 @@ func newMetrics(meter metric.Meter, onRedis bool) (*metrics, error) {
 					o.ObserveInt64(decisions, 0, c.attributes[i])
 				}
 			}
-			o.ObserveInt64(near, c.near.Value(), c.limit)
+			o.ObserveInt64(nearLimit, c.nearLimit.Value(), c.limit)
 			return true
 		})
 		if redis := m.redis.Load(); redis != nil {
 			state := (*redis)()
 			o.ObserveInt64(denials, int64(state.denials))
-			o.ObserveInt64(open, int64(state.open))
-			o.ObserveFloat64(away, state.away.Seconds())
+			o.ObserveInt64(openBreakers, int64(state.openBreakers))
+			o.ObserveFloat64(outage, state.outage.Seconds())
 		}
 		return nil
 	}, instruments...)
@@ -218,13 +218,13 @@ func (m *metrics) expect(policy FailurePolicy, dryRun bool) {
 	}
 	var cells uint32
 	expect := func(outcome int, s Source) { cells |= 1 << cellOf(outcome, s) }
-	if m.onRedis {
+	if m.hasRedis {
 		expect(outcomeAllowed, SourceRedis)
 		expect(denied, SourceRedis)
 		expect(denied, SourceDenialCache)
 	}
 	switch {
-	case !m.onRedis || policy == FailLocal:
+	case !m.hasRedis || policy == FailLocal:
 		expect(outcomeAllowed, SourceInProcess)
 		expect(denied, SourceInProcess)
 	case policy == FailOpen || dryRun:
@@ -250,7 +250,7 @@ func (m *metrics) recordDecision(d *Decision) {
 	c.add(outcome, d.Source)
 	counted := outcome == outcomeAllowed && d.Source != SourceFailOpen
 	if counted && d.Remaining < (d.Limit.Max+4)/5 { // less than a fifth
-		c.near.Inc()
+		c.nearLimit.Inc()
 	}
 }
 
@@ -274,7 +274,7 @@ func (m *metrics) countsOf(limit *Limit) *counts {
 
 func newCounts(name string, bans bool) *counts {
 	limit := attribute.String("exactlimit.limit", name)
-	c := &counts{near: xsync.NewCounter(), limit: metric.WithAttributeSet(attribute.NewSet(limit)), bans: bans}
+	c := &counts{nearLimit: xsync.NewCounter(), limit: metric.WithAttributeSet(attribute.NewSet(limit)), bans: bans}
 	for outcome, text := range outcomeNames {
 		for s := range Source(sources) {
 			c.attributes[cellOf(outcome, s)] = metric.WithAttributeSet(attribute.NewSet(limit,
@@ -320,7 +320,7 @@ func (m *metrics) close() {
 		return
 	}
 	if redis := m.redis.Load(); redis != nil {
-		away := (*redis)().away
-		m.observe(func() redisState { return redisState{away: away} })
+		outage := (*redis)().outage
+		m.observe(func() redisState { return redisState{outage: outage} })
 	}
 }

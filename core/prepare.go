@@ -15,28 +15,28 @@ import (
 // prepare loads the script into all nodes, so that the first calls need not send its text, and logs warnings about
 // settings that may lose counts. It ignores errors: a call to a node without the script is sent again with the text,
 // and without the right to INFO there are no warnings.
-func prepare(client rueidis.Client, log *slog.Logger) {
-	for address, info := range load(client) {
+func prepare(client rueidis.Client, logger *slog.Logger) {
+	for address, info := range loadScript(client) {
 		for _, warning := range warnings(info) {
-			log.Warn("exactlimit: "+warning, slog.String("node", address))
+			logger.Warn("exactlimit: "+warning, slog.String("node", address))
 		}
 	}
 }
 
 // loadScript loads the script into all nodes, and returns their replies to INFO by address. It ignores a panic of the
 // client: if calls panic too, they return errors.
-func load(client rueidis.Client) map[string]string {
+func loadScript(client rueidis.Client) map[string]string {
 	defer func() { recover() }()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	said := map[string]string{}
+	infos := map[string]string{}
 	for address, node := range client.Nodes() {
 		node.Do(ctx, node.B().ScriptLoad().Script(lua.Decide).Build())
 		if info, err := node.Do(ctx, node.B().Info().Section("server", "memory").Build()).ToString(); err == nil {
-			said[address] = info
+			infos[address] = info
 		}
 	}
-	return said
+	return infos
 }
 
 // warnings returns what is wrong with a server, from its reply to INFO.

@@ -22,7 +22,7 @@ const (
 // question is what one caller asks about the logs of one key, one log for each limit. A question to admit is also
 // called a request. Equal requests are merged into one question to the script: see batch.
 type question struct {
-	dispatch.Ticket
+	dispatch.Future
 	verb        verb
 	key         string // canonical
 	hash        uint64 // of key
@@ -30,18 +30,18 @@ type question struct {
 	provisional bool   // the caller may give back what it is charged
 	limits      []Limit
 	inFlight    bool     // one of limits is InFlight
-	paid        receipt  // of the request to settle, if verb is settle
+	receipt     receipt  // of the request to settle, if verb is settle
 	members     []string // the entries to renew, if verb is renew
 
-	index    int32 // in batch.merged, of the question to the script that this one is part of
-	place    int32 // among the requests that are merged into that question; 0 is the first
-	answer   answer
-	unwanted atomic.Int32 // counts the calls of redisLogs.refundUnwanted
-	keep     bool         // the failure policy has admitted the request
+	mergedIndex        int32 // in batch.merged, of the question to the script that this one is part of
+	position           int32 // among the requests that are merged into that question; 0 is the first
+	answer             answer
+	unwanted           atomic.Int32 // counts the calls of redisLogs.refundUnwanted
+	refundInFlightOnly bool         // the failure policy has admitted the request
 }
 
 // decision returns the decision on the request, from the answer.
-func (q *question) decision() Decision { return q.answer.decision(int(q.place), q.cost, q.limits) }
+func (q *question) decision() Decision { return q.answer.decision(int(q.position), q.cost, q.limits) }
 
 // HashTag returns the key, which is in braces in the names of all its logs.
 func (q *question) HashTag() string { return q.key }
@@ -50,8 +50,8 @@ func (q *question) HashTag() string { return q.key }
 // counts for more, because the script may have to add an entry for each other request that shares the entry.
 func (q *question) Size() int {
 	switch {
-	case q.verb == settle && q.cost < q.paid.cost:
-		return len(q.limits) * (1 + int(q.paid.granted)/4)
+	case q.verb == settle && q.cost < q.receipt.cost:
+		return len(q.limits) * (1 + int(q.receipt.granted)/4)
 	case q.verb == renew:
 		return len(q.limits) * len(q.members)
 	}
@@ -59,7 +59,9 @@ func (q *question) Size() int {
 }
 
 // charges reports whether the question may add entries to logs.
-func (q *question) charges() bool { return q.verb == admit || q.verb == settle && q.cost > q.paid.cost }
+func (q *question) charges() bool {
+	return q.verb == admit || q.verb == settle && q.cost > q.receipt.cost
+}
 
 // Unwanted reports whether a late grant would be refunded, in whole or in part: see redisLogs.refundUnwanted.
 func (q *question) Unwanted() bool { return q.unwanted.Load() > 0 }
@@ -84,7 +86,7 @@ func (r *redisLogs) newQuestion(verb verb, key string, hash uint64, cost int, li
 	q := questions.Get().(*question)
 	q.verb, q.key, q.hash, q.cost, q.provisional = verb, key, hash, cost, false
 	q.limits = append(q.limits[:0], limits...) // a copy, since the caller may leave before the question is asked
-	q.inFlight, q.keep = false, false
+	q.inFlight, q.refundInFlightOnly = false, false
 	for i := range limits {
 		q.inFlight = q.inFlight || limits[i].InFlight
 	}
@@ -93,6 +95,6 @@ func (r *redisLogs) newQuestion(verb verb, key string, hash uint64, cost int, li
 
 // free makes an answered question available for reuse.
 func (q *question) free() {
-	q.answer, q.paid, q.members, q.key = answer{}, receipt{}, nil, ""
+	q.answer, q.receipt, q.members, q.key = answer{}, receipt{}, nil, ""
 	questions.Put(q)
 }

@@ -17,30 +17,30 @@ import (
 //
 // The reporter also measures the outages for the metrics.
 type reporter struct {
-	log *slog.Logger
+	logger *slog.Logger
 
 	mu                  sync.Mutex
-	outages, rejections reports
-	open                int           // how many circuit breakers are open
-	since               time.Duration // if any is: when the incident of the first one began, by redisLogs.now
-	before              time.Duration // how long at least one was open, before openSince
+	outages, rejections reportState
+	openBreakers        int           // how many circuit breakers are open
+	openSince           time.Duration // if any is: when the incident of the first one began, by redisLogs.now
+	earlierOutages      time.Duration // how long at least one was open, before openSince
 }
 
 // reportState is the state of the log messages about one kind of failure.
-type reports struct {
-	last time.Duration // when the last message was written, or 0
-	told bool          // such a failure was logged, but not its end
+type reportState struct {
+	lastReport time.Duration // when the last message was written, or 0
+	reported   bool          // such a failure was logged, but not its end
 }
 
 // quietFor is the shortest time between two messages about the same kind of failure.
 const quietFor = 10 * time.Second
 
 // due reports whether a message may be written now. If so, it counts as written.
-func (r *reports) due(now time.Duration) bool {
-	if r.last > 0 && now-r.last < quietFor {
+func (r *reportState) due(now time.Duration) bool {
+	if r.lastReport > 0 && now-r.lastReport < quietFor {
 		return false
 	}
-	r.last = max(now, 1)
+	r.lastReport = max(now, 1)
 	return true
 }
 
@@ -51,15 +51,15 @@ func (r *reporter) undecided(err error, now time.Duration) {
 		return
 	}
 	// These errors may concern a single call. They are an outage only if a breaker opens.
-	own := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
+	ofOneCall := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
 		errors.Is(err, dispatch.ErrClosed) || errors.Is(err, dispatch.ErrQueueFull)
 	r.mu.Lock()
-	due := (!own || r.open > 0) && !r.outages.told && r.outages.due(now)
-	r.outages.told = r.open > 0 && (r.outages.told || due)
+	due := (!ofOneCall || r.openBreakers > 0) && !r.outages.reported && r.outages.due(now)
+	r.outages.reported = r.openBreakers > 0 && (r.outages.reported || due)
 	r.mu.Unlock()
 	if due {
-		r.log.Warn("exactlimit: Redis does not answer; requests are decided without it",
-			slog.Any("error", unquoted(err)))
+		r.logger.Warn("exactlimit: Redis does not answer; requests are decided without it",
+			slog.Any("error", redacted(err)))
 	}
 }
 
@@ -68,10 +68,10 @@ func (r *reporter) undecided(err error, now time.Duration) {
 func (r *reporter) rejected(code string, now time.Duration) {
 	r.mu.Lock()
 	due := r.rejections.due(now)
-	r.rejections.told = r.rejections.told || due // even if the breaker opens only afterwards
+	r.rejections.reported = r.rejections.reported || due // even if the breaker opens only afterwards
 	r.mu.Unlock()
 	if due {
-		r.log.Warn("exactlimit: Redis rejects calls; requests are decided without it", slog.String("error", code))
+		r.logger.Warn("exactlimit: Redis rejects calls; requests are decided without it", slog.String("error", code))
 	}
 }
 
@@ -81,8 +81,8 @@ func (r *reporter) changed(from, to dispatch.State, since, now time.Duration, ca
 	switch {
 	case to == dispatch.Open:
 		r.mu.Lock()
-		if r.open++; r.open == 1 {
-			r.since = since
+		if r.openBreakers++; r.openBreakers == 1 {
+			r.openSince = since
 		}
 		r.mu.Unlock()
 		r.undecided(cause, now)
@@ -94,25 +94,25 @@ func (r *reporter) changed(from, to dispatch.State, since, now time.Duration, ca
 // closed is called when a breaker that was open has closed.
 func (r *reporter) closed(now time.Duration) {
 	r.mu.Lock()
-	after, told := now-r.since, false
-	if r.open--; r.open == 0 {
-		r.before += after
-		told = r.outages.told || r.rejections.told
-		r.outages.told, r.rejections.told = false, false
+	after, reported := now-r.openSince, false
+	if r.openBreakers--; r.openBreakers == 0 {
+		r.earlierOutages += after
+		reported = r.outages.reported || r.rejections.reported
+		r.outages.reported, r.rejections.reported = false, false
 	}
 	r.mu.Unlock()
-	if told {
-		r.log.Info("exactlimit: Redis decides again", slog.Duration("after", after))
+	if reported {
+		r.logger.Info("exactlimit: Redis decides again", slog.Duration("after", after))
 	}
 }
 
 // measure returns how many breakers are open now, and how long at least one was open, in total.
-func (r *reporter) measure(now time.Duration) (open int, total time.Duration) {
+func (r *reporter) measure(now time.Duration) (openBreakers int, outage time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	total = r.before
-	if r.open > 0 {
-		total += now - r.since
+	outage = r.earlierOutages
+	if r.openBreakers > 0 {
+		outage += now - r.openSince
 	}
-	return r.open, total
+	return r.openBreakers, outage
 }

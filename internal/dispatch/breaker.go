@@ -40,26 +40,26 @@ type breaker struct {
 	changed func(from, to State, since time.Duration, cause error)
 	closing context.Context // cancelled before close is called
 
-	mu       sync.Mutex               // held to change the state
-	ended    bool                     // close was called, so no probes may start
-	incident atomic.Pointer[incident] // nil while the state is Closed
-	probes   sync.WaitGroup
+	mu         sync.Mutex               // held to change the state
+	closed     bool                     // close was called, so no probes may start
+	incident   atomic.Pointer[incident] // nil while the state is Closed
+	background sync.WaitGroup
 }
 
 // incident is one period in which a breaker is half-open or open.
 type incident struct {
-	hashTag string                // of the question that failed, for the probes
-	since   time.Duration         // when it began, by Dispatcher.Now
-	lost    atomic.Bool           // there may be no connection
-	open    atomic.Bool           // the state is Open, not HalfOpen
-	cause   atomic.Pointer[error] // the last failure
-	settled chan struct{}         // closed when the state is no longer HalfOpen
-	over    chan struct{}         // closed when the state is Closed again
+	hashTag      string                // of the question that failed, for the probes
+	since        time.Duration         // when it began, by Dispatcher.Now
+	disconnected atomic.Bool           // there may be no connection
+	open         atomic.Bool           // the state is Open, not HalfOpen
+	cause        atomic.Pointer[error] // the last failure
+	resolved     chan struct{}         // closed when the state is no longer HalfOpen
+	over         chan struct{}         // closed when the state is Closed again
 }
 
 // allow returns nil if a call may be sent, and otherwise an error. If there may be no connection, it first waits until
 // the breaker opens or closes.
-func (b *breaker) pass() error {
+func (b *breaker) allow() error {
 	for {
 		i := b.incident.Load()
 		switch {
@@ -67,11 +67,11 @@ func (b *breaker) pass() error {
 			return nil
 		case i.open.Load():
 			return *i.cause.Load()
-		case !i.lost.Load():
+		case !i.disconnected.Load():
 			return nil
 		}
 		select {
-		case <-i.settled:
+		case <-i.resolved:
 		case <-b.closing.Done():
 			return ErrClosed
 		}
@@ -79,7 +79,7 @@ func (b *breaker) pass() error {
 }
 
 // openError returns the last failure if the state is Open, and nil otherwise.
-func (b *breaker) open() error {
+func (b *breaker) openError() error {
 	if i := b.incident.Load(); i != nil && i.open.Load() {
 		return *i.cause.Load()
 	}
@@ -105,25 +105,25 @@ func (b *breaker) awaitClosed(within time.Duration) bool {
 
 // suspect makes a closed breaker half-open, because a question with the given hash tag has failed. The argument
 // disconnected reports whether there may be no connection. It also counts if the breaker is half-open already.
-func (b *breaker) suspect(hashTag string, cause error, lost bool) {
-	if i := b.incident.Load(); i != nil && (!lost || i.lost.Load()) {
+func (b *breaker) suspect(hashTag string, cause error, disconnected bool) {
+	if i := b.incident.Load(); i != nil && (!disconnected || i.disconnected.Load()) {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch i := b.incident.Load(); {
-	case b.ended:
+	case b.closed:
 	case i != nil:
-		i.lost.Store(i.lost.Load() || lost)
+		i.disconnected.Store(i.disconnected.Load() || disconnected)
 	default:
 		i := &incident{
-			hashTag: strings.Clone(hashTag), since: b.now(), settled: make(chan struct{}), over: make(chan struct{}),
+			hashTag: strings.Clone(hashTag), since: b.now(), resolved: make(chan struct{}), over: make(chan struct{}),
 		}
 		i.cause.Store(&cause)
-		i.lost.Store(lost)
+		i.disconnected.Store(disconnected)
 		b.incident.Store(i)
 		b.changed(Closed, HalfOpen, i.since, cause)
-		b.probes.Go(func() { b.keepProbing(i) })
+		b.background.Go(func() { b.keepProbing(i) })
 	}
 }
 
@@ -138,12 +138,12 @@ const (
 
 // keepProbing probes until it can close the breaker. If that takes longer than half a timeout, it opens the breaker.
 func (b *breaker) keepProbing(i *incident) {
-	settled := func() bool { return b.closing.Err() != nil || b.incident.Load() != i || i.open.Load() }
-	b.clock.call(b.clock.timeout/2, settled, func() { b.setOpen(i) })
+	cancelled := func() bool { return b.closing.Err() != nil || b.incident.Load() != i || i.open.Load() }
+	b.clock.afterFunc(b.clock.timeout/2, cancelled, func() { b.setOpen(i) })
 	for pause := time.Millisecond; ; pause = min(2*pause, maxPause) {
 		var answered, late atomic.Bool
-		b.clock.call(b.clock.timeout, answered.Load, func() { late.Store(true) })
-		err := b.ask(i)
+		b.clock.afterFunc(b.clock.timeout, answered.Load, func() { late.Store(true) })
+		err := b.sendProbe(i)
 		answered.Store(true)
 		switch {
 		case err == nil && !late.Load():
@@ -155,7 +155,7 @@ func (b *breaker) keepProbing(i *incident) {
 		default:
 			i.cause.Store(&err)
 			if _, rejected := rueidis.IsRedisErr(err); !rejected || readOnly(err) {
-				i.lost.Store(true)
+				i.disconnected.Store(true)
 			}
 		}
 		select {
@@ -167,9 +167,9 @@ func (b *breaker) keepProbing(i *incident) {
 }
 
 // sendProbe sends a probe, and returns its error.
-func (b *breaker) ask(i *incident) error {
+func (b *breaker) sendProbe(i *incident) error {
 	timeout := probeTimeout
-	if i.lost.Load() {
+	if i.disconnected.Load() {
 		timeout = dialTimeout
 	}
 	ctx, cancel := context.WithCancel(b.closing) // without a deadline, at which rueidis would close the connection
@@ -187,7 +187,7 @@ func (b *breaker) setOpen(i *incident) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.incident.Load() == i && !i.open.Swap(true) {
-		close(i.settled)
+		close(i.resolved)
 		b.changed(HalfOpen, Open, i.since, *i.cause.Load())
 	}
 }
@@ -202,14 +202,14 @@ func (b *breaker) setClosed(i *incident) {
 		b.changed(Open, Closed, i.since, nil)
 	} else {
 		b.changed(HalfOpen, Closed, i.since, nil)
-		close(i.settled)
+		close(i.resolved)
 	}
 }
 
 // close waits until there are no more probes. The context closing must have been cancelled.
 func (b *breaker) close() {
 	b.mu.Lock()
-	b.ended = true
+	b.closed = true
 	b.mu.Unlock()
-	b.probes.Wait()
+	b.background.Wait()
 }

@@ -24,86 +24,86 @@ type clock struct {
 	now     func() time.Duration
 	closing context.Context // once it is cancelled, ticks are short
 
-	mu      sync.Mutex
-	closed  bool
-	running bool
-	heard   time.Duration // the total time in which this process was able to listen
-	ticked  time.Duration // when the last tick ended, by now
-	fresh   []wait        // the waits that have begun since the last tick
-	alarms  []*alarm
-	working sync.WaitGroup // run, and the functions of alarms
+	mu         sync.Mutex
+	closed     bool
+	running    bool
+	listened   time.Duration // the total time in which this process was able to listen
+	lastTick   time.Duration // when the last tick ended, by now
+	newWaits   []wait        // the waits that have begun since the last tick
+	alarms     []*alarm
+	background sync.WaitGroup // run, and the functions of alarms
 }
 
 const (
 	// ticksPerTimeout is how many ticks the timeout has. By the clock, a wait ends at most two ticks before the
 	// timeout, and at most maxTickDelay after it.
-	ticks = 32
+	ticksPerTimeout = 32
 	// maxTickDelay is how late a tick may end in a process that is able to listen.
-	tickLate = 2 * time.Millisecond
+	maxTickDelay = 2 * time.Millisecond
 	// maxLateness is how many timeouts later a wait ends at most in a process that is not able to listen.
 	maxLateness = 20
 )
 
 // deadline is when this process has been able to listen for some time since a start.
-type span struct {
-	after time.Duration // for how long
-	set   time.Duration // by clock.now
-	heard time.Duration // clock.listened at the start
+type deadline struct {
+	after    time.Duration // for how long
+	start    time.Duration // by clock.now
+	listened time.Duration // clock.listened at the start
 }
 
 // reached reports whether a deadline has passed.
-func (c *clock) over(a span, now time.Duration) bool {
-	return c.heard-a.heard+c.tick() > a.after || now-a.set > a.after+maxLateness*c.timeout
+func (c *clock) reached(d deadline, now time.Duration) bool {
+	return c.listened-d.listened+c.tick() > d.after || now-d.start > d.after+maxLateness*c.timeout
 }
 
 // alarm is a function that the clock calls at a deadline, unless cancelled reports true by then.
 type alarm struct {
-	span
-	moot func() bool
-	f    func()
+	deadline
+	cancelled func() bool
+	f         func()
 }
 
 // round is the waits that began in the same tick, and end together.
 type round struct {
-	span
+	deadline
 	waits []wait
 }
 
 // wait is the wait of a caller: one use of a Future.
 type wait struct {
-	ticket *Ticket
+	future *Future
 	use    uint64
 }
 
 // over reports whether the caller waits no longer.
-func (w wait) over() bool { return !w.ticket.pending(w.use) }
+func (w wait) over() bool { return !w.future.pending(w.use) }
 
 // tick returns the length of a tick.
-func (c *clock) tick() time.Duration { return c.timeout / ticks }
+func (c *clock) tick() time.Duration { return c.timeout / ticksPerTimeout }
 
 // expireAfterTimeout ends the current wait for f when the timeout has passed.
-func (c *clock) add(t *Ticket) {
+func (c *clock) expireAfterTimeout(f *Future) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.run()
-	c.fresh = append(c.fresh, wait{t, t.use()})
+	c.start()
+	c.newWaits = append(c.newWaits, wait{f, f.use()})
 }
 
 // afterFunc calls f, in a goroutine of its own, when this process has been able to listen for the given time from now,
 // unless cancelled reports true by then.
-func (c *clock) call(after time.Duration, moot func() bool, f func()) {
+func (c *clock) afterFunc(after time.Duration, cancelled func() bool, f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.run()
+	c.start()
 	now := c.now()
-	c.alarms = append(c.alarms, &alarm{span{after, now, c.heard + min(now-c.ticked, c.tick())}, moot, f})
+	c.alarms = append(c.alarms, &alarm{deadline{after, now, c.listened + min(now-c.lastTick, c.tick())}, cancelled, f})
 }
 
 // start starts the clock if it is not running. The clock must be locked.
-func (c *clock) run() {
+func (c *clock) start() {
 	if !c.running && !c.closed {
-		c.running, c.ticked = true, c.now()
-		c.working.Go(c.advance)
+		c.running, c.lastTick = true, c.now()
+		c.background.Go(c.run)
 	}
 }
 
@@ -112,11 +112,11 @@ func (c *clock) close() {
 	c.mu.Lock()
 	c.closed = true
 	c.mu.Unlock()
-	c.working.Wait()
+	c.background.Wait()
 }
 
 // run runs the clock until there are no waits and no alarms.
-func (c *clock) advance() {
+func (c *clock) run() {
 	timer := time.NewTimer(c.tick())
 	defer timer.Stop()
 	var began []wait
@@ -130,17 +130,17 @@ func (c *clock) advance() {
 		runtime.Gosched()
 		c.mu.Lock()
 		now := c.now()
-		if took := now - c.ticked; took <= c.tick()+tickLate {
-			c.heard += took
+		if took := now - c.lastTick; took <= c.tick()+maxTickDelay {
+			c.listened += took
 		}
-		c.ticked = now
-		began, c.fresh = c.fresh, began[:0]
+		c.lastTick = now
+		began, c.newWaits = c.newWaits, began[:0]
 		c.alarms = slices.DeleteFunc(c.alarms, func(a *alarm) bool {
 			switch {
-			case a.moot():
+			case a.cancelled():
 				return true
-			case c.over(a.span, now):
-				c.working.Go(a.f) // in a goroutine, since it may log and take a while
+			case c.reached(a.deadline, now):
+				c.background.Go(a.f) // in a goroutine, since it may log and take a while
 				return true
 			}
 			return false
@@ -156,15 +156,15 @@ func (c *clock) advance() {
 			r := spare[last]
 			spare = spare[:last]
 			// Not the time that the tick took, because waits may have begun when it was about to end.
-			r.span = span{c.timeout, now - c.tick(), c.heard - c.tick()}
+			r.deadline = deadline{c.timeout, now - c.tick(), c.listened - c.tick()}
 			r.waits = append(r.waits, began...)
 			rounds = append(rounds, r)
 			clear(began)
 		}
 		rounds = slices.DeleteFunc(rounds, func(r *round) bool {
-			if c.over(r.span, now) {
+			if c.reached(r.deadline, now) {
 				for _, w := range r.waits {
-					w.ticket.expire(w.use)
+					w.future.expire(w.use)
 				}
 			}
 			if r.waits = slices.DeleteFunc(r.waits, wait.over); len(r.waits) > 0 {
@@ -175,7 +175,7 @@ func (c *clock) advance() {
 		})
 
 		c.mu.Lock()
-		c.running = len(rounds)+len(c.fresh)+len(c.alarms) > 0
+		c.running = len(rounds)+len(c.newWaits)+len(c.alarms) > 0
 		running := c.running
 		c.mu.Unlock()
 		if !running {

@@ -22,7 +22,7 @@ type Question[Q any] interface {
 	// Alike reports whether a batch can ask this question together with other for the work of one.
 	Alike(other Q) bool
 
-	ticket() *Ticket
+	future() *Future
 }
 
 // Batch encodes questions as the arguments of one call, and decodes the reply into their answers. It is used for one
@@ -73,7 +73,7 @@ type Dispatcher[Q Question[Q]] struct {
 	clock   clock
 	nodes   nodes[Q]
 	closing context.Context    // cancelled by Close
-	close   context.CancelFunc // cancels closing
+	cancel  context.CancelFunc // cancels closing
 }
 
 var (
@@ -93,7 +93,7 @@ func New[Q Question[Q]](config Config[Q]) *Dispatcher[Q] {
 		sha1:   hex.EncodeToString(sum[:]),
 		start:  time.Now(),
 	}
-	d.closing, d.close = context.WithCancel(context.Background())
+	d.closing, d.cancel = context.WithCancel(context.Background())
 	d.clock = clock{timeout: config.Timeout, now: d.Now, closing: d.closing}
 	d.nodes.table.Store(&table[Q]{links: []*link[Q]{newLink(d)}})
 	return d
@@ -106,31 +106,31 @@ func (d *Dispatcher[Q]) Now() time.Duration { return time.Since(d.start) }
 // error, the question may have been asked, and an answer may still be stored in it, so it must not be used for
 // another Do.
 func (d *Dispatcher[Q]) Do(ctx context.Context, q Q) error {
-	t := q.ticket()
+	f := q.future()
 	l, err := d.push(q)
 	if err != nil {
 		return err
 	}
-	d.clock.add(t)
+	d.clock.expireAfterTimeout(f)
 	select {
-	case <-t.done:
+	case <-f.done:
 	case <-ctx.Done():
-		asked := t.in(sent)
-		if !t.leave() {
-			<-t.done
+		wasSent := f.is(sent)
+		if !f.leave() {
+			<-f.done
 			break
 		}
 		err = ctx.Err()
-		if asked {
-			l.listen(q.HashTag())
+		if wasSent {
+			l.watchForReply(q.HashTag())
 		}
 	}
-	if t.in(expired) {
+	if f.is(expired) {
 		err = &timeoutError{d.Timeout}
 		l.breaker.suspect(q.HashTag(), err, false)
 	}
 	if err == nil {
-		return t.err
+		return f.err
 	}
 	if !errors.Is(err, context.Canceled) && d.TimedOut != nil {
 		d.TimedOut()
@@ -146,21 +146,21 @@ func (d *Dispatcher[Q]) push(q Q) (*link[Q], error) {
 	}
 	slot := slotIn(client, q.HashTag())
 	l := d.nodes.link(slot)
-	q.ticket().begin(slot)
+	q.future().begin(slot)
 	return l, l.push(q)
 }
 
 // Close answers all questions in the queues with ErrClosed, and waits for the calls in flight and for all goroutines in
 // the background.
 func (d *Dispatcher[Q]) Close() {
-	d.close()
+	d.cancel()
 	links := d.nodes.close()
 	for _, l := range links {
 		l.close()
 	}
 	for _, l := range links {
 		l.breaker.close()
-		l.workers.Wait()
+		l.background.Wait()
 	}
 	d.clock.close()
 }

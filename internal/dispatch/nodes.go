@@ -18,18 +18,18 @@ import (
 // The map may be out of date. The client finds the master of each slot by itself, so questions in the wrong link are
 // answered too. They are slower, and the circuit breaker of another master may stop them.
 type nodes[Q Question[Q]] struct {
-	table atomic.Pointer[table[Q]]
-	due   atomic.Int64 // when to ask for the map again, by Dispatcher.Now
+	table     atomic.Pointer[table[Q]]
+	refreshAt atomic.Int64 // when to ask for the map again, by Dispatcher.Now
 
-	mu     sync.Mutex // protects the following fields and changes of table
-	closed bool
-	asking sync.WaitGroup // the goroutine that gets the map
+	mu         sync.Mutex // protects the following fields and changes of table
+	closed     bool
+	background sync.WaitGroup // the goroutine that gets the map
 }
 
 // table is one version of the map. It is not changed.
 type table[Q Question[Q]] struct {
-	links []*link[Q]
-	of    []uint16 // for each slot the index in links; nil until a cluster has sent its map
+	links     []*link[Q]
+	linkIndex []uint16 // for each slot the index in links; nil until a cluster has sent its map
 }
 
 const (
@@ -41,19 +41,19 @@ const (
 
 // link returns the link of a slot.
 func (t *table[Q]) link(slot int) *link[Q] {
-	if t.of == nil {
+	if t.linkIndex == nil {
 		return t.links[0]
 	}
-	return t.links[t.of[slot]]
+	return t.links[t.linkIndex[slot]]
 }
 
 // link returns the link of a slot.
 func (n *nodes[Q]) link(slot int) *link[Q] { return n.table.Load().link(slot) }
 
 // refresh gets the map from the cluster in the background, if it is due.
-func (n *nodes[Q]) keep(d *Dispatcher[Q], client rueidis.Client) {
-	due, now := n.due.Load(), d.Now()
-	if now < time.Duration(due) || !n.due.CompareAndSwap(due, int64(now+mapAge)) {
+func (n *nodes[Q]) refresh(d *Dispatcher[Q], client rueidis.Client) {
+	refreshAt, now := n.refreshAt.Load(), d.Now()
+	if now < time.Duration(refreshAt) || !n.refreshAt.CompareAndSwap(refreshAt, int64(now+mapAge)) {
 		return
 	}
 	n.mu.Lock()
@@ -61,32 +61,32 @@ func (n *nodes[Q]) keep(d *Dispatcher[Q], client rueidis.Client) {
 	if n.closed {
 		return
 	}
-	n.asking.Go(func() {
+	n.background.Go(func() {
 		masters, err := askMasters(d.closing, client)
 		if err != nil {
-			n.due.Store(int64(d.Now() + mapRetry))
+			n.refreshAt.Store(int64(d.Now() + mapRetry))
 			return
 		}
-		n.set(d, masters)
+		n.update(d, masters)
 	})
 }
 
 // update makes a new table. A master keeps the link of its first slot, so that after a failover the questions to a slot
 // use the same link and circuit breaker as before.
-func (n *nodes[Q]) set(d *Dispatcher[Q], masters [][]slotRange) {
+func (n *nodes[Q]) update(d *Dispatcher[Q], masters [][]slotRange) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
 		return
 	}
 	old := n.table.Load()
-	t := &table[Q]{links: slices.Clone(old.links), of: make([]uint16, slots)}
+	t := &table[Q]{links: slices.Clone(old.links), linkIndex: make([]uint16, slots)}
 	link := make([]int, len(masters)) // 0 if a master has none yet
 	used := make([]bool, len(old.links)+len(masters))
 	used[0] = true
-	if old.of != nil {
+	if old.linkIndex != nil {
 		for m, ranges := range masters {
-			if l := old.of[ranges[0].first]; !used[l] {
+			if l := old.linkIndex[ranges[0].first]; !used[l] {
 				link[m], used[l] = int(l), true
 			}
 		}
@@ -101,7 +101,7 @@ func (n *nodes[Q]) set(d *Dispatcher[Q], masters [][]slotRange) {
 		}
 		for _, r := range ranges {
 			for slot := r.first; slot <= r.last; slot++ {
-				t.of[slot] = uint16(link[m])
+				t.linkIndex[slot] = uint16(link[m])
 			}
 		}
 	}
@@ -113,7 +113,7 @@ func (n *nodes[Q]) close() []*link[Q] {
 	n.mu.Lock()
 	n.closed = true
 	n.mu.Unlock()
-	n.asking.Wait()
+	n.background.Wait()
 	return n.table.Load().links
 }
 
@@ -122,7 +122,7 @@ type slotRange struct{ first, last int }
 
 // askMasters gets the slots of each master from the first node that answers.
 func askMasters(ctx context.Context, client rueidis.Client) (masters [][]slotRange, err error) {
-	defer caught(func(p error) { err = p })
+	defer recoverPanic(func(p error) { err = p })
 	err = errors.New("the client has no nodes")
 	for _, node := range client.Nodes() {
 		if masters, err = askNode(ctx, node); err == nil {

@@ -30,7 +30,7 @@ func (d *Dispatcher[Q]) run(ctx context.Context, client rueidis.Client, calls []
 
 // do sends calls of the script by its SHA-1, but the first call with the text if text is true.
 func (d *Dispatcher[Q]) do(ctx context.Context, client rueidis.Client, calls []*call[Q], text bool) {
-	defer caught(func(err error) {
+	defer recoverPanic(func(err error) {
 		for _, c := range calls {
 			c.result = rueidis.NewErrorResult(err)
 		}
@@ -84,13 +84,13 @@ func (l *link[Q]) probe(ctx context.Context, hashTag string) error {
 // reach the new master at the same address. The command has a key, which Redis ignores, because a client with several
 // connections picks one at random for a command with a key, and always the same one for a command without.
 func (d *Dispatcher[Q]) quit(ctx context.Context, client rueidis.Client, key string) {
-	defer caught(func(error) {})
+	defer recoverPanic(func(error) {})
 	client.Do(ctx, client.B().Arbitrary("QUIT").Keys(key).Build())
 }
 
 // recoverPanic is deferred. It recovers from a panic in a Redis client, which may be one that the user has written, and
 // calls f with an error.
-func caught(f func(error)) {
+func recoverPanic(f func(error)) {
 	if p := recover(); p != nil {
 		f(fmt.Errorf("the Redis client panicked: %v", p))
 	}
