@@ -140,7 +140,9 @@ func (b *batch) merge(q *question) {
 			b.shortestWindow = min(b.shortestWindow, q.limits[j].Window)
 		}
 	}
-	b.merged = append(b.merged, merged{question: q, requests: 1, previous: previous, generation: b.denials.generation(q.hash)})
+	b.merged = append(b.merged, merged{
+		question: q, requests: 1, previous: previous, generation: b.denials.generation(q.hash),
+	})
 }
 
 // groupOf returns the index of a question's group. It adds the group if there is none yet.

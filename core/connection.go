@@ -50,7 +50,7 @@ func (c *connection) setClient(client rueidis.Client) {
 		c.dialTime.Store(int64(time.Since(c.dialStart)))
 	}
 	c.client.Store(&client)
-	c.background.Go(func() { prepare(client, c.logger) }) // in the background, since it takes a second if Redis does not answer
+	c.background.Go(func() { prepare(client, c.logger) }) // takes a second if Redis does not answer
 }
 
 // connect makes a client, and reports whether Redis has answered.

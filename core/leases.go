@@ -64,7 +64,8 @@ func (l *leases) add(receipt receipt, limits []Limit, askedAt time.Duration) {
 	for _, limit := range limits[1:] {
 		shortest = min(shortest, limit.Window)
 	}
-	held := &lease{key: receipt.key, member: receipt.entry(), limits: limits, interval: shortest / 3, due: askedAt + shortest/3}
+	interval := shortest / 3
+	held := &lease{key: receipt.key, member: receipt.entry(), limits: limits, interval: interval, due: askedAt + interval}
 	if receipt.cost > 1 {
 		held.member += "*" + strconv.Itoa(receipt.cost)
 	}

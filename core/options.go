@@ -24,7 +24,8 @@ type config struct {
 
 func configure(opts []Option) (config, error) {
 	c := config{
-		prefix: "exactlimit", denials: 10_000, denialTTL: time.Second, timeout: 100 * time.Millisecond, logger: slog.Default(),
+		prefix: "exactlimit", denials: 10_000, denialTTL: time.Second,
+		timeout: 100 * time.Millisecond, logger: slog.Default(),
 	}
 	for _, opt := range opts {
 		if err := opt(&c); err != nil {

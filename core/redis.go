@@ -289,7 +289,8 @@ func (r *redisLogs) state() redisState {
 	if _, err := r.connection.get(); err != nil {
 		openBreakers = 1 // Redis has never been reached
 	}
-	return redisState{denials: r.denials.size(now), openBreakers: openBreakers, outage: outage + r.connection.timeWithoutClient()}
+	outage += r.connection.timeWithoutClient()
+	return redisState{denials: r.denials.size(now), openBreakers: openBreakers, outage: outage}
 }
 
 // close returns when no call is in flight, or a second after the timeout. If Redis hangs, the remaining calls end when

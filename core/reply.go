@@ -89,7 +89,8 @@ func decodeList(list []int64, requests int, q *question) (answer, error) {
 			maxRemaining -= int64(a.granted * q.cost)
 		}
 		if remaining > maxRemaining && remaining <= int64(limit.Max) && len(q.limits) > 1 {
-			remaining, a.logs[3*i] = maxRemaining, maxRemaining // an earlier attempt was charged, and its entry has left this log since
+			// An earlier attempt was charged, and its entry has expired in this log since.
+			remaining, a.logs[3*i] = maxRemaining, maxRemaining
 		}
 		const longest = math.MaxInt64 / int64(time.Microsecond)
 		if remaining > maxRemaining || retry > longest || reset < 0 || reset > longest || ban < 0 || ban > longest {

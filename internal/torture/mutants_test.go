@@ -93,8 +93,8 @@ var mutants = []mutant{
 	},
 	{
 		name: "a denial is remembered for a window too long", file: "core/denials.go",
-		right: "until:  sentAt + lessDrift(min(ttl, d.ttl)),",
-		wrong: "until:  sentAt + lessDrift(min(ttl, d.ttl)) + limits[0].Window,",
+		right: "until:      sentAt + lessDrift(min(ttl, d.ttl)),",
+		wrong: "until:      sentAt + lessDrift(min(ttl, d.ttl)) + limits[0].Window,",
 		fault: "none", says: "while there was room",
 	},
 	{
@@ -105,8 +105,8 @@ var mutants = []mutant{
 	},
 	{
 		name: "a ban is remembered after it has ended", file: "core/denials.go",
-		right: "until:  sentAt + lessDrift(min(ttl, d.ttl)),",
-		wrong: "until:  sentAt + lessDrift(min(ttl, d.ttl)) + limits[0].Ban,",
+		right: "until:      sentAt + lessDrift(min(ttl, d.ttl)),",
+		wrong: "until:      sentAt + lessDrift(min(ttl, d.ttl)) + limits[0].Ban,",
 		fault: "replies_lost,_with_bans", says: "while there was room",
 	},
 	{
