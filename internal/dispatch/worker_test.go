@@ -59,7 +59,7 @@ func (d *dispatched) askAtOnce(names ...string) (outcomes []*outcome) {
 	}
 	for _, o := range outcomes { // each waits for the lock now
 		q := o.question
-		d.eventually(func() bool { return q.ticket().use() == 1 })
+		d.eventually(func() bool { return q.future().use() == 1 })
 	}
 	return outcomes
 }
@@ -98,7 +98,7 @@ func TestSomeCallsFail(t *testing.T) {
 				}
 				return send()
 			})
-			d.nodes.link(0).most = 1
+			d.nodes.link(0).maxWorkers = 1
 			outcomes := d.askAtOnce(names...)
 			for i, o := range outcomes {
 				if i != 1 && i != 4 {
@@ -133,7 +133,7 @@ func TestTheTextIsSentOnce(t *testing.T) {
 		}
 		return send()
 	})
-	d.nodes.link(0).most = 1
+	d.nodes.link(0).maxWorkers = 1
 	var names []string
 	for i := range 50 {
 		names = append(names, fmt.Sprint(i))
@@ -159,7 +159,7 @@ func TestTheTextIsRejected(t *testing.T) {
 		}
 		return rueidis.NewErrorResult(none)
 	})
-	d.nodes.link(0).most = 1
+	d.nodes.link(0).maxWorkers = 1
 	var names []string
 	for i := range 50 {
 		names = append(names, fmt.Sprint(i))
@@ -197,6 +197,6 @@ func TestMemoryOfABurst(t *testing.T) {
 			require.NoError(t, o.wait(t).err)
 		}
 	}
-	assert.LessOrEqual(t, made.Load(), int32(maxInFlight*maxSize))
-	assert.LessOrEqual(t, d.nodes.link(0).started, maxInFlight)
+	assert.LessOrEqual(t, made.Load(), int32(maxWorkers*maxSize))
+	assert.LessOrEqual(t, d.nodes.link(0).workers, maxWorkers)
 }
