@@ -195,7 +195,7 @@ func TestInFlightInProcess(t *testing.T) {
 		}
 	}
 	store.sweep(now)
-	require.Nil(t, store.locked("ann", false), "an empty log is forgotten")
+	require.Nil(t, store.lock("ann", false), "an empty log is forgotten")
 	require.True(t, store.allow(t, now+1, "ann", 200, limit).Allowed)
 }
 

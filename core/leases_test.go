@@ -83,7 +83,7 @@ func TestLeasesAreRenewedInTime(t *testing.T) {
 			redis.mu.Lock()
 			redis.last[paid(n).entry()] = redis.now()
 			redis.mu.Unlock()
-			leases.hold(paid(n), limits[n%3], redis.now())
+			leases.add(paid(n), limits[n%3], redis.now())
 			time.Sleep(time.Millisecond)
 		}
 		for range 1000 {
@@ -117,14 +117,14 @@ func TestLeasesAreRenewedInTime(t *testing.T) {
 		leases.mu.Lock()
 		assert.False(t, leases.running)
 		leases.mu.Unlock()
-		leases.hold(paid(0), limits[0], redis.now())
+		leases.add(paid(0), limits[0], redis.now())
 		time.Sleep(900 * time.Millisecond)
 		assert.Equal(t, before+2, called())
 		close(closing)
 		leases.close()
 		time.Sleep(time.Hour)
 		assert.Equal(t, before+2, called())
-		leases.hold(paid(1), limits[1], redis.now())
+		leases.add(paid(1), limits[1], redis.now())
 		leases.close()
 	})
 }

@@ -39,7 +39,7 @@ func TestQuestionsGatherWhileCallsAreInFlight(t *testing.T) {
 		assert.NoError(t, o.wait(t).err)
 	}
 	slices.Sort(d.calls)
-	assert.Equal(t, append(slices.Repeat([]int{1}, maxInFlight), 4), d.calls)
+	assert.Equal(t, append(slices.Repeat([]int{1}, maxWorkers), 4), d.calls)
 }
 
 // A call has a bounded size, and questions that are alike count once.
@@ -57,7 +57,7 @@ func TestSizeOfACall(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := &Dispatcher[*question]{}
 			l := newLink(d)
-			l.most = 0 // no worker starts
+			l.maxWorkers = 0 // no worker starts
 			for i := range 2000 {
 				require.NoError(t, l.push(row.questions(i)))
 			}
@@ -79,7 +79,7 @@ func TestNoWakeupIsLost(t *testing.T) {
 	(<-g.Came).Pass()
 	require.NoError(t, o.wait(t).err)
 	l := d.nodes.link(0)
-	d.eventually(func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.idle == 1 && l.started == 1 })
+	d.eventually(func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.idle == 1 && l.workers == 1 })
 	l.mu.Lock() // so that the worker wakes when all are there
 	for i := range 2 * maxSize {
 		q := d.about(fmt.Sprint(i))
@@ -186,7 +186,7 @@ func TestCallersLeave(t *testing.T) {
 // Those that come when too many wait are turned away, and the others are not held up.
 func TestFullQueue(t *testing.T) {
 	d, g := gated(t)
-	d.nodes.link(0).room = 3
+	d.nodes.link(0).maxQueue = 3
 	first, calls := d.busy(g)
 	waiting := d.queue(context.Background(), "a", "b", "c")
 	for range 3 {

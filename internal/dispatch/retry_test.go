@@ -42,7 +42,8 @@ func TestEveryError(t *testing.T) {
 		"ERR":         {err: rejects("ERR no"), times: 1, calls: 1, fails: true},
 
 		"READONLY once":        {err: rejects("READONLY no"), times: 1, calls: 2},
-		"READONLY for good":    {err: rejects("READONLY no"), times: ever, calls: 10, fails: true},
+		"READONLY 99 times":    {err: rejects("READONLY no"), times: 99, calls: 100},
+		"READONLY for good":    {err: rejects("READONLY no"), times: ever, calls: 1000, fails: true},
 		"TRYAGAIN fifty times": {err: rejects("TRYAGAIN no"), times: 50, calls: 51},
 	} {
 		t.Run(name, func(t *testing.T) {
