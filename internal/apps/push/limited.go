@@ -65,3 +65,47 @@ func NewLimited(store *Store, config Config, limiter *core.Limiter) (*gin.Engine
 	admins.POST("", a.createUser)
 	return r, nil
 }
+
+// guard allows five wrong passwords in a minute.
+var guard = core.Limit{Name: "guesses", Max: 5, Window: time.Minute, Ban: time.Hour}
+
+func unauthorized(status int) bool { return status == http.StatusUnauthorized }
+
+// withoutPassword exempts requests that guess no password, so that the guard does not count those in flight.
+func withoutPassword(c *gin.Context) bool {
+	_, _, ok := c.Request.BasicAuth()
+	return !ok
+}
+
+func applicationKey(c *gin.Context) (string, error) {
+	return "application:" + strconv.FormatUint(uint64(callerOf(c).app.ID), 10), nil
+}
+
+func userKey(c *gin.Context) (string, error) {
+	return "user:" + strconv.FormatUint(uint64(callerOf(c).user.ID), 10), nil
+}
+
+// plan allows administrators more.
+func plan(c *gin.Context) ([]core.Limit, error) {
+	if callerOf(c).user.Admin {
+		return []core.Limit{core.PerMinute("api", 200)}, nil
+	}
+	return []core.Limit{core.PerMinute("api", 100)}, nil
+}
+
+// kilobytes is what an upload costs. A body without a length may be as large as the largest.
+func kilobytes(c *gin.Context) int {
+	size := c.Request.ContentLength
+	if size < 0 || size > MaxImage {
+		size = MaxImage
+	}
+	return 1 + int(size>>10)
+}
+
+// streamUntilClosed is stream for a limit of requests in flight, which ends when the handler returns.
+func (a *api) streamUntilClosed(c *gin.Context) {
+	if stream := a.streams.connect(c, c.Writer.Header()); stream != nil {
+		go stream.write()
+		a.streams.read(stream)
+	}
+}
