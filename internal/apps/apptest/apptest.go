@@ -2,6 +2,7 @@
 package apptest
 
 import (
+	"encoding/json"
 	"io"
 	"log/slog"
 	"net/http"
@@ -95,3 +96,17 @@ func Count(instances []http.Handler, times int, r Request) map[int]int {
 
 // Log discards what an application logs.
 var Log io.Writer = io.Discard
+
+// OneAnswer checks that a body is one JSON value, or one line that is none.
+func OneAnswer(t *testing.T, w *httptest.ResponseRecorder) {
+	t.Helper()
+	body := w.Body.String()
+	if !strings.HasPrefix(body, "{") && !strings.HasPrefix(body, "[") {
+		assert.LessOrEqual(t, strings.Count(strings.TrimSpace(body), "\n"), 0, body)
+		return
+	}
+	decoder := json.NewDecoder(w.Body)
+	var first any
+	require.NoError(t, decoder.Decode(&first), body)
+	assert.ErrorIs(t, decoder.Decode(new(any)), io.EOF, "a second answer: %s", body)
+}
