@@ -25,12 +25,16 @@ var versions = []version{
 	{
 		"v4",
 		func(s *conduit.Store, c conduit.Config) http.Handler { return echov4.New(s, c) },
-		func(s *conduit.Store, c conduit.Config, l *core.Limiter) http.Handler { return echov4.NewLimited(s, c, l) },
+		func(s *conduit.Store, c conduit.Config, l *core.Limiter) http.Handler {
+			return echov4.NewLimited(s, c, l)
+		},
 	},
 	{
 		"v5",
 		func(s *conduit.Store, c conduit.Config) http.Handler { return echov5.New(s, c) },
-		func(s *conduit.Store, c conduit.Config, l *core.Limiter) http.Handler { return echov5.NewLimited(s, c, l) },
+		func(s *conduit.Store, c conduit.Config, l *core.Limiter) http.Handler {
+			return echov5.NewLimited(s, c, l)
+		},
 	},
 }
 

@@ -35,7 +35,9 @@ func missing(c *gin.Context, what string, id uint) {
 	c.AbortWithError(http.StatusNotFound, fmt.Errorf("%s %d does not exist", what, id))
 }
 
-func (a *api) health(c *gin.Context) { c.JSON(http.StatusOK, gin.H{"health": "green", "database": "green"}) }
+func (a *api) health(c *gin.Context) {
+	c.JSON(http.StatusOK, gin.H{"health": "green", "database": "green"})
+}
 
 func (a *api) version(c *gin.Context) { c.JSON(http.StatusOK, gin.H{"version": "2.0.0"}) }
 
