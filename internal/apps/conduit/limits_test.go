@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 
 	"github.com/exactlimit/exactlimit/core"
 	"github.com/exactlimit/exactlimit/internal/apps/apptest"
@@ -76,10 +75,10 @@ func TestLimitOfPlans(t *testing.T) {
 	})
 }
 
-// A denied request does not use up a quota of the same plan.
+// No client chooses its address.
 func TestLimitOfAddresses(t *testing.T) {
 	onInstances(t, func(t *testing.T, apps []http.Handler) {
-		for i := range 3 { // no client chooses its address
+		for i := range 3 {
 			r := httptest.NewRequest("GET", "/api/articles", nil)
 			r.Header.Set("X-Forwarded-For", fmt.Sprint("198.51.100.", i))
 			r.Header.Set("X-Real-Ip", fmt.Sprint("198.51.100.", i))
@@ -146,5 +145,3 @@ func TestLimitsWithoutRedis(t *testing.T) {
 		}
 	}
 }
-
-var _ = require.NoError

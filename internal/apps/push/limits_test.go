@@ -1,7 +1,6 @@
 package push
 
 import (
-	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -73,26 +72,35 @@ func TestLimitOfPlans(t *testing.T) {
 	assert.Equal(t, map[int]int{200: 200, 429: 30}, apptest.Count(apps, 230, list))
 }
 
-// Uploads cost a unit for each kilobyte that is begun.
+// An upload costs a unit, and one for each kilobyte.
 func TestLimitOfUploads(t *testing.T) {
 	apps := instances(t)
 	apptest.Play(t, apps[0], []apptest.Request{{Target: "POST /application", As: ann, Body: `{"name":"backup"}`, Status: 200}})
-	upload := func(size int) apptest.Request {
-		return apptest.Request{Target: "POST /application/3/image", As: ann,
-			Body: png + strings.Repeat("x", size-len(png))}
-	}
 	for i, step := range []struct {
-		size, status int
-		fields       string
+		size, status, remaining int
 	}{
-		{MaxImage, 200, `"images";r=191;t=3600`},
-		{MaxImage + 1, 413, ""}, // too large, and not a mistake in what it costs
-		{59 << 10, 200, `"images";r=66`},
+		{MaxImage, 200, 191},
+		{MaxImage + 1, 413, 126}, // too large, and no mistake in what it costs
+		{59 << 10, 200, 66},
+		{MaxImage, 200, 1},
+		{1 << 10, 429, 1},
+		{1<<10 - 1, 200, 0},
+		{len(png), 429, 0},
 	} {
-		w := upload(step.size).Send(apps[i%2])
+		w := apptest.Request{Target: "POST /application/3/image", As: ann,
+			Body: png + strings.Repeat("x", step.size-len(png))}.Send(apps[i%2])
 		assert.Equal(t, step.status, w.Code, "%d bytes: %s", step.size, w.Body)
-		_ = step.fields
+		assert.Equal(t, step.remaining, remaining(t, w, "images"), "%d bytes", step.size)
 	}
+	// A body without a length costs as much as the largest.
+	app := instances(t)[0]
+	apptest.Play(t, app, []apptest.Request{{Target: "POST /application", As: ann, Body: `{"name":"backup"}`, Status: 200}})
+	r := httptest.NewRequest("POST", "/application/3/image", io.MultiReader(strings.NewReader(png)))
+	r.Header.Set("Authorization", ann)
+	w := httptest.NewRecorder()
+	app.ServeHTTP(w, r)
+	assert.Equal(t, http.StatusOK, w.Code)
+	assert.Equal(t, 191, remaining(t, w, "images"))
 }
 
 func TestLimitOfStreams(t *testing.T) {
@@ -129,9 +137,9 @@ func TestLimitOfStreams(t *testing.T) {
 // Clients behind a trusted proxy are told apart, also on a Unix socket, and no client chooses its address.
 func TestLimitOfAddresses(t *testing.T) {
 	for _, test := range []struct {
-		trusted      []string
-		peer         string
-		want, others int // how much of "site" a client that others precede has left, and what those have
+		trusted []string
+		peer    string
+		want    int // what the second client has left of "site"
 	}{
 		{trusted: nil, peer: "192.0.2.1:1234", want: 298},
 		{trusted: []string{"127.0.0.1"}, peer: "192.0.2.1:1234", want: 298},
@@ -226,5 +234,3 @@ func TestLimitsWithoutRedis(t *testing.T) {
 			apptest.Count(app, 20, apptest.Request{Target: "GET /client", As: wrong}))
 	})
 }
-
-var _, _ = json.Marshal, io.EOF
