@@ -3,10 +3,11 @@ package apptest
 
 import (
 	"encoding/json"
-	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -64,12 +65,12 @@ func Limiter(t *testing.T, prefix string) *core.Limiter {
 	return connect(t, redistest.Shared(t).URL(), core.WithPrefix(prefix), core.WithTimeout(10*time.Second))
 }
 
-// Without returns a limiter whose Redis is not there, and the address of that.
-func Without(t *testing.T, policy core.FailurePolicy) (limiter *core.Limiter, address string) {
+// Without returns a limiter whose Redis is not there.
+func Without(t *testing.T, policy core.FailurePolicy) *core.Limiter {
 	t.Helper()
 	server := redistest.Start(t)
 	server.Kill()
-	return connect(t, server.URL(), core.WithLogger(slog.New(slog.DiscardHandler))).OnFailure(policy), server.Addr
+	return connect(t, server.URL(), core.WithLogger(slog.New(slog.DiscardHandler))).OnFailure(policy)
 }
 
 func connect(t *testing.T, url string, opts ...core.Option) *core.Limiter {
@@ -94,19 +95,25 @@ func Count(instances []http.Handler, times int, r Request) map[int]int {
 	return counts
 }
 
-// Log discards what an application logs.
-var Log io.Writer = io.Discard
-
-// OneAnswer checks that a body is one JSON value, or one line that is none.
-func OneAnswer(t *testing.T, w *httptest.ResponseRecorder) {
+// Unavailable checks that a request is answered once, by the limiter, with 503 and without the reason.
+func Unavailable(t *testing.T, r Request, app http.Handler) {
 	t.Helper()
-	body := w.Body.String()
-	if !strings.HasPrefix(body, "{") && !strings.HasPrefix(body, "[") {
-		assert.LessOrEqual(t, strings.Count(strings.TrimSpace(body), "\n"), 0, body)
-		return
+	w := r.Send(app)
+	assert.Equal(t, http.StatusServiceUnavailable, w.Code, r.Target)
+	assert.Equal(t, "application/problem+json", w.Header().Get("Content-Type"), r.Target)
+	var problem map[string]any
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &problem), "%s: more than one answer: %s", r.Target, w.Body)
+	assert.ElementsMatch(t, []string{"type", "title", "status", "violated-policies"}, slices.Collect(maps.Keys(problem)))
+	for _, inside := range []string{"127.0.0.1", "redis", "exactlimit"} {
+		assert.NotContains(t, strings.ToLower(w.Body.String()), inside, r.Target)
 	}
-	decoder := json.NewDecoder(w.Body)
-	var first any
-	require.NoError(t, decoder.Decode(&first), body)
-	assert.ErrorIs(t, decoder.Decode(new(any)), io.EOF, "a second answer: %s", body)
+}
+
+// Same checks that two applications give the same answer to a request.
+func Same(t *testing.T, r Request, plain, limited http.Handler) {
+	t.Helper()
+	want, got := r.Send(plain), r.Send(limited)
+	assert.Equal(t, want.Code, got.Code, "%s as %q", r.Target, r.As)
+	assert.Equal(t, want.Body.String(), got.Body.String(), "%s as %q", r.Target, r.As)
+	assert.Equal(t, want.Header().Get("Content-Type"), got.Header().Get("Content-Type"), "%s as %q", r.Target, r.As)
 }

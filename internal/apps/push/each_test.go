@@ -1,6 +1,7 @@
 package push
 
 import (
+	"io"
 	"net/http"
 	"testing"
 
@@ -17,7 +18,7 @@ func TestMain(m *testing.M) {
 	redistest.Main(m)
 }
 
-var config = Config{AllowOrigins: []string{"https://push.example.com"}, Log: apptest.Log}
+var config = Config{AllowOrigins: []string{"https://push.example.com"}, Log: io.Discard}
 
 // each runs a test on the application as it is, and on the one with limits.
 func each(t *testing.T, test func(*testing.T, http.Handler)) {

@@ -5,6 +5,7 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -146,8 +147,7 @@ func TestCORS(t *testing.T) {
 
 func TestStream(t *testing.T) {
 	each(t, func(t *testing.T, app http.Handler) {
-		server := httptest.NewServer(app)
-		defer server.Close()
+		server := serve(t, app)
 		apptest.Play(t, app, []apptest.Request{
 			{Target: "POST /application", As: ann, Body: `{"name":"backup"}`, Status: 200},
 			{Target: "POST /client", As: ann, Body: `{"name":"phone"}`, Status: 200},
@@ -165,6 +165,22 @@ func TestStream(t *testing.T) {
 		require.Error(t, err)
 		assert.Equal(t, http.StatusUnauthorized, response.StatusCode)
 	})
+}
+
+// serve runs a server until the end of the test, and then until its handlers have returned.
+func serve(t *testing.T, app http.Handler) *httptest.Server {
+	t.Helper()
+	var running sync.WaitGroup
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		running.Add(1)
+		defer running.Done()
+		app.ServeHTTP(w, r)
+	}))
+	t.Cleanup(func() {
+		server.Close()
+		running.Wait()
+	})
+	return server
 }
 
 // dial opens a stream, with a token in the query.

@@ -35,11 +35,11 @@ func (s *streams) send(user uint, message Message) {
 	}
 }
 
-func (s *streams) remove(stream *stream) {
+func (s *streams) remove(closed *stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.open = slices.DeleteFunc(s.open, func(other *stream) bool { return other == stream })
-	close(stream.messages)
+	s.open = slices.DeleteFunc(s.open, func(other *stream) bool { return other == closed })
+	close(closed.messages)
 }
 
 // connect makes the connection of a request a stream, or answers the request.
