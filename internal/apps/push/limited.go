@@ -104,6 +104,7 @@ func kilobytes(c *gin.Context) int {
 
 // streamUntilClosed is stream for a limit of requests in flight, which ends when the handler returns.
 func (a *api) streamUntilClosed(c *gin.Context) {
+	c.Writer.Header().Del("Content-Type") // which does not belong into the answer to an upgrade
 	if stream := a.streams.connect(c, c.Writer.Header()); stream != nil {
 		go stream.write()
 		a.streams.read(stream)

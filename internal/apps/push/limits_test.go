@@ -84,7 +84,7 @@ func TestLimitOfUploads(t *testing.T) {
 		size, status, remaining int
 	}{
 		{MaxImage, 200, 191},
-		{MaxImage + 1, 413, 126}, // too large, and no mistake in what it costs
+		{300 << 10, 413, 126}, // too large, but its cost is no mistake
 		{59 << 10, 200, 66},
 		{MaxImage, 200, 1},
 		{1 << 10, 429, 1},
