@@ -158,6 +158,7 @@ func TestStream(t *testing.T) {
 		defer conn.Close()
 		apptest.Play(t, app, []apptest.Request{{Target: "POST /message?token=A1", Body: `{"message":"done"}`, Status: 200}})
 		var message Message
+		require.NoError(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
 		require.NoError(t, conn.ReadJSON(&message))
 		assert.Equal(t, "done", message.Message)
 

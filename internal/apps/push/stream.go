@@ -42,19 +42,22 @@ func (s *streams) remove(closed *stream) {
 	close(closed.messages)
 }
 
-// connect makes the connection of a request a stream, or answers the request.
+// connect makes the connection of a request a stream, or answers the request. Messages wait for a stream from before its
+// client is told that it is open.
 func (s *streams) connect(c *gin.Context, fields http.Header) *stream {
+	opened := &stream{user: callerOf(c).user.ID, messages: make(chan Message, 16)}
+	s.mu.Lock()
+	s.open = append(s.open, opened)
+	s.mu.Unlock()
 	upgrader := websocket.Upgrader{}
 	conn, err := upgrader.Upgrade(c.Writer, c.Request, fields)
 	if err != nil {
+		s.remove(opened)
 		c.Error(err)
 		return nil
 	}
-	stream := &stream{user: callerOf(c).user.ID, conn: conn, messages: make(chan Message, 16)}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.open = append(s.open, stream)
-	return stream
+	opened.conn = conn
+	return opened
 }
 
 // read waits until the client leaves.
