@@ -377,8 +377,8 @@ func ExampleCost_uploads() {
 		fmt.Println(w.Code, w.Header()["Ratelimit"])
 	}
 	// Output:
-	// 200 ["kilobytes";r=29999;t=3600]
-	// 413 ["kilobytes";r=19758;t=3600]
+	// 200 ["kilobytes";r=29999]
+	// 413 ["kilobytes";r=19758]
 	// 200 ["kilobytes";r=9517;t=3600]
 	// 429 ["kilobytes";r=9517;t=3600]
 }
