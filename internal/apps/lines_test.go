@@ -73,7 +73,7 @@ func common(a, b []string) int {
 // Where the two versions of Echo allow it, the application is the same.
 func TestVersionsAgree(t *testing.T) {
 	replace := strings.NewReplacer("labstack/echo/v4", "labstack/echo/v5", "echo.Context", "*echo.Context")
-	for _, file := range []string{"api.go", "auth.go"} {
+	for _, file := range []string{"api.go", "auth.go", "log.go"} {
 		v4, err := os.ReadFile("conduit/v4/" + file)
 		require.NoError(t, err)
 		v5, err := os.ReadFile("conduit/v5/" + file)

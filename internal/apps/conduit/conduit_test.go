@@ -47,15 +47,19 @@ var (
 func TestLogin(t *testing.T) {
 	each(t, func(t *testing.T, app http.Handler) {
 		apptest.Play(t, app, []apptest.Request{
-			{Target: "POST /api/users/login", Body: `{"user":{"email":"ann@example.com","password":"guess"}}`, Status: 403, Want: wrong},
-			{Target: "POST /api/users/login", Body: `{"user":{"email":"eve@example.com","password":"sesame"}}`, Status: 403, Want: wrong},
+			{Target: "POST /api/users/login", Body: `{"user":{"email":"ann@example.com","password":"guess"}}`, Status: 403,
+				Want: wrong},
+			{Target: "POST /api/users/login", Body: `{"user":{"email":"eve@example.com","password":"sesame"}}`, Status: 403,
+				Want: wrong},
 			{Target: "POST /api/users/login", Body: `{"user":{"email":"ann"}}`, Status: 422},
 			{Target: "POST /api/users/login", Body: `{"user":`, Status: 400,
 				Want: `{"errors":{"body":["this is not the JSON that is expected"]}}`},
 			{Target: "POST /api/users/login", Body: `{"member":{}}`, Status: 400},
-			{Target: "POST /api/users", Body: `{"user":{"username":"ann","email":"new@example.com","password":"x"}}`, Status: 422,
-				Want: `{"errors":{"body":["this name or address is taken"]}}`},
-			{Target: "POST /api/users/", Body: `{"user":{"username":"cid","email":"cid@example.com","password":"x"}}`, Status: 201},
+			{Target: "POST /api/users", Body: `{"user":{"username":"ann","email":"new@example.com","password":"x"}}`,
+				Status: 422,
+				Want:   `{"errors":{"body":["this name or address is taken"]}}`},
+			{Target: "POST /api/users/", Body: `{"user":{"username":"cid","email":"cid@example.com","password":"x"}}`,
+				Status: 201},
 			{Target: "GET /api/user", Status: 401, Want: required},
 			{Target: "GET /api/user", As: "Token x", Status: 401, Want: required},
 			{Target: "GET /api/user", As: ann + "x", Status: 401, Want: required},
@@ -87,7 +91,8 @@ func TestArticles(t *testing.T) {
 			{Target: "POST /api/articles", Body: write, Status: 401, Want: required},
 			{Target: "POST /api/articles", As: ann, Body: `{"article":{"title":"On tea"}}`, Status: 422},
 			{Target: "POST /api/articles", As: ann, Body: write, Status: 201, Want: `{"article":` + plain + `}`},
-			{Target: "POST /api/articles", As: bob, Body: write, Status: 422, Want: `{"errors":{"body":["this title is taken"]}}`},
+			{Target: "POST /api/articles", As: bob, Body: write, Status: 422,
+				Want: `{"errors":{"body":["this title is taken"]}}`},
 			{Target: "GET /api/articles/on-tea", Status: 200, Want: `{"article":` + plain + `}`},
 			{Target: "GET /api/articles/on-tea", As: "Token x", Status: 401, Want: required},
 			{Target: "GET /api/articles/on-coffee", Status: 404, Want: missing},
@@ -97,10 +102,13 @@ func TestArticles(t *testing.T) {
 			{Target: "GET /api/articles?author=bob", Status: 200, Want: none},
 			{Target: "GET /api/articles/feed", Status: 401, Want: required},
 			{Target: "GET /api/articles/feed", As: bob, Status: 200, Want: none},
-			{Target: "POST /api/profiles/ann/follow", As: bob, Status: 200, Want: `{"profile":{"username":"ann","following":true}}`},
+			{Target: "POST /api/profiles/ann/follow", As: bob, Status: 200,
+				Want: `{"profile":{"username":"ann","following":true}}`},
 			{Target: "POST /api/profiles/eve/follow", As: bob, Status: 404, Want: missing},
-			{Target: "GET /api/articles/feed", As: bob, Status: 200, Want: `{"articles":[` + followed + `],"articlesCount":1}`},
-			{Target: "DELETE /api/profiles/ann/follow", As: bob, Status: 200, Want: `{"profile":{"username":"ann","following":false}}`},
+			{Target: "GET /api/articles/feed", As: bob, Status: 200,
+				Want: `{"articles":[` + followed + `],"articlesCount":1}`},
+			{Target: "DELETE /api/profiles/ann/follow", As: bob, Status: 200,
+				Want: `{"profile":{"username":"ann","following":false}}`},
 			{Target: "DELETE /api/articles/on-tea/favorite", As: bob, Status: 200, Want: `{"article":` + plain + `}`},
 			{Target: "DELETE /api/articles/on-tea", As: bob, Status: 403, Want: notYours},
 			{Target: "DELETE /api/articles/on-tea", As: ann, Status: 204},
@@ -110,7 +118,8 @@ func TestArticles(t *testing.T) {
 }
 
 func TestComments(t *testing.T) {
-	const nice = `{"id":3,"createdAt":"2026-11-28T12:00:00Z","body":"Nice.","author":{"username":"bob","following":false}}`
+	const nice = `{"id":3,"createdAt":"2026-11-28T12:00:00Z","body":"Nice.",` +
+		`"author":{"username":"bob","following":false}}`
 	each(t, func(t *testing.T, app http.Handler) {
 		apptest.Play(t, app, []apptest.Request{
 			{Target: "POST /api/articles", As: ann, Body: `{"article":{"title":"On tea","body":"Hot."}}`, Status: 201},
@@ -119,7 +128,8 @@ func TestComments(t *testing.T) {
 			{Target: "POST /api/articles/on-tea/comments", As: bob, Body: `{"comment":{}}`, Status: 422},
 			{Target: "GET /api/articles/on-tea/comments", Status: 200, Want: `{"comments":[` + nice + `]}`},
 			{Target: "DELETE /api/articles/on-tea/comments/3", As: ann, Status: 403, Want: notYours},
-			{Target: "DELETE /api/articles/on-tea/comments/x", As: bob, Status: 400, Want: `{"errors":{"body":["invalid id"]}}`},
+			{Target: "DELETE /api/articles/on-tea/comments/x", As: bob, Status: 400,
+				Want: `{"errors":{"body":["invalid id"]}}`},
 			{Target: "DELETE /api/articles/on-tea/comments/4", As: bob, Status: 404, Want: missing},
 			{Target: "DELETE /api/articles/on-tea/comments/3", As: bob, Status: 204},
 			{Target: "GET /api/articles/on-tea/comments", Status: 200, Want: `{"comments":[]}`},

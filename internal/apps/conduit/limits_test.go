@@ -32,8 +32,8 @@ func login(password string) apptest.Request {
 		Body: `{"user":{"email":"ann@example.com","password":"` + password + `"}}`}
 }
 
-// Of many wrong passwords at once, exactly five are tried. Then their address has no more tries, not even with the right
-// password, and other addresses have theirs.
+// Of many wrong passwords at once, exactly five are tried. Then their address has no more tries, not even with the
+// right password, and other addresses have theirs.
 func TestLimitOfGuesses(t *testing.T) {
 	onInstances(t, func(t *testing.T, apps []http.Handler) {
 		for i := range 20 { // right ones do not count
@@ -58,7 +58,8 @@ func TestLimitOfPlans(t *testing.T) {
 	onInstances(t, func(t *testing.T, apps []http.Handler) {
 		apptest.Play(t, apps[0], []apptest.Request{ // ann's first of 20
 			{Target: "POST /api/articles", As: ann, Body: `{"article":{"title":"On tea","body":"Hot."}}`, Status: 201}})
-		comment := apptest.Request{Target: "POST /api/articles/on-tea/comments", As: ann, Body: `{"comment":{"body":"Nice."}}`}
+		comment := apptest.Request{Target: "POST /api/articles/on-tea/comments", As: ann,
+			Body: `{"comment":{"body":"Nice."}}`}
 		assert.Equal(t, map[int]int{201: 19, 429: 21}, apptest.Count(apps, 40, comment))
 		comment.As, comment.Address = bob, "192.0.2.2"
 		assert.Equal(t, map[int]int{201: 60, 429: 20}, apptest.Count(apps, 80, comment))

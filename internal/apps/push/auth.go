@@ -9,7 +9,7 @@ import (
 )
 
 var (
-	errUnknown    = errors.New("a valid token, or a name and a password, are required")
+	errUnknown    = errors.New("a token, or a name and a password, is required")
 	errNotAllowed = errors.New("this is not allowed to you")
 )
 

@@ -27,8 +27,8 @@ func instances(t *testing.T) []http.Handler {
 	return apps
 }
 
-// Of many wrong passwords at once, exactly five are tried. Then their address has no more tries, not even with the right
-// password, and other addresses have theirs.
+// Of many wrong passwords at once, exactly five are tried. Then their address has no more tries, not even with the
+// right password, and other addresses have theirs.
 func TestLimitOfGuesses(t *testing.T) {
 	apps := instances(t)
 	for range 20 { // right ones do not count
@@ -66,7 +66,8 @@ func TestLimitOfMessages(t *testing.T) {
 
 func TestLimitOfPlans(t *testing.T) {
 	apps := instances(t)
-	apptest.Play(t, apps[0], []apptest.Request{ // with passwords, requests at once would be guesses until they are answered
+	// By passwords, many requests at once would be many guesses until they are answered.
+	apptest.Play(t, apps[0], []apptest.Request{
 		{Target: "POST /client", As: ann, Body: `{"name":"phone"}`, Status: 200},
 		{Target: "POST /client", As: admin, Body: `{"name":"phone"}`, Status: 200},
 	})
@@ -79,7 +80,8 @@ func TestLimitOfPlans(t *testing.T) {
 // An upload costs a unit, and one for each kilobyte.
 func TestLimitOfUploads(t *testing.T) {
 	apps := instances(t)
-	apptest.Play(t, apps[0], []apptest.Request{{Target: "POST /application", As: ann, Body: `{"name":"backup"}`, Status: 200}})
+	apptest.Play(t, apps[0], []apptest.Request{{Target: "POST /application", As: ann,
+		Body: `{"name":"backup"}`, Status: 200}})
 	for i, step := range []struct {
 		size, status, remaining int
 	}{
@@ -98,7 +100,8 @@ func TestLimitOfUploads(t *testing.T) {
 	}
 	// A body without a length costs as much as the largest.
 	app := instances(t)[0]
-	apptest.Play(t, app, []apptest.Request{{Target: "POST /application", As: ann, Body: `{"name":"backup"}`, Status: 200}})
+	apptest.Play(t, app, []apptest.Request{{Target: "POST /application", As: ann,
+		Body: `{"name":"backup"}`, Status: 200}})
 	r := httptest.NewRequest("POST", "/application/3/image", io.MultiReader(strings.NewReader(png)))
 	r.Header.Set("Authorization", ann)
 	w := httptest.NewRecorder()

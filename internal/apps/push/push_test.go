@@ -23,7 +23,8 @@ const (
 	ann   = "Basic YW5uOnNlc2FtZQ==" // ann:sesame
 	wrong = "Basic YW5uOmd1ZXNz"     // ann:guess
 
-	unknown    = `{"error":"Unauthorized","errorCode":401,"errorDescription":"a valid token, or a name and a password, are required"}`
+	unknown = `{"error":"Unauthorized","errorCode":401,` +
+		`"errorDescription":"a token, or a name and a password, is required"}`
 	notAllowed = `{"error":"Forbidden","errorCode":403,"errorDescription":"this is not allowed to you"}`
 	png        = "\x89PNG\r\n\x1a\n"
 )
@@ -45,7 +46,8 @@ func TestAuthentication(t *testing.T) {
 			{Target: "GET /client", Status: 401, Want: unknown},
 			{Target: "GET /client", As: wrong, Status: 401, Want: unknown},
 			{Target: "GET /client", As: ann, Status: 200, Want: `[]`},
-			{Target: "POST /client", As: ann, Body: `{"name":"phone"}`, Status: 200, Want: `{"id":3,"token":"C1","name":"phone"}`},
+			{Target: "POST /client", As: ann, Body: `{"name":"phone"}`, Status: 200,
+				Want: `{"id":3,"token":"C1","name":"phone"}`},
 			{Target: "GET /client", As: "Bearer C1", Status: 200, Want: `[{"id":3,"token":"C1","name":"phone"}]`},
 			{Target: "GET /client", As: "X-Push-Key: C1", Status: 200},
 			{Target: "GET /client?token=C1", Status: 200},
@@ -85,7 +87,8 @@ func TestMessages(t *testing.T) {
 		apptest.Play(t, app, []apptest.Request{
 			{Target: "POST /application", As: ann, Body: `{"name":"backup"}`, Status: 200},
 			{Target: "POST /message", As: "X-Push-Key: A1", Body: `{"message":"done"}`, Status: 200, Want: first},
-			{Target: "POST /message?token=A1", Body: `{"message":"failed","title":"sorry","priority":9}`, Status: 200, Want: second},
+			{Target: "POST /message?token=A1", Body: `{"message":"failed","title":"sorry","priority":9}`, Status: 200,
+				Want: second},
 			{Target: "POST /message?token=A1", Body: `{}`, Status: 400},
 			{Target: "POST /message?token=A1", Body: `{`, Status: 400,
 				Want: `{"error":"Bad Request","errorCode":400,"errorDescription":"unexpected EOF"}`},

@@ -42,8 +42,8 @@ func (s *streams) remove(closed *stream) {
 	close(closed.messages)
 }
 
-// connect makes the connection of a request a stream, or answers the request. Messages wait for a stream from before its
-// client is told that it is open.
+// connect makes the connection of a request a stream, or answers the request. A stream gets messages from before its
+// client learns that it is open.
 func (s *streams) connect(c *gin.Context, fields http.Header) *stream {
 	opened := &stream{user: callerOf(c).user.ID, messages: make(chan Message, 16)}
 	s.mu.Lock()

@@ -1,7 +1,6 @@
 package conduit
 
 import (
-	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -27,7 +26,7 @@ func NewLimited(store *conduit.Store, config conduit.Config, limiter *core.Limit
 	byUser := echolimit.New(limiter, echolimit.FirstOf(userKey, address), echolimit.OnDenied(tooMany))
 
 	e.Pre(middleware.RemoveTrailingSlash())
-	e.Use(middleware.RequestID(), middleware.LoggerWithConfig(middleware.LoggerConfig{Output: io.Discard}))
+	e.Use(middleware.RequestID(), middleware.RequestLoggerWithConfig(logging))
 	e.Use(middleware.Recover())
 	e.Use(middleware.CORSWithConfig(middleware.CORSConfig{
 		AllowOrigins:  []string{"https://conduit.example.com"},

@@ -2,8 +2,6 @@
 package conduit
 
 import (
-	"io"
-
 	"github.com/go-playground/validator/v10"
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/echo/v4/middleware"
@@ -18,7 +16,7 @@ func New(store *conduit.Store, config conduit.Config) *echo.Echo {
 	a := &api{store, config}
 
 	e.Pre(middleware.RemoveTrailingSlash())
-	e.Use(middleware.RequestID(), middleware.LoggerWithConfig(middleware.LoggerConfig{Output: io.Discard}))
+	e.Use(middleware.RequestID(), middleware.RequestLoggerWithConfig(logging))
 	e.Use(middleware.Recover())
 	e.Use(middleware.CORSWithConfig(middleware.CORSConfig{
 		AllowOrigins: []string{"https://conduit.example.com"},

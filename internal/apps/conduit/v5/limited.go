@@ -1,7 +1,6 @@
 package conduit
 
 import (
-	"log/slog"
 	"net/http"
 	"strconv"
 	"time"
@@ -18,7 +17,6 @@ import (
 // NewLimited returns the application with limits.
 func NewLimited(store *conduit.Store, config conduit.Config, limiter *core.Limiter) *echo.Echo {
 	e := echo.New()
-	e.Logger = slog.New(slog.DiscardHandler)
 	e.HTTPErrorHandler, e.Binder, e.Validator = answerError, binder{}, checker{validator.New()}
 	a := &api{store, config}
 
@@ -28,7 +26,7 @@ func NewLimited(store *conduit.Store, config conduit.Config, limiter *core.Limit
 	byUser := echolimit.New(limiter, echolimit.FirstOf(userKey, address), echolimit.OnDenied(tooMany))
 
 	e.Pre(middleware.RemoveTrailingSlash())
-	e.Use(middleware.RequestID(), middleware.RequestLogger())
+	e.Use(middleware.RequestID(), middleware.RequestLoggerWithConfig(logging))
 	e.Use(middleware.Recover())
 	e.Use(middleware.CORSWithConfig(middleware.CORSConfig{
 		AllowOrigins:  []string{"https://conduit.example.com"},

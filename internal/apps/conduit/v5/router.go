@@ -2,8 +2,6 @@
 package conduit
 
 import (
-	"log/slog"
-
 	"github.com/go-playground/validator/v10"
 	"github.com/labstack/echo/v5"
 	"github.com/labstack/echo/v5/middleware"
@@ -14,12 +12,11 @@ import (
 // New returns the application.
 func New(store *conduit.Store, config conduit.Config) *echo.Echo {
 	e := echo.New()
-	e.Logger = slog.New(slog.DiscardHandler)
 	e.HTTPErrorHandler, e.Binder, e.Validator = answerError, binder{}, checker{validator.New()}
 	a := &api{store, config}
 
 	e.Pre(middleware.RemoveTrailingSlash())
-	e.Use(middleware.RequestID(), middleware.RequestLogger())
+	e.Use(middleware.RequestID(), middleware.RequestLoggerWithConfig(logging))
 	e.Use(middleware.Recover())
 	e.Use(middleware.CORSWithConfig(middleware.CORSConfig{
 		AllowOrigins: []string{"https://conduit.example.com"},
