@@ -65,12 +65,16 @@ func Limiter(t *testing.T, prefix string) *core.Limiter {
 	return connect(t, redistest.Shared(t).URL(), core.WithPrefix(prefix), core.WithTimeout(10*time.Second))
 }
 
-// Without returns a limiter whose Redis is not there.
-func Without(t *testing.T, policy core.FailurePolicy) *core.Limiter {
+// Stopped returns a limiter whose Redis has answered once, and has ended then.
+func Stopped(t *testing.T) *core.Limiter {
 	t.Helper()
 	server := redistest.Start(t)
+	limiter := connect(t, server.URL(), core.WithLogger(slog.New(slog.DiscardHandler)))
+	d, err := limiter.Allow(t.Context(), "first", core.PerHour("first", 1))
+	require.NoError(t, err)
+	require.Equal(t, core.SourceRedis, d.Source)
 	server.Kill()
-	return connect(t, server.URL(), core.WithLogger(slog.New(slog.DiscardHandler))).OnFailure(policy)
+	return limiter
 }
 
 func connect(t *testing.T, url string, opts ...core.Option) *core.Limiter {

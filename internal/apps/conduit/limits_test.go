@@ -117,16 +117,15 @@ func TestLimitsWithoutRedis(t *testing.T) {
 		login("guess"),
 	}
 	for _, v := range versions {
+		limiter := apptest.Stopped(t)
 		t.Run(v.name+"/FailClosed", func(t *testing.T) {
-			limiter := apptest.Without(t, core.FailClosed)
-			app := v.limited(newStore(t), config, limiter)
+			app := v.limited(newStore(t), config, limiter.OnFailure(core.FailClosed))
 			for _, r := range requests {
 				apptest.Unavailable(t, r, app)
 			}
 		})
 		t.Run(v.name+"/FailLocal", func(t *testing.T) {
-			limiter := apptest.Without(t, core.FailLocal)
-			app := v.limited(newStore(t), config, limiter)
+			app := v.limited(newStore(t), config, limiter.OnFailure(core.FailLocal))
 			for _, r := range requests {
 				apptest.Same(t, r, v.plain(newStore(t), config), app)
 			}

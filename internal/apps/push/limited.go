@@ -28,7 +28,7 @@ func NewLimited(store *Store, config Config, limiter *core.Limiter) (*gin.Engine
 	uploads := ginlimit.New(limiter, userKey, ginlimit.Cost(kilobytes))
 
 	r.Use(nameUnixPeer)
-	r.Use(gin.LoggerWithWriter(config.Log), gin.RecoveryWithWriter(config.Log), answerErrors, locate)
+	r.Use(gin.LoggerWithWriter(config.Log), gin.RecoveryWithWriter(config.Log), locate)
 	r.NoRoute(notFound)
 	r.GET("/", a.page)
 	r.GET("/health", a.health)
@@ -39,7 +39,7 @@ func NewLimited(store *Store, config Config, limiter *core.Limiter) (*gin.Engine
 		AllowHeaders:  []string{"X-Push-Key", "Authorization", "Content-Type"},
 		ExposeHeaders: []string{"RateLimit", "RateLimit-Policy", "Retry-After"},
 	}))
-	r.Use(site.Limit(core.PerMinute("site", 300)), failures.Limit(guard))
+	r.Use(site.Limit(core.PerMinute("site", 300)), failures.Limit(guard), answerErrors)
 	r.OPTIONS("/*any")
 	r.GET("/version", a.version)
 

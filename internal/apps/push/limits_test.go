@@ -211,27 +211,22 @@ func TestLimitsWithoutRedis(t *testing.T) {
 		{Target: "POST /message?token=A9"},
 		{Target: "GET /stream", As: ann}, // no WebSocket
 	}
+	limiter := apptest.Stopped(t)
 	t.Run("FailClosed", func(t *testing.T) {
-		limiter := apptest.Without(t, core.FailClosed)
-		app := limited(t, newStore(), limiter)
+		app := limited(t, newStore(), limiter.OnFailure(core.FailClosed))
 		for _, r := range requests {
 			apptest.Unavailable(t, r, app)
 		}
 		apptest.Play(t, app, []apptest.Request{{Target: "GET /health", Status: 200}}) // it has no limits
 	})
 	t.Run("FailLocal", func(t *testing.T) {
-		limiter := apptest.Without(t, core.FailLocal)
-		app := limited(t, newStore(), limiter)
+		app := limited(t, newStore(), limiter.OnFailure(core.FailLocal))
 		plain, err := New(newStore(), config)
 		require.NoError(t, err)
 		for _, r := range requests {
 			apptest.Same(t, r, plain, app)
 		}
-	})
-	t.Run("limits", func(t *testing.T) {
-		limiter := apptest.Without(t, core.FailLocal)
-		app := []http.Handler{limited(t, newStore(), limiter)}
-		assert.Equal(t, map[int]int{401: 5, 429: 15},
-			apptest.Count(app, 20, apptest.Request{Target: "GET /client", As: wrong}))
+		counts := apptest.Count([]http.Handler{app}, 20, apptest.Request{Target: "GET /client", As: wrong})
+		assert.Equal(t, map[int]int{401: 4, 429: 16}, counts)
 	})
 }
