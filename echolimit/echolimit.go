@@ -15,7 +15,7 @@ import (
 type Middleware struct {
 	gate     *httplimit.Gate[echo.Context]
 	onDenied func(echo.Context, core.Decision) error
-	inPre    sync.Once // said that it is in the wrong place
+	warnPre  sync.Once // logs once that the limit runs in Echo.Pre
 }
 
 // Option changes what a Middleware does. Without options, it answers denied requests with 429 and a problem body, and
@@ -125,7 +125,7 @@ func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
 // behind it, a request that has timed out no longer counts, although its handler still runs, and CostAfter is called
 // too early.
 func (m *Middleware) Limit(limits ...core.Limit) echo.MiddlewareFunc {
-	return m.middleware(httplimit.Fixed[echo.Context](limits))
+	return m.middleware(httplimit.FixedPolicy[echo.Context](limits))
 }
 
 // LimitFunc is Limit with limits that a function chooses for each request. If choose fails, or returns no limits or
@@ -135,7 +135,7 @@ func (m *Middleware) Limit(limits ...core.Limit) echo.MiddlewareFunc {
 // chooses, for instance in a header. If the deadline passes before Redis has answered, core.FailLocal lets this
 // instance decide, and each instance has a budget of its own. Nothing else that a client sends shortens the context.
 func (m *Middleware) LimitFunc(choose func(echo.Context) ([]core.Limit, error)) echo.MiddlewareFunc {
-	return m.middleware(httplimit.Chosen(choose))
+	return m.middleware(httplimit.PolicyFunc(choose))
 }
 
 func (m *Middleware) middleware(policy func(echo.Context) (*httplimit.Policy, error)) echo.MiddlewareFunc {
@@ -144,21 +144,23 @@ func (m *Middleware) middleware(policy func(echo.Context) (*httplimit.Policy, er
 	}
 }
 
-// limit lets a request pass, or answers it.
-func (m *Middleware) limit(c echo.Context, next echo.HandlerFunc, policy func(echo.Context) (*httplimit.Policy, error)) error {
+// limit runs the next handler, or writes the response to a refused request.
+func (m *Middleware) limit(
+	c echo.Context, next echo.HandlerFunc, policy func(echo.Context) (*httplimit.Policy, error),
+) error {
 	d, refusal := m.gate.Check(c, c.Request(), c.Response().Header(), policy)
-	if refusal == nil || refusal.Waived {
+	if refusal == nil || refusal.DryRun {
 		if d.Holds() {
 			defer m.gate.Release(c.Request().Context(), d)
 		}
-		if m.gate.Settles() {
+		if m.gate.NeedsSettle() {
 			return m.settle(c, next, d)
 		}
-		return m.pass(c, next)
+		return m.callNext(c, next)
 	}
 	httplimit.Drain(c.Response(), c.Request())
 	switch {
-	case c.Response().Committed: // a function of the user's has answered
+	case c.Response().Committed: // a function of the service, such as the key function, wrote it
 	case refusal.Denied() && m.onDenied != nil:
 		c.Response().Status = http.StatusTooManyRequests
 		if err := m.onDenied(c, d.Decision); err != nil {
@@ -168,29 +170,29 @@ func (m *Middleware) limit(c echo.Context, next echo.HandlerFunc, policy func(ec
 			c.Response().WriteHeader(c.Response().Status)
 		}
 	default:
-		// Returned as an error, the answer would be replaced by that of Echo's error handler.
+		// If it were returned as an error, Echo's error handler would write another response instead.
 		refusal.Write(c.Response())
 	}
 	return nil
 }
 
-// pass goes on to what is behind. If that finds the route, this was before routing, in Echo.Pre.
-func (m *Middleware) pass(c echo.Context, next echo.HandlerFunc) error {
+// callNext calls next. If the request has a route only afterwards, the limit runs in Echo.Pre, which is logged.
+func (m *Middleware) callNext(c echo.Context, next echo.HandlerFunc) error {
 	routed := c.Path() != ""
 	err := next(c)
 	if !routed && c.Path() != "" {
-		m.inPre.Do(func() {
-			m.gate.Logger().Warn("exactlimit: a limit runs in Echo.Pre, before there is a route: Route counts all requests together there," +
-				" PathParam refuses them, and LimitRoutes finds no route. Write Echo.Use instead")
+		m.warnPre.Do(func() {
+			m.gate.Logger().Warn("exactlimit: a limit runs in Echo.Pre, before requests have a route: there Route counts" +
+				" all requests together, PathParam refuses them, and LimitRoutes finds no route. Use Echo.Use instead")
 		})
 	}
 	return err
 }
 
-// settle runs the handler behind, and then charges the request what it has cost.
+// settle runs the next handler, and then charges the request what it has cost.
 //
-// What the client was sent is seen behind Echo's Response: Context.JSON changes the status there when an answer has been
-// sent already, WrapMiddleware puts another Response in its place, and Echo's Timeout answers around it.
+// It records the status behind Echo's Response, because that may differ from what the client was sent: Context.JSON
+// changes its status even if a response has been sent, WrapMiddleware replaces it, and Echo's Timeout bypasses it.
 func (m *Middleware) settle(c echo.Context, next echo.HandlerFunc, d httplimit.Admission) error {
 	ctx, response := c.Request().Context(), c.Response()
 	sent := echo.NewResponse(response.Writer, c.Echo())
@@ -199,17 +201,17 @@ func (m *Middleware) settle(c echo.Context, next echo.HandlerFunc, d httplimit.A
 		sent.Status = response.Status
 	}
 	response.Writer = sent
-	there := false // the client was, when its answer was begun
-	sent.Before(func() { there = ctx.Err() == nil })
+	connected := false // whether the client was connected when the response began
+	sent.Before(func() { connected = ctx.Err() == nil })
 	defer m.gate.Aborted(ctx, c, d)
-	err := m.pass(c, next)
+	err := m.callNext(c, next)
 	switch {
 	case err == nil || sent.Committed:
-		m.gate.Settle(ctx, c, d, sent.Status, there)
-	case ctx.Err() == nil && m.gate.AwaitsStatus():
-		// What it will be is for middleware further out to say, or for Echo's error handler.
+		m.gate.Settle(ctx, c, d, sent.Status, connected)
+	case ctx.Err() == nil && m.gate.NeedsStatus():
+		// Outer middleware or Echo's error handler will choose the status.
 		response.Before(func() { m.gate.Settle(ctx, c, d, response.Status, true) })
-	default: // the context may be of middleware that has ended it before that, as ContextTimeout does
+	default: // for example, middleware such as ContextTimeout has canceled the context
 		m.gate.Settle(ctx, c, d, 0, false)
 	}
 	return err

@@ -69,7 +69,8 @@ func ExampleClientIP() {
 
 func ExampleProxyHeader() {
 	e := echo.New()
-	byIP := echolimit.New(limiter, echolimit.ClientIP(echolimit.TrustedProxies("192.0.2.0/24"), echolimit.ProxyHeader("CF-Connecting-IP")))
+	byIP := echolimit.New(limiter, echolimit.ClientIP(echolimit.TrustedProxies("192.0.2.0/24"),
+		echolimit.ProxyHeader("CF-Connecting-IP")))
 	e.GET("/cdn", answer, byIP.Limit(core.PerMinute("cdn", 1)))
 	for _, client := range []string{"203.0.113.7", "203.0.113.8", "203.0.113.7"} {
 		fmt.Println(with(e, "/cdn", "CF-Connecting-IP", client).Code) // from 192.0.2.1
@@ -119,7 +120,8 @@ func ExampleHeader() {
 	e := echo.New()
 	byAPIKey := echolimit.New(limiter, echolimit.Header("X-API-Key"))
 	e.GET("/header", answer, byAPIKey.Limit(core.PerMinute("header", 1)))
-	fmt.Println(with(e, "/header", "X-API-Key", "ann's").Code, with(e, "/header", "X-API-Key", "bob's").Code, get(e, "/header").Code)
+	fmt.Println(with(e, "/header", "X-API-Key", "ann's").Code,
+		with(e, "/header", "X-API-Key", "bob's").Code, get(e, "/header").Code)
 	// Output: 200 200 401
 }
 
@@ -139,7 +141,8 @@ func ExampleBearerToken() {
 	e := echo.New()
 	byToken := echolimit.New(limiter, echolimit.BearerToken())
 	e.GET("/bearer", answer, byToken.Limit(core.PerMinute("bearer", 1)))
-	fmt.Println(with(e, "/bearer", "Authorization", "Bearer ann's").Code, get(e, "/bearer").Header().Get("WWW-Authenticate"))
+	fmt.Println(with(e, "/bearer", "Authorization", "Bearer ann's").Code,
+		get(e, "/bearer").Header().Get("WWW-Authenticate"))
 	// Output: 200 Bearer
 }
 

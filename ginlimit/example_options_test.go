@@ -69,7 +69,8 @@ func ExampleClientIP() {
 
 func ExampleProxyHeader() {
 	r := gin.New()
-	byIP := ginlimit.New(limiter, ginlimit.ClientIP(ginlimit.TrustedProxies("192.0.2.0/24"), ginlimit.ProxyHeader("CF-Connecting-IP")))
+	byIP := ginlimit.New(limiter, ginlimit.ClientIP(ginlimit.TrustedProxies("192.0.2.0/24"),
+		ginlimit.ProxyHeader("CF-Connecting-IP")))
 	r.GET("/cdn", byIP.Limit(core.PerMinute("cdn", 1)), answer)
 	for _, client := range []string{"203.0.113.7", "203.0.113.8", "203.0.113.7"} {
 		fmt.Println(with(r, "/cdn", "CF-Connecting-IP", client).Code) // from 192.0.2.1
@@ -117,7 +118,8 @@ func ExampleHeader() {
 	r := gin.New()
 	byAPIKey := ginlimit.New(limiter, ginlimit.Header("X-API-Key"))
 	r.GET("/header", byAPIKey.Limit(core.PerMinute("header", 1)), answer)
-	fmt.Println(with(r, "/header", "X-API-Key", "ann's").Code, with(r, "/header", "X-API-Key", "bob's").Code, get(r, "/header").Code)
+	fmt.Println(with(r, "/header", "X-API-Key", "ann's").Code,
+		with(r, "/header", "X-API-Key", "bob's").Code, get(r, "/header").Code)
 	// Output: 200 200 401
 }
 
@@ -137,7 +139,8 @@ func ExampleBearerToken() {
 	r := gin.New()
 	byToken := ginlimit.New(limiter, ginlimit.BearerToken())
 	r.GET("/bearer", byToken.Limit(core.PerMinute("bearer", 1)), answer)
-	fmt.Println(with(r, "/bearer", "Authorization", "Bearer ann's").Code, get(r, "/bearer").Header().Get("WWW-Authenticate"))
+	fmt.Println(with(r, "/bearer", "Authorization", "Bearer ann's").Code,
+		get(r, "/bearer").Header().Get("WWW-Authenticate"))
 	// Output: 200 Bearer
 }
 

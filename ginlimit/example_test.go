@@ -194,7 +194,9 @@ func ExampleNew() {
 		return "", nil // no user: 401
 	})
 
-	for path, m := range map[string]*ginlimit.Middleware{"/ip": byIP, "/key": byAPIKey, "/either": byEither, "/user": byUser} {
+	for path, m := range map[string]*ginlimit.Middleware{
+		"/ip": byIP, "/key": byAPIKey, "/either": byEither, "/user": byUser,
+	} {
 		r.GET(path, m.Limit(core.PerMinute("any", 5)), answer)
 	}
 	fmt.Println(get(r, "/ip").Code, get(r, "/key").Code, get(r, "/either").Code, get(r, "/user").Code)
@@ -248,9 +250,9 @@ func ExampleRoutes() {
 		fmt.Println(err)
 	}
 	// Output:
-	// exactlimit: the table of limits does not fit the routes:
-	// 	POST /login: there are limits for it, and no such route
-	// 	POST /signin: there is no entry for it: write its limits, or nil if it needs none
+	// exactlimit: Routes does not match the registered routes:
+	// 	POST /login: has limits, but no such route is registered
+	// 	POST /signin: has no entry: write its limits, or nil if it needs none
 }
 
 // send sends a request, and retries it at the time that each 429 response names.
@@ -437,7 +439,8 @@ func ExampleExempt() {
 		return c.GetBool("staff") // as your authentication says
 	}))
 	r := gin.New()
-	r.GET("/prices", func(c *gin.Context) { c.Set("staff", c.Query("token") == "sesame") }, byIP.Limit(core.PerMinute("prices", 1)), answer)
+	r.GET("/prices", func(c *gin.Context) { c.Set("staff", c.Query("token") == "sesame") },
+		byIP.Limit(core.PerMinute("prices", 1)), answer)
 	for _, token := range []string{"", "", "sesame"} {
 		w := get(r, "/prices?token="+token)
 		fmt.Println(w.Code, w.Header()["Ratelimit"])

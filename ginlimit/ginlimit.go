@@ -124,7 +124,7 @@ func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
 // too early. The handler runs those behind it in the chain, so do not call it from the last one: that request would be
 // released, and cost what CostAfter says, before its work is done.
 func (m *Middleware) Limit(limits ...core.Limit) gin.HandlerFunc {
-	return m.handler(httplimit.Fixed[*gin.Context](limits))
+	return m.handler(httplimit.FixedPolicy[*gin.Context](limits))
 }
 
 // LimitFunc is Limit with limits that a function chooses for each request. If choose fails, or returns no limits or
@@ -134,22 +134,22 @@ func (m *Middleware) Limit(limits ...core.Limit) gin.HandlerFunc {
 // chooses, for instance in a header. If the deadline passes before Redis has answered, core.FailLocal lets this
 // instance decide, and each instance has a budget of its own. Nothing else that a client sends shortens the context.
 func (m *Middleware) LimitFunc(choose func(*gin.Context) ([]core.Limit, error)) gin.HandlerFunc {
-	return m.handler(httplimit.Chosen(choose))
+	return m.handler(httplimit.PolicyFunc(choose))
 }
 
 func (m *Middleware) handler(policy func(*gin.Context) (*httplimit.Policy, error)) gin.HandlerFunc {
 	return func(c *gin.Context) { m.limit(c, policy) }
 }
 
-// limit lets a request pass, or aborts and answers it.
+// limit lets the next handlers run, or aborts and writes the response to a refused request.
 func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit.Policy, error)) {
 	d, refusal := m.gate.Check(c, c.Request, c.Writer.Header(), policy)
-	if refusal == nil || refusal.Waived {
+	if refusal == nil || refusal.DryRun {
 		if d.Holds() {
 			defer m.gate.Release(c.Request.Context(), d)
 		}
 		switch {
-		case m.gate.Settles():
+		case m.gate.NeedsSettle():
 			m.settle(c, d)
 		case d.Holds():
 			c.Next()
@@ -159,7 +159,7 @@ func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit
 	c.Abort()
 	httplimit.Drain(c.Writer, c.Request)
 	switch {
-	case c.Writer.Written(): // a function of the user's has answered
+	case c.Writer.Written(): // a function of the service, such as the key function, wrote it
 	case refusal.Denied() && m.onDenied != nil:
 		c.Status(http.StatusTooManyRequests)
 		m.onDenied(c, d.Decision)
@@ -168,68 +168,68 @@ func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit
 	}
 }
 
-// settle runs the handlers behind, and then charges the request what it has cost.
+// settle runs the next handlers, and then charges the request what it has cost.
 func (m *Middleware) settle(c *gin.Context, d httplimit.Admission) {
-	answer := &answer{ResponseWriter: c.Writer, ctx: c.Request.Context(), status: c.Writer.Status()}
-	c.Writer = answer
-	defer m.gate.Aborted(answer.ctx, c, d)
+	recorder := &statusRecorder{ResponseWriter: c.Writer, ctx: c.Request.Context(), status: c.Writer.Status()}
+	c.Writer = recorder
+	defer m.gate.Aborted(recorder.ctx, c, d)
 	c.Next()
 	switch {
-	case len(c.Errors) > 0 && !answer.Written():
-		answer.status = 0 // what it will be is for middleware further out to say
-	case !answer.begun && answer.Written(): // around it, as Engine.HandleContext does
-		answer.status = answer.Status()
+	case len(c.Errors) > 0 && !recorder.Written():
+		recorder.status = 0 // outer middleware will choose it
+	case !recorder.begun && recorder.Written(): // without the recorder, as by Engine.HandleContext
+		recorder.status = recorder.Status()
 	}
-	m.gate.Settle(answer.ctx, c, d, answer.status, answer.there)
+	m.gate.Settle(recorder.ctx, c, d, recorder.status, recorder.connected)
 }
 
-// answer keeps the status that an answer was begun with. Writers of middleware's do not always tell: gin-contrib's for
-// gzip returns the last status that it was given, be it after the answer, and one that holds answers back may return
-// that of Gin's own writer behind it, which has no answer yet.
-type answer struct {
+// statusRecorder records the status with which a response begins. The writers of middleware do not always return it:
+// that of gin-contrib/gzip returns the last status that was written, even after the response began. A writer that holds
+// the response back may return the status of Gin's writer behind it, to which nothing has been written yet.
+type statusRecorder struct {
 	gin.ResponseWriter
-	ctx    context.Context // of the request
-	status int             // 0 if it is not known
-	begun  bool
-	there  bool // the client was, when it was begun
+	ctx       context.Context // of the request
+	status    int             // 0 if it is unknown
+	begun     bool
+	connected bool // whether the client was connected when the response began
 }
 
-func (a *answer) begin() {
-	if !a.begun {
-		a.begun, a.there = true, a.ctx.Err() == nil
+func (r *statusRecorder) begin() {
+	if !r.begun {
+		r.begun, r.connected = true, r.ctx.Err() == nil
 	}
 }
 
-func (a *answer) WriteHeader(status int) {
+func (r *statusRecorder) WriteHeader(status int) {
 	switch {
-	case status <= 0 || status == a.status || a.Written(): // Gin's writer ignores it
-	case a.begun: // of two, a writer that has held back the first sends either
-		a.status = 0
+	case status <= 0 || status == r.status || r.Written(): // Gin's writer ignores it
+	case r.begun: // a second status: a writer that holds the response back may send either
+		r.status = 0
 	default:
-		a.status = status
+		r.status = status
 	}
-	a.ResponseWriter.WriteHeader(status)
+	r.ResponseWriter.WriteHeader(status)
 }
 
-func (a *answer) WriteHeaderNow() {
-	a.begin()
-	a.ResponseWriter.WriteHeaderNow()
+func (r *statusRecorder) WriteHeaderNow() {
+	r.begin()
+	r.ResponseWriter.WriteHeaderNow()
 }
 
-func (a *answer) Write(p []byte) (int, error) {
-	a.begin()
-	return a.ResponseWriter.Write(p)
+func (r *statusRecorder) Write(p []byte) (int, error) {
+	r.begin()
+	return r.ResponseWriter.Write(p)
 }
 
-func (a *answer) WriteString(s string) (int, error) {
-	a.begin()
-	return a.ResponseWriter.WriteString(s)
+func (r *statusRecorder) WriteString(s string) (int, error) {
+	r.begin()
+	return r.ResponseWriter.WriteString(s)
 }
 
-func (a *answer) Flush() {
-	a.begin()
-	a.ResponseWriter.Flush()
+func (r *statusRecorder) Flush() {
+	r.begin()
+	r.ResponseWriter.Flush()
 }
 
-// Unwrap is for http.ResponseController.
-func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+// Unwrap is used by http.ResponseController.
+func (r *statusRecorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }

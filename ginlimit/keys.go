@@ -28,7 +28,7 @@ type KeyFunc func(*gin.Context) (string, error)
 // without the translator.
 //
 // A connection without an address is refused with 500, as is a Unix socket's unless TrustedProxies names it.
-func ClientIP(opts ...AddressOption) KeyFunc { return of(httplimit.ClientIP(opts...)) }
+func ClientIP(opts ...AddressOption) KeyFunc { return fromRequest(httplimit.ClientIP(opts...)) }
 
 // AddressOption changes how ClientIP finds an address, and how much of it counts.
 type AddressOption = httplimit.AddressOption
@@ -72,11 +72,11 @@ func IPv6Prefix(bits int) AddressOption { return httplimit.IPv6Prefix(bits) }
 // such traps.
 func FrameworkClientIP() KeyFunc {
 	return httplimit.FrameworkClientIP(request, func(c *gin.Context, r *http.Request) string {
-		own := c.Request
+		original := c.Request
 		c.Request = r
-		defer func() { c.Request = own }()
+		defer func() { c.Request = original }()
 		return c.ClientIP()
-	}, "call Engine.SetTrustedProxies with your proxies alone, or with nil if there are none")
+	}, "call Engine.SetTrustedProxies with your proxies only, or with nil if there are none")
 }
 
 // Header counts by the value of a header field, such as an API key.
@@ -90,7 +90,9 @@ func FrameworkClientIP() KeyFunc {
 // request without the field is refused with 401. A request that has the field twice, longer than 8 KiB, or with a
 // control character, which decoders skip, is refused with 400. Whitespace around the value, which services trim, does
 // not count. Header panics if name is not the name of a field.
-func Header(name string, opts ...HashOption) KeyFunc { return of(httplimit.Header(name, opts...)) }
+func Header(name string, opts ...HashOption) KeyFunc {
+	return fromRequest(httplimit.Header(name, opts...))
+}
 
 // HashOption changes how a value that a client sends is hashed. The default is SHA-256.
 type HashOption = httplimit.HashOption
@@ -102,12 +104,14 @@ func HashKey(secret []byte) HashOption { return httplimit.HashKey(secret) }
 
 // BearerToken counts by the token in "Authorization: Bearer ...", as Header does by a value. A request without a token
 // is refused with 401 and a challenge. A token is a credential, not a user: see Header.
-func BearerToken(opts ...HashOption) KeyFunc { return of(httplimit.BearerToken(opts...)) }
+func BearerToken(opts ...HashOption) KeyFunc { return fromRequest(httplimit.BearerToken(opts...)) }
 
 // Cookie counts by the value of a cookie, as Header does by that of a field. If there are several, the first counts,
 // which Context.Cookie returns too. Its %-escapes are decoded if possible, so a value is one client however it is
 // escaped. Cookie panics if name is not the name of a cookie.
-func Cookie(name string, opts ...HashOption) KeyFunc { return of(httplimit.Cookie(name, opts...)) }
+func Cookie(name string, opts ...HashOption) KeyFunc {
+	return fromRequest(httplimit.Cookie(name, opts...))
+}
 
 // Query counts by a parameter of the query, as Header does by a field. If there are several, the first counts. Query
 // panics if name is empty.
@@ -145,6 +149,7 @@ func FirstOf(keys ...KeyFunc) KeyFunc { return httplimit.FirstOf(keys) }
 
 func request(c *gin.Context) *http.Request { return c.Request }
 
-func of(key func(*http.Request) (string, error)) KeyFunc {
+// fromRequest returns a KeyFunc that calls key with the request of the context.
+func fromRequest(key func(*http.Request) (string, error)) KeyFunc {
 	return func(c *gin.Context) (string, error) { return key(c.Request) }
 }

@@ -15,7 +15,7 @@ import (
 type Middleware struct {
 	gate     *httplimit.Gate[*echo.Context]
 	onDenied func(*echo.Context, core.Decision) error
-	inPre    sync.Once // said that it is in the wrong place
+	warnPre  sync.Once // logs once that the limit runs in Echo.Pre
 }
 
 // Option changes what a Middleware does. Without options, it answers denied requests with 429 and a problem body, and
@@ -125,7 +125,7 @@ func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
 // behind it, a request that has timed out no longer counts, although its handler still runs, and CostAfter is called
 // too early.
 func (m *Middleware) Limit(limits ...core.Limit) echo.MiddlewareFunc {
-	return m.middleware(httplimit.Fixed[*echo.Context](limits))
+	return m.middleware(httplimit.FixedPolicy[*echo.Context](limits))
 }
 
 // LimitFunc is Limit with limits that a function chooses for each request. If choose fails, or returns no limits or
@@ -135,7 +135,7 @@ func (m *Middleware) Limit(limits ...core.Limit) echo.MiddlewareFunc {
 // chooses, for instance in a header. If the deadline passes before Redis has answered, core.FailLocal lets this
 // instance decide, and each instance has a budget of its own. Nothing else that a client sends shortens the context.
 func (m *Middleware) LimitFunc(choose func(*echo.Context) ([]core.Limit, error)) echo.MiddlewareFunc {
-	return m.middleware(httplimit.Chosen(choose))
+	return m.middleware(httplimit.PolicyFunc(choose))
 }
 
 func (m *Middleware) middleware(policy func(*echo.Context) (*httplimit.Policy, error)) echo.MiddlewareFunc {
@@ -144,26 +144,26 @@ func (m *Middleware) middleware(policy func(*echo.Context) (*httplimit.Policy, e
 	}
 }
 
-// limit lets a request pass, or answers it.
+// limit runs the next handler, or writes the response to a refused request.
 func (m *Middleware) limit(
 	c *echo.Context, next echo.HandlerFunc, policy func(*echo.Context) (*httplimit.Policy, error),
 ) error {
 	writer := c.Response()
-	response := watch(c)
+	response := recordStatus(c)
 	d, refusal := m.gate.Check(c, c.Request(), writer.Header(), policy)
-	if refusal == nil || refusal.Waived {
+	if refusal == nil || refusal.DryRun {
 		if d.Holds() {
 			defer m.gate.Release(c.Request().Context(), d)
 		}
-		if m.gate.Settles() {
+		if m.gate.NeedsSettle() {
 			return m.settle(c, next, response, d)
 		}
 		c.SetResponse(writer)
-		return m.pass(c, next)
+		return m.callNext(c, next)
 	}
 	httplimit.Drain(response, c.Request())
 	switch {
-	case response.Committed: // a function of the user's has answered
+	case response.Committed: // a function of the service, such as the key function, wrote it
 	case refusal.Denied() && m.onDenied != nil:
 		response.Status = http.StatusTooManyRequests
 		if err := m.onDenied(c, d.Decision); err != nil {
@@ -173,65 +173,65 @@ func (m *Middleware) limit(
 			response.WriteHeader(response.Status)
 		}
 	default:
-		// Returned as an error, the answer would be replaced by that of Echo's error handler.
+		// If it were returned as an error, Echo's error handler would write another response instead.
 		refusal.Write(response)
 	}
 	return nil
 }
 
-// watch returns the Response that keeps the status of what is written from now on. Where middleware has put a writer of
-// its own in front of Echo's, that is a new Response in front of both, as Echo's WrapMiddleware makes one: a writer may
-// lack Unwrap, and Echo's own for gzip and for HEAD hold answers back, so that the Response behind them learns the status
-// later or not at all.
-func watch(c *echo.Context) *echo.Response {
+// recordStatus returns the Response that records the status of what is written from now on. If middleware has wrapped
+// Echo's Response in a writer of its own, that is a new Response in front of both, like that of Echo's
+// WrapMiddleware: a writer may lack Unwrap, and Echo's writers for gzip and for HEAD hold responses back, so that
+// the Response behind them gets the status later or not at all.
+func recordStatus(c *echo.Context) *echo.Response {
 	writer := c.Response()
 	response, ok := writer.(*echo.Response)
 	if !ok {
 		response = echo.NewResponse(writer, c.Logger())
-		if behind, err := echo.UnwrapResponse(writer); err == nil { // the answer may have begun
+		if behind, err := echo.UnwrapResponse(writer); err == nil { // the response may have begun
 			response.Status, response.Committed = behind.Status, behind.Committed
 		}
 		c.SetResponse(response)
 	}
-	if response.Status == 0 { // as echo.NewResponse leaves it; net/http answers 200 where nothing is written
+	if response.Status == 0 { // echo.NewResponse does not set it, and net/http sends 200 by default
 		response.Status = http.StatusOK
 	}
 	return response
 }
 
-// pass goes on to what is behind. If that finds the route, this was before routing, in Echo.Pre.
-func (m *Middleware) pass(c *echo.Context, next echo.HandlerFunc) error {
+// callNext calls next. If the request has a route only afterwards, the limit runs in Echo.Pre, which is logged.
+func (m *Middleware) callNext(c *echo.Context, next echo.HandlerFunc) error {
 	routed := c.Path() != ""
 	err := next(c)
 	if !routed && c.Path() != "" {
-		m.inPre.Do(func() {
-			m.gate.Logger().Warn("exactlimit: a limit runs in Echo.Pre, before there is a route: Route counts all requests together there," +
-				" PathParam refuses them, and LimitRoutes finds no route. Write Echo.Use instead")
+		m.warnPre.Do(func() {
+			m.gate.Logger().Warn("exactlimit: a limit runs in Echo.Pre, before requests have a route: there Route counts" +
+				" all requests together, PathParam refuses them, and LimitRoutes finds no route. Use Echo.Use instead")
 		})
 	}
 	return err
 }
 
-// settle runs the handler behind, and then charges the request what it has cost.
+// settle runs the next handler, and then charges the request what it has cost.
 func (m *Middleware) settle(
 	c *echo.Context, next echo.HandlerFunc, response *echo.Response, d httplimit.Admission,
 ) error {
 	ctx := c.Request().Context()
-	there := false // the client was, when its answer was begun
-	response.Before(func() { there = ctx.Err() == nil })
+	connected := false // whether the client was connected when the response began
+	response.Before(func() { connected = ctx.Err() == nil })
 	defer m.gate.Aborted(ctx, c, d)
-	err := m.pass(c, next)
+	err := m.callNext(c, next)
 	switch {
 	case err == nil || response.Committed:
-		m.gate.Settle(ctx, c, d, response.Status, there)
-	case ctx.Err() == nil && m.gate.AwaitsStatus():
-		// What it will be is for middleware further out to say, or for Echo's error handler. They may take a writer of
-		// theirs out again and write to Echo's Response behind it.
+		m.gate.Settle(ctx, c, d, response.Status, connected)
+	case ctx.Err() == nil && m.gate.NeedsStatus():
+		// Outer middleware or Echo's error handler will choose the status. Middleware may first remove a writer of its own,
+		// and then write to Echo's Response behind it.
 		if behind, err := echo.UnwrapResponse(response.Unwrap()); err == nil {
 			response = behind
 		}
 		response.Before(func() { m.gate.Settle(ctx, c, d, response.Status, true) })
-	default: // the context may be of middleware that has ended it before that, as ContextTimeout does
+	default: // for example, middleware such as ContextTimeout has canceled the context
 		m.gate.Settle(ctx, c, d, 0, false)
 	}
 	return err

@@ -121,7 +121,9 @@ func ExampleNew() {
 		return "", nil // no user: 401
 	})
 
-	for path, m := range map[string]*echolimit.Middleware{"/ip": byIP, "/key": byAPIKey, "/either": byEither, "/user": byUser} {
+	for path, m := range map[string]*echolimit.Middleware{
+		"/ip": byIP, "/key": byAPIKey, "/either": byEither, "/user": byUser,
+	} {
 		e.GET(path, answer, m.Limit(core.PerMinute("any", 5)))
 	}
 	fmt.Println(get(e, "/ip").Code, get(e, "/key").Code, get(e, "/either").Code, get(e, "/user").Code)
@@ -175,9 +177,9 @@ func ExampleRoutes() {
 		fmt.Println(err)
 	}
 	// Output:
-	// exactlimit: the table of limits does not fit the routes:
-	// 	POST /login: there are limits for it, and no such route
-	// 	POST /signin: there is no entry for it: write its limits, or nil if it needs none
+	// exactlimit: Routes does not match the registered routes:
+	// 	POST /login: has limits, but no such route is registered
+	// 	POST /signin: has no entry: write its limits, or nil if it needs none
 }
 
 func ExampleCost() {
@@ -293,7 +295,8 @@ func ExampleCost_unit() {
 	// Output: "tokens";q=1000;w=60;qu="tokens"
 }
 
-// Staff, as an authentication in front has found out, are not limited. Echo's own middleware calls such a function a Skipper.
+// Staff, as an authentication in front has found out, are not limited. Echo's own middleware calls such a function a
+// Skipper.
 func ExampleExempt() {
 	byIP := echolimit.New(limiter, echolimit.ClientIP(), echolimit.Exempt(func(c *echo.Context) bool {
 		return c.Get("staff") == true // as your authentication says

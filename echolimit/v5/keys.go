@@ -29,7 +29,7 @@ type KeyFunc func(*echo.Context) (string, error)
 // without the translator.
 //
 // A connection without an address is refused with 500, as is a Unix socket's unless TrustedProxies names it.
-func ClientIP(opts ...AddressOption) KeyFunc { return of(httplimit.ClientIP(opts...)) }
+func ClientIP(opts ...AddressOption) KeyFunc { return fromRequest(httplimit.ClientIP(opts...)) }
 
 // AddressOption changes how ClientIP finds an address, and how much of it counts.
 type AddressOption = httplimit.AddressOption
@@ -73,9 +73,9 @@ func IPv6Prefix(bits int) AddressOption { return httplimit.IPv6Prefix(bits) }
 // traps.
 func FrameworkClientIP() KeyFunc {
 	return httplimit.FrameworkClientIP((*echo.Context).Request, func(c *echo.Context, r *http.Request) string {
-		own := c.Request()
+		original := c.Request()
 		c.SetRequest(r)
-		defer c.SetRequest(own)
+		defer c.SetRequest(original)
 		return c.RealIP()
 	}, "set Echo.IPExtractor to one that trusts your proxies alone, or to echo.ExtractIPDirect() if there are none")
 }
@@ -91,7 +91,9 @@ func FrameworkClientIP() KeyFunc {
 // request without the field is refused with 401. A request that has the field twice, longer than 8 KiB, or with a
 // control character, which decoders skip, is refused with 400. Whitespace around the value, which services trim, does
 // not count. Header panics if name is not the name of a field.
-func Header(name string, opts ...HashOption) KeyFunc { return of(httplimit.Header(name, opts...)) }
+func Header(name string, opts ...HashOption) KeyFunc {
+	return fromRequest(httplimit.Header(name, opts...))
+}
 
 // HashOption changes how a value that a client sends is hashed. The default is SHA-256.
 type HashOption = httplimit.HashOption
@@ -103,12 +105,14 @@ func HashKey(secret []byte) HashOption { return httplimit.HashKey(secret) }
 
 // BearerToken counts by the token in "Authorization: Bearer ...", as Header does by a value. A request without a token
 // is refused with 401 and a challenge. A token is a credential, not a user: see Header.
-func BearerToken(opts ...HashOption) KeyFunc { return of(httplimit.BearerToken(opts...)) }
+func BearerToken(opts ...HashOption) KeyFunc { return fromRequest(httplimit.BearerToken(opts...)) }
 
 // Cookie counts by the value of a cookie, as Header does by that of a field. If there are several, the first counts,
 // which Context.Cookie returns too. Its %-escapes are decoded if possible, so a value is one client however it is
 // escaped. Cookie panics if name is not the name of a cookie.
-func Cookie(name string, opts ...HashOption) KeyFunc { return of(httplimit.Cookie(name, opts...)) }
+func Cookie(name string, opts ...HashOption) KeyFunc {
+	return fromRequest(httplimit.Cookie(name, opts...))
+}
 
 // Query counts by a parameter of the query, as Header does by a field. If there are several, the first counts. Query
 // panics if name is empty.
@@ -123,20 +127,20 @@ func Query(name string, opts ...HashOption) KeyFunc {
 func PathParam(name string, opts ...HashOption) KeyFunc {
 	return httplimit.PathParam(name, func(c *echo.Context) (string, bool) {
 		value, found := c.PathValues().Get(name)
-		if c.Get(echo.ContextKeyHeaderAllow) != nil { // no route, and the names of another request's parameters
+		if c.Get(echo.ContextKeyHeaderAllow) != nil { // no route, but parameters of another route
 			return "", false
 		}
-		if escaped(c) {
-			value, _ = url.PathUnescape(value) // an error leaves nothing, which is refused
+		if paramsEscaped(c) {
+			value, _ = url.PathUnescape(value) // "" after an error, which is refused
 		}
 		return value, found
 	}, opts)
 }
 
-// escaped reports whether the parameters of the path are as they were written. RouterConfig's UnescapePathParamValues
-// and UseEscapedPathForMatching have them decoded already, and a second time would make "%2561" the same client as "a".
-// Decoded parameters in the route's template make up the decoded path.
-func escaped(c *echo.Context) bool {
+// paramsEscaped reports whether the parameters of the path are still escaped. With RouterConfig.UnescapePathParamValues
+// or UseEscapedPathForMatching, Echo has decoded them, and to decode them again would make "%2561" the same client as
+// "a". In that case the template with the parameters in place equals the decoded path.
+func paramsEscaped(c *echo.Context) bool {
 	u := c.Request().URL
 	if u.RawPath == "" {
 		return false
@@ -168,12 +172,13 @@ func Join(keys ...KeyFunc) KeyFunc { return httplimit.Join(keys) }
 // same key counts outside of FirstOf. FirstOf panics if there are no keys or one is nil.
 func FirstOf(keys ...KeyFunc) KeyFunc { return httplimit.FirstOf(keys) }
 
-// template is of the route that a request matched.
+// template returns the template of the route that a request matched, or "" if it matched none.
 func template(c *echo.Context) string {
-	_, template := matched(c.RouteInfo())
+	_, template := entryOf(c.RouteInfo())
 	return template
 }
 
-func of(key func(*http.Request) (string, error)) KeyFunc {
+// fromRequest returns a KeyFunc that calls key with the request of the context.
+func fromRequest(key func(*http.Request) (string, error)) KeyFunc {
 	return func(c *echo.Context) (string, error) { return key(c.Request()) }
 }

@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"encoding/json"
-	"fmt"
 	"html/template"
 	"io"
 	"net/http"
@@ -25,32 +24,34 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// page asks each API four times, with a header that needs leave, and sends what it saw to where it came from. The fourth
-// time it obeys, by the function of ginlimit/README.md.
+// page sends four requests to each API, with a header that needs a preflight, and posts the responses to its own
+// origin. The fourth request is sent by the function in ginlimit/README.md, which waits for Retry-After.
 var page = template.Must(template.New("").Parse(`<!doctype html><script>
 {{.Send}}
-async function saw(response) {
+async function describe(response) {
   const {status, headers} = response;
-  return [status, headers.get("RateLimit-Policy"), headers.get("RateLimit"), headers.get("Retry-After"), await response.text()].join(" | ");
+  return [status, headers.get("RateLimit-Policy"), headers.get("RateLimit"), headers.get("Retry-After"),
+	await response.text()].join(" | ");
 }
-async function ask(url) {
+async function request(url) {
   const options = {headers: {"X-API-Key": "ann"}};
-  const answers = [];
+  const responses = [];
   try {
-    for (let i = 0; i < 3; i++) answers.push(await saw(await fetch(url, options)));
-    answers.push(await saw(await send(url, options)));
-  } catch (error) { answers.push(String(error)); }
-  return answers;
+    for (let i = 0; i < 3; i++) responses.push(await describe(await fetch(url, options)));
+    responses.push(await describe(await send(url, options)));
+  } catch (error) { responses.push(String(error)); }
+  return responses;
 }
-Promise.all({{.APIs}}.map(ask)).then((all) => fetch("/saw", {method: "POST", body: JSON.stringify(all)}));
+Promise.all({{.APIs}}.map(request)).then((all) => fetch("/responses", {method: "POST", body: JSON.stringify(all)}));
 </script>`))
 
-// A script in a page of another origin reads the fields in a real browser, obeys them, and its preflights are not counted.
+// A script of another origin reads the fields in a real browser and waits for Retry-After. Its preflights are not
+// counted.
 func TestBrowser(t *testing.T) {
 	redistest.Long(t)
 	chromium, err := exec.LookPath("chromium")
 	if err != nil {
-		t.Skip("chromium is not installed, so no browser reads the fields; on Debian: apt-get install chromium")
+		t.Skip("chromium is not installed: on Debian, run apt-get install chromium")
 	}
 	readme, err := os.ReadFile("../../ginlimit/README.md")
 	require.NoError(t, err)
@@ -82,7 +83,7 @@ func TestBrowser(t *testing.T) {
 		switch r.URL.Path {
 		case "/":
 			page.Execute(w, map[string]any{"Send": template.JS(script[1]), "APIs": apis})
-		case "/saw":
+		case "/responses":
 			var all [][]string
 			text, _ := io.ReadAll(r.Body)
 			assert.NoError(t, json.Unmarshal(text, &all))
@@ -96,8 +97,8 @@ func TestBrowser(t *testing.T) {
 	select {
 	case all := <-results:
 		require.Len(t, all, len(adapters.All))
-		for i, answers := range all {
-			require.Len(t, answers, 4, answers)
+		for i, responses := range all {
+			require.Len(t, responses, 4, responses)
 			seconds := regexp.MustCompile(`(t=|\| )[1-5]\b`)
 			for n, want := range []string{
 				`200 | "page";q=2;w=5 | "page";r=1 |  | results`,
@@ -105,7 +106,7 @@ func TestBrowser(t *testing.T) {
 				`429 | "page";q=2;w=5 | "page";r=0;t=N | N | denied`,
 				`200 | "page";q=2;w=5 | "page";r=`,
 			} {
-				got := seconds.ReplaceAllString(answers[n], "${1}N")
+				got := seconds.ReplaceAllString(responses[n], "${1}N")
 				if n == 3 {
 					assert.Contains(t, got, want, adapters.All[i].Dir)
 				} else {
@@ -113,20 +114,20 @@ func TestBrowser(t *testing.T) {
 				}
 			}
 		}
-		assert.GreaterOrEqual(t, preflights.Load(), int64(len(adapters.All)), "each API was asked for leave")
+		assert.GreaterOrEqual(t, preflights.Load(), int64(len(adapters.All)), "each API got a preflight")
 	case <-time.After(time.Minute):
-		t.Fatal("the page has not said what it saw")
+		t.Fatal("the page has not posted the responses")
 	}
 }
 
-// browse opens a page, and keeps it open until the end of the test: a browser that may be debugged does not leave by
-// itself.
+// browse opens a page, and keeps it open until the end of the test.
 func browse(t *testing.T, chromium, url string) {
 	profile, err := os.MkdirTemp("", "chromium")
 	require.NoError(t, err)
 	cmd := exec.Command(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-		"--disable-background-networking", "--disable-component-update", "--disable-sync", fmt.Sprint("--user-data-dir=", profile), "--remote-debugging-port=0", url)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // it starts many
+		"--disable-background-networking", "--disable-component-update", "--disable-sync",
+		"--user-data-dir="+profile, "--remote-debugging-port=0", url) // without the port, Chromium exits at once
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Chromium starts many processes
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)

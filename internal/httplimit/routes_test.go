@@ -96,16 +96,16 @@ func TestCheckRoutes(t *testing.T) {
 		want     []string
 	}{
 		{false, []string{
-			"exactlimit: the table of limits does not fit the routes:",
-			"GET /login: there are limits for it, and no such route",
-			"GET /serach: there are limits for it, and no such route",
+			"exactlimit: Routes does not match the registered routes:",
+			"GET /login: has limits, but no such route is registered",
+			"GET /serach: has limits, but no such route is registered",
 		}},
 		{true, []string{
-			"exactlimit: the table of limits does not fit the routes:",
-			"GET /login: there are limits for it, and no such route",
-			"GET /search: there is no entry for it: write its limits, or nil if it needs none",
-			"GET /serach: there are limits for it, and no such route",
-			"NoRoute: there is no entry for requests that match no route: write their limits, or nil if they need none",
+			"exactlimit: Routes does not match the registered routes:",
+			"GET /login: has limits, but no such route is registered",
+			"GET /search: has no entry: write its limits, or nil if it needs none",
+			"GET /serach: has limits, but no such route is registered",
+			"NoRoute: has no entry: write the limits of requests that match no route, or nil if they need none",
 		}},
 	} {
 		assert.EqualError(t, CheckRoutes(table, routes, "NoRoute", row.complete), strings.Join(row.want, "\n\t"))

@@ -92,8 +92,8 @@ func (i *instance) now(t *testing.T) map[string]float64 {
 	return sums
 }
 
-// Each query of the dashboard, the rules and core/README.md has a result, after everything has happened once, and selects
-// only series that the limiter exports. Those of the README are in one of the files.
+// Each query of the dashboard, the rules and core/README.md has a result, after everything has happened once, and
+// selects only series that the limiter exports. Those of the README are in one of the files.
 func TestQueries(t *testing.T) {
 	s := newService(t, redistest.Start(t))
 	var p server

@@ -137,8 +137,8 @@ func (p proxy) start(t *testing.T, snippet string, services ...string) (port int
 	return 0
 }
 
-// ports counts up from a random number below the ports that systems give to those who ask for any. What listens on such a
-// port meanwhile, or connects from it, would be taken for the proxy.
+// ports counts up from a random number below the ports that systems give to those who ask for any. What listens on
+// such a port meanwhile, or connects from it, would be taken for the proxy.
 var ports = func() *atomic.Int32 {
 	var first atomic.Int32
 	first.Store(20_000 + rand.Int32N(8_000))
