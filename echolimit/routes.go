@@ -79,8 +79,8 @@ func (routes Routes) Check(e *echo.Echo) error {
 	return httplimit.CheckRoutes(routes, registeredRoutes(e), routeNotFound, false)
 }
 
-// CheckAll is Check for services in which each request has an entry, even a nil one. Its error also lists the routes
-// without an entry, and RouteNotFound if it has none.
+// CheckAll is Check for services in which every route must have an entry, even a nil one. Its error also lists the
+// routes without an entry, and RouteNotFound if it has none.
 func (routes Routes) CheckAll(e *echo.Echo) error {
 	return httplimit.CheckRoutes(routes, registeredRoutes(e), routeNotFound, true)
 }

@@ -56,8 +56,8 @@ func (routes Routes) Check(r *gin.Engine) error {
 	return httplimit.CheckRoutes(routes, registeredRoutes(r), noRoute, false)
 }
 
-// CheckAll is Check for services in which each request has an entry, even a nil one. Its error also lists the routes
-// without an entry, and NoRoute if it has none.
+// CheckAll is Check for services in which every route must have an entry, even a nil one. Its error also lists the
+// routes without an entry, and NoRoute if it has none.
 func (routes Routes) CheckAll(r *gin.Engine) error {
 	return httplimit.CheckRoutes(routes, registeredRoutes(r), noRoute, true)
 }
