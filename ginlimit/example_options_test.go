@@ -13,7 +13,7 @@ import (
 	"github.com/exactlimit/exactlimit/ginlimit"
 )
 
-// with asks like get, with header fields given as name, value and so on.
+// with is get with header fields, given as name, value, name, value and so on.
 func with(h http.Handler, target string, fields ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest("GET", target, nil)
 	for i := 0; i < len(fields); i += 2 {
@@ -59,7 +59,7 @@ func ExampleClientIP() {
 	r := gin.New()
 	byIP := ginlimit.New(limiter, ginlimit.ClientIP())
 	r.GET("/address", byIP.Limit(core.PerMinute("address", 1)), answer)
-	for _, claimed := range []string{"203.0.113.7", "203.0.113.8"} { // which nobody believes
+	for _, claimed := range []string{"203.0.113.7", "203.0.113.8"} { // not trusted
 		fmt.Println(with(r, "/address", "X-Forwarded-For", claimed).Code)
 	}
 	// Output:
@@ -223,7 +223,7 @@ func ExampleMiddleware_LimitRoutes() {
 func ExampleRoutes_Check() {
 	r := gin.New()
 	r.GET("/table", answer)
-	r.GET("/free", answer) // without an entry, which only CheckAll minds
+	r.GET("/free", answer) // without an entry, which only CheckAll reports
 	fmt.Println(ginlimit.Routes{"GET /table": {core.PerMinute("table", 1)}}.Check(r))
 	// Output: <nil>
 }
@@ -237,7 +237,7 @@ func ExampleRoutes_CheckAll() {
 	// Output: <nil>
 }
 
-// Gin would leave the routes that are there already without limits.
+// Gin would not limit the routes that are already registered.
 func ExampleUse() {
 	r := gin.New()
 	r.GET("/early", answer)

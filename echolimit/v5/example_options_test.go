@@ -13,7 +13,7 @@ import (
 	"github.com/exactlimit/exactlimit/echolimit/v5"
 )
 
-// with asks like get, with header fields given as name, value and so on.
+// with is get with header fields, given as name, value, name, value and so on.
 func with(h http.Handler, target string, fields ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest("GET", target, nil)
 	for i := 0; i < len(fields); i += 2 {
@@ -59,7 +59,7 @@ func ExampleClientIP() {
 	e := echo.New()
 	byIP := echolimit.New(limiter, echolimit.ClientIP())
 	e.GET("/address", answer, byIP.Limit(core.PerMinute("address", 1)))
-	for _, claimed := range []string{"203.0.113.7", "203.0.113.8"} { // which nobody believes
+	for _, claimed := range []string{"203.0.113.7", "203.0.113.8"} { // not trusted
 		fmt.Println(with(e, "/address", "X-Forwarded-For", claimed).Code)
 	}
 	// Output:
@@ -225,7 +225,7 @@ func ExampleMiddleware_LimitRoutes() {
 func ExampleRoutes_Check() {
 	e := echo.New()
 	e.GET("/table", answer)
-	e.GET("/free", answer) // without an entry, which only CheckAll minds
+	e.GET("/free", answer) // without an entry, which only CheckAll reports
 	fmt.Println(echolimit.Routes{"GET /table": {core.PerMinute("table", 1)}}.Check(e))
 	// Output: <nil>
 }
