@@ -104,8 +104,8 @@ function showResponse(route, response) {
   byId("response").replaceChildren(...lines);
 }
 
-// announce tells screen readers the outcome of a request. It collects outcomes, so that a burst is one announcement, and
-// there is at most one in five seconds.
+// announce tells screen readers the outcome of a request. It collects outcomes, so that a burst is one announcement,
+// and makes at most one announcement in five seconds.
 const outcomes = new Map(); // the number of each since the last announcement
 let announcing = 0; // the timer of the next announcement
 let announced = -Infinity; // when the last one was
@@ -121,7 +121,8 @@ function announce(route, outcome) {
     const parts = [[...outcomes].map(([outcome, n]) => n + " " + outcome).join(", ") + "."];
     outcomes.clear();
     if (log.max) parts.push(usage(log, now) + ".");
-    if (route.until > now) parts.push("Room for one more in " + plural(inSeconds(route.until - now), "second") + ".");
+    const left = inSeconds(route.until - now);
+    if (left > 0) parts.push("Room for one more in " + plural(left, "second") + ".");
     byId("announcement").textContent = parts.join(" ");
   }, pause);
 }

@@ -139,7 +139,7 @@ class Timeline {
         c.fill();
         continue;
       }
-      // A request from elsewhere is a ring at the latest time that is possible, with a line that begins at the earliest.
+      // A request from elsewhere is a ring at the latest possible time, with a line that begins at the earliest.
       const since = Math.max(x(e.from), box.left, ended ? box.left : x0);
       c.globalAlpha = ended ? 0.12 : 0.4;
       c.lineWidth = 1;

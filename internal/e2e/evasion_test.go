@@ -42,9 +42,9 @@ var (
 	// An API key counts.
 	apiKey = prey{max: 3, line: "GET /api/report", honest: "X-API-Key: $W", from: "127.3.$k.1", fromElse: "127.4.$k.1"}
 	// A bearer token does.
-	token = prey{max: 5, line: "GET /api/me", honest: "Authorization: Bearer $W", from: "127.5.$k.1", fromElse: "127.6.$k.1"}
+	token = prey{keys: true, max: 3, line: "GET /bearer", honest: "Authorization: Bearer $W", from: "127.5.$k.1", fromElse: "127.6.$k.1"}
 	// A parameter of the path together with the peer's address.
-	vote = prey{max: 2, line: "POST /api/items/item$k/votes", from: "127.7.$k.1", fromElse: "127.8.$k.1"}
+	vote = prey{keys: true, max: 3, line: "GET /items/item$k/votes", from: "127.7.$k.1", fromElse: "127.8.$k.1"}
 	// The proxy sees IPv4 clients through a translator that uses RFC 8215's prefix.
 	translated = prey{max: 5, line: "POST /api/login", honest: "X-Forwarded-For: 64:ff9b:1::$W", from: "127.0.0.1", fromElse: "127.0.0.1"}
 	// An API key counts, or else a bearer token, or else the address.
@@ -168,14 +168,14 @@ var evasions = []struct {
 	{"two tokens", token, false, []string{"Authorization: Bearer $V $A", "Authorization: Bearer $A $V", "Authorization: Bearer $V, Bearer $A", "Authorization: Bearer $V,$A"}},
 	{"two fields with tokens", token, false, []string{"Authorization: Bearer $V\nAuthorization: Bearer $A", "Authorization: Bearer $A\nAuthorization: Bearer $V"}},
 	{"another scheme", token, false, []string{"Authorization: Basic $V", "Authorization: Token $V", "Authorization: Bearer", "Authorization: $V", "Authorization: Bearer\t$V"}},
-	{"the token elsewhere", token, false, []string{"GET /api/me?access_token=$V", "Cookie: access_token=$V", "X-Authorization: Bearer $V", "Proxy-Authorization: Bearer $V"}},
+	{"the token elsewhere", token, false, []string{"GET /bearer?access_token=$V", "Cookie: access_token=$V", "X-Authorization: Bearer $V", "Proxy-Authorization: Bearer $V"}},
 
-	{"one item, encoded", vote, false, []string{"", "POST /api/items/it%65m$k/votes", "POST /api/items/%69%74%65%6D$k/votes", "POST /api/items/%69%74%65%6d$k/votes?$i"}},
-	{"one item, with slashes", vote, false, []string{"POST /api/items//item$k/votes", "POST /api/items/item$k//votes", "POST /api/items/item$k/votes/", "POST //api/items/item$k/votes"}},
-	{"one item, with dots", vote, false, []string{"POST /api/items/./item$k/votes", "POST /api/items/x/../item$k/votes", "POST /api/items/item$k/./votes"}},
+	{"one item, encoded", vote, false, []string{"", "GET /items/it%65m$k/votes", "GET /items/%69%74%65%6D$k/votes", "GET /items/%69%74%65%6d$k/votes?$i"}},
+	{"one item, with slashes", vote, false, []string{"GET /items//item$k/votes", "GET /items/item$k//votes", "GET /items/item$k/votes/", "GET //items/item$k/votes"}},
+	{"one item, with dots", vote, false, []string{"GET /items/./item$k/votes", "GET /items/x/../item$k/votes", "GET /items/item$k/./votes"}},
 	{"one item, other addresses", vote, false, []string{"X-Forwarded-For: 203.0.113.$i", "Forwarded: for=$V", "X-Real-IP: $V"}},
-	{"an item that imitates the victim's vote", vote, false, []string{"POST /api/items/item$k:14:ip:127.8.$k.1/votes", "POST /api/items/item$k%3A14%3Aip%3A127.8.$k.1/votes"}},
-	{"no item", vote, false, []string{"POST /api/items//votes", "POST /api/items/votes", "POST /api/items/%00/votes"}},
+	{"an item that imitates the victim's vote", vote, false, []string{"GET /items/item$k:14:ip:127.8.$k.1/votes", "GET /items/item$k%3A14%3Aip%3A127.8.$k.1/votes"}},
+	{"no item", vote, false, []string{"GET /items//votes", "GET /items/votes", "GET /items/%00/votes"}},
 }
 
 // None of what attackers try gets them more than Max, nor spends what belongs to their victim.
