@@ -106,7 +106,7 @@ func TestInFlight(t *testing.T) {
 			p.sees("limit", "2 concurrent requests")
 			p.sees("counted", "In flight")
 			p.sees("admitted", "2")
-			p.sees("used", "2")
+			p.becomes(text("used")+" + "+text("wait"), "2not yet")
 			p.sees("denied", "13")
 			p.sees("also-used", "15 of 100")
 			assert.Contains(t, p.text("response"), `"export";r=0

@@ -147,13 +147,14 @@ function render(now) {
   show("denied", String(route.denied));
 
   const left = route.until - now;
+  const full = log.inFlight && used >= log.max; // Retry-After is then a second, and no response tells when one ends
   if (route.until && left <= 0) {
     route.until = 0;
-    if (!streaming && !announcing) byId("announcement").textContent = "Room for one more now.";
+    if (!streaming && !announcing && !full) byId("announcement").textContent = "Room for one more now.";
   }
-  byId("wait-box").classList.toggle("waiting", left > 0);
-  show("wait", left > 0 ? "in " + inSeconds(left) + " s" : log.max ? "now" : "–");
-  show("source", left > 0 ? route.source : "");
+  byId("wait-box").classList.toggle("waiting", full || left > 0);
+  show("wait", full ? "not yet" : left > 0 ? "in " + inSeconds(left) + " s" : log.max ? "now" : "–");
+  show("source", left > 0 ? route.source : full ? "until a request ends" : "");
   moving ||= left > 0;
   timeline.draw(log, route.denials, now);
   timeline.label(log.max ? usage(log, now) + ", " + plural(route.denials.length, "denial") : "no response yet");
