@@ -306,7 +306,7 @@ func TestServerGone(t *testing.T) {
 	stop()
 	p.mayComplain = true // Chromium logs the refused connection
 	p.click("one")
-	p.sees("answer", "No response. Is the server running?")
+	p.sees("response", "No response. Is the server running?")
 	assert.Equal(t, "1", p.text("admitted"))
 }
 

@@ -127,6 +127,12 @@ function announce(route, outcome) {
   }, pause);
 }
 
+// hints are the lines of text in a timeline whose limit is not known.
+const hints = {
+  unknown: ["Send a request: the headers of", "the response describe the limit."],
+  denied: ["Another limit denied the requests", "before they reached this one."],
+};
+
 // render draws the state at a time, and reports whether the page will look different soon.
 function render(now) {
   const route = chosen();
@@ -142,7 +148,7 @@ function render(now) {
   show("counted", log.inFlight ? "In flight" : "In the window");
   show("used", log.max ? String(used) : "–");
   show("max", log.max ? "of " + log.max : "");
-  show("shares", log.max ? sharesText(own, others) : "no response yet");
+  show("shares", log.max ? sharesText(own, others) : "not known yet");
   show("admitted", String(route.admitted));
   show("denied", String(route.denied));
 
@@ -156,8 +162,8 @@ function render(now) {
   show("wait", full ? "not yet" : left > 0 ? "in " + inSeconds(left) + " s" : log.max ? "now" : "–");
   show("source", left > 0 ? route.source : full ? "until a request ends" : "");
   moving ||= left > 0;
-  timeline.draw(log, route.denials, now);
-  timeline.label(log.max ? usage(log, now) + ", " + plural(route.denials.length, "denial") : "no response yet");
+  timeline.draw(log, route.denials, now, route.denied ? hints.denied : hints.unknown);
+  timeline.label(log.max ? usage(log, now) + ", " + plural(route.denials.length, "denial") : "limit not known yet");
 
   byId("also").hidden = !route.also;
   if (route.also) {
@@ -166,7 +172,7 @@ function render(now) {
     show("also-name", route.also);
     show("also-limit", limitText(other) + " on all routes, including those that " + route.limit + " denies");
     show("also-used", other.count(now).used + " of " + other.max);
-    alsoTimeline.draw(other, [], now);
+    alsoTimeline.draw(other, [], now, []);
     alsoTimeline.label(usage(other, now));
   }
   return moving;

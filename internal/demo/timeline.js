@@ -40,8 +40,9 @@ class Timeline {
     if (this.#canvas.getAttribute("aria-label") !== label) this.#canvas.setAttribute("aria-label", label);
   }
 
-  // draw draws a log at a time, and the times of denials. A log with window 0 is one that no response has described.
-  draw(log, denials, now) {
+  // draw draws a log at a time, and crosses at the times of denials. While no response has described the log, so that its
+  // Max is 0, it draws the lines of hint instead.
+  draw(log, denials, now, hint) {
     this.#fit();
     const c = this.#context;
     const colors = this.#colors;
@@ -68,7 +69,7 @@ class Timeline {
     line(c, colors.quiet, box.left, Math.round(y(log.max || 10)) - 0.5, w, Math.round(y(log.max || 10)) - 0.5);
     c.setLineDash([]);
     if (!small) {
-      this.#texts(log, box, x0, y);
+      this.#texts(log, box, x0, y, hint);
       this.#requests(log, box, x0, x, y, step, now);
       this.#denials(denials, box, x0, x, now);
     }
@@ -205,7 +206,7 @@ class Timeline {
   }
 
   // texts names the limit and the times.
-  #texts(log, box, x0, y) {
+  #texts(log, box, x0, y, hint) {
     const c = this.#context;
     const middle = (x0 + box.right) / 2;
     c.font = "12px " + this.#family;
@@ -217,8 +218,7 @@ class Timeline {
     if (!log.inFlight) c.fillText("the window", middle, box.bottom + 23);
     if (!log.max) {
       c.font = "14px " + this.#family;
-      c.fillText("Send a request: the headers of", middle, (box.top + box.bottom) / 2 - 8);
-      c.fillText("the response describe the limit.", middle, (box.top + box.bottom) / 2 + 12);
+      hint.forEach((text, i) => c.fillText(text, middle, (box.top + box.bottom) / 2 - 8 + 20 * i));
       c.font = "12px " + this.#family;
     }
     c.textAlign = "right";
