@@ -29,7 +29,7 @@ func TestScreenshots(t *testing.T) {
 			redis := redistest.Start(t)
 			other := open(t, serve(t, "echolimit", "-redis", redis.URL()))
 			p := open(t, serve(t, "ginlimit", "-redis", redis.URL()), "prefers-color-scheme", scheme)
-			p.do(chromedp.EmulateViewport(1120, 950, chromedp.EmulateScale(1.5)))
+			p.do(chromedp.EmulateViewport(1120, 960, chromedp.EmulateScale(1.5)))
 			sendForScreenshot(p, other)
 			picture := get(p, chromedp.CaptureScreenshot())
 			require.NoError(t, os.WriteFile(filepath.Join(*screenshots, "demo-"+scheme+".png"), picture, 0o644))
