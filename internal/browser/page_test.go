@@ -92,6 +92,13 @@ func TestRoutes(t *testing.T) {
 	p.click("one")
 	p.becomes(`/^Retry-After: [0-9]+ \(api\)$/.test(`+text("source")+")", "true")
 	assert.Equal(t, "5", p.text("used"), "in the window of login itself")
+
+	p.choose("search")
+	p.click("one")
+	p.sees("denied", "1")
+	assert.Equal(t, "Limit not known yet", p.text("limit"))
+	p.becomes(`document.getElementById("timeline").getAttribute("aria-label")`,
+		"Timeline: Another limit denied the requests before they reached this one.")
 }
 
 // Two exports may be in flight, until each has ended. The others are denied, and may retry in a second.

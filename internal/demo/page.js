@@ -162,8 +162,9 @@ function render(now) {
   show("wait", full ? "not yet" : left > 0 ? "in " + inSeconds(left) + " s" : log.max ? "now" : "–");
   show("source", left > 0 ? route.source : full ? "until a request ends" : "");
   moving ||= left > 0;
-  timeline.draw(log, route.denials, now, route.denied ? hints.denied : hints.unknown);
-  timeline.label(log.max ? usage(log, now) + ", " + plural(route.denials.length, "denial") : "limit not known yet");
+  const hint = route.denied ? hints.denied : hints.unknown;
+  timeline.draw(log, route.denials, now, hint);
+  timeline.label(log.max ? usage(log, now) + ", " + plural(route.denials.length, "denial") : hint.join(" "));
 
   byId("also").hidden = !route.also;
   if (route.also) {
