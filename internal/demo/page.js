@@ -186,7 +186,7 @@ function limitText(log) {
   return plural(log.max, "request") + " in any " + (units[log.window] || plural(inSeconds(log.window), "second"));
 }
 
-// sharesText returns who sent the requests in the window, in words.
+// sharesText returns, in words, how many of the requests in the window were sent by this page, and elsewhere.
 function sharesText(own, others) {
   if (others) return own + " from this page, " + others + " elsewhere";
   return own ? "all from this page" : "all available";
