@@ -39,10 +39,10 @@ var (
 	apiKey = target{max: 3, line: "GET /api/report", honest: "X-API-Key: $C",
 		attackerFrom: "127.3.$k.1", victimFrom: "127.4.$k.1"}
 	// token counts by a bearer token.
-	token = target{max: 5, line: "GET /api/me", honest: "Authorization: Bearer $C",
+	token = target{keys: true, max: 3, line: "GET /bearer", honest: "Authorization: Bearer $C",
 		attackerFrom: "127.5.$k.1", victimFrom: "127.6.$k.1"}
 	// vote counts by a parameter of the path together with the address of the peer.
-	vote = target{max: 2, line: "POST /api/items/item$k/votes", attackerFrom: "127.7.$k.1", victimFrom: "127.8.$k.1"}
+	vote = target{keys: true, max: 3, line: "GET /items/item$k/votes", attackerFrom: "127.7.$k.1", victimFrom: "127.8.$k.1"}
 	// translated counts by the address that a trusted proxy has added, which sees IPv4 clients through a translator with
 	// the prefix of RFC 8215.
 	translated = target{max: 5, line: "POST /api/login", honest: "X-Forwarded-For: 64:ff9b:1::$C",
@@ -248,21 +248,21 @@ var evasions = []struct {
 		"Authorization: Bearer $A\nAuthorization: Bearer $V"}},
 	{"another scheme", token, false, []string{"Authorization: Basic $V", "Authorization: Token $V",
 		"Authorization: Bearer", "Authorization: $V", "Authorization: Bearer\t$V"}},
-	{"the token elsewhere", token, false, []string{"GET /api/me?access_token=$V", "Cookie: access_token=$V",
+	{"the token elsewhere", token, false, []string{"GET /bearer?access_token=$V", "Cookie: access_token=$V",
 		"X-Authorization: Bearer $V", "Proxy-Authorization: Bearer $V"}},
 
-	{"one item, encoded", vote, false, []string{"", "POST /api/items/it%65m$k/votes",
-		"POST /api/items/%69%74%65%6D$k/votes", "POST /api/items/%69%74%65%6d$k/votes?$i"}},
-	{"one item, with slashes", vote, false, []string{"POST /api/items//item$k/votes", "POST /api/items/item$k//votes",
-		"POST /api/items/item$k/votes/", "POST //api/items/item$k/votes"}},
-	{"one item, with dots", vote, false, []string{"POST /api/items/./item$k/votes", "POST /api/items/x/../item$k/votes",
-		"POST /api/items/item$k/./votes"}},
+	{"one item, encoded", vote, false, []string{"", "GET /items/it%65m$k/votes",
+		"GET /items/%69%74%65%6D$k/votes", "GET /items/%69%74%65%6d$k/votes?$i"}},
+	{"one item, with slashes", vote, false, []string{"GET /items//item$k/votes", "GET /items/item$k//votes",
+		"GET /items/item$k/votes/", "GET //items/item$k/votes"}},
+	{"one item, with dots", vote, false, []string{"GET /items/./item$k/votes", "GET /items/x/../item$k/votes",
+		"GET /items/item$k/./votes"}},
 	{"one item, other addresses", vote, false,
 		[]string{"X-Forwarded-For: 203.0.113.$i", "Forwarded: for=$V", "X-Real-IP: $V"}},
 	{"an item that imitates the victim's vote", vote, false,
-		[]string{"POST /api/items/item$k:14:ip:127.8.$k.1/votes", "POST /api/items/item$k%3A14%3Aip%3A127.8.$k.1/votes"}},
-	{"no item in the path", vote, false, []string{"POST /api/items//votes",
-		"POST /api/items/votes", "POST /api/items/%00/votes"}},
+		[]string{"GET /items/item$k:14:ip:127.8.$k.1/votes", "GET /items/item$k%3A14%3Aip%3A127.8.$k.1/votes"}},
+	{"no item in the path", vote, false, []string{"GET /items//votes",
+		"GET /items/votes", "GET /items/%00/votes"}},
 }
 
 // No evasion admits more than Max requests of the attacker, or uses the budget of the victim.
