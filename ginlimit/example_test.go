@@ -347,6 +347,42 @@ func ExampleCost() {
 	// 200
 }
 
+// Uploads cost a unit, and one for each kilobyte.
+func ExampleCost_uploads() {
+	const largest = 10 << 20 // bytes: the handler reads no more, by http.MaxBytesReader
+	uploads := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.Cost(func(c *gin.Context) int {
+		size := c.Request.ContentLength // -1 if it is not known
+		if size < 0 || size > largest {
+			size = largest
+		}
+		return 1 + int(size>>10) // a unit, and one for each kilobyte
+	}))
+	r := gin.New()
+	r.POST("/files", uploads.Limit(core.PerHour("kilobytes", 30_000)), func(c *gin.Context) {
+		file, err := io.ReadAll(http.MaxBytesReader(c.Writer, c.Request.Body, largest))
+		if err != nil {
+			c.Status(http.StatusRequestEntityTooLarge)
+			return
+		}
+		c.String(http.StatusOK, "%d bytes", len(file))
+	})
+	for _, body := range []io.Reader{
+		strings.NewReader("short"),
+		strings.NewReader(strings.Repeat("x", largest+1)), // costs no more than it could take
+		io.MultiReader(strings.NewReader("of unknown length")),
+		strings.NewReader(strings.Repeat("x", largest)), // denied
+	} {
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, httptest.NewRequest("POST", "/files", body))
+		fmt.Println(w.Code, w.Header()["Ratelimit"])
+	}
+	// Output:
+	// 200 ["kilobytes";r=29999]
+	// 413 ["kilobytes";r=19758]
+	// 200 ["kilobytes";r=9517;t=3600]
+	// 429 ["kilobytes";r=9517;t=3600]
+}
+
 func ExampleCountOnly() {
 	failures := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.CountOnly(func(status int) bool {
 		return status == http.StatusUnauthorized
@@ -393,6 +429,29 @@ func ExampleCountOnly_ban() {
 	// 401
 	// 401
 	// 429, come back in 3600 seconds
+}
+
+// Where any request may carry a password, those that carry none are no guesses.
+func ExampleExempt_basicAuth() {
+	guesses := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.CountOnly(func(status int) bool {
+		return status == http.StatusUnauthorized
+	}), ginlimit.Exempt(func(c *gin.Context) bool {
+		_, _, password := c.Request.BasicAuth()
+		return !password
+	}))
+	r := gin.New()
+	r.Use(guesses.Limit(core.PerMinute("basic-guesses", 2)), gin.BasicAuth(gin.Accounts{"ann": "sesame"}))
+	r.GET("/inbox", answer)
+	for _, password := range []string{"", "", "", "a", "sesame", "b", "c", ""} {
+		request := httptest.NewRequest("GET", "/inbox", nil)
+		if password != "" {
+			request.SetBasicAuth("ann", password)
+		}
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, request)
+		fmt.Print(w.Code, " ")
+	}
+	// Output: 401 401 401 401 200 401 429 401
 }
 
 // The RateLimit-Policy field names the unit of a limit, unless it counts requests.

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 . internal/test/install.sh
 
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.7.0 # the newest that Go 1.25 builds
-nested="metricstest browser proxies bench"            # modules under internal
+nested="apps metricstest browser proxies bench"       # modules under internal
 
 step() { printf '\n== %d:%02d %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$*"; }
 
@@ -128,6 +128,8 @@ TXT
 }
 
 test_nested() {
+  step "applications to which the limiter was added"
+  (cd internal/apps && go test -race ./...)
   step "metrics, by OpenTelemetry's SDK and Prometheus's exporter"
   (cd internal/metricstest && go test ./...)
   step "the adapters behind nginx and HAProxy"
