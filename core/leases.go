@@ -8,24 +8,24 @@ import (
 	"time"
 )
 
-// leases is the admissions of one Limiter, in Redis, that hold units of limits of requests in flight. It renews them
-// until they end, every third of the lease. One goroutine does so, which runs while there are any.
+// leases renews the entries of a Limiter's admissions under InFlight limits, in Redis, at a third of their lease, until
+// the requests end. One goroutine does this. It runs while there are such admissions.
 //
-// Renewing and giving back need no order: the script renews no entry that is gone or has expired. So an admission that
-// has lost its entries, by an outage that was longer than their leases or by a Reset, holds nothing until it ends.
+// Renewals and releases need no order, because the script renews only entries that exist and have not expired. So an
+// admission that has lost its entries, by an outage longer than their leases or by a Reset, is not counted any more.
 type leases struct {
 	// renew moves entries of a key to the present, in the logs of limits. It reports whether Redis has answered.
 	renew   func(key string, members []string, limits []Limit) bool
 	now     func() time.Duration
 	closing <-chan struct{}
 
-	mu       sync.Mutex
-	held     map[leaseID]*lease
-	running  bool
-	closed   bool
-	next     time.Duration // when the goroutine looks for leases that are due
-	sooner   chan struct{} // has one element if it is to look before that
-	renewing sync.WaitGroup
+	mu         sync.Mutex
+	held       map[leaseID]*lease
+	running    bool
+	closed     bool
+	next       time.Duration // when the goroutine will look for leases that are due
+	sooner     chan struct{} // has an element if the goroutine must look earlier
+	background sync.WaitGroup
 }
 
 // leaseID identifies an admission, as receipt.entry does.
@@ -34,19 +34,19 @@ type leaseID struct {
 	question int32
 }
 
-// lease is one admission. The limits are those of requests in flight.
+// lease is one admission. All of its limits are InFlight.
 type lease struct {
-	key    string // canonical
-	member string
-	limits []Limit
-	every  time.Duration // how long after one renewal the next is due
-	due    time.Duration
+	key      string // canonical
+	member   string
+	limits   []Limit
+	interval time.Duration // between renewals
+	due      time.Duration
 }
 
 const (
-	// renewsAtOnce is how many questions to renew are asked at once. As many fill the calls in flight.
+	// renewsAtOnce is how many renewals are asked for at once, which is enough to fill the calls in flight.
 	renewsAtOnce = 64
-	// maxRenewed is how many entries one question renews at most.
+	// maxRenewed is the most entries that one question renews.
 	maxRenewed = 64
 )
 
@@ -58,25 +58,26 @@ func newLeases(
 	}
 }
 
-// hold begins to renew an admission, which was asked for at a time. The limits must be of requests in flight.
-func (l *leases) hold(paid receipt, limits []Limit, asked time.Duration) {
+// add adds an admission, which Redis was asked for at askedAt. All limits must be InFlight.
+func (l *leases) add(receipt receipt, limits []Limit, askedAt time.Duration) {
 	shortest := limits[0].Window
 	for _, limit := range limits[1:] {
 		shortest = min(shortest, limit.Window)
 	}
-	held := &lease{key: paid.key, member: paid.entry(), limits: limits, every: shortest / 3, due: asked + shortest/3}
-	if paid.cost > 1 {
-		held.member += "*" + strconv.Itoa(paid.cost)
+	interval := shortest / 3
+	held := &lease{key: receipt.key, member: receipt.entry(), limits: limits, interval: interval, due: askedAt + interval}
+	if receipt.cost > 1 {
+		held.member += "*" + strconv.Itoa(receipt.cost)
 	}
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.held[paid.lease()] = held
+	l.held[receipt.lease()] = held
 	switch {
 	case l.closed:
 	case !l.running:
 		l.running, l.next = true, held.due
-		l.renewing.Go(l.run)
+		l.background.Go(l.run)
 	case held.due < l.next:
 		l.next = held.due
 		select {
@@ -86,23 +87,23 @@ func (l *leases) hold(paid receipt, limits []Limit, asked time.Duration) {
 	}
 }
 
-// end stops renewing an admission, and reports whether it had not ended before.
-func (l *leases) end(paid receipt) bool {
+// end removes an admission, and reports whether it was there.
+func (l *leases) end(receipt receipt) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, held := l.held[paid.lease()]
-	delete(l.held, paid.lease())
+	_, held := l.held[receipt.lease()]
+	delete(l.held, receipt.lease())
 	return held
 }
 
-// run renews what is due until nothing is held.
+// run renews leases that are due, until there are no more leases.
 func (l *leases) run() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		due, next, some := l.due()
+		due, next, more := l.due()
 		switch {
-		case !some:
+		case !more:
 			return
 		case len(due) > 0:
 			l.renewAll(due)
@@ -123,66 +124,67 @@ func (l *leases) run() {
 	}
 }
 
-// due returns the leases that are due, in groups for one question each, and otherwise when the next one will be. What is
-// due soon is due, so that few calls renew many. It reports whether any are held; if not, the goroutine must end.
-func (l *leases) due() (groups [][]*lease, next time.Duration, some bool) {
+// due returns the leases that are due, in groups for one question each, and when the next one will be due. It includes
+// those that are due soon, so that few calls renew many. It reports whether there are any leases. If not, the goroutine
+// must return.
+func (l *leases) due() (groups [][]*lease, next time.Duration, more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now, byKey := l.now(), map[string][]int{} // the indexes of the groups of a key
+	now, byKey := l.now(), map[string][]int{} // the indexes of a key's groups
 	next = math.MaxInt64
 	for _, held := range l.held {
-		if held.due > now+held.every/8 {
+		if held.due > now+held.interval/8 {
 			next = min(next, held.due)
 			continue
 		}
-		of := byKey[held.key]
-		i := len(of) - 1
-		for i >= 0 && !(slices.Equal(groups[of[i]][0].limits, held.limits) && len(groups[of[i]]) < maxRenewed) {
+		ofKey := byKey[held.key]
+		i := len(ofKey) - 1
+		for i >= 0 && !(slices.Equal(groups[ofKey[i]][0].limits, held.limits) && len(groups[ofKey[i]]) < maxRenewed) {
 			i--
 		}
 		if i >= 0 {
-			groups[of[i]] = append(groups[of[i]], held)
+			groups[ofKey[i]] = append(groups[ofKey[i]], held)
 			continue
 		}
-		byKey[held.key] = append(of, len(groups))
+		byKey[held.key] = append(ofKey, len(groups))
 		groups = append(groups, []*lease{held})
 	}
 	l.next, l.running = next, len(l.held) > 0
 	return groups, next, l.running
 }
 
-// renewAll renews leases. Where Redis does not answer, it will soon try again.
+// renewAll renews leases. Those that Redis does not renew are due again soon.
 func (l *leases) renewAll(groups [][]*lease) {
 	var asking sync.WaitGroup
-	places := make(chan struct{}, renewsAtOnce)
+	sem := make(chan struct{}, renewsAtOnce)
 	for _, group := range groups {
-		places <- struct{}{}
+		sem <- struct{}{}
 		asking.Go(func() {
 			members := make([]string, len(group))
 			for i, held := range group {
 				members[i] = held.member
 			}
-			asked := l.now()
+			askedAt := l.now()
 			renewed := l.renew(group[0].key, members, group[0].limits)
-			failed := l.now()
+			failedAt := l.now()
 			l.mu.Lock()
 			for _, held := range group {
-				held.due = asked + held.every
+				held.due = askedAt + held.interval
 				if !renewed {
-					held.due = failed + held.every/4
+					held.due = failedAt + held.interval/4
 				}
 			}
 			l.mu.Unlock()
-			<-places
+			<-sem
 		})
 	}
 	asking.Wait()
 }
 
-// close returns when nothing is renewed any more. The channel closing must be closed.
+// close waits for the goroutine to return. The channel closing must be closed.
 func (l *leases) close() {
 	l.mu.Lock()
-	l.closed = true // so that no call of hold starts the goroutine again
+	l.closed = true // so that add does not start the goroutine again
 	l.mu.Unlock()
-	l.renewing.Wait()
+	l.background.Wait()
 }

@@ -73,7 +73,7 @@ func TestModelAgreesWithScript(t *testing.T) {
 				require.Equal(t, reply.Granted, d.Allowed, "seed %d: %v", seed, trace)
 				require.Equal(t, time.Duration(reply.Retry)*time.Second, d.RetryAfter, "seed %d: %v", seed, trace)
 				if q.answer.logs != nil && reply.Retry > 0 {
-					require.Equal(t, reply.Early, q.answer.early, "seed %d: %v", seed, trace)
+					require.Equal(t, reply.Early, q.answer.mayEndEarly, "seed %d: %v", seed, trace)
 				}
 				if d.Allowed {
 					unsettled = append(unsettled, granted{d, request, cost})

@@ -7,9 +7,9 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// describe writes a decision into the OpenTelemetry span of a context, if the span is recorded. Of several decisions in
-// one span the last one remains, which is the denial if there is one. No attribute holds the key.
-func describe(ctx context.Context, d *Decision) {
+// setSpanAttributes describes a decision in the OpenTelemetry span of a context, if the span is recorded. If a span has
+// several decisions, the last one remains, which is the denial if there is one. No attribute holds the key.
+func setSpanAttributes(ctx context.Context, d *Decision) {
 	span := trace.SpanFromContext(ctx)
 	if !span.IsRecording() {
 		return
