@@ -22,8 +22,8 @@ import (
 // Request is one request, and what it has to be answered.
 type Request struct {
 	Target  string // the method and the path, such as "GET /version"
-	As      string // the value of Authorization, or a field such as "X-Push-Key: secret"; empty for none
-	Body    string // JSON, unless As says otherwise; empty for none
+	As      string // the value of Authorization, or another field, such as "X-Push-Key: secret"; empty for none
+	Body    string // which Content-Type says is JSON; empty for none
 	Status  int
 	Want    string // JSON, or "" if any body is right
 	Address string // of the client, 192.0.2.1 if it is empty
@@ -70,9 +70,10 @@ func Stopped(t *testing.T) *core.Limiter {
 	t.Helper()
 	server := redistest.Start(t)
 	limiter := connect(t, server.URL(), core.WithLogger(slog.New(slog.DiscardHandler)))
-	d, err := limiter.Allow(t.Context(), "first", core.PerHour("first", 1))
-	require.NoError(t, err)
-	require.Equal(t, core.SourceRedis, d.Source)
+	require.Eventually(t, func() bool {
+		d, err := limiter.Allow(t.Context(), "first", core.PerHour("first", 1000))
+		return err == nil && d.Source == core.SourceRedis
+	}, 10*time.Second, 10*time.Millisecond)
 	server.Kill()
 	return limiter
 }
