@@ -9,13 +9,17 @@ import (
 )
 
 // leases is the admissions of one Limiter, in Redis, that hold units of limits of requests in flight. It renews them
-// until they end, every third of the lease. One goroutine does so, which runs while there are any.
+// until they end, every third of the lease. One goroutine does so, which runs while there are any. It waits for no
+// answer: those of each server are awaited by goroutines of their own, so that a server that hangs delays no renewal on
+// another.
 //
 // Renewing and giving back need no order: the script renews no entry that is gone or has expired. So an admission that
 // has lost its entries, by an outage that was longer than their leases or by a Reset, holds nothing until it ends.
 type leases struct {
 	// renew moves entries of a key to the present, in the logs of limits. It reports whether Redis has answered.
-	renew   func(key string, members []string, limits []Limit) bool
+	renew func(key string, members []string, limits []Limit) bool
+	// server returns a number of the server that has the logs of a key. It may be out of date.
+	server  func(key string) int
 	now     func() time.Duration
 	closing <-chan struct{}
 
@@ -40,21 +44,24 @@ type lease struct {
 	member string
 	limits []Limit
 	every  time.Duration // how long after one renewal the next is due
-	due    time.Duration
+	due    time.Duration // math.MaxInt64 while it is renewed
 }
 
 const (
-	// renewsAtOnce is how many questions to renew are asked at once. As many fill the calls in flight.
+	// renewsAtOnce is how many questions to renew are asked at once, of those that are due together on one server. As
+	// many fill the calls in flight.
 	renewsAtOnce = 64
 	// maxRenewed is how many entries one question renews at most.
 	maxRenewed = 64
 )
 
 func newLeases(
-	renew func(string, []string, []Limit) bool, now func() time.Duration, closing <-chan struct{},
+	renew func(string, []string, []Limit) bool, server func(string) int, now func() time.Duration,
+	closing <-chan struct{},
 ) *leases {
 	return &leases{
-		renew: renew, now: now, closing: closing, held: map[leaseID]*lease{}, sooner: make(chan struct{}, 1),
+		renew: renew, server: server, now: now, closing: closing,
+		held: map[leaseID]*lease{}, sooner: make(chan struct{}, 1),
 	}
 }
 
@@ -72,13 +79,17 @@ func (l *leases) hold(paid receipt, limits []Limit, asked time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.held[paid.lease()] = held
-	switch {
-	case l.closed:
-	case !l.running:
+	if !l.running && !l.closed {
 		l.running, l.next = true, held.due
 		l.renewing.Go(l.run)
-	case held.due < l.next:
-		l.next = held.due
+	}
+	l.plan(held.due)
+}
+
+// plan makes the goroutine look for leases that are due by a time. The leases must be locked.
+func (l *leases) plan(due time.Duration) {
+	if due < l.next {
+		l.next = due
 		select {
 		case l.sooner <- struct{}{}:
 		default:
@@ -101,17 +112,11 @@ func (l *leases) run() {
 	defer timer.Stop()
 	for {
 		due, next, some := l.due()
-		switch {
-		case !some:
+		if !some {
 			return
-		case len(due) > 0:
-			l.renewAll(due)
-			select {
-			case <-l.closing:
-				return
-			default:
-			}
-			continue
+		}
+		for _, groups := range due {
+			l.renewing.Go(func() { l.renewAll(groups) })
 		}
 		timer.Reset(next - l.now())
 		select {
@@ -123,35 +128,40 @@ func (l *leases) run() {
 	}
 }
 
-// due returns the leases that are due, in groups for one question each, and otherwise when the next one will be. What is
-// due soon is due, so that few calls renew many. It reports whether any are held; if not, the goroutine must end.
-func (l *leases) due() (groups [][]*lease, next time.Duration, some bool) {
+// due returns the leases that are due, of each server in groups for one question each, and when the next one will be.
+// What is due soon is due, so that few calls renew many. What it returns is not due again before renewAll has renewed
+// it. It reports whether any are held; if not, the goroutine must end.
+func (l *leases) due() (groups map[int][][]*lease, next time.Duration, some bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now, byKey := l.now(), map[string][]int{} // the indexes of the groups of a key
+	now, byKey := l.now(), map[string][][]*lease{} // the groups of each key
 	next = math.MaxInt64
 	for _, held := range l.held {
 		if held.due > now+held.every/8 {
 			next = min(next, held.due)
 			continue
 		}
+		held.due = math.MaxInt64
 		of := byKey[held.key]
-		i := len(of) - 1
-		for i >= 0 && !(slices.Equal(groups[of[i]][0].limits, held.limits) && len(groups[of[i]]) < maxRenewed) {
-			i--
-		}
+		i := slices.IndexFunc(of, func(group []*lease) bool {
+			return len(group) < maxRenewed && slices.Equal(group[0].limits, held.limits)
+		})
 		if i >= 0 {
-			groups[of[i]] = append(groups[of[i]], held)
-			continue
+			of[i] = append(of[i], held)
+		} else {
+			byKey[held.key] = append(of, []*lease{held})
 		}
-		byKey[held.key] = append(of, len(groups))
-		groups = append(groups, []*lease{held})
+	}
+	groups = map[int][][]*lease{}
+	for key, of := range byKey {
+		server := l.server(key)
+		groups[server] = append(groups[server], of...)
 	}
 	l.next, l.running = next, len(l.held) > 0
 	return groups, next, l.running
 }
 
-// renewAll renews leases. Where Redis does not answer, it will soon try again.
+// renewAll renews leases of one server. If it does not answer, they are soon due again.
 func (l *leases) renewAll(groups [][]*lease) {
 	var asking sync.WaitGroup
 	places := make(chan struct{}, renewsAtOnce)
@@ -171,6 +181,7 @@ func (l *leases) renewAll(groups [][]*lease) {
 				if !renewed {
 					held.due = failed + held.every/4
 				}
+				l.plan(held.due)
 			}
 			l.mu.Unlock()
 			<-places

@@ -165,7 +165,7 @@ func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit
 	if l.metrics != nil {
 		l.metrics.recordDecision(&d)
 	}
-	describe(ctx, &d)
+	l.describe(ctx, &d)
 	return d, nil
 }
 

@@ -70,7 +70,7 @@ func newRedisLogs(connection *connection, c config, m *metrics, freed func(key s
 		config.Called, config.TimedOut = m.recordCall, m.recordTimeout
 	}
 	r.dispatcher = dispatch.New(config)
-	r.leases = newLeases(r.renew, r.now, r.closing)
+	r.leases = newLeases(r.renew, r.dispatcher.Server, r.now, r.closing)
 	return r
 }
 
@@ -206,10 +206,14 @@ func (r *redisLogs) release(ctx context.Context, paid receipt, limits []Limit) e
 	if !r.leases.end(paid) {
 		return nil
 	}
+	released := false
+	defer func() {
+		if !released { // an error, or a panic of the program's logger that was to tell of one
+			go r.refundLater(paid, limits)
+		}
+	}()
 	err := r.charge(ctx, paid, 0, limits)
-	if err != nil {
-		go r.refundLater(paid, limits)
-	}
+	released = err == nil
 	return err
 }
 

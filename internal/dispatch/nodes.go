@@ -39,15 +39,19 @@ const (
 	mapTimeout = time.Second
 )
 
-func (t *table[Q]) link(slot int) *link[Q] {
+// index returns the index of the link of a slot.
+func (t *table[Q]) index(slot int) int {
 	if t.of == nil {
-		return t.links[0]
+		return 0
 	}
-	return t.links[t.of[slot]]
+	return int(t.of[slot])
 }
 
 // link returns the link of a slot.
-func (n *nodes[Q]) link(slot int) *link[Q] { return n.table.Load().link(slot) }
+func (n *nodes[Q]) link(slot int) *link[Q] {
+	t := n.table.Load()
+	return t.links[t.index(slot)]
+}
 
 // keep asks a cluster for the map in the background if it is due.
 func (n *nodes[Q]) keep(d *Dispatcher[Q], client rueidis.Client) {

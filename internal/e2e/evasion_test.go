@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"runtime"
 	"strings"
@@ -232,14 +233,19 @@ func TestEvasions(t *testing.T) {
 	}
 }
 
-// serveKeys serves the keys that the examples do not use over HTTP/1.1 and h2c until the test ends, and returns the address.
+// serveKeys serves the keys that the examples do not use, and returns the address.
 func serveKeys(t *testing.T, adapter adapters.Adapter) string {
 	limiter, err := core.NewInProcess()
 	require.NoError(t, err)
 	t.Cleanup(func() { limiter.Close() })
+	return serve(t, adapter.Keys(limiter, core.PerMinute("keys", 3), nil, io.Discard))
+}
+
+// serve serves a handler over HTTP/1.1 and h2c until the test ends, and returns the address.
+func serve(t *testing.T, handler http.Handler) string {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	server := &http.Server{Handler: adapter.Keys(limiter, core.PerMinute("keys", 3), nil, io.Discard), Protocols: new(http.Protocols)}
+	server := &http.Server{Handler: handler, Protocols: new(http.Protocols)}
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetUnencryptedHTTP2(true)
 	go server.Serve(listener)
@@ -266,6 +272,9 @@ func sixToFour(addr string) string {
 	}
 	return fmt.Sprintf("2002:%x:%x", []byte(four[:2]), []byte(four[2:]))
 }
+
+// leaves is in the headers of a request whose client does not wait for the answer.
+const leaves = "X-Leaves: yes"
 
 // attackers send requests from addresses of their choice, over one protocol.
 type attackers struct {
@@ -311,6 +320,9 @@ func (a *attackers) sendHTTP1(from, line, header string) int {
 	if strings.Contains(header, "chunked") {
 		fmt.Fprint(conn, "0\r\n\r\n")
 	}
+	if strings.Contains(header, leaves) {
+		return 0
+	}
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if !assert.NoError(a.t, err, line) {
 		return 0
@@ -344,6 +356,15 @@ func (a *attackers) sendH2C(from, line, header string) int {
 		} else {
 			r.Header.Add(name, value) // HTTP/2 has small letters only, and keeps the whitespace around values
 		}
+	}
+	if strings.Contains(header, leaves) {
+		ctx, leave := context.WithCancel(context.Background())
+		wrote := &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { leave() }}
+		if response, err := transport.RoundTrip(r.WithContext(httptrace.WithClientTrace(ctx, wrote))); err == nil {
+			response.Body.Close()
+		}
+		leave()
+		return 0
 	}
 	response, err := transport.RoundTrip(r)
 	if !assert.NoError(a.t, err, line) {

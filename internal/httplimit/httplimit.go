@@ -138,7 +138,24 @@ func (g *Gate[C]) decide(
 	if d.Source == core.SourceFailOpen {
 		return d, nil // nobody counted, so there is nothing to say
 	}
-	wait := seconds(d.RetryAfter)
+	wait := g.tell(r.Context(), h, p, &d)
+	if d.Allowed {
+		return d, nil
+	}
+	setRetryAfter(h, wait)
+	return d, g.refuse(h, exceeded(d.Decision), nil)
+}
+
+// tell sets the fields of a response after a decision, and returns how many seconds pass until all limits that they
+// tell of have room. If the program's logger panics here, no handler will run, so the request is no longer in flight.
+func (g *Gate[C]) tell(ctx context.Context, h http.Header, p *Policy, d *Admission) (wait int64) {
+	told := false
+	defer func() {
+		if !told {
+			g.Release(ctx, *d)
+		}
+	}()
+	wait = seconds(d.RetryAfter)
 	if !g.NoFields {
 		var twice string
 		if wait, twice = p.setFields(h, &d.Decision); twice != "" {
@@ -148,11 +165,8 @@ func (g *Gate[C]) decide(
 	if g.LegacyFields {
 		setLegacyFields(h, &d.Decision, time.Now())
 	}
-	if d.Allowed {
-		return d, nil
-	}
-	setRetryAfter(h, wait)
-	return d, g.refuse(h, exceeded(d.Decision), nil)
+	told = true
+	return wait
 }
 
 // Settle charges the request of c what it has cost: nothing if the status of its answer does not count, or else what
