@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -188,8 +190,8 @@ func TestWaitIsWokenByRelease(t *testing.T) {
 	})
 }
 
-// renewals is a Redis that only notes what is renewed, and when.
-type renewals struct {
+// renewed is a Redis that only notes what is renewed, and when.
+type renewed struct {
 	mu    sync.Mutex
 	start time.Time
 	last  map[string]time.Duration
@@ -197,9 +199,9 @@ type renewals struct {
 	calls int
 }
 
-func (r *renewals) now() time.Duration { return time.Since(r.start) }
+func (r *renewed) now() time.Duration { return time.Since(r.start) }
 
-func (r *renewals) renew(_ string, members []string, _ []Limit) bool {
+func (r *renewed) renew(_ string, members []string, _ []Limit) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.calls++
@@ -215,7 +217,7 @@ func (r *renewals) renew(_ string, members []string, _ []Limit) bool {
 // few calls, and only until it ends; and nothing runs while nothing is held.
 func TestLeasesAreRenewedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		redis := &renewals{start: time.Now(), last: map[string]time.Duration{}}
+		redis := &renewed{start: time.Now(), last: map[string]time.Duration{}}
 		closing := make(chan struct{})
 		leases := newLeases(redis.renew, func(string) int { return 0 }, redis.now, closing)
 		calls := make([]*call, 300)
@@ -301,7 +303,7 @@ func TestLeasesAreRenewedInTime(t *testing.T) {
 // fails. The leases on another server are renewed in time, and few renewals wait at once.
 func TestHangingServerDelaysNoOtherRenewals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		redis := &renewals{start: time.Now(), last: map[string]time.Duration{}}
+		redis := &renewed{start: time.Now(), last: map[string]time.Duration{}}
 		closing := make(chan struct{})
 		var waiting, most atomic.Int64
 		renew := func(key string, members []string, limits []Limit) bool {
@@ -313,7 +315,7 @@ func TestHangingServerDelaysNoOtherRenewals(t *testing.T) {
 			}
 			return redis.renew(key, members, limits)
 		}
-		server := func(key string) int { return len(key) }
+		server := func(key string) int { return strings.Index("fine", key) } // 0, or -1 for the one that hangs
 		leases, limit := newLeases(renew, server, redis.now, closing), []Limit{InFlight("f", 1000, time.Second)}
 		hold := func(key string) (entry string) {
 			paid := receipt{key: key, cost: 1, call: &call{id: key + fmt.Sprint(len(leases.held))}, question: 1}
@@ -331,8 +333,7 @@ func TestHangingServerDelaysNoOtherRenewals(t *testing.T) {
 			redis.mu.Unlock()
 			require.LessOrEqual(t, since, limit[0].Window*2/5)
 		}
-		assert.LessOrEqual(t, most.Load(), int64(3*renewsAtOnce))
-		assert.Greater(t, most.Load(), int64(renewsAtOnce/2))
+		assert.EqualValues(t, renewsAtOnce, most.Load())
 		close(closing)
 		leases.close()
 	})
@@ -380,14 +381,13 @@ func TestReleasesWhileRenewing(t *testing.T) {
 			}
 			leases.mu.Lock()
 			for _, held := range leases.held {
-				held.due = 0
+				if held.due < math.MaxInt64 { // it is not being renewed
+					held.due = 0
+				}
 			}
 			leases.mu.Unlock()
-			due, _, some := leases.due()
-			for _, groups := range due {
-				leases.renewAll(groups)
-			}
-			if some {
+			time.Sleep(50 * time.Microsecond)
+			if _, some := leases.renewDue(); some {
 				leases.mu.Lock()
 				leases.running = true
 				leases.mu.Unlock()

@@ -9,9 +9,8 @@ import (
 )
 
 // leases is the admissions of one Limiter, in Redis, that hold units of limits of requests in flight. It renews them
-// until they end, every third of the lease. One goroutine does so, which runs while there are any. It waits for no
-// answer: those of each server are awaited by goroutines of their own, so that a server that hangs delays no renewal on
-// another.
+// until they end, every third of the lease. While there are any, one goroutine looks for those that are due. Others ask
+// for the renewals, for each server up to a number of its own, so that a server that hangs delays none on another.
 //
 // Renewing and giving back need no order: the script renews no entry that is gone or has expired. So an admission that
 // has lost its entries, by an outage that was longer than their leases or by a Reset, holds nothing until it ends.
@@ -25,11 +24,18 @@ type leases struct {
 
 	mu       sync.Mutex
 	held     map[leaseID]*lease
+	renewals map[int]*renewals // by server
 	running  bool
 	closed   bool
 	next     time.Duration // when the goroutine looks for leases that are due
 	sooner   chan struct{} // has one element if it is to look before that
 	renewing sync.WaitGroup
+}
+
+// renewals is the renewals that are due on one server.
+type renewals struct {
+	groups  [][]*lease // for one question each
+	workers int        // the goroutines that ask
 }
 
 // leaseID identifies an admission, as receipt.entry does.
@@ -48,8 +54,7 @@ type lease struct {
 }
 
 const (
-	// renewsAtOnce is how many questions to renew are asked at once, of those that are due together on one server. As
-	// many fill the calls in flight.
+	// renewsAtOnce is how many questions to renew one server is asked at once. As many fill the calls in flight.
 	renewsAtOnce = 64
 	// maxRenewed is how many entries one question renews at most.
 	maxRenewed = 64
@@ -61,7 +66,7 @@ func newLeases(
 ) *leases {
 	return &leases{
 		renew: renew, server: server, now: now, closing: closing,
-		held: map[leaseID]*lease{}, sooner: make(chan struct{}, 1),
+		held: map[leaseID]*lease{}, renewals: map[int]*renewals{}, sooner: make(chan struct{}, 1),
 	}
 }
 
@@ -106,17 +111,14 @@ func (l *leases) end(paid receipt) bool {
 	return held
 }
 
-// run renews what is due until nothing is held.
+// run has what is due renewed until nothing is held.
 func (l *leases) run() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		due, next, some := l.due()
+		next, some := l.renewDue()
 		if !some {
 			return
-		}
-		for _, groups := range due {
-			l.renewing.Go(func() { l.renewAll(groups) })
 		}
 		timer.Reset(next - l.now())
 		select {
@@ -128,10 +130,10 @@ func (l *leases) run() {
 	}
 }
 
-// due returns the leases that are due, of each server in groups for one question each, and when the next one will be.
-// What is due soon is due, so that few calls renew many. What it returns is not due again before renewAll has renewed
-// it. It reports whether any are held; if not, the goroutine must end.
-func (l *leases) due() (groups map[int][][]*lease, next time.Duration, some bool) {
+// renewDue has the leases renewed that are due, in groups for one question each, and returns when the next one will be.
+// What is due soon is due, so that few questions renew many. It reports whether any are held; if not, the goroutine must
+// end.
+func (l *leases) renewDue() (next time.Duration, some bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now, byKey := l.now(), map[string][][]*lease{} // the groups of each key
@@ -142,52 +144,65 @@ func (l *leases) due() (groups map[int][][]*lease, next time.Duration, some bool
 			continue
 		}
 		held.due = math.MaxInt64
-		of := byKey[held.key]
-		i := slices.IndexFunc(of, func(group []*lease) bool {
+		groups := byKey[held.key]
+		i := slices.IndexFunc(groups, func(group []*lease) bool {
 			return len(group) < maxRenewed && slices.Equal(group[0].limits, held.limits)
 		})
 		if i >= 0 {
-			of[i] = append(of[i], held)
+			groups[i] = append(groups[i], held)
 		} else {
-			byKey[held.key] = append(of, []*lease{held})
+			byKey[held.key] = append(groups, []*lease{held})
 		}
 	}
-	groups = map[int][][]*lease{}
-	for key, of := range byKey {
+	for key, groups := range byKey {
 		server := l.server(key)
-		groups[server] = append(groups[server], of...)
+		r := l.renewals[server]
+		if r == nil {
+			r = &renewals{}
+			l.renewals[server] = r
+		}
+		r.groups = append(r.groups, groups...)
+		for range min(len(groups), renewsAtOnce-r.workers) {
+			r.workers++
+			l.renewing.Go(func() { l.work(r) })
+		}
 	}
 	l.next, l.running = next, len(l.held) > 0
-	return groups, next, l.running
+	return next, l.running
 }
 
-// renewAll renews leases of one server. If it does not answer, they are soon due again.
-func (l *leases) renewAll(groups [][]*lease) {
-	var asking sync.WaitGroup
-	places := make(chan struct{}, renewsAtOnce)
-	for _, group := range groups {
-		places <- struct{}{}
-		asking.Go(func() {
-			members := make([]string, len(group))
-			for i, held := range group {
-				members[i] = held.member
+// work asks for renewals until none are left.
+func (l *leases) work(r *renewals) {
+	for group := l.take(r); group != nil; group = l.take(r) {
+		members := make([]string, len(group))
+		for i, held := range group {
+			members[i] = held.member
+		}
+		asked := l.now()
+		renewed := l.renew(group[0].key, members, group[0].limits)
+		failed := l.now()
+		l.mu.Lock()
+		for _, held := range group {
+			held.due = asked + held.every
+			if !renewed { // Redis does not answer: try again soon
+				held.due = failed + held.every/4
 			}
-			asked := l.now()
-			renewed := l.renew(group[0].key, members, group[0].limits)
-			failed := l.now()
-			l.mu.Lock()
-			for _, held := range group {
-				held.due = asked + held.every
-				if !renewed {
-					held.due = failed + held.every/4
-				}
-				l.plan(held.due)
-			}
-			l.mu.Unlock()
-			<-places
-		})
+			l.plan(held.due)
+		}
+		l.mu.Unlock()
 	}
-	asking.Wait()
+}
+
+// take takes the next group to renew, or returns nil if the worker must end.
+func (l *leases) take(r *renewals) (group []*lease) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(r.groups) == 0 {
+		r.workers--
+		return nil
+	}
+	group, r.groups = r.groups[0], r.groups[1:]
+	return group
 }
 
 // close returns when nothing is renewed any more. The channel closing must be closed.
