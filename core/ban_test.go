@@ -259,7 +259,7 @@ func TestSweeperKeepsBans(t *testing.T) {
 		require.Equal(t, last, d.State)
 		time.Sleep(time.Microsecond)
 		limiter.inProcess.sweep(limiter.inProcess.now())
-		require.Zero(t, limiter.inProcess.clients("ann").Size())
+		require.Zero(t, limiter.inProcess.shard("ann").Size())
 		d, err = limiter.Allow(ctx, "ann", limit)
 		require.NoError(t, err)
 		require.True(t, d.Allowed)

@@ -278,6 +278,6 @@ func TestSettlesInABatch(t *testing.T) {
 	assert.Greater(t, redis.batch.RetryFor(), time.Hour)
 	redis.batch.Encode([]*question{less, more})
 	assert.Equal(t, time.Second/2, redis.batch.RetryFor())
-	less.paid.granted, more.paid.granted = 100, 100
+	less.receipt.granted, more.receipt.granted = 100, 100
 	assert.Equal(t, []int{52, 2}, []int{less.Size(), more.Size()})
 }

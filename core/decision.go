@@ -20,8 +20,8 @@ type Decision struct {
 	// denial.
 	DryRun bool
 
-	states  []State       // of every limit when the call had several, in its order
-	age     time.Duration // of states; State is as of now
+	states  []State       // of all limits in the order of the call, if there are several
+	age     time.Duration // of states, if the denial was cached; State is as of now
 	receipt receipt
 }
 
@@ -40,7 +40,7 @@ func (d Decision) Holds() bool {
 }
 
 // windows returns the states of the limits that are not InFlight.
-func (d Decision) windows() []State {
+func (d Decision) windowStates() []State {
 	if !d.Holds() {
 		return d.States()
 	}
@@ -49,23 +49,23 @@ func (d Decision) windows() []State {
 
 // receipt identifies an admission, so that it can be settled and released. It is zero if nothing was charged.
 type receipt struct {
-	store uint64 // the identity of the store that charged it
-	key   string // canonical
-	cost  int
+	storeID uint64 // identifies the logs in which it was charged
+	key     string // canonical
+	cost    int
 
-	// In Redis: the admission is one of those that one entry stands for.
+	// In Redis, where one entry may stand for several requests:
 	call     *call
-	question int32 // in the call
+	question int32 // its number in the call
 	granted  int32 // how many requests the entry stands for
-	place    int32 // of the request among them
+	position int32 // of the request among them, from 0
 
-	entryID // in-process
+	entryID // in this process
 }
 
 // entry returns the id of the entry in Redis.
 func (r receipt) entry() string { return r.call.id + "." + strconv.Itoa(int(r.question)) }
 
-// lease identifies the admission among those that hold units of requests in flight.
+// lease returns the id of the admission in leases.
 func (r receipt) lease() leaseID { return leaseID{r.call, r.question} }
 
 // State is the state of one limit, for one key, after a decision.
@@ -92,10 +92,10 @@ type State struct {
 	Banned bool
 }
 
-// ban makes it the state of a limit whose ban ends after a time, which is not zero.
-func (s *State) ban(left time.Duration) {
+// setBan changes the state to that of a limit whose ban ends after a time, which must not be zero.
+func (s *State) setBan(untilEnd time.Duration) {
 	s.Banned, s.Remaining = true, 0
-	s.RetryAfter, s.ResetAfter = max(s.RetryAfter, left), max(s.ResetAfter, left)
+	s.RetryAfter, s.ResetAfter = max(s.RetryAfter, untilEnd), max(s.ResetAfter, untilEnd)
 }
 
 // States returns the state of each limit of the call, in their order. The caller must not change it.
@@ -113,15 +113,15 @@ func (d Decision) States() []State {
 	return states
 }
 
-// aged returns the state as it is some time later, if nothing was admitted since and, where it was full, it still is.
+// aged returns the state as it is some time later, if nothing was admitted since, and a full log is still full.
 func (s State) aged(by time.Duration) State {
 	s.RetryAfter, s.ResetAfter = max(0, s.RetryAfter-by), max(0, s.ResetAfter-by)
 	return s
 }
 
-// suppose sets the times of a limit that is InFlight, which are not known, given whether it holds anything and whether
-// it is full.
-func (s *State) suppose(held, full bool) {
+// setInFlightTimes sets the times of an InFlight limit. They do not depend on entries, because the end of a request is
+// not known. It is given whether the log holds any units, and whether it is too full for the request.
+func (s *State) setInFlightTimes(held, full bool) {
 	s.RetryAfter, s.ResetAfter = 0, 0
 	if full {
 		s.RetryAfter = time.Second
@@ -137,8 +137,8 @@ type Source uint8
 const (
 	// SourceRedis marks a decision of the script in Redis.
 	SourceRedis Source = iota + 1
-	// SourceInProcess marks a decision by the logs in this process's memory: there is no Redis, or it did not answer and
-	// the policy is FailLocal.
+	// SourceInProcess marks a decision by the logs in this process's memory: there is no Redis, or it did not answer
+	// and the policy is FailLocal.
 	SourceInProcess
 	// SourceDenialCache marks a denial without a call to Redis, because an earlier reply showed that there is no room
 	// until later. Limits that still had room, for less than the cost or beside full ones, are shown as they were then.
@@ -163,13 +163,13 @@ func (s Source) String() string {
 	return "none"
 }
 
-// decide puts together the decision of one call from the states of its limits. It keeps states.
-func decide(allowed bool, states []State, source Source) Decision {
-	most := states[0]
+// newDecision returns the decision of one call from the states of its limits. It keeps states.
+func newDecision(allowed bool, states []State, source Source) Decision {
+	decisive := states[0]
 	for _, state := range states[1:] {
-		if allowed && state.Remaining < most.Remaining || !allowed && state.RetryAfter > most.RetryAfter {
-			most = state
+		if allowed && state.Remaining < decisive.Remaining || !allowed && state.RetryAfter > decisive.RetryAfter {
+			decisive = state
 		}
 	}
-	return Decision{Allowed: allowed, State: most, Source: source, states: states}
+	return Decision{Allowed: allowed, State: decisive, Source: source, states: states}
 }

@@ -22,11 +22,11 @@ func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...))
 }
 
-func unavailable(cause error) error { return fmt.Errorf("%w: %w", ErrUnavailable, unquoted(cause)) }
+func unavailable(cause error) error { return fmt.Errorf("%w: %w", ErrUnavailable, redacted(cause)) }
 
-// unquoted returns an error that can be shown. A server that does not know a command quotes its arguments, which are a
+// redacted returns an error without the arguments of a command. A server that does not know the command quotes them: a
 // password after AUTH, and a key otherwise.
-func unquoted(cause error) error {
+func redacted(cause error) error {
 	if known, _, quotes := strings.Cut(cause.Error(), ", with args beginning with:"); quotes {
 		return errors.New(known)
 	}

@@ -69,15 +69,14 @@ func (l *Limiter) OnFailure(policy FailurePolicy) *Limiter {
 	return &other
 }
 
-// gaveUp reports whether the caller has left and wants no decision any more. A deadline is different: the caller asks
-// for a decision by then.
-func gaveUp(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Canceled) }
+// cancelled reports whether the caller has cancelled ctx and wants no decision any more. After a deadline it wants one.
+func cancelled(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Canceled) }
 
-// admitUncounted is the decision under FailOpen.
+// admitUncounted returns the decision under FailOpen.
 func admitUncounted(limits []Limit) Decision {
 	states := make([]State, len(limits))
 	for i, limit := range limits {
 		states[i] = State{Limit: limit, Remaining: limit.Max}
 	}
-	return decide(true, states, SourceFailOpen)
+	return newDecision(true, states, SourceFailOpen)
 }

@@ -462,7 +462,7 @@ func TestReports(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			said := &record{}
-			r := &reporter{log: slog.New(slog.NewTextHandler(said, nil))}
+			r := &reporter{logger: slog.New(slog.NewTextHandler(said, nil))}
 			for i, s := range timeline {
 				before, at := len(said.all()), time.Duration(s.at)*time.Second
 				switch s.does {
@@ -505,28 +505,28 @@ func TestMeasureBeforeRedisComes(t *testing.T) {
 	defer limiter.Close()
 	time.Sleep(20 * time.Millisecond)
 	before := limiter.redis.state()
-	assert.Equal(t, 1, before.open)
-	assert.GreaterOrEqual(t, before.away, 20*time.Millisecond)
+	assert.Equal(t, 1, before.openBreakers)
+	assert.GreaterOrEqual(t, before.outage, 20*time.Millisecond)
 	require.NoError(t, server.Start())
 	last := before
 	require.Eventually(t, func() bool {
 		state := limiter.redis.state()
-		assert.GreaterOrEqual(t, state.away, last.away)
+		assert.GreaterOrEqual(t, state.outage, last.outage)
 		last = state
-		return state.open == 0
+		return state.openBreakers == 0
 	}, 10*time.Second, time.Millisecond)
 	time.Sleep(5 * time.Millisecond)
-	assert.Equal(t, last.away, limiter.redis.state().away, "it is over")
+	assert.Equal(t, last.outage, limiter.redis.state().outage, "it is over")
 
 	limiter, err = Connect(server.URL())
 	require.NoError(t, err)
 	defer limiter.Close()
-	assert.Zero(t, limiter.redis.state().away)
+	assert.Zero(t, limiter.redis.state().outage)
 }
 
 // Breakers that are open at the same time are one outage in the metrics too.
 func TestMeasure(t *testing.T) {
-	r := &reporter{log: slog.New(slog.DiscardHandler)}
+	r := &reporter{logger: slog.New(slog.DiscardHandler)}
 	const second = time.Second
 	change := func(from, to dispatch.State, at time.Duration) { r.changed(from, to, at, at, io.EOF) }
 	change(dispatch.HalfOpen, dispatch.Open, 1*second)

@@ -253,7 +253,7 @@ func TestLeasesAreRenewedInTime(t *testing.T) {
 			redis.mu.Lock()
 			redis.last[paid(n).entry()] = redis.now()
 			redis.mu.Unlock()
-			leases.hold(paid(n), limits[n%3], redis.now())
+			leases.add(paid(n), limits[n%3], redis.now())
 			time.Sleep(time.Millisecond)
 		}
 		for range 1000 {
@@ -287,14 +287,14 @@ func TestLeasesAreRenewedInTime(t *testing.T) {
 		leases.mu.Lock()
 		assert.False(t, leases.running)
 		leases.mu.Unlock()
-		leases.hold(paid(0), limits[0], redis.now())
+		leases.add(paid(0), limits[0], redis.now())
 		time.Sleep(900 * time.Millisecond)
 		assert.Equal(t, before+2, called())
 		close(closing)
 		leases.close()
 		time.Sleep(time.Hour)
 		assert.Equal(t, before+2, called())
-		leases.hold(paid(1), limits[1], redis.now())
+		leases.add(paid(1), limits[1], redis.now())
 		leases.close()
 	})
 }
@@ -319,7 +319,7 @@ func TestHangingServerDelaysNoOtherRenewals(t *testing.T) {
 		leases, limit := newLeases(renew, server, redis.now, closing), []Limit{InFlight("f", 1000, time.Second)}
 		hold := func(key string) (entry string) {
 			paid := receipt{key: key, cost: 1, call: &call{id: key + fmt.Sprint(len(leases.held))}, question: 1}
-			leases.hold(paid, limit, redis.now())
+			leases.add(paid, limit, redis.now())
 			return paid.entry()
 		}
 		for n := range 1000 {
@@ -505,7 +505,7 @@ func TestInFlightInProcess(t *testing.T) {
 		}
 	}
 	store.sweep(now)
-	require.Nil(t, store.locked("ann", false), "an empty log is forgotten")
+	require.Nil(t, store.lock("ann", false), "an empty log is forgotten")
 	require.True(t, store.allow(t, now+1, "ann", 200, limit).Allowed)
 }
 

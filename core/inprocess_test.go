@@ -82,17 +82,17 @@ func countLogs(p *inProcess) int {
 func TestInProcessLogIsBounded(t *testing.T) {
 	store := newClockedInProcess()
 	limit := Limit{Name: "bounded", Max: 1000, Window: time.Second}
-	var l *log
+	var l *ring
 	for now := range int64(5000) {
 		store.allow(t, now*177, "ann", 1, limit)
 		l = &store.logs("ann")[0]
 		require.LessOrEqual(t, l.count, 1000)
-		require.LessOrEqual(t, len(l.ring), 1000)
+		require.LessOrEqual(t, len(l.times), 1000)
 	}
-	require.Equal(t, 1000, len(l.ring))
+	require.Equal(t, 1000, len(l.times))
 	limit.Max = 10
 	store.allow(t, minute, "ann", 1, limit)
-	assert.LessOrEqual(t, len(l.ring), smallRing)
+	assert.LessOrEqual(t, len(l.times), smallRing)
 }
 
 // An admission is one entry, whatever it costs, up to the largest Max.
@@ -115,10 +115,10 @@ func TestInProcessCost(t *testing.T) {
 		require.True(t, d.Allowed)
 		assert.Equal(t, bytes.Max-(i+1)*(bytes.Max/10), d.Remaining)
 	}
-	ann := limiter.inProcess.locked("ann", false)
+	ann := limiter.inProcess.lock("ann", false)
 	defer ann.mu.Unlock()
 	assert.Equal(t, 10, ann.logs[0].count)
-	assert.LessOrEqual(t, ann.logs[0].size(), 32)
+	assert.LessOrEqual(t, ann.logs[0].capacity(), 32)
 }
 
 // Only logs that need details have them.
@@ -179,13 +179,13 @@ func TestInProcessKeepsNoOldRing(t *testing.T) {
 	long, short := PerDay("long", 1000), PerDay("short", 1000)
 	store.allow(t, 0, "ann", 1000, long)
 	store.allow(t, 0, "ann", 1, short)
-	ann := store.locked("ann", false)
+	ann := store.lock("ann", false)
 	ann.mu.Unlock()
 	assert.Len(t, ann.logs, 2)
-	assert.Zero(t, ann.most)
+	assert.Zero(t, ann.inline)
 	store.reset(t, "ann", long, short)
 	for _, log := range ann.logs {
-		assert.Nil(t, log.ring)
+		assert.Nil(t, log.times)
 	}
 	store.sweep(1)
 	assert.Len(t, ann.logs, 2, "they know which admissions they have forgotten")

@@ -135,7 +135,7 @@ const noDecision Source = 255
 func TestLateGrantOfADeniedRequest(t *testing.T) {
 	g := newGated(t, 5, WithTimeout(100*time.Millisecond), OnFailure(FailLocal))
 	var d Decision
-	g.limiter.inProcess.decide(&d, "ann", 5, []Limit{g.limit})
+	g.limiter.inProcess.allow(&d, "ann", 5, []Limit{g.limit})
 	require.True(t, d.Allowed)
 	o := g.allow(context.Background(), "ann", 3, g.limit)
 	first := <-g.came
@@ -195,7 +195,7 @@ func TestLateRoom(t *testing.T) {
 				(<-g.came).pass <- nil
 			}
 			require.Eventually(t, func() bool {
-				q := g.limiter.queues
+				q := g.limiter.waitQueues
 				q.mu.Lock()
 				defer q.mu.Unlock()
 				return len(q.keys) == 1 && g.limiter.redis.denials.size(g.limiter.redis.now()) == 1

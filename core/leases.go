@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// leases is the admissions of one Limiter, in Redis, that hold units of limits of requests in flight. It renews them
-// until they end, every third of the lease. While there are any, one goroutine looks for those that are due. Others ask
-// for the renewals, for each server up to a number of its own, so that a server that hangs delays none on another.
+// leases renews the entries of a Limiter's admissions under InFlight limits, in Redis, at a third of their lease, until
+// the requests end. One goroutine finds those that are due. It runs while there are such admissions. Other goroutines ask
+// for the renewals, up to renewsAtOnce for each server, so that a server that hangs delays no renewal on another.
 //
-// Renewing and giving back need no order: the script renews no entry that is gone or has expired. So an admission that
-// has lost its entries, by an outage that was longer than their leases or by a Reset, holds nothing until it ends.
+// Renewals and releases need no order, because the script renews only entries that exist and have not expired. So an
+// admission that has lost its entries, by an outage longer than their leases or by a Reset, is not counted any more.
 type leases struct {
 	// renew moves entries of a key to the present, in the logs of limits. It reports whether Redis has answered.
 	renew func(key string, members []string, limits []Limit) bool
@@ -22,19 +22,19 @@ type leases struct {
 	now     func() time.Duration
 	closing <-chan struct{}
 
-	mu       sync.Mutex
-	held     map[leaseID]*lease
-	renewals map[int]*renewals // by server
-	running  bool
-	closed   bool
-	next     time.Duration // when the goroutine looks for leases that are due
-	sooner   chan struct{} // has one element if it is to look before that
-	renewing sync.WaitGroup
+	mu         sync.Mutex
+	held       map[leaseID]*lease
+	renewals   map[int]*renewals // by server
+	running    bool
+	closed     bool
+	next       time.Duration // when the goroutine will look for leases that are due
+	sooner     chan struct{} // has an element if the goroutine must look earlier
+	background sync.WaitGroup
 }
 
 // renewals is the renewals that are due on one server.
 type renewals struct {
-	groups  [][]*lease // for one question each
+	groups  [][]*lease // of leases that one question renews
 	workers int        // the goroutines that ask
 }
 
@@ -44,19 +44,19 @@ type leaseID struct {
 	question int32
 }
 
-// lease is one admission. The limits are those of requests in flight.
+// lease is one admission. All of its limits are InFlight.
 type lease struct {
-	key    string // canonical
-	member string
-	limits []Limit
-	every  time.Duration // how long after one renewal the next is due
-	due    time.Duration // math.MaxInt64 while it is renewed
+	key      string // canonical
+	member   string
+	limits   []Limit
+	interval time.Duration // between renewals
+	due      time.Duration // math.MaxInt64 from when it is due until it has been renewed
 }
 
 const (
-	// renewsAtOnce is how many questions to renew one server is asked at once. As many fill the calls in flight.
+	// renewsAtOnce is how many renewals one server is asked for at once, which is enough to fill the calls in flight.
 	renewsAtOnce = 64
-	// maxRenewed is how many entries one question renews at most.
+	// maxRenewed is the most entries that one question renews.
 	maxRenewed = 64
 )
 
@@ -70,28 +70,29 @@ func newLeases(
 	}
 }
 
-// hold begins to renew an admission, which was asked for at a time. The limits must be of requests in flight.
-func (l *leases) hold(paid receipt, limits []Limit, asked time.Duration) {
+// add adds an admission, which Redis was asked for at askedAt. All limits must be InFlight.
+func (l *leases) add(receipt receipt, limits []Limit, askedAt time.Duration) {
 	shortest := limits[0].Window
 	for _, limit := range limits[1:] {
 		shortest = min(shortest, limit.Window)
 	}
-	held := &lease{key: paid.key, member: paid.entry(), limits: limits, every: shortest / 3, due: asked + shortest/3}
-	if paid.cost > 1 {
-		held.member += "*" + strconv.Itoa(paid.cost)
+	interval := shortest / 3
+	held := &lease{key: receipt.key, member: receipt.entry(), limits: limits, interval: interval, due: askedAt + interval}
+	if receipt.cost > 1 {
+		held.member += "*" + strconv.Itoa(receipt.cost)
 	}
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.held[paid.lease()] = held
+	l.held[receipt.lease()] = held
 	if !l.running && !l.closed {
 		l.running, l.next = true, held.due
-		l.renewing.Go(l.run)
+		l.background.Go(l.run)
 	}
 	l.plan(held.due)
 }
 
-// plan makes the goroutine look for leases that are due by a time. The leases must be locked.
+// plan makes the goroutine look for leases that are due at a time. The caller must hold mu.
 func (l *leases) plan(due time.Duration) {
 	if due < l.next {
 		l.next = due
@@ -102,22 +103,22 @@ func (l *leases) plan(due time.Duration) {
 	}
 }
 
-// end stops renewing an admission, and reports whether it had not ended before.
-func (l *leases) end(paid receipt) bool {
+// end removes an admission, and reports whether it was there.
+func (l *leases) end(receipt receipt) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, held := l.held[paid.lease()]
-	delete(l.held, paid.lease())
+	_, held := l.held[receipt.lease()]
+	delete(l.held, receipt.lease())
 	return held
 }
 
-// run has what is due renewed until nothing is held.
+// run has leases renewed that are due, until there are no more leases.
 func (l *leases) run() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		next, some := l.renewDue()
-		if !some {
+		next, more := l.renewDue()
+		if !more {
 			return
 		}
 		timer.Reset(next - l.now())
@@ -130,16 +131,16 @@ func (l *leases) run() {
 	}
 }
 
-// renewDue has the leases renewed that are due, in groups for one question each, and returns when the next one will be.
-// What is due soon is due, so that few questions renew many. It reports whether any are held; if not, the goroutine must
-// end.
-func (l *leases) renewDue() (next time.Duration, some bool) {
+// renewDue has the leases renewed that are due, in groups for one question each, and returns when the next one will be
+// due. It includes those that are due soon, so that few calls renew many. It reports whether there are any leases. If
+// not, the goroutine must return.
+func (l *leases) renewDue() (next time.Duration, more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now, byKey := l.now(), map[string][][]*lease{} // the groups of each key
+	now, byKey := l.now(), map[string][][]*lease{} // the groups of a key
 	next = math.MaxInt64
 	for _, held := range l.held {
-		if held.due > now+held.every/8 {
+		if held.due > now+held.interval/8 {
 			next = min(next, held.due)
 			continue
 		}
@@ -164,28 +165,28 @@ func (l *leases) renewDue() (next time.Duration, some bool) {
 		r.groups = append(r.groups, groups...)
 		for range min(len(groups), renewsAtOnce-r.workers) {
 			r.workers++
-			l.renewing.Go(func() { l.work(r) })
+			l.background.Go(func() { l.work(r) })
 		}
 	}
 	l.next, l.running = next, len(l.held) > 0
 	return next, l.running
 }
 
-// work asks for renewals until none are left.
+// work asks one server for renewals until none are left.
 func (l *leases) work(r *renewals) {
 	for group := l.take(r); group != nil; group = l.take(r) {
 		members := make([]string, len(group))
 		for i, held := range group {
 			members[i] = held.member
 		}
-		asked := l.now()
+		askedAt := l.now()
 		renewed := l.renew(group[0].key, members, group[0].limits)
-		failed := l.now()
+		failedAt := l.now()
 		l.mu.Lock()
 		for _, held := range group {
-			held.due = asked + held.every
-			if !renewed { // Redis does not answer: try again soon
-				held.due = failed + held.every/4
+			held.due = askedAt + held.interval
+			if !renewed { // try again soon
+				held.due = failedAt + held.interval/4
 			}
 			l.plan(held.due)
 		}
@@ -193,7 +194,7 @@ func (l *leases) work(r *renewals) {
 	}
 }
 
-// take takes the next group to renew, or returns nil if the worker must end.
+// take takes the next group to renew, or returns nil if the worker must return.
 func (l *leases) take(r *renewals) (group []*lease) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -205,10 +206,10 @@ func (l *leases) take(r *renewals) (group []*lease) {
 	return group
 }
 
-// close returns when nothing is renewed any more. The channel closing must be closed.
+// close waits for the goroutine to return. The channel closing must be closed.
 func (l *leases) close() {
 	l.mu.Lock()
-	l.closed = true // so that no call of hold starts the goroutine again
+	l.closed = true // so that add does not start the goroutine again
 	l.mu.Unlock()
-	l.renewing.Wait()
+	l.background.Wait()
 }

@@ -69,14 +69,14 @@ const (
 	maxWindow = 100 * 365 * 24 * time.Hour
 )
 
-// inFlight returns the limits that are InFlight, or nil.
-func inFlight(limits []Limit) (flights []Limit) {
+// inFlightLimits returns those of the limits that are InFlight, or nil.
+func inFlightLimits(limits []Limit) (inFlight []Limit) {
 	for i := range limits {
 		if limits[i].InFlight {
-			flights = append(flights, limits[i])
+			inFlight = append(inFlight, limits[i])
 		}
 	}
-	return flights
+	return inFlight
 }
 
 // Validate reports whether limits can be used together in one call: at least one, each of them valid, and no two of the

@@ -53,7 +53,7 @@ func WithMeterProvider(provider metric.MeterProvider) Option {
 // UpDownCounters. Of gauges it would keep the last value, so there are none.
 type metrics struct {
 	limits   *xsync.Map[string, *counts] // by name
-	onRedis  bool
+	hasRedis bool
 	expected atomic.Uint32                     // see expect
 	redis    atomic.Pointer[func() redisState] // nil without Redis
 
@@ -63,19 +63,18 @@ type metrics struct {
 	timeouts metric.Int64Counter
 }
 
-// redisState is what is observed of the connections to Redis.
+// redisState is what the metrics observe of Redis.
 type redisState struct {
-	denials int           // in the cache
-	open    int           // circuit breakers
-	away    time.Duration // how long at least one was open, in total
+	denials      int // in the denial cache
+	openBreakers int
+	outage       time.Duration // how long at least one breaker was open, in total
 }
 
-// maxCounted is how many names of limits are told apart. A name has up to ten series, since the denials of a limit with
-// a ban are bans, and OpenTelemetry's SDK tells
-// 2,000 apart unless it is configured otherwise.
+// maxCounted is how many names of limits have counts of their own. A name has up to ten series, because the denials of
+// a limit with a Ban are bans, and OpenTelemetry's SDK keeps 2,000 series unless it is configured otherwise.
 const maxCounted = 190
 
-// The outcome of a decision is what became of the request.
+// The outcomes of decisions.
 const (
 	outcomeAllowed = iota
 	outcomeDenied
@@ -85,7 +84,7 @@ const (
 	outcomes
 )
 
-// outcomeNames is what metrics and spans call the outcomes.
+// outcomeNames are the names of the outcomes in metrics and spans.
 var outcomeNames = [outcomes]string{"allowed", "denied", "banned", "dry_run", "unavailable"}
 
 func (d *Decision) outcome() int {
@@ -102,73 +101,73 @@ func (d *Decision) outcome() int {
 
 const sources = int(SourceFailOpen) + 1
 
-// denialCells has a bit for each cell that counts denials. Those of bans follow.
+// denialCells has a bit for each cell that counts denials. The cells of bans follow them.
 const denialCells uint32 = (1<<sources - 1) << (outcomeDenied * sources)
 
 // cellOf returns the index of the cell that counts an outcome by a source.
 func cellOf(outcome int, s Source) int { return outcome*sources + int(s) }
 
-// counts is what was counted under one limit. A cell's counter is spread over the processors, so it is made when it
+// counts is what was counted under one limit. A cell's counter takes memory for each processor, so it is made when it
 // first counts something.
 type counts struct {
 	cells      [outcomes * sources]atomic.Pointer[xsync.Counter]
 	attributes [outcomes * sources]metric.ObserveOption
-	near       *xsync.Counter
+	nearLimit  *xsync.Counter
 	limit      metric.ObserveOption
-	bans       bool // the first decision was on a limit with a Ban, by which a denial is a ban
+	bans       bool // the limit had a Ban at the first decision, so denials are bans
 }
 
 // newMetrics returns the metrics of a Limiter with Redis or without, and registers them.
-func newMetrics(meter metric.Meter, onRedis bool) (*metrics, error) {
-	m := &metrics{limits: xsync.NewMap[string, *counts](), onRedis: onRedis}
+func newMetrics(meter metric.Meter, hasRedis bool) (*metrics, error) {
+	m := &metrics{limits: xsync.NewMap[string, *counts](), hasRedis: hasRedis}
 	var failed error
-	note := func(err error) {
+	keepFirst := func(err error) {
 		if failed == nil {
 			failed = err
 		}
 	}
 	counted := func(name, unit, about string) metric.Int64ObservableCounter {
 		c, err := meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(about))
-		note(err)
+		keepFirst(err)
 		return c
 	}
 	current := func(name, unit, about string) metric.Int64ObservableUpDownCounter {
 		c, err := meter.Int64ObservableUpDownCounter(name, metric.WithUnit(unit), metric.WithDescription(about))
-		note(err)
+		keepFirst(err)
 		return c
 	}
 	counter := func(name, unit, about string) metric.Int64Counter {
 		c, err := meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(about))
 		if err == nil {
-			c.Add(context.Background(), 0) // so that the first one is an increase
+			c.Add(context.Background(), 0) // so that Prometheus sees the first increase
 		}
-		note(err)
+		keepFirst(err)
 		return c
 	}
 	decisions := counted("exactlimit.decisions", "{decision}", "Decisions on requests.")
-	near := counted("exactlimit.decisions.near_limit", "{decision}",
+	nearLimit := counted("exactlimit.decisions.near_limit", "{decision}",
 		"Admissions that leave less than a fifth of the limit.")
-	instruments := []metric.Observable{decisions, near}
+	instruments := []metric.Observable{decisions, nearLimit}
 	m.exempt = counter("exactlimit.exempt", "{request}", "Requests that passed without a decision, as they are exempt.")
-	var denials, open metric.Int64ObservableUpDownCounter
-	var away metric.Float64ObservableCounter
-	if onRedis {
+	var denials, openBreakers metric.Int64ObservableUpDownCounter
+	var outage metric.Float64ObservableCounter
+	if hasRedis {
 		var err error
 		m.duration, err = meter.Float64Histogram("exactlimit.redis.call.duration", metric.WithUnit("s"),
 			metric.WithDescription("Time that calls to Redis took."), metric.WithExplicitBucketBoundaries(
 				.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1))
-		note(err)
+		keepFirst(err)
 		m.requests, err = meter.Int64Histogram("exactlimit.redis.call.requests", metric.WithUnit("{request}"),
 			metric.WithDescription("Requests in a call to Redis."),
 			metric.WithExplicitBucketBoundaries(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000))
-		note(err)
+		keepFirst(err)
 		m.timeouts = counter("exactlimit.redis.timeouts", "{request}", "Requests that Redis did not decide in time.")
 		denials = current("exactlimit.denial_cache.size", "{denial}", "Denials that are remembered.")
-		open = current("exactlimit.redis.open_breakers", "{breaker}", "Circuit breakers that are open.")
-		away, err = meter.Float64ObservableCounter("exactlimit.outage.duration", metric.WithUnit("s"),
+		openBreakers = current("exactlimit.redis.open_breakers", "{breaker}", "Circuit breakers that are open.")
+		outage, err = meter.Float64ObservableCounter("exactlimit.outage.duration", metric.WithUnit("s"),
 			metric.WithDescription("Time in which a circuit breaker was open."))
-		note(err)
-		instruments = append(instruments, denials, open, away)
+		keepFirst(err)
+		instruments = append(instruments, denials, openBreakers, outage)
 	}
 	if failed != nil {
 		return nil, failed
@@ -187,14 +186,14 @@ func newMetrics(meter metric.Meter, onRedis bool) (*metrics, error) {
 					o.ObserveInt64(decisions, 0, c.attributes[i])
 				}
 			}
-			o.ObserveInt64(near, c.near.Value(), c.limit)
+			o.ObserveInt64(nearLimit, c.nearLimit.Value(), c.limit)
 			return true
 		})
 		if redis := m.redis.Load(); redis != nil {
 			state := (*redis)()
 			o.ObserveInt64(denials, int64(state.denials))
-			o.ObserveInt64(open, int64(state.open))
-			o.ObserveFloat64(away, state.away.Seconds())
+			o.ObserveInt64(openBreakers, int64(state.openBreakers))
+			o.ObserveFloat64(outage, state.outage.Seconds())
 		}
 		return nil
 	}, instruments...)
@@ -207,8 +206,8 @@ func newMetrics(meter metric.Meter, onRedis bool) (*metrics, error) {
 // observe sets where the state of Redis comes from.
 func (m *metrics) observe(redis func() redisState) { m.redis.Store(&redis) }
 
-// expect has those cells exported as 0 in which a Limiter that fails in the given way may count before long.
-// Prometheus does not see the increase of a series that begins above 0.
+// expect exports 0 for the cells that a Limiter with this policy is likely to use, because Prometheus does not see the
+// increase of a series that begins above 0.
 func (m *metrics) expect(policy FailurePolicy, dryRun bool) {
 	if m == nil {
 		return
@@ -219,13 +218,13 @@ func (m *metrics) expect(policy FailurePolicy, dryRun bool) {
 	}
 	var cells uint32
 	expect := func(outcome int, s Source) { cells |= 1 << cellOf(outcome, s) }
-	if m.onRedis {
+	if m.hasRedis {
 		expect(outcomeAllowed, SourceRedis)
 		expect(denied, SourceRedis)
 		expect(denied, SourceDenialCache)
 	}
 	switch {
-	case !m.onRedis || policy == FailLocal:
+	case !m.hasRedis || policy == FailLocal:
 		expect(outcomeAllowed, SourceInProcess)
 		expect(denied, SourceInProcess)
 	case policy == FailOpen || dryRun:
@@ -250,8 +249,8 @@ func (m *metrics) recordDecision(d *Decision) {
 	c := m.countsOf(&d.Limit)
 	c.add(outcome, d.Source)
 	counted := outcome == outcomeAllowed && d.Source != SourceFailOpen
-	if counted && d.Remaining < (d.Limit.Max+4)/5 { // which is below a fifth
-		c.near.Inc()
+	if counted && d.Remaining < (d.Limit.Max+4)/5 { // less than a fifth
+		c.nearLimit.Inc()
 	}
 }
 
@@ -260,7 +259,7 @@ func (m *metrics) recordUnavailable(limits []Limit) {
 	m.countsOf(&limits[0]).add(outcomeUnavailable, 0)
 }
 
-// countsOf returns the counts of a limit.
+// countsOf returns the counts of a limit, and adds them if there are none yet.
 func (m *metrics) countsOf(limit *Limit) *counts {
 	name, bans := limit.Name, limit.Ban > 0
 	if c, found := m.limits.Load(name); found {
@@ -275,7 +274,7 @@ func (m *metrics) countsOf(limit *Limit) *counts {
 
 func newCounts(name string, bans bool) *counts {
 	limit := attribute.String("exactlimit.limit", name)
-	c := &counts{near: xsync.NewCounter(), limit: metric.WithAttributeSet(attribute.NewSet(limit)), bans: bans}
+	c := &counts{nearLimit: xsync.NewCounter(), limit: metric.WithAttributeSet(attribute.NewSet(limit)), bans: bans}
 	for outcome, text := range outcomeNames {
 		for s := range Source(sources) {
 			c.attributes[cellOf(outcome, s)] = metric.WithAttributeSet(attribute.NewSet(limit,
@@ -314,14 +313,14 @@ func (m *metrics) recordCall(requests int, took time.Duration, err error) {
 // recordTimeout counts a request that Redis did not decide in time.
 func (m *metrics) recordTimeout() { m.timeouts.Add(context.Background(), 1) }
 
-// close ends the observation of Redis. The counts stay, since a sum over several Limiters would fall without them, and
-// Prometheus takes a count that falls for one that began again at 0 and has risen to what is left.
+// close ends the observation of Redis. The counts remain, because without them the sum over several Limiters would
+// fall, which Prometheus would take for a counter that was reset to 0.
 func (m *metrics) close() {
 	if m == nil {
 		return
 	}
 	if redis := m.redis.Load(); redis != nil {
-		away := (*redis)().away
-		m.observe(func() redisState { return redisState{away: away} })
+		outage := (*redis)().outage
+		m.observe(func() redisState { return redisState{outage: outage} })
 	}
 }

@@ -113,7 +113,7 @@ func modelAgreesWithScript(t *testing.T, limit Limit) {
 				require.Equal(t, banned, d.Banned, "seed %d: %v", seed, trace)
 				if q.answer.logs != nil && (reply.Retry > 0 || banned) {
 					sure := time.Duration(reply.Sure(config)) * time.Second
-					require.Equal(t, sure, q.answer.sure(q.limits), "seed %d: %v", seed, trace)
+					require.Equal(t, sure, q.answer.denialTTL(q.limits), "seed %d: %v", seed, trace)
 				}
 				if d.Allowed {
 					unsettled, all = append(unsettled, granted{d, request, cost}), append(all, granted{d, request, cost})

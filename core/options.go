@@ -13,17 +13,20 @@ import (
 type Option func(*config) error
 
 type config struct {
-	prefix     string
-	denials    int
-	denialHold time.Duration
-	policy     FailurePolicy
-	timeout    time.Duration
-	log        *slog.Logger
-	meter      metric.Meter // nil when nothing is measured
+	prefix    string
+	denials   int
+	denialTTL time.Duration
+	policy    FailurePolicy
+	timeout   time.Duration
+	logger    *slog.Logger
+	meter     metric.Meter // nil when nothing is measured
 }
 
 func configure(opts []Option) (config, error) {
-	c := config{prefix: "exactlimit", denials: 10_000, denialHold: time.Second, timeout: 100 * time.Millisecond, log: slog.Default()}
+	c := config{
+		prefix: "exactlimit", denials: 10_000, denialTTL: time.Second,
+		timeout: 100 * time.Millisecond, logger: slog.Default(),
+	}
 	for _, opt := range opts {
 		if err := opt(&c); err != nil {
 			return config{}, err
@@ -61,15 +64,15 @@ func WithPrefix(prefix string) Option {
 // each. Longer times save calls if windows are long. But the Limiter may notice so late that another instance has
 // called Reset or has given back units that were not charged by a Provisional view, that Redis has lost data, or that
 // its clock was stepped forward.
-func WithDenialCache(entries int, hold time.Duration) Option {
+func WithDenialCache(entries int, ttl time.Duration) Option {
 	return func(c *config) error {
 		if entries < 0 || entries > 10_000_000 {
 			return invalid("denial cache of %d entries: it must be from 0, which turns it off, to 10,000,000", entries)
 		}
-		if entries > 0 && hold < time.Millisecond {
-			return invalid("denial cache that holds for %v: it must be at least 1ms; to turn it off, give it 0 entries", hold)
+		if entries > 0 && ttl < time.Millisecond {
+			return invalid("denial cache that holds for %v: it must be at least 1ms; to turn it off, give it 0 entries", ttl)
 		}
-		c.denials, c.denialHold = entries, hold
+		c.denials, c.denialTTL = entries, ttl
 		return nil
 	}
 }
@@ -96,12 +99,12 @@ func WithTimeout(timeout time.Duration) Option {
 // nothing, use slog.New(slog.DiscardHandler).
 //
 // The Limiter's own goroutines call the handler too, so a panic of the handler ends the process.
-func WithLogger(log *slog.Logger) Option {
+func WithLogger(logger *slog.Logger) Option {
 	return func(c *config) error {
-		if log == nil {
+		if logger == nil {
 			return invalid("nil logger: to hear nothing use slog.New(slog.DiscardHandler)")
 		}
-		c.log = log
+		c.logger = logger
 		return nil
 	}
 }

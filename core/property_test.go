@@ -155,7 +155,7 @@ func stateOf(log *oracle.Log, now int64, cost int, limit Limit) State {
 		Banned:     log.Banned(now),
 	}
 	if limit.InFlight {
-		s.suppose(s.ResetAfter > 0, s.RetryAfter > 0)
+		s.setInFlightTimes(s.ResetAfter > 0, s.RetryAfter > 0)
 	}
 	return s
 }
@@ -205,7 +205,7 @@ func (a *admission) settle(t require.TestingT, stores map[string]clocked, now in
 	}
 	longest := time.Duration(0)
 	for _, d := range a.stores {
-		for _, limit := range limitsOf(d.windows()) {
+		for _, limit := range limitsOf(d.windowStates()) {
 			longest = max(longest, limit.Window)
 		}
 	}

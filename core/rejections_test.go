@@ -163,8 +163,10 @@ func TestFailoverBehindOneAddress(t *testing.T) {
 		"Connect": func(_ *testing.T, addr string, opts ...Option) (*Limiter, error) {
 			return Connect("redis://"+addr, opts...)
 		},
-		"New": func(t *testing.T, addr string, opts ...Option) (*Limiter, error) { // which has several connections
-			client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{addr}, DisableCache: true})
+		"New, with 16 connections": func(t *testing.T, addr string, opts ...Option) (*Limiter, error) {
+			client, err := rueidis.NewClient(rueidis.ClientOption{
+				InitAddress: []string{addr}, DisableCache: true, PipelineMultiplex: 4,
+			})
 			require.NoError(t, err)
 			t.Cleanup(client.Close)
 			return New(client, opts...)

@@ -36,14 +36,14 @@ func TestDecodeReply(t *testing.T) {
 	q.limits = []Limit{one, two}
 	a, err = decodeList([]int64{0, -2, 17, 900, 1, 0, 60}, 1, q)
 	require.NoError(t, err)
-	assert.Equal(t, 17*time.Microsecond, a.sure(q.limits))
+	assert.Equal(t, 17*time.Microsecond, a.denialTTL(q.limits))
 	d = a.decision(0, 1, q.limits)
 	assert.False(t, d.Allowed)
 	assert.Equal(t, State{Limit: one, RetryAfter: 17 * time.Microsecond, ResetAfter: 900 * time.Microsecond}, d.State)
 	assert.Equal(t, []State{d.State, {Limit: two, Remaining: 1, ResetAfter: 60 * time.Microsecond}}, d.States())
 	a, err = decodeList([]int64{0, -2, -17, 900, 1, 0, 60}, 1, q)
 	require.NoError(t, err)
-	assert.Zero(t, a.sure(q.limits), "units may be given back")
+	assert.Zero(t, a.denialTTL(q.limits), "units may be given back")
 	assert.Equal(t, d, a.decision(0, 1, q.limits))
 
 	// Of five requests of cost two, three are granted.
@@ -80,10 +80,10 @@ func TestDecodeMessage(t *testing.T) {
 	}{
 		{reply: "2", limits: []Limit{one}, want: answer{granted: 1, remaining: 2}},
 		{reply: "{1, 2, 0, 7}", limits: []Limit{one}, want: answer{granted: 1, logs: []int64{2, 0, 7}}},
-		{reply: "{0, 0, -5, 7}", limits: []Limit{one}, want: answer{logs: []int64{0, 5, 7}, early: true}},
-		{reply: "-1", limits: []Limit{one}, want: answer{again: true}},
-		{reply: "-1", limits: []Limit{one, two}, want: answer{again: true}},
-		{reply: "-1", verb: peek, limits: []Limit{one}, want: answer{again: true}},
+		{reply: "{0, 0, -5, 7}", limits: []Limit{one}, want: answer{logs: []int64{0, 5, 7}, mayEndEarly: true}},
+		{reply: "-1", limits: []Limit{one}, want: answer{unanswered: true}},
+		{reply: "-1", limits: []Limit{one, two}, want: answer{unanswered: true}},
+		{reply: "-1", verb: peek, limits: []Limit{one}, want: answer{unanswered: true}},
 		{reply: "7", verb: settle, limits: []Limit{one, two}},
 		{reply: "0", verb: reset, limits: []Limit{one}},
 		{reply: "{1, 3, 0, 0}", verb: peek, limits: []Limit{one}, want: answer{granted: 1, logs: []int64{3, 0, 0}}},

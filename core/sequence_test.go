@@ -197,7 +197,7 @@ func TestBatchesAgreeWithOracle(t *testing.T) {
 					d := decisions[in.of]
 					costs := []int{0, 0, in.cost / 2, in.cost - 1, in.cost + 1, 2 * in.cost}
 					in.actual = rapid.SampledFrom(costs).Draw(r, "actual")
-					in.actual, _ = d.receipt.call.settle(d.receipt, in.actual) // of several, the first counts
+					in.actual, _ = d.receipt.call.recordCost(d.receipt, in.actual) // of several, the first counts
 					switch until, again := known[in.of]; {
 					case !again:
 						known[in.of] = now + second
@@ -287,7 +287,7 @@ func TestCallsSentAgain(t *testing.T) {
 			granted := map[*question]bool{}
 			for _, q := range questions {
 				require.NoError(r, q.answer.err)
-				granted[q] = !q.answer.again && q.decision().Allowed
+				granted[q] = !q.answer.unanswered && q.decision().Allowed
 			}
 			before := map[string]map[string]int64{}
 			for _, limit := range []Limit{one, two} {

@@ -283,9 +283,9 @@ func TestSettleWakes(t *testing.T) {
 				admitted <- err
 			}()
 			require.Eventually(t, func() bool {
-				limiter.queues.mu.Lock()
-				defer limiter.queues.mu.Unlock()
-				in := limiter.queues.keys["ann"]
+				limiter.waitQueues.mu.Lock()
+				defer limiter.waitQueues.mu.Unlock()
+				in := limiter.waitQueues.keys["ann"]
 				for _, q := range in {
 					return q.woken != nil
 				}
@@ -315,14 +315,14 @@ func TestSettleInProcessDetails(t *testing.T) {
 		require.True(t, d.Allowed)
 		return d
 	}
-	l := func() log { return store.logs("ann")[0] }
+	l := func() ring { return store.logs("ann")[0] }
 	store.settle(t, 1, allow(0, 1), 1)
 	assert.NotNil(t, l().details, "it is settled")
 	for now := range int64(500) {
 		d := allow(2*second+now*10_000, 9)
 		store.settle(t, 2*second+now*10_000+5, d, []int{0, 1, 5, 9, 11}[now%5])
 		assert.LessOrEqual(t, l().count, 120)
-		assert.LessOrEqual(t, len(l().details.added), 20)
+		assert.LessOrEqual(t, len(l().details.surcharges), 20)
 	}
 	for now := range int64(2000) {
 		allow(10*second+now*5000, 1)

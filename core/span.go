@@ -7,14 +7,14 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// describe writes a decision into the OpenTelemetry span of a context, if the span is recorded. Of several decisions in
-// one span the last one remains, which is the denial if there is one. No attribute holds the key.
+// setSpanAttributes describes a decision in the OpenTelemetry span of a context, if the span is recorded. If a span has
+// several decisions, the last one remains, which is the denial if there is one. No attribute holds the key.
 //
-// If the span panics, the caller gets no decision, so what the request was charged is given back.
-func (l *Limiter) describe(ctx context.Context, d *Decision) {
-	described := false
+// If the span panics, the caller gets no decision, so setSpanAttributes refunds the request.
+func (l *Limiter) setSpanAttributes(ctx context.Context, d *Decision) {
+	done := false
 	defer func() {
-		if !described {
+		if !done {
 			_ = l.Refund(context.Background(), *d)
 		}
 	}()
@@ -26,5 +26,5 @@ func (l *Limiter) describe(ctx context.Context, d *Decision) {
 			attribute.Int("exactlimit.remaining", d.Remaining),
 		)
 	}
-	described = true
+	done = true
 }

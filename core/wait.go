@@ -31,23 +31,23 @@ func (l *Limiter) Wait(ctx context.Context, key string, limits ...Limit) (Decisi
 	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err
 	}
-	name := queueName{limits: fmt.Sprintf("%#v", limits), policy: l.policy, dryRun: l.dryRun}
-	t, err := l.queues.join(ctx, canonicalKey(key), name)
+	id := waitQueueID{limits: fmt.Sprintf("%#v", limits), policy: l.policy, dryRun: l.dryRun}
+	t, err := l.waitQueues.join(ctx, canonicalKey(key), id)
 	if err != nil {
 		return Decision{}, unavailable(err)
 	}
 	defer t.leave()
 	for {
-		woken := t.listen() // before asking, so that no Refund after the answer is missed
+		woken := t.woken() // before asking, so that no Refund after the answer is missed
 		d, err := l.Allow(ctx, key, limits...)
 		if err != nil || d.Allowed {
 			return d, err
 		}
-		timer := time.NewTimer(l.trusted(d))
+		timer := time.NewTimer(l.delay(d))
 		select {
 		case <-timer.C:
-		case <-woken: // there may be room
-		case <-l.gone: // the next Allow returns the error
+		case <-woken: // there may be room now
+		case <-l.closing: // the next Allow returns an error
 		case <-ctx.Done():
 			timer.Stop()
 			return Decision{}, unavailable(ctx.Err())
@@ -56,96 +56,96 @@ func (l *Limiter) Wait(ctx context.Context, key string, limits ...Limit) (Decisi
 	}
 }
 
-// trusted returns how long a denial is taken to hold, if nothing is given back by this Limiter.
-func (l *Limiter) trusted(d Decision) time.Duration {
+// delay returns how long to wait before asking again after a denial, if this Limiter gives nothing back meanwhile.
+func (l *Limiter) delay(d Decision) time.Duration {
 	switch {
 	case l.redis == nil:
-		return d.RetryAfter // nothing else can give units back
+		return d.RetryAfter // no other Limiter can give units back
 	case d.Source == SourceInProcess:
-		return min(d.RetryAfter, time.Second) // Redis may be back by then, and its logs may have room
+		return min(d.RetryAfter, time.Second) // Redis may answer again by then, and its logs may have room
 	}
-	trusted := min(d.RetryAfter, l.queues.hold-d.age) // the denial cache may have held it for a while already
+	delay := min(d.RetryAfter, l.waitQueues.denialTTL-d.age) // d.age is how long the denial was cached
 	if d.Limit.InFlight {
-		trusted = min(trusted, 100*time.Millisecond) // a request of another instance may end at any time
+		delay = min(delay, 100*time.Millisecond) // other instances may release requests at any time
 	}
-	return trusted
+	return delay
 }
 
-// queues holds the callers of Wait: for each key a queue for each set of limits and each behavior.
-type queues struct {
-	hold time.Duration // the longest that a denial by Redis is trusted
-	mu   sync.Mutex
-	keys map[string]map[queueName]*queue // by canonical key
+// waitQueues holds the callers of Wait: for each key, one queue for each waitQueueID.
+type waitQueues struct {
+	denialTTL time.Duration // after which callers ask Redis again
+	mu        sync.Mutex
+	keys      map[string]map[waitQueueID]*waitQueue // by canonical key
 }
 
-// queueName tells the queues of a key apart.
-type queueName struct {
+// waitQueueID identifies a queue among those of a key.
+type waitQueueID struct {
 	limits string
 	policy FailurePolicy
 	dryRun bool
 }
 
-// queue exists while a caller holds its ticket. Its zero value is a queue in which nobody waits behind that caller.
-type queue struct {
-	waiters []chan struct{} // closed when a waiter gets the ticket
-	woken   chan struct{}   // closed when something is given back; nil while nobody listens
+// waitQueue exists while a caller has its ticket. In the zero waitQueue, no other callers wait.
+type waitQueue struct {
+	waiters []chan struct{} // one for each waiting caller, closed when it gets the ticket
+	woken   chan struct{}   // closed when units are given back; nil if not needed
 }
 
-// ticket is the right to ask, which one caller in a queue has.
+// ticket is the right of one caller in a queue to ask.
 type ticket struct {
-	queues *queues
+	queues *waitQueues
 	key    string
-	name   queueName
-	queue  *queue
+	id     waitQueueID
+	queue  *waitQueue
 }
 
-func newQueues(c config) *queues {
-	hold := c.denialHold
+func newWaitQueues(c config) *waitQueues {
+	denialTTL := c.denialTTL
 	if c.denials == 0 {
-		hold = time.Second // what is set for a cache that is turned off means nothing
+		denialTTL = time.Second // the setting of a cache that is turned off has no meaning
 	}
-	return &queues{hold: hold, keys: map[string]map[queueName]*queue{}}
+	return &waitQueues{denialTTL: denialTTL, keys: map[string]map[waitQueueID]*waitQueue{}}
 }
 
-// join waits in a queue until the caller gets its ticket.
-func (q *queues) join(ctx context.Context, key string, name queueName) (ticket, error) {
+// join waits in a queue until the caller gets the ticket.
+func (q *waitQueues) join(ctx context.Context, key string, id waitQueueID) (ticket, error) {
 	q.mu.Lock()
-	of := q.keys[key]
-	if of == nil {
-		of = map[queueName]*queue{}
-		q.keys[key] = of
+	ofKey := q.keys[key]
+	if ofKey == nil {
+		ofKey = map[waitQueueID]*waitQueue{}
+		q.keys[key] = ofKey
 	}
-	in := of[name]
-	if in == nil {
-		in = &queue{}
-		of[name] = in
+	queue := ofKey[id]
+	if queue == nil {
+		queue = &waitQueue{}
+		ofKey[id] = queue
 		q.mu.Unlock()
-		return ticket{q, key, name, in}, nil
+		return ticket{q, key, id, queue}, nil
 	}
-	turn := make(chan struct{})
-	in.waiters = append(in.waiters, turn)
+	ready := make(chan struct{})
+	queue.waiters = append(queue.waiters, ready)
 	q.mu.Unlock()
 
-	t := ticket{q, key, name, in}
+	t := ticket{q, key, id, queue}
 	select {
-	case <-turn:
+	case <-ready:
 		return t, nil
 	case <-ctx.Done():
 	}
 	q.mu.Lock()
-	i := slices.Index(in.waiters, turn)
+	i := slices.Index(queue.waiters, ready)
 	if i >= 0 {
-		in.waiters = slices.Delete(in.waiters, i, i+1)
+		queue.waiters = slices.Delete(queue.waiters, i, i+1)
 	}
 	q.mu.Unlock()
-	if i < 0 { // it got the ticket just now, and passes it on
+	if i < 0 { // it got the ticket just now: pass it on
 		t.leave()
 	}
 	return ticket{}, ctx.Err()
 }
 
-// listen returns a channel that is closed when something of the key is given back after this call.
-func (t ticket) listen() <-chan struct{} {
+// woken returns a channel that is closed when units of the key are given back after this call.
+func (t ticket) woken() <-chan struct{} {
 	t.queues.mu.Lock()
 	defer t.queues.mu.Unlock()
 	if t.queue.woken == nil {
@@ -154,14 +154,14 @@ func (t ticket) listen() <-chan struct{} {
 	return t.queue.woken
 }
 
-// wake lets the first caller in each queue of a key ask again.
-func (q *queues) wake(key string) {
+// wake wakes the callers that have the tickets of a key's queues, so that they ask again.
+func (q *waitQueues) wake(key string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, in := range q.keys[key] {
-		if in.woken != nil {
-			close(in.woken)
-			in.woken = nil
+	for _, queue := range q.keys[key] {
+		if queue.woken != nil {
+			close(queue.woken)
+			queue.woken = nil
 		}
 	}
 }
@@ -175,9 +175,9 @@ func (t ticket) leave() {
 		t.queue.waiters = slices.Delete(t.queue.waiters, 0, 1)
 		return
 	}
-	of := t.queues.keys[t.key]
-	delete(of, t.name)
-	if len(of) == 0 {
+	ofKey := t.queues.keys[t.key]
+	delete(ofKey, t.id)
+	if len(ofKey) == 0 {
 		delete(t.queues.keys, t.key)
 	}
 }

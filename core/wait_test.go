@@ -45,7 +45,7 @@ func TestWaitTimeline(t *testing.T) {
 		}
 		all.Wait()
 		assert.Equal(t, []string{"0 at 100", "1 at 200", "2 at 1100", "3 at 1200", "4 at 2100", "5 at 2200"}, admitted)
-		assert.Empty(t, limiter.queues.keys, "nothing is kept of a queue in which nobody waits")
+		assert.Empty(t, limiter.waitQueues.keys, "nothing is kept of a queue in which nobody waits")
 	})
 }
 
@@ -93,7 +93,7 @@ func TestWaitEnds(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		cancel()
 		all.Wait()
-		assert.Empty(t, limiter.queues.keys)
+		assert.Empty(t, limiter.waitQueues.keys)
 
 		_, err = limiter.Wait(t.Context(), "", limit)
 		assert.ErrorIs(t, err, ErrInvalid)
@@ -210,7 +210,7 @@ func TestWaitersOfOneBehavior(t *testing.T) {
 		assert.NoError(t, err)
 		assert.True(t, d.DryRun)
 		assert.Zero(t, time.Since(start))
-		assert.Len(t, limiter.queues.keys["ann"], 2)
+		assert.Len(t, limiter.waitQueues.keys["ann"], 2)
 		cancel()
 		all.Wait()
 	})
@@ -241,11 +241,11 @@ func TestWaitersOfOnePolicy(t *testing.T) {
 
 // Only waiters of the key are woken, in all of its queues.
 func TestWake(t *testing.T) {
-	q := newQueues(config{})
+	q := newWaitQueues(config{})
 	listen := func(key, limits string) <-chan struct{} {
-		ticket, err := q.join(t.Context(), key, queueName{limits: limits})
+		ticket, err := q.join(t.Context(), key, waitQueueID{limits: limits})
 		require.NoError(t, err)
-		return ticket.listen()
+		return ticket.woken()
 	}
 	woken := func(c <-chan struct{}) bool {
 		select {

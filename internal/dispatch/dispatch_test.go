@@ -41,7 +41,7 @@ func TestQuestionsGatherWhileCallsAreInFlight(t *testing.T) {
 		assert.NoError(t, o.wait(t).err)
 	}
 	slices.Sort(d.calls)
-	assert.Equal(t, append(slices.Repeat([]int{1}, maxInFlight), 4), d.calls)
+	assert.Equal(t, append(slices.Repeat([]int{1}, maxWorkers), 4), d.calls)
 }
 
 // A call has a bounded size, and questions that are alike count once.
@@ -58,7 +58,7 @@ func TestSizeOfACall(t *testing.T) {
 	} {
 		d := &Dispatcher[*question]{}
 		l := newLink(d)
-		l.most = 0 // no worker starts
+		l.maxWorkers = 0 // no worker starts
 		for i := range 2000 {
 			require.NoError(t, l.push(row.questions(i)))
 		}
@@ -79,7 +79,7 @@ func TestNoWakeupIsLost(t *testing.T) {
 	(<-g.came).pass <- nil
 	require.NoError(t, o.wait(t).err)
 	l := d.nodes.link(0)
-	d.eventually(func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.idle == 1 && l.started == 1 })
+	d.eventually(func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.idle == 1 && l.workers == 1 })
 	l.mu.Lock() // so that the worker wakes when all are there
 	for i := range 2 * maxSize {
 		q := d.about(fmt.Sprint(i))
@@ -186,7 +186,7 @@ func TestCallersLeave(t *testing.T) {
 // Those that come when too many wait are turned away, and the others are not held up.
 func TestFullQueue(t *testing.T) {
 	d, g := gated(t)
-	d.nodes.link(0).room = 3
+	d.nodes.link(0).maxQueue = 3
 	first, calls := d.busy(g)
 	waiting := d.queue(context.Background(), "a", "b", "c")
 	for range 3 {
@@ -360,7 +360,8 @@ func TestEveryError(t *testing.T) {
 		"ERR of a command":     {err: rejection(t, "ERR SELECT is not allowed"), times: 1, calls: 1, fails: true},
 		"ERR of two words":     {err: rejection(t, "ERR DB index is out of range"), times: 1, calls: 1, fails: true},
 		"READONLY once":        {err: rejection(t, "READONLY no"), times: 1, calls: 2},
-		"READONLY for good":    {err: rejection(t, "READONLY no"), times: 1 << 30, calls: 10, fails: true},
+		"READONLY 99 times":    {err: rejection(t, "READONLY no"), times: 99, calls: 100},
+		"READONLY for good":    {err: rejection(t, "READONLY no"), times: 1 << 30, calls: 1000, fails: true},
 		"TRYAGAIN fifty times": {err: rejection(t, "TRYAGAIN no"), times: 50, calls: 51},
 	} {
 		t.Run(name, func(t *testing.T) {

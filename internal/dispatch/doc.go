@@ -7,7 +7,7 @@
 // and those that arrive while all workers have calls in flight are sent together.
 //
 // A queue with its workers is a link. There is one link to a Redis server, and one to each master of Redis Cluster,
-// so that a master that fails holds up no keys of others. In a cluster a call is about one slot, so a worker sends
+// so that a master that fails delays no questions to others. In a cluster a call is about one slot, so a worker sends
 // many calls at once, which the client sends together. The client also knows which master has a slot; see nodes for
 // what happens if this package is wrong about it. Each link has a circuit breaker, which opens when Redis does not
 // answer, or rejects what it is asked; see breaker.
@@ -16,9 +16,9 @@
 // its callers have got errors, it is sent once more when Redis answers again, to find out what they were granted and to
 // give it back.
 //
-// Lateness of this process is not silence of Redis: the timeout counts only time in which this process was able to
-// read answers; see clock.
+// A process that is late itself must not conclude that Redis is silent. So the timeout counts only time in which this
+// process was able to listen; see clock.
 //
-// The package knows Redis, and how to call a script. It does not know what the questions are about: package core
-// encodes a batch of them into the arguments of a call, and decodes the reply.
+// The package knows how to call a script in Redis. It does not know what the questions are about: package core encodes
+// a batch of them into the arguments of a call, and decodes the reply.
 package dispatch

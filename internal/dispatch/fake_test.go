@@ -36,7 +36,7 @@ return reply`
 
 // question asks to be added to a set.
 type question struct {
-	Ticket
+	Future
 	key   string
 	size  int
 	again int // how often the batch has it asked again
@@ -317,7 +317,7 @@ func gated(t *testing.T, set ...func(*Config[*question])) (*dispatched, *gate) {
 
 // busy has as many calls at the gate as may be in flight.
 func (d *dispatched) busy(g *gate) (outcomes []*outcome, calls []*held) {
-	for i := range maxInFlight {
+	for i := range maxWorkers {
 		outcomes = append(outcomes, d.ask(context.Background(), d.about(fmt.Sprint("busy", i))))
 		calls = append(calls, <-g.came)
 	}

@@ -80,9 +80,9 @@ func TestLinksOfMasters(t *testing.T) {
 		{"names are unknown", `{{0, 9, {false, 4}}, {10, 19, {'', 5}}}`, map[int]int{0: 1, 10: 2, 20: 0}, 5},
 	} {
 		rows.Store(&row.rows)
-		d.nodes.due.Store(0)
-		d.nodes.keep(d.Dispatcher, d.client)
-		d.nodes.asking.Wait()
+		d.nodes.refreshAt.Store(0)
+		d.nodes.refresh(d.Dispatcher, d.client)
+		d.nodes.background.Wait()
 		for slot, link := range row.links {
 			assert.Equal(t, link, d.linkOf(slot), "%s: slot %d", row.why, slot)
 			assert.Equal(t, link, d.Server(d.prefix+d.inSlots(slot, slot)), "%s: slot %d", row.why, slot)
@@ -96,11 +96,11 @@ func TestLinksOfMasters(t *testing.T) {
 		`redis.error_reply('NOPERM no')`,
 	} {
 		rows.Store(&malformed)
-		d.nodes.due.Store(0)
-		d.nodes.keep(d.Dispatcher, d.client)
-		d.nodes.asking.Wait()
+		d.nodes.refreshAt.Store(0)
+		d.nodes.refresh(d.Dispatcher, d.client)
+		d.nodes.background.Wait()
 		assert.Same(t, before, d.nodes.table.Load(), malformed)
-		assert.LessOrEqual(t, d.nodes.due.Load(), int64(d.Now()+mapRetry), "it is asked again soon")
+		assert.LessOrEqual(t, d.nodes.refreshAt.Load(), int64(d.Now()+mapRetry), "it is asked again soon")
 	}
 }
 
@@ -109,16 +109,16 @@ func TestMastersNotKnown(t *testing.T) {
 	d := onCluster(t, pointer(three), nil)
 	d.client.nodes = map[string]rueidis.Client{}
 	require.NoError(t, d.Do(context.Background(), d.about("a")))
-	d.nodes.asking.Wait()
+	d.nodes.background.Wait()
 	d.client.nodes = map[string]rueidis.Client{"a": &client{do: func(
 		context.Context, []string, func() rueidis.RedisResult,
 	) rueidis.RedisResult {
 		panic("in a hook")
 	}}}
-	d.nodes.due.Store(0)
+	d.nodes.refreshAt.Store(0)
 	require.NoError(t, d.Do(context.Background(), d.about("a")))
-	d.nodes.asking.Wait()
-	assert.Nil(t, d.nodes.table.Load().of)
+	d.nodes.background.Wait()
+	assert.Nil(t, d.nodes.table.Load().linkIndex)
 }
 
 // The map is asked for when it is due, and by one at a time.
@@ -130,17 +130,17 @@ func TestMapIsAskedForWhenDue(t *testing.T) {
 	for i := range 100 {
 		require.NoError(t, d.Do(context.Background(), d.about(fmt.Sprint(i))))
 	}
-	d.nodes.asking.Wait()
+	d.nodes.background.Wait()
 	assert.Equal(t, 1, asked())
-	d.nodes.due.Store(int64(d.Now()))
+	d.nodes.refreshAt.Store(int64(d.Now()))
 	for i := range 100 {
 		require.NoError(t, d.Do(context.Background(), d.about(fmt.Sprint(i))))
 	}
-	d.nodes.asking.Wait()
+	d.nodes.background.Wait()
 	assert.Equal(t, 2, asked())
 	d.Close()
-	d.nodes.due.Store(0)
-	d.nodes.keep(d.Dispatcher, d.client)
+	d.nodes.refreshAt.Store(0)
+	d.nodes.refresh(d.Dispatcher, d.client)
 	assert.Equal(t, 2, asked())
 }
 
@@ -174,8 +174,8 @@ func TestMasterThatHangs(t *testing.T) {
 			// This may wait for the timeout if the machine is busy, but not if it waits for the other master.
 			assert.NoError(t, d.Do(context.Background(), d.about(here)))
 		}
-		d.eventually(func() bool { return d.nodes.link(0).breaker.open() != nil })
-		assert.NoError(t, d.nodes.link(8192).breaker.open())
+		d.eventually(func() bool { return d.nodes.link(0).breaker.openError() != nil })
+		assert.NoError(t, d.nodes.link(8192).breaker.openError())
 		assert.NoError(t, d.Do(context.Background(), d.about(here)))
 		away.Store(false)
 		close(back)
@@ -199,13 +199,13 @@ func TestSlotGetsAnotherLink(t *testing.T) {
 		return send()
 	})
 	d.clock.timeout, d.Timeout = 100*time.Millisecond, 100*time.Millisecond
-	d.nodes.due.Store(int64(time.Hour))
+	d.nodes.refreshAt.Store(int64(time.Hour))
 	name := d.inSlots(200, 16383)
 	assert.Error(t, d.Do(context.Background(), d.about(name)))
 	l := d.nodes.link(0)
 	d.eventually(func() bool { return l.breaker.incident.Load() != nil })
-	d.nodes.due.Store(0)
-	d.nodes.keep(d.Dispatcher, d.client)
+	d.nodes.refreshAt.Store(0)
+	d.nodes.refresh(d.Dispatcher, d.client)
 	d.eventually(func() bool { return l.breaker.incident.Load() == nil })
 	assert.NotSame(t, l, d.nodes.link(slotOf(d.prefix+name)))
 	close(away)
@@ -224,7 +224,7 @@ func TestMastersOfACluster(t *testing.T) {
 	for i := range 30 {
 		require.NoError(t, d.Do(context.Background(), d.about(fmt.Sprint(i))))
 	}
-	d.eventually(func() bool { return d.nodes.table.Load().of != nil })
+	d.eventually(func() bool { return d.nodes.table.Load().linkIndex != nil })
 	links := []int{1, 2, 3}
 	assert.ElementsMatch(t, links, []int{d.linkOf(0), d.linkOf(slots / 2), d.linkOf(slots - 1)})
 	for slot := 1; slot < slots; slot++ {

@@ -8,18 +8,29 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// run calls the script several times at once, and stores the results in the calls. It calls the script by its SHA-1. If
-// servers do not have it, run sends the text with the first of the calls that need it, and then the others anew.
+// run sends calls of the script all at once, and stores the results in them. It names the script by its SHA-1. If a
+// server does not have the script, run sends the calls again that failed, the first of them with the text. If a server
+// rejects the text, because the user has no right to EVAL, this is the result of all calls that failed.
 func (d *Dispatcher[Q]) run(ctx context.Context, client rueidis.Client, calls []*call[Q]) {
 	without := func(c *call[Q]) bool { return noScript(c.result.Error()) }
-	for d.do(ctx, client, calls, false); slices.ContainsFunc(calls, without); d.do(ctx, client, calls, true) {
+	for d.do(ctx, client, calls, false); slices.ContainsFunc(calls, without); {
 		calls = slices.DeleteFunc(slices.Clone(calls), func(c *call[Q]) bool { return !without(c) })
+		d.do(ctx, client, calls, true)
+		first := calls[0].result
+		if _, rejected := rueidis.IsRedisErr(first.Error()); !rejected {
+			continue
+		}
+		for _, c := range calls {
+			if without(c) {
+				c.result = first
+			}
+		}
 	}
 }
 
-// do sends calls of the script, the first of them with its text if text is true, and the others with its SHA-1.
+// do sends calls of the script by its SHA-1, but the first call with the text if text is true.
 func (d *Dispatcher[Q]) do(ctx context.Context, client rueidis.Client, calls []*call[Q], text bool) {
-	defer caught(func(err error) {
+	defer recoverPanic(func(err error) {
 		for _, c := range calls {
 			c.result = rueidis.NewErrorResult(err)
 		}
@@ -54,7 +65,7 @@ func (l *link[Q]) probe(ctx context.Context, hashTag string) error {
 		return err
 	}
 	if d.nodes.link(slotIn(client, hashTag)) != l {
-		return nil // the slot has another link now, so this one is not to blame
+		return nil // the slot has another link now, so its failures say nothing about this one
 	}
 	keys, args := d.Probe(hashTag)
 	c := &call[Q]{keys: keys, args: args}
@@ -69,17 +80,17 @@ func (l *link[Q]) probe(ctx context.Context, hashTag string) error {
 	return err
 }
 
-// quit ends a connection to a server that is no longer the master, so that the client makes a new one, which may
-// reach the master at the same address. The command has a key, which Redis ignores, because a client with several
-// connections picks one of them at random for a command with a key, and always the same one for a command without.
+// quit closes a connection to a server that is no longer the master, so that the client makes a new one, which may
+// reach the new master at the same address. The command has a key, which Redis ignores, because a client with several
+// connections picks one at random for a command with a key, and always the same one for a command without.
 func (d *Dispatcher[Q]) quit(ctx context.Context, client rueidis.Client, key string) {
-	defer caught(func(error) {})
+	defer recoverPanic(func(error) {})
 	client.Do(ctx, client.B().Arbitrary("QUIT").Keys(key).Build())
 }
 
-// caught is deferred. It recovers from a panic in a Redis client that the user has written, which would end the
-// process here, and calls f with an error.
-func caught(f func(error)) {
+// recoverPanic is deferred. It recovers from a panic in a Redis client, which may be one that the user has written, and
+// calls f with an error.
+func recoverPanic(f func(error)) {
 	if p := recover(); p != nil {
 		f(fmt.Errorf("the Redis client panicked: %v", p))
 	}

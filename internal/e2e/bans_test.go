@@ -22,17 +22,14 @@ import (
 
 // The routes of adapters.Adapter.Guarded, as a client plays by the rules. Guesses are answered with 403 and count.
 var (
-	guardedAddress = prey{max: 3, line: "POST /guarded/address", from: "127.21.$k.1", fromElse: "127.22.$k.1"}
-	guardedProxied = prey{
-		max: 3, line: "POST /guarded/address", honest: "X-Forwarded-For: $W", from: "127.0.0.1", fromElse: "127.0.0.1",
-	}
-	guardedKey = prey{
-		max: 3, line: "POST /guarded/header", honest: "X-API-Key: $W", from: "127.23.$k.1", fromElse: "127.24.$k.1",
-	}
-	guardedToken = prey{
-		max: 3, line: "POST /guarded/bearer", honest: "Authorization: Bearer $W", from: "127.25.$k.1",
-		fromElse: "127.26.$k.1",
-	}
+	guardedAddress = target{max: 3, line: "POST /guarded/address",
+		attackerFrom: "127.21.$k.1", victimFrom: "127.22.$k.1"}
+	guardedProxied = target{max: 3, line: "POST /guarded/address", honest: "X-Forwarded-For: $C",
+		attackerFrom: "127.0.0.1", victimFrom: "127.0.0.1"}
+	guardedKey = target{max: 3, line: "POST /guarded/header", honest: "X-API-Key: $C",
+		attackerFrom: "127.23.$k.1", victimFrom: "127.24.$k.1"}
+	guardedToken = target{max: 3, line: "POST /guarded/bearer", honest: "Authorization: Bearer $C",
+		attackerFrom: "127.25.$k.1", victimFrom: "127.26.$k.1"}
 )
 
 // banEvasions are what banned attackers try, to lift, shorten or escape their bans, or to have the victim banned. They
@@ -40,7 +37,7 @@ var (
 // client's guess.
 var banEvasions = []struct {
 	name   string
-	prey   prey
+	target target
 	http1  bool
 	banned string
 	tries  []string
@@ -165,21 +162,21 @@ func TestBanEvasions(t *testing.T) {
 					guarded.ServeHTTP(w, r)
 				}))
 				defer clients.close()
-				each := func(f func(k int, p prey, banned string, tries []string, who *strings.Replacer)) {
+				each := func(f func(k int, p target, banned string, requests []string, who *strings.Replacer)) {
 					for k, row := range banEvasions {
 						if !row.http1 || http1 {
-							attacker := name(row.prey, "A", k)
-							f(k, row.prey, row.banned, row.tries, strings.NewReplacer(
-								"$A", attacker, "$V", name(row.prey, "V", k), "$k", fmt.Sprint(k+1), "$6", sixToFour(attacker)))
+							attacker := row.target.identity("A", k)
+							f(k, row.target, row.banned, row.tries, strings.NewReplacer(
+								"$A", attacker, "$V", row.target.identity("V", k), "$k", fmt.Sprint(k+1), "$6", sixToFour(attacker)))
 						}
 					}
 				}
-				send := func(who *strings.Replacer, p prey, i int, text string) int {
+				send := func(who *strings.Replacer, p target, i int, text string) int {
 					text = strings.ReplaceAll(who.Replace(text), "$i", fmt.Sprint(i+1))
-					return clients.send(who.Replace(p.from), who.Replace(p.line), text)
+					return clients.send(who.Replace(p.attackerFrom), who.Replace(p.line), text)
 				}
-				each(func(k int, p prey, banned string, _ []string, who *strings.Replacer) {
-					honest := strings.ReplaceAll(p.honest, "$W", name(p, "A", k))
+				each(func(k int, p target, banned string, _ []string, who *strings.Replacer) {
+					honest := strings.ReplaceAll(p.honest, "$C", p.identity("A", k))
 					if banned == "" {
 						banned = honest
 					}
@@ -195,7 +192,7 @@ func TestBanEvasions(t *testing.T) {
 						}
 						status = send(who, p, i, last)
 						if banned == leaves {
-							d, err := limiter.Peek(t.Context(), "ip:"+name(p, "A", k), guard)
+							d, err := limiter.Peek(t.Context(), "ip:"+p.identity("A", k), guard)
 							require.NoError(t, err)
 							if d.Banned {
 								break
@@ -206,7 +203,7 @@ func TestBanEvasions(t *testing.T) {
 				require.Eventually(t, func() bool { return running.Load() == 0 }, 20*time.Second, time.Millisecond)
 				ran.Store(0)
 				attack := func() {
-					each(func(k int, p prey, _ string, tries []string, who *strings.Replacer) {
+					each(func(k int, p target, _ string, tries []string, who *strings.Replacer) {
 						var all sync.WaitGroup
 						for i := range max(3*p.max, len(tries)) {
 							text := tries[i%len(tries)]
@@ -223,9 +220,9 @@ func TestBanEvasions(t *testing.T) {
 				attack()
 				time.Sleep(guard.Window)
 				attack()
-				each(func(k int, p prey, _ string, _ []string, who *strings.Replacer) {
+				each(func(k int, p target, _ string, _ []string, who *strings.Replacer) {
 					if p.honest == "" {
-						key := "ip:" + name(p, "A", k)
+						key := "ip:" + p.identity("A", k)
 						for _, like := range []string{key + "0", key[:len(key)-1], strings.ToUpper(key), key + "}", "{" + key + "}"} {
 							require.NoError(t, limiter.Reset(t.Context(), like, guard))
 						}
@@ -234,10 +231,10 @@ func TestBanEvasions(t *testing.T) {
 				attack()
 				require.Eventually(t, func() bool { return running.Load() == 0 }, 20*time.Second, time.Millisecond)
 				assert.Zero(t, ran.Load())
-				each(func(k int, p prey, _ string, _ []string, who *strings.Replacer) {
-					honest := strings.ReplaceAll(p.honest, "$W", name(p, "V", k))
+				each(func(k int, p target, _ string, _ []string, who *strings.Replacer) {
+					honest := strings.ReplaceAll(p.honest, "$C", p.identity("V", k))
 					for i := range p.max {
-						status := clients.send(who.Replace(p.fromElse), who.Replace(p.line), honest)
+						status := clients.send(who.Replace(p.victimFrom), who.Replace(p.line), honest)
 						assert.Equal(t, http.StatusForbidden, status, "%s: guess %d of the victim", banEvasions[k].name, i+1)
 					}
 				})

@@ -125,8 +125,8 @@ func (c *Config) ask(s *state, i int) (broken string) {
 	if cache.left > 0 && (cache.cost == c.Requests[i].Cost || c.Bug == CacheIgnoresCost) {
 		r.phase = denied
 		switch {
-		case c.Late:
-		case c.hasRoom(s, i) && cache.loose == 0:
+		case c.Late || cache.loose > 0:
+		case c.hasRoom(s, i):
 			return "the denial cache denies while there is room"
 		case c.Ban > 0 && s.ban == 0 && !s.back:
 			return "the denial cache denies and begins no ban"
@@ -348,6 +348,9 @@ func (c *Config) step(s *state, by int8) {
 	if by > 0 {
 		s.excess++
 		s.ban = max(0, s.ban-by)
+		for i := range s.caches {
+			s.caches[i].loose = max(s.caches[i].loose, c.Hold*min(1, c.Ban)) // they do not know that a ban ends earlier
+		}
 	} else {
 		s.back = true
 	}

@@ -92,7 +92,7 @@ const (
 type cache struct {
 	left  int8 // ticks for which the denial is used, 0 if there is none
 	cost  int8
-	loose int8 // ticks for which another instance's first give-back explains a denial
+	loose int8 // ticks for which another instance's first give-back, or a step of the clock, explains a denial
 }
 
 // forget clears what does not matter any more, so that fewer states differ.

@@ -398,6 +398,11 @@ func (e entries) between(after, to int) int {
 	return e.units[to] - before
 }
 
+// long reports whether there are a hundred entries from one to another, and any of them weighs more than a unit.
+func (e entries) long(from, to int) bool {
+	return to-from >= 100 && e.between(from-1, to) > to-from+1
+}
+
 // from returns the first entry at a moment or later.
 func (e entries) from(at int64) int {
 	return sort.Search(len(e.at), func(i int) bool { return e.at[i] >= at })
@@ -406,6 +411,13 @@ func (e entries) from(at int64) int {
 // decisive reports whether a log whose newest entry is the last one denies the call until the entry k has expired, and no longer.
 func (h History) decisive(log entries, k, last int, call Call) bool {
 	return k <= last && log.between(k-1, last)+call.cost() > h.Max && log.between(k, last)+call.cost() <= h.Max
+}
+
+// cutShort reports whether a log whose newest entry is the last one denies the call until the entry k has expired, and
+// longer. A call with many questions about long logs with weights may have spent its budget before it has read all the
+// entries that must expire, and then tells of those that it has read.
+func (h History) cutShort(log entries, k, last int, call Call) bool {
+	return log.long(k, last) && log.between(k, last)+call.cost() > h.Max
 }
 
 // foundedInRedis looks for a moment within the call at which so many units were in the log that the call's did not fit, and
@@ -420,7 +432,7 @@ func (h History) foundedInRedis(log entries, call Call) bool {
 		}
 		newest := now + call.Reset - window
 		for last := log.from(newest); newest <= now && last < len(log.at) && log.at[last] == newest; last++ {
-			if h.decisive(log, k, last, call) {
+			if h.decisive(log, k, last, call) || h.cutShort(log, k, last, call) {
 				return true
 			}
 		}
@@ -442,7 +454,8 @@ func (h History) full(log entries, call Call) bool {
 }
 
 // foundedInCache is the same of a denial that another call's reply told of. That call's moment is not known, so what the
-// denial says is counted from its reply, and may be later than the truth by the time that the reply took, and never earlier.
+// denial says is counted from its reply, and may be later than the truth by the time that the reply took. It is not
+// earlier, unless it was cut short.
 func (h History) foundedInCache(log entries, call Call) bool {
 	window := h.Window.Microseconds()
 	for k := log.from(call.Sent - h.slack() - window); k < len(log.at); k++ {
@@ -455,7 +468,7 @@ func (h History) foundedInCache(log entries, call Call) bool {
 			return false
 		}
 		if h.decisive(log, k, last, call) && to > call.Sent-h.slack() && to > from &&
-			call.Came+h.slack()+call.Retry >= to && call.Came+h.slack()+call.Reset >= from+window {
+			(call.Came+h.slack()+call.Retry >= to || log.long(k, last)) && call.Came+h.slack()+call.Reset >= from+window {
 			return true
 		}
 	}

@@ -27,7 +27,7 @@ type mutant struct {
 var mutants = []mutant{
 	{
 		always: true, name: "ids are timestamps", file: "core/redis.go",
-		right: "text = strconv.AppendUint(append(text, r.stem...), r.ids.Add(1), 36)",
+		right: "text = strconv.AppendUint(append(text, r.idPrefix...), r.lastID.Add(1), 36)",
 		wrong: "text = strconv.AppendInt(text, time.Now().UnixMicro(), 10)",
 		fault: "none", says: "an id added twice",
 	},
@@ -39,8 +39,8 @@ var mutants = []mutant{
 	},
 	{
 		name: "a retry is counted twice, under another id", file: "core/batch.go",
-		right: `b.args[0], b.args[1] = b.call.id, how`,
-		wrong: `b.args[0], b.args[1] = b.call.id+"x", how`,
+		right: `b.args[0], b.args[1] = b.call.id, word`,
+		wrong: `b.args[0], b.args[1] = b.call.id+"x", word`,
 		fault: "replies_lost", says: "the servers recorded",
 	},
 	{
@@ -93,8 +93,8 @@ var mutants = []mutant{
 	},
 	{
 		name: "a denial is remembered for a window too long", file: "core/denials.go",
-		right: "until:  sent + believed(min(sure, d.hold)),",
-		wrong: "until:  sent + believed(min(sure, d.hold)) + limits[0].Window,",
+		right: "until:      sentAt + lessDrift(min(ttl, d.ttl)),",
+		wrong: "until:      sentAt + lessDrift(min(ttl, d.ttl)) + limits[0].Window,",
 		fault: "none", says: "while there was room",
 	},
 	{
@@ -105,20 +105,20 @@ var mutants = []mutant{
 	},
 	{
 		name: "a ban is remembered after it has ended", file: "core/denials.go",
-		right: "until:  sent + believed(min(sure, d.hold)),",
-		wrong: "until:  sent + believed(min(sure, d.hold)) + limits[0].Ban,",
+		right: "until:      sentAt + lessDrift(min(ttl, d.ttl)),",
+		wrong: "until:      sentAt + lessDrift(min(ttl, d.ttl)) + limits[0].Ban,",
 		fault: "replies_lost,_with_bans", says: "while there was room",
 	},
 	{
 		name: "calls wait for as long as they like", file: "internal/dispatch/clock.go",
-		right: "c.heard-a.heard+c.tick() > a.after ||",
-		wrong: "c.heard-a.heard > time.Minute ||",
+		right: "c.listened-d.listened+c.tick() > d.after ||",
+		wrong: "c.listened-d.listened > time.Minute ||",
 		fault: "network_cut", says: "are allowed",
 	},
 	{
 		name: "a starved process waits for ever", file: "internal/dispatch/clock.go",
-		right: "now-a.set > a.after+maxLateness*c.timeout",
-		wrong: "now-a.set > time.Hour",
+		right: "now-d.start > d.after+maxLateness*c.timeout",
+		wrong: "now-d.start > time.Hour",
 		fault: "overload", says: "are allowed",
 	},
 	{
