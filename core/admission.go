@@ -51,7 +51,7 @@ func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit
 	if l.metrics != nil {
 		l.metrics.recordDecision(&d)
 	}
-	setSpanAttributes(ctx, &d)
+	l.setSpanAttributes(ctx, &d)
 	return d, nil
 }
 

@@ -6,17 +6,24 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 	"pgregory.net/rapid"
 
 	"github.com/exactlimit/exactlimit/internal/oracle"
@@ -183,8 +190,8 @@ func TestWaitIsWokenByRelease(t *testing.T) {
 	})
 }
 
-// renewals is a Redis that only notes what is renewed, and when.
-type renewals struct {
+// renewed is a Redis that only notes what is renewed, and when.
+type renewed struct {
 	mu    sync.Mutex
 	start time.Time
 	last  map[string]time.Duration
@@ -192,9 +199,9 @@ type renewals struct {
 	calls int
 }
 
-func (r *renewals) now() time.Duration { return time.Since(r.start) }
+func (r *renewed) now() time.Duration { return time.Since(r.start) }
 
-func (r *renewals) renew(_ string, members []string, _ []Limit) bool {
+func (r *renewed) renew(_ string, members []string, _ []Limit) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.calls++
@@ -210,9 +217,9 @@ func (r *renewals) renew(_ string, members []string, _ []Limit) bool {
 // few calls, and only until it ends; and nothing runs while nothing is held.
 func TestLeasesAreRenewedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		redis := &renewals{start: time.Now(), last: map[string]time.Duration{}}
+		redis := &renewed{start: time.Now(), last: map[string]time.Duration{}}
 		closing := make(chan struct{})
-		leases := newLeases(redis.renew, redis.now, closing)
+		leases := newLeases(redis.renew, func(string) int { return 0 }, redis.now, closing)
 		calls := make([]*call, 300)
 		for n := range calls {
 			calls[n] = &call{id: fmt.Sprint("id", n)}
@@ -292,6 +299,46 @@ func TestLeasesAreRenewedInTime(t *testing.T) {
 	})
 }
 
+// On a clock of the test's: one server hangs, with many leases of which each renewal takes longer than the lease before it
+// fails. The leases on another server are renewed in time, and few renewals wait at once.
+func TestHangingServerDelaysNoOtherRenewals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		redis := &renewed{start: time.Now(), last: map[string]time.Duration{}}
+		closing := make(chan struct{})
+		var waiting, most atomic.Int64
+		renew := func(key string, members []string, limits []Limit) bool {
+			if key != "fine" {
+				most.Store(max(most.Load(), waiting.Add(1)))
+				defer waiting.Add(-1)
+				time.Sleep(10 * time.Second)
+				return false
+			}
+			return redis.renew(key, members, limits)
+		}
+		server := func(key string) int { return strings.Index("fine", key) } // 0, or -1 for the one that hangs
+		leases, limit := newLeases(renew, server, redis.now, closing), []Limit{InFlight("f", 1000, time.Second)}
+		hold := func(key string) (entry string) {
+			paid := receipt{key: key, cost: 1, call: &call{id: key + fmt.Sprint(len(leases.held))}, question: 1}
+			leases.add(paid, limit, redis.now())
+			return paid.entry()
+		}
+		for n := range 1000 {
+			hold(fmt.Sprint("hangs", n))
+		}
+		fine := hold("fine")
+		for range 1000 {
+			time.Sleep(77 * time.Millisecond)
+			redis.mu.Lock()
+			since := redis.now() - redis.last[fine]
+			redis.mu.Unlock()
+			require.LessOrEqual(t, since, limit[0].Window*2/5)
+		}
+		assert.EqualValues(t, renewsAtOnce, most.Load())
+		close(closing)
+		leases.close()
+	})
+}
+
 // A handler may run for longer than its lease, and whatever it costs.
 func TestLeasesAreRenewed(t *testing.T) {
 	t.Parallel()
@@ -334,12 +381,13 @@ func TestReleasesWhileRenewing(t *testing.T) {
 			}
 			leases.mu.Lock()
 			for _, held := range leases.held {
-				held.due = 0
+				if held.due < math.MaxInt64 { // it is not being renewed
+					held.due = 0
+				}
 			}
 			leases.mu.Unlock()
-			groups, _, some := leases.due()
-			leases.renewAll(groups)
-			if some {
+			time.Sleep(50 * time.Microsecond)
+			if _, some := leases.renewDue(); some {
 				leases.mu.Lock()
 				leases.running = true
 				leases.mu.Unlock()
@@ -621,4 +669,80 @@ func TestKilledWhileHolding(t *testing.T) {
 		all.Admit(at, 1)
 	}
 	assert.LessOrEqual(t, all.Most(job.Hold.Window.Microseconds()), 50)
+}
+
+// panicking is a span with a mistake in it.
+type panicking struct {
+	trace.Span
+	recording bool
+}
+
+func (p panicking) IsRecording() bool {
+	if !p.recording {
+		panic("in IsRecording")
+	}
+	return true
+}
+
+func (panicking) SetAttributes(...attribute.KeyValue) { panic("in SetAttributes") }
+
+// A caller that gets a panic instead of a decision has been charged nothing, and holds nothing.
+func TestPanickingSpans(t *testing.T) {
+	for name, limiter := range limiters(t) {
+		t.Run(name, func(t *testing.T) {
+			flight, window := InFlight("f", 2, time.Hour), PerHour("w", 9)
+			remain := func(want ...int) {
+				t.Helper()
+				d, err := limiter.Peek(context.Background(), "ann", flight, window)
+				require.NoError(t, err)
+				assert.Equal(t, want, []int{d.States()[0].Remaining, d.States()[1].Remaining})
+			}
+			for _, span := range []panicking{{recording: true}, {recording: false}} {
+				ctx := trace.ContextWithSpan(context.Background(), span)
+				assert.Panics(t, func() { limiter.AllowN(ctx, "ann", 2, flight, window) })
+				assert.Panics(t, func() { limiter.Wait(ctx, "ann", window, flight) })
+				remain(2, 9)
+			}
+			if limiter.redis != nil {
+				assert.Empty(t, limiter.redis.leases.held)
+			}
+			_, err := limiter.AllowN(context.Background(), "ann", 2, flight, window)
+			require.NoError(t, err)
+			ctx := trace.ContextWithSpan(context.Background(), panicking{recording: true})
+			assert.Panics(t, func() { limiter.Allow(ctx, "ann", flight, window) }, "a denial")
+			remain(0, 7)
+		})
+	}
+}
+
+// panicsOnce is a handler of a logger that panics when it is told of something for the first time.
+type panicsOnce struct {
+	slog.Handler
+	done atomic.Bool
+}
+
+func (p *panicsOnce) Handle(context.Context, slog.Record) error {
+	if !p.done.Swap(true) {
+		panic("in Handle")
+	}
+	return nil
+}
+
+// A Release that fails goes on in the background, even if its caller does not hear of the error.
+func TestReleaseGoesOnAfterAPanic(t *testing.T) {
+	server := redistest.Start(t)
+	log := slog.New(&panicsOnce{Handler: slog.NewTextHandler(io.Discard, nil)})
+	limiter, err := Connect(server.URL(), patient, OnFailure(FailClosed), WithLogger(log))
+	require.NoError(t, err)
+	defer limiter.Close()
+	ctx, limit := context.Background(), InFlight("f", 1, time.Hour)
+	d, err := limiter.Allow(ctx, "ann", limit)
+	require.NoError(t, err)
+	redistest.Do(t, server.Client(t), "CONFIG", "SET", "min-replicas-to-write", "1") // so Redis rejects it
+	assert.Panics(t, func() { limiter.Release(ctx, d) })
+	redistest.Do(t, server.Client(t), "CONFIG", "SET", "min-replicas-to-write", "0")
+	require.Eventually(t, func() bool {
+		d, err := limiter.Peek(ctx, "ann", limit)
+		return err == nil && d.Remaining == 1
+	}, 20*time.Second, time.Millisecond)
 }

@@ -39,7 +39,8 @@ type Limit struct {
 // third of their time, however long a handler takes. If its process ends or cannot reach Redis, its requests count
 // until their leases end, and not after that, although some may still run. So a short lease costs calls to Redis, and a
 // long one makes clients wait after a crash. 30 seconds suit most services. The minimum is a second, and a lease should
-// be more than twice WithTimeout, since a renewal may wait for Redis that long.
+// be longer than WithTimeout, for which the answer to an admission may be on its way. With three times as long, it also
+// outlasts a call to Redis that is lost.
 //
 // A request of cost n takes n of max. If costs are something else, such as tokens, ask for the requests in flight in a
 // call of its own, or in an adapter by a Middleware of its own.

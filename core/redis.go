@@ -70,7 +70,7 @@ func newRedisLogs(connection *connection, c config, m *metrics, wakeWaiters func
 		config.Called, config.TimedOut = m.recordCall, m.recordTimeout
 	}
 	r.dispatcher = dispatch.New(config)
-	r.leases = newLeases(r.renew, r.now, r.closing)
+	r.leases = newLeases(r.renew, r.dispatcher.Server, r.now, r.closing)
 	return r
 }
 
@@ -206,10 +206,14 @@ func (r *redisLogs) release(ctx context.Context, receipt receipt, limits []Limit
 	if !r.leases.end(receipt) {
 		return nil
 	}
+	released := false
+	defer func() {
+		if !released { // because of an error, or of a panic of the program's logger
+			go r.keepRefunding(receipt, limits)
+		}
+	}()
 	err := r.askSettle(ctx, receipt, 0, limits)
-	if err != nil {
-		go r.keepRefunding(receipt, limits)
-	}
+	released = err == nil
 	return err
 }
 

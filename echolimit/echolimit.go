@@ -75,8 +75,10 @@ func Exempt(exempt func(echo.Context) bool) Option {
 // denial is a call to Redis: see core.Limiter.Provisional.
 //
 // With a limit that has a Ban, CountOnly guards against password guessing. Requests in flight count, and so may begin a
-// ban: Max needs room for those that an honest client makes at once. If the key is the account that a request names,
-// any client can begin a ban that locks out the owner of the account: join it with ClientIP to prevent that.
+// ban: Max needs room for those that an honest client makes at once, or a Middleware with the same key and
+// core.InFlight(name, 1, lease) runs before, which admits one at a time and bans none. If the key is the account that a
+// request names, any client can begin a ban that locks out the owner of the account: join it with ClientIP to prevent
+// that.
 func CountOnly(counts func(status int) bool) Option {
 	return func(m *Middleware) { m.gate.CountOnly(counts) }
 }

@@ -431,6 +431,21 @@ func ExampleCountOnly_ban() {
 	// 429, come back in 3600 seconds
 }
 
+// Logins of one address that come at the same moment begin no ban, unless Max of them have failed: the guard sees one at a
+// time, so all others have been given back, or have failed, when it is asked.
+func ExampleCountOnly_oneByOne() {
+	login := func(c *gin.Context) { c.Status(http.StatusOK) }
+	failures := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.CountOnly(func(status int) bool {
+		return status == http.StatusUnauthorized
+	}))
+	r := gin.New()
+	guard := core.Limit{Name: "guesses-one-by-one", Max: 5, Window: time.Minute, Ban: time.Hour}
+	oneByOne := ginlimit.New(limiter, ginlimit.ClientIP()).Limit(core.InFlight("logins", 1, 30*time.Second))
+	r.POST("/login", oneByOne, failures.Limit(guard), login)
+	fmt.Println(post(r, "/login"))
+	// Output: 200
+}
+
 // Where any request may carry a password, those that carry none are no guesses.
 func ExampleExempt_basicAuth() {
 	guesses := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.CountOnly(func(status int) bool {

@@ -56,3 +56,19 @@ func echoLimited(limiter *core.Limiter, limit core.Limit, proxies []string, hand
 	e.Any("/*", echo.WrapHandler(handler))
 	return e
 }
+
+func echoGuarded(limiter *core.Limiter, guard core.Limit, proxies []string, handler http.Handler) http.Handler {
+	e := echo.New()
+	for name, key := range map[string]echolimit.KeyFunc{
+		"address": echolimit.ClientIP(echolimit.TrustedProxies(proxies...)),
+		"header":  echolimit.Header("X-API-Key"),
+		"bearer":  echolimit.BearerToken(),
+	} {
+		failures := echolimit.New(limiter, key, echolimit.CountOnly(forbidden))
+		e.Any("/guarded/"+name, echo.WrapHandler(handler), failures.Limit(guard))
+		oneByOne := echolimit.New(limiter, key).Limit(single)
+		e.Any("/single/"+name, echo.WrapHandler(handler), oneByOne, failures.Limit(guard))
+		e.Any("/open/"+name, echo.WrapHandler(handler), echolimit.New(limiter, key).Limit(unguarded(guard)))
+	}
+	return e
+}

@@ -57,3 +57,19 @@ func echoV5Limited(limiter *core.Limiter, limit core.Limit, proxies []string, ha
 	e.Any("/*", echo.WrapHandler(handler))
 	return e
 }
+
+func echoV5Guarded(limiter *core.Limiter, guard core.Limit, proxies []string, handler http.Handler) http.Handler {
+	e := echo.New()
+	for name, key := range map[string]echolimit.KeyFunc{
+		"address": echolimit.ClientIP(echolimit.TrustedProxies(proxies...)),
+		"header":  echolimit.Header("X-API-Key"),
+		"bearer":  echolimit.BearerToken(),
+	} {
+		failures := echolimit.New(limiter, key, echolimit.CountOnly(forbidden))
+		e.Any("/guarded/"+name, echo.WrapHandler(handler), failures.Limit(guard))
+		oneByOne := echolimit.New(limiter, key).Limit(single)
+		e.Any("/single/"+name, echo.WrapHandler(handler), oneByOne, failures.Limit(guard))
+		e.Any("/open/"+name, echo.WrapHandler(handler), echolimit.New(limiter, key).Limit(unguarded(guard)))
+	}
+	return e
+}

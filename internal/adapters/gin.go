@@ -61,3 +61,19 @@ func ginLimited(limiter *core.Limiter, limit core.Limit, proxies []string, handl
 	r.Any("/*path", gin.WrapH(handler))
 	return r
 }
+
+func ginGuarded(limiter *core.Limiter, guard core.Limit, proxies []string, handler http.Handler) http.Handler {
+	gin.SetMode(gin.ReleaseMode)
+	r := gin.New()
+	for name, key := range map[string]ginlimit.KeyFunc{
+		"address": ginlimit.ClientIP(ginlimit.TrustedProxies(proxies...)),
+		"header":  ginlimit.Header("X-API-Key"),
+		"bearer":  ginlimit.BearerToken(),
+	} {
+		failures := ginlimit.New(limiter, key, ginlimit.CountOnly(forbidden))
+		r.Any("/guarded/"+name, failures.Limit(guard), gin.WrapH(handler))
+		r.Any("/single/"+name, ginlimit.New(limiter, key).Limit(single), failures.Limit(guard), gin.WrapH(handler))
+		r.Any("/open/"+name, ginlimit.New(limiter, key).Limit(unguarded(guard)), gin.WrapH(handler))
+	}
+	return r
+}

@@ -138,6 +138,16 @@ func (d *Dispatcher[Q]) Do(ctx context.Context, q Q) error {
 	return err
 }
 
+// Server returns a number of the server that answers questions with a hash tag: in Redis Cluster, questions with another
+// number have another master. The number may change, and be out of date for some seconds.
+func (d *Dispatcher[Q]) Server(hashTag string) int {
+	client, err := d.Client()
+	if err != nil {
+		return 0
+	}
+	return d.nodes.table.Load().index(slotIn(client, hashTag))
+}
+
 // push puts a question into the queue of its link, and returns the link.
 func (d *Dispatcher[Q]) push(q Q) (*link[Q], error) {
 	client, err := d.Client()

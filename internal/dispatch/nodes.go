@@ -39,16 +39,19 @@ const (
 	mapTimeout = time.Second
 )
 
-// link returns the link of a slot.
-func (t *table[Q]) link(slot int) *link[Q] {
+// index returns the index of the link of a slot.
+func (t *table[Q]) index(slot int) int {
 	if t.linkIndex == nil {
-		return t.links[0]
+		return 0
 	}
-	return t.links[t.linkIndex[slot]]
+	return int(t.linkIndex[slot])
 }
 
 // link returns the link of a slot.
-func (n *nodes[Q]) link(slot int) *link[Q] { return n.table.Load().link(slot) }
+func (n *nodes[Q]) link(slot int) *link[Q] {
+	t := n.table.Load()
+	return t.links[t.index(slot)]
+}
 
 // refresh gets the map from the cluster in the background, if it is due.
 func (n *nodes[Q]) refresh(d *Dispatcher[Q], client rueidis.Client) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"sync"
@@ -25,6 +26,9 @@ type attackers struct {
 	mu    sync.Mutex
 	h2c   map[string]*http.Transport
 }
+
+// leaves is a header of a request whose client does not wait for the response.
+const leaves = "X-Leaves: yes"
 
 // send sends a request from an address and returns the status of the response. The request is headers, which follow
 // line, or a request line and headers.
@@ -64,6 +68,9 @@ func (a *attackers) sendHTTP1(from, line, header string) int {
 	if strings.Contains(header, "chunked") {
 		fmt.Fprint(conn, "0\r\n\r\n")
 	}
+	if strings.Contains(header, leaves) {
+		return 0
+	}
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if !assert.NoError(a.t, err, line) {
 		return 0
@@ -97,6 +104,15 @@ func (a *attackers) sendH2C(from, line, header string) int {
 		} else {
 			r.Header.Add(name, value) // HTTP/2 has only lower case, and keeps the whitespace around values
 		}
+	}
+	if strings.Contains(header, leaves) {
+		ctx, leave := context.WithCancel(context.Background())
+		wrote := &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { leave() }}
+		if response, err := transport.RoundTrip(r.WithContext(httptrace.WithClientTrace(ctx, wrote))); err == nil {
+			response.Body.Close()
+		}
+		leave()
+		return 0
 	}
 	response, err := transport.RoundTrip(r)
 	if !assert.NoError(a.t, err, line) {

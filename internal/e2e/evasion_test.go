@@ -323,15 +323,19 @@ func TestEvasions(t *testing.T) {
 	}
 }
 
-// serveKeys serves adapter.Keys over HTTP/1.1 and h2c until the test ends, and returns the address.
+// serveKeys serves adapter.Keys until the test ends, and returns the address.
 func serveKeys(t *testing.T, adapter adapters.Adapter) string {
 	limiter, err := core.NewInProcess()
 	require.NoError(t, err)
 	t.Cleanup(func() { limiter.Close() })
+	return serve(t, adapter.Keys(limiter, core.PerMinute("keys", 3), nil, io.Discard))
+}
+
+// serve serves a handler over HTTP/1.1 and h2c until the test ends, and returns the address.
+func serve(t *testing.T, handler http.Handler) string {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	server := &http.Server{Handler: adapter.Keys(limiter, core.PerMinute("keys", 3), nil, io.Discard),
-		Protocols: new(http.Protocols)}
+	server := &http.Server{Handler: handler, Protocols: new(http.Protocols)}
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetUnencryptedHTTP2(true)
 	go server.Serve(listener)

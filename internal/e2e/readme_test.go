@@ -168,6 +168,14 @@ func TestReadmeProgramsLimit(t *testing.T) {
 			tidy.Dir = dir
 			out, err := tidy.CombinedOutput()
 			require.NoError(t, err, "%s", out)
+			deps := exec.Command("go", "list", "-deps", ".")
+			deps.Dir = dir
+			out, err = deps.Output()
+			require.NoError(t, err)
+			for _, other := range adapters.All {
+				built := slices.Contains(strings.Fields(string(out)), other.Framework)
+				assert.Equal(t, other.Framework == adapter.Framework, built, "the program is built of %s", other.Framework)
+			}
 
 			cmd := exec.Command(build(t, dir, ".")[0])
 			cmd.Env = append(os.Environ(), "REDIS_URL=")

@@ -140,7 +140,24 @@ func (g *Gate[C]) decide(
 	if d.Source == core.SourceFailOpen {
 		return d, nil // not counted, so there is no state for the fields
 	}
-	retryAfter := ceilSeconds(d.RetryAfter)
+	retryAfter := g.describe(r.Context(), h, p, &d)
+	if d.Allowed {
+		return d, nil
+	}
+	setRetryAfter(h, retryAfter)
+	return d, g.refuse(h, quotaExceeded(d.Decision), nil)
+}
+
+// describe sets the fields of a response after a decision, and returns the seconds until all limits that the fields
+// describe have room. If the program's logger panics here, no handler will run, so describe releases the request.
+func (g *Gate[C]) describe(ctx context.Context, h http.Header, p *Policy, d *Admission) (retryAfter int64) {
+	done := false
+	defer func() {
+		if !done {
+			g.Release(ctx, *d)
+		}
+	}()
+	retryAfter = ceilSeconds(d.RetryAfter)
 	if !g.NoFields {
 		var duplicate string
 		if retryAfter, duplicate = p.setFields(h, &d.Decision); duplicate != "" {
@@ -150,11 +167,8 @@ func (g *Gate[C]) decide(
 	if g.LegacyFields {
 		setLegacyFields(h, &d.Decision, time.Now())
 	}
-	if d.Allowed {
-		return d, nil
-	}
-	setRetryAfter(h, retryAfter)
-	return d, g.refuse(h, quotaExceeded(d.Decision), nil)
+	done = true
+	return retryAfter
 }
 
 // Settle changes the charge of the request of c to what it has cost: nothing if its status does not count, or else what

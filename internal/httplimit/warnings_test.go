@@ -2,10 +2,13 @@ package httplimit
 
 import (
 	"bytes"
+	"context"
+	"io"
 	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -76,6 +79,30 @@ func TestDuplicateLimit(t *testing.T) {
 	assert.Contains(t, log.String(), "both charged it")
 	assert.Contains(t, log.String(), "twice")
 	assert.Equal(t, 1, strings.Count(log.String(), "\n"))
+}
+
+// panicking is a handler of a logger that panics when it is told of something.
+type panicking struct{ slog.Handler }
+
+func (panicking) Handle(context.Context, slog.Record) error { panic("in Handle") }
+
+// If the logger panics when a request is admitted, no handler runs, so the request is not in flight.
+func TestPanickingLoggerHoldsNothing(t *testing.T) {
+	log := slog.New(panicking{slog.NewTextHandler(io.Discard, nil)})
+	limiter, err := core.NewInProcess(core.WithLogger(log))
+	require.NoError(t, err)
+	defer limiter.Close()
+	gate, flight := NewGate(limiter, ClientIP(), noRoute), core.InFlight("twice", 2, time.Minute)
+	r, h := &http.Request{RemoteAddr: "192.0.2.1:1"}, http.Header{}
+	first, refusal := gate.Check(r, r, h, FixedPolicy[*http.Request]([]core.Limit{core.PerMinute("twice", 9)}))
+	require.Nil(t, refusal)
+	require.False(t, first.Holds())
+	assert.PanicsWithValue(t, "in Handle", func() {
+		gate.Check(r, r, h, FixedPolicy[*http.Request]([]core.Limit{flight, core.PerHour("other", 9)}))
+	})
+	d, err := limiter.Peek(t.Context(), "ip:192.0.2.1", flight)
+	require.NoError(t, err)
+	assert.Equal(t, 2, d.Remaining)
 }
 
 // A trusted proxy that sends no address of the client is logged once per gate, however the key function is wrapped.
