@@ -103,7 +103,7 @@ func TestInvalidConstruction(t *testing.T) {
 		"timeout of 0s: it must be at least 1ms":                                   WithTimeout(0),
 		"timeout of -1s: it must be at least 1ms":                                  WithTimeout(-time.Second),
 		"timeout of 999.999µs: it must be at least 1ms":                            WithTimeout(time.Millisecond - 1),
-		"nil logger: to log nothing, use slog.New(slog.DiscardHandler)":           WithLogger(nil),
+		"nil logger: to log nothing, use slog.New(slog.DiscardHandler)":            WithLogger(nil),
 	} {
 		_, err := NewInProcess(opt)
 		assert.ErrorIs(t, err, ErrInvalid)
