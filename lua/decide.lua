@@ -690,8 +690,8 @@ local answers = {
   one = admit, admit = admit, peek = admit, settle = settle, renew = renew, reset = reset, probe = probe,
 }
 
--- damaged reports whether the content of a log has caused an error. Such an error comes from Lua, and has no code, or it
--- is about a number that was computed from the log.
+-- damaged reports whether the content of a log has caused an error. Such an error comes from Lua and has no code, or is
+-- about a number that was computed from the log.
 local function damaged(text)
   return not string.find(text, '^%u+ ') or string.find(text, '^ERR value is not ') or
     string.find(text, '^ERR invalid expire ')
