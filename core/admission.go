@@ -2,8 +2,8 @@ package core
 
 import "context"
 
-// Allow decides whether to admit one request of key under all of limits. If any limit has no room, the request is
-// denied and no limit is charged. The error is non-nil exactly if there is no decision. It wraps ErrInvalid or
+// Allow decides whether to admit one request of key under all the given limits. If any limit has no room, the request
+// is denied and no limit is charged. The error is non-nil exactly if there is no decision. It wraps ErrInvalid or
 // ErrUnavailable.
 //
 // The key is what the request is counted by, such as a user. It may be any non-empty string. Different strings are

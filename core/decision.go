@@ -16,8 +16,8 @@ type Decision struct {
 	State
 	// Source is what made the decision.
 	Source Source
-	// DryRun reports that a dry run let a denial pass. Allowed is then true, nothing was charged, and State is that of
-	// the denial.
+	// DryRun reports whether a dry run let a denial pass. If so, Allowed is true, nothing was charged, and State is
+	// that of the denial.
 	DryRun bool
 
 	states  []State       // of all limits in the order of the call, if there are several

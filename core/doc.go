@@ -23,8 +23,8 @@
 // # Calls to Redis
 //
 // Callers do not call Redis themselves. Requests that arrive while calls are in flight are collected, and the next call
-// decides all of them. It can have many keys, and equal requests are merged into one question. There is no timer, so a
-// single request is sent at once.
+// decides all of them. A call can have many keys, and equal requests are merged into one question. There is no timer,
+// so a single request is sent at once.
 //
 // Denials are cached for up to a second, so a client over its limit costs no round trips. See WithDenialCache, and
 // Limiter.Provisional for requests whose charges are often given back.
@@ -39,7 +39,7 @@
 //
 // While Redis does not answer, each instance enforces the same limits by itself, on logs in its memory, unless
 // OnFailure sets another policy. A circuit breaker for Redis, or for each master of a cluster, then keeps requests from
-// waiting, and probes Redis in the background. No call takes longer than WithTimeout sets, unless the process is
-// starved of processor time. Time in which the process could not receive a reply does not count, because it does not
-// show that Redis is silent.
+// waiting, and probes Redis in the background. No call waits for Redis longer than WithTimeout sets. Only time in which
+// the process was able to receive replies counts, because a process that is short of processor time must not take Redis
+// for silent.
 package core

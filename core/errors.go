@@ -7,12 +7,12 @@ import (
 )
 
 var (
-	// ErrInvalid is wrapped by the errors of calls with invalid arguments, such as a limit that admits nothing, an empty
-	// key, or a cost above Max. It is a mistake in the program. The message says what is wrong, and what to write
+	// ErrInvalid is wrapped by errors about invalid arguments, such as a limit that admits nothing, an empty key, or a
+	// cost above Max. Such an error is a mistake in the program. The message says what is wrong, and what to write
 	// instead.
 	ErrInvalid = errors.New("exactlimit: invalid")
 
-	// ErrUnavailable is wrapped by the errors of calls that got no decision: Redis failed under FailClosed, the context
+	// ErrUnavailable is wrapped by errors of calls that got no decision: Redis failed under FailClosed, the context
 	// ended, or the Limiter is closed. Settle, Refund, Release and Reset return such an error whenever Redis does not
 	// answer, whatever the policy. The error also wraps its cause, such as a network error, the context's error, or an
 	// error reply of Redis. Redis may or may not have done what the call asked for.

@@ -11,9 +11,9 @@ import (
 type FailurePolicy uint8
 
 const (
-	// FailLocal applies the same limits to logs in this process's memory, which begin empty and hold only what they
-	// have admitted. So while Redis is away, each instance admits at most Max in any window, and n instances admit up
-	// to n×Max, in addition to what Redis admitted before.
+	// FailLocal applies the same limits to logs in this process's memory, which begin empty and hold only requests that
+	// they have admitted. So while Redis is away, each instance admits at most Max in any window, and n instances admit
+	// up to n×Max, in addition to what Redis admitted before.
 	//
 	// The same applies to calls whose context reaches its deadline before Redis answers, so do not let clients choose
 	// deadlines.

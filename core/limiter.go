@@ -10,8 +10,8 @@ import (
 )
 
 // Limiter admits requests under limits that each call names. Create one with Connect, New or NewInProcess, share it
-// between all handlers, and call Close when the service ends. A Limiter is safe for concurrent use. The zero Limiter is
-// not usable.
+// between all handlers, and call Close when the service shuts down. A Limiter is safe for concurrent use. The zero
+// Limiter is not usable.
 //
 // Most callers should use Allow.
 type Limiter struct {
@@ -61,7 +61,7 @@ func newLimiter(connection *connection, c config) (*Limiter, error) {
 // gives up; only the Limiter's own goroutines do.
 //
 // New does not wait for Redis. If Redis does not answer, New returns no error, and the policy that OnFailure sets
-// decides requests until Redis answers. A returned error wraps ErrInvalid, or is the meter provider's.
+// decides requests until Redis answers. A returned error wraps ErrInvalid or comes from the meter provider.
 func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
 	if client == nil {
 		return nil, invalid("no Redis client: use core.Connect(url), or core.NewInProcess() to run without Redis")
@@ -84,8 +84,8 @@ func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
 // in-process Limiter, like NewInProcess.
 //
 // If Redis does not answer, Connect returns no error. It waits for a few seconds at most, and keeps trying in the
-// background. The policy that OnFailure sets decides requests until Redis answers. A returned error wraps ErrInvalid,
-// or is the meter provider's. It quotes no part of the URL.
+// background. The policy that OnFailure sets decides requests until Redis answers. A returned error wraps ErrInvalid or
+// comes from the meter provider. It quotes no part of the URL.
 func Connect(url string, opts ...Option) (*Limiter, error) {
 	if url == "" {
 		return NewInProcess(opts...)
@@ -102,11 +102,11 @@ func Connect(url string, opts ...Option) (*Limiter, error) {
 }
 
 // NewInProcess returns a Limiter that keeps the same exact logs in the memory of this process. It is for services with
-// a single instance, for development and for tests. A returned error wraps ErrInvalid, or is the meter provider's.
+// a single instance, for development and for tests. A returned error wraps ErrInvalid or comes from the meter provider.
 //
 // An admitted request takes 4 to 16 bytes until it leaves the window, and twice that in windows longer than 71 minutes.
 // It takes 16 to 64 bytes more in logs with requests that cost more than one unit or were settled, and in logs in which
-// some of the requests of one microsecond were given back. The amount does not depend on the cost. A request that
+// some of the requests of the same microsecond were given back. The amount does not depend on the cost. A request that
 // Settle has charged more takes twice the memory, and a refunded request none. A key takes about 200 bytes while it has
 // any requests.
 func NewInProcess(opts ...Option) (*Limiter, error) {
@@ -131,8 +131,8 @@ func (l *Limiter) DryRun() *Limiter {
 // has charged a log, no instance caches denials by the log until the log is empty. So a request is admitted as soon as
 // there is room, no matter which instance gave units back, and each denial takes a call to Redis.
 //
-// A log whose units are given back through another view is treated the same from then on. But other instances notice
-// the first time only when their cached denials end, after the time that WithDenialCache sets.
+// Once units of a log are given back through another view, the log is treated in the same way. But the first time,
+// other instances may notice this only after the time that WithDenialCache sets.
 func (l *Limiter) Provisional() *Limiter {
 	other := *l
 	other.provisional = true

@@ -51,7 +51,7 @@ func WithPrefix(prefix string) Option {
 	}
 }
 
-// WithDenialCache sets how many denials the Limiter caches, and how long it uses each of them at most. The default is
+// WithDenialCache sets how many denials the Limiter caches, and the longest time for which it uses each. The default is
 // 10,000 denials and one second. While a denial is cached, the same request is denied without a call to Redis. This is
 // exact, because a full log stays full until its oldest entry expires, and a ban lasts until its end. Zero entries turn
 // the cache off.
@@ -94,9 +94,9 @@ func WithTimeout(timeout time.Duration) Option {
 }
 
 // WithLogger sets the logger. The default is slog.Default(). The Limiter logs when Redis does not answer, when it
-// answers again, and when it has settings that can lose counts. Adapters log misuse by the program, and errors that
-// keep them from limiting requests. Each error is logged about every ten seconds at most. No message contains a key. To
-// log nothing, use slog.New(slog.DiscardHandler).
+// answers again, and when its settings can lose counts. Adapters log misuse by the program, and errors that keep them
+// from limiting requests. Each error is logged about every ten seconds at most. No message contains a key. To log
+// nothing, use slog.New(slog.DiscardHandler).
 //
 // The Limiter's own goroutines use the logger too, so a panic of its handler ends the process.
 func WithLogger(logger *slog.Logger) Option {

@@ -21,10 +21,10 @@ import "context"
 // has neither left the longest Window nor been deleted by Reset.
 //
 // Settle does nothing for an admission that was not counted, under FailOpen or because a dry run let a denial pass. It
-// returns an error that wraps ErrInvalid, and charges nothing, if the cost is negative or too large, if the decision is
-// a denial or Peek's and the cost is not 0, or if another Limiter made the decision. Views of the same Limiter, such as
-// those that OnFailure returns, may settle each other's decisions. After units are given back, other instances may keep
-// denying for the time that WithDenialCache sets, unless a Provisional view charged them.
+// returns an error that wraps ErrInvalid, and charges nothing, if the cost is negative or too large, if the cost is not
+// 0 and the decision is a denial or was made by Peek, or if another Limiter made the decision. Views of the same
+// Limiter, such as those that OnFailure returns, may settle each other's decisions. After units are given back, other
+// instances may keep denying for the time that WithDenialCache sets, unless a Provisional view charged them.
 func (l *Limiter) Settle(ctx context.Context, d Decision, cost int) error {
 	receipt := d.receipt
 	switch {
@@ -53,7 +53,7 @@ func (l *Limiter) Settle(ctx context.Context, d Decision, cost int) error {
 }
 
 // Refund gives back what an admission was charged, as if the request had never come. It is Settle with a cost of 0, and
-// Release. It does not lift a ban, and does nothing for a denial or for a decision of Peek.
+// Release. It does not lift a ban, and does nothing for a denial or for a decision that Peek made.
 func (l *Limiter) Refund(ctx context.Context, d Decision) error {
 	err := l.Settle(ctx, d, 0)
 	if !d.Holds() {

@@ -24,7 +24,7 @@ import (
 // it ends.
 //
 // Wait does not return early if there will be no room before the deadline of ctx, because a Settle, Refund or Reset may
-// make room until then. To avoid waiting in vain, call Allow first, and compare RetryAfter with the deadline.
+// still make room. To avoid waiting in vain, call Allow first, and compare RetryAfter with the deadline.
 func (l *Limiter) Wait(ctx context.Context, key string, limits ...Limit) (Decision, error) {
 	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err
