@@ -16,16 +16,17 @@ func echoKeys(limiter *core.Limiter, limit core.Limit, proxies []string, log io.
 	e.Logger.SetOutput(log)
 	secret := echolimit.HashKey([]byte(secret))
 	for path, key := range map[string]echolimit.KeyFunc{
-		"/address":  echolimit.ClientIP(echolimit.TrustedProxies(proxies...)),
-		"/header":   echolimit.Header("X-API-Key"),
-		"/bearer":   echolimit.BearerToken(secret),
-		"/cookie":   echolimit.Cookie("session", secret),
-		"/query":    echolimit.Query("api_key"),
-		"/path/:id": echolimit.PathParam("id"),
-		"/join":     echolimit.Join(echolimit.Header("X-API-Key"), echolimit.Route()),
-		"/first":    echolimit.FirstOf(echolimit.BearerToken(), echolimit.Header("X-API-Key", secret)),
-		"/either":   echolimit.FirstOf(echolimit.Header("X-API-Key"), echolimit.BearerToken(), echolimit.ClientIP()),
-		"/mistake":  echolimit.Join(echolimit.Header("X-API-Key"), echolimit.PathParam("id")),
+		"/address":         echolimit.ClientIP(echolimit.TrustedProxies(proxies...)),
+		"/header":          echolimit.Header("X-API-Key"),
+		"/bearer":          echolimit.BearerToken(secret),
+		"/cookie":          echolimit.Cookie("session", secret),
+		"/query":           echolimit.Query("api_key"),
+		"/path/:id":        echolimit.PathParam("id"),
+		"/join":            echolimit.Join(echolimit.Header("X-API-Key"), echolimit.Route()),
+		"/first":           echolimit.FirstOf(echolimit.BearerToken(), echolimit.Header("X-API-Key", secret)),
+		"/either":          echolimit.FirstOf(echolimit.Header("X-API-Key"), echolimit.BearerToken(), echolimit.ClientIP()),
+		"/items/:id/votes": echolimit.Join(echolimit.PathParam("id"), echolimit.ClientIP()),
+		"/mistake":         echolimit.Join(echolimit.Header("X-API-Key"), echolimit.PathParam("id")),
 	} {
 		limited := echolimit.New(limiter, key).Limit(limit)
 		e.GET(path, func(c echo.Context) error { return c.String(http.StatusOK, body) }, limited)
@@ -40,9 +41,10 @@ func echoPage(limiter *core.Limiter, limit core.Limit, origin string) http.Handl
 		AllowHeaders:  []string{"X-API-Key"},
 		ExposeHeaders: []string{"RateLimit", "RateLimit-Policy", "Retry-After"},
 	}))
-	byKey := echolimit.New(limiter, echolimit.Header("X-API-Key"), echolimit.OnDenied(func(c echo.Context, _ core.Decision) error {
-		return c.String(http.StatusTooManyRequests, "denied")
-	}))
+	byKey := echolimit.New(limiter, echolimit.Header("X-API-Key"),
+		echolimit.OnDenied(func(c echo.Context, _ core.Decision) error {
+			return c.String(http.StatusTooManyRequests, "denied")
+		}))
 	e.Use(byKey.Limit(limit))
 	e.GET("/", func(c echo.Context) error { return c.String(http.StatusOK, "results") })
 	return e

@@ -21,16 +21,17 @@ func ginKeys(limiter *core.Limiter, limit core.Limit, proxies []string, log io.W
 	})
 	secret := ginlimit.HashKey([]byte(secret))
 	for path, key := range map[string]ginlimit.KeyFunc{
-		"/address":  ginlimit.ClientIP(ginlimit.TrustedProxies(proxies...)),
-		"/header":   ginlimit.Header("X-API-Key"),
-		"/bearer":   ginlimit.BearerToken(secret),
-		"/cookie":   ginlimit.Cookie("session", secret),
-		"/query":    ginlimit.Query("api_key"),
-		"/path/:id": ginlimit.PathParam("id"),
-		"/join":     ginlimit.Join(ginlimit.Header("X-API-Key"), ginlimit.Route()),
-		"/first":    ginlimit.FirstOf(ginlimit.BearerToken(), ginlimit.Header("X-API-Key", secret)),
-		"/either":   ginlimit.FirstOf(ginlimit.Header("X-API-Key"), ginlimit.BearerToken(), ginlimit.ClientIP()),
-		"/mistake":  ginlimit.Join(ginlimit.Header("X-API-Key"), ginlimit.PathParam("id")),
+		"/address":         ginlimit.ClientIP(ginlimit.TrustedProxies(proxies...)),
+		"/header":          ginlimit.Header("X-API-Key"),
+		"/bearer":          ginlimit.BearerToken(secret),
+		"/cookie":          ginlimit.Cookie("session", secret),
+		"/query":           ginlimit.Query("api_key"),
+		"/path/:id":        ginlimit.PathParam("id"),
+		"/join":            ginlimit.Join(ginlimit.Header("X-API-Key"), ginlimit.Route()),
+		"/first":           ginlimit.FirstOf(ginlimit.BearerToken(), ginlimit.Header("X-API-Key", secret)),
+		"/either":          ginlimit.FirstOf(ginlimit.Header("X-API-Key"), ginlimit.BearerToken(), ginlimit.ClientIP()),
+		"/items/:id/votes": ginlimit.Join(ginlimit.PathParam("id"), ginlimit.ClientIP()),
+		"/mistake":         ginlimit.Join(ginlimit.Header("X-API-Key"), ginlimit.PathParam("id")),
 	} {
 		r.GET(path, ginlimit.New(limiter, key).Limit(limit), func(c *gin.Context) { c.String(http.StatusOK, body) })
 	}

@@ -19,7 +19,8 @@ type call[Q Question[Q]] struct {
 	encodedAt     time.Duration       // by Dispatcher.Now
 	maybeExecuted bool                // an attempt may have been executed
 	moving        bool                // the slot is moving to another node, so the last attempt had no effect
-	attempts      int                 // how many attempts have failed, except those because the slot is moving
+	replicas      int                 // how many attempts have failed because the server was a replica
+	attempts      int                 // how many have failed for other reasons, not counting a moving slot
 	failure       error               // of the last attempt
 }
 
@@ -27,9 +28,9 @@ const (
 	// maxAttempts is how often a call is sent if its connection is lost each time. A probe succeeds before each attempt
 	// after the first.
 	maxAttempts = 10
-	// maxReadOnlyAttempts is how often a call is sent to a server that is no longer the master. It is larger because
-	// the client may have hundreds of connections to that server, and picks one at random for each attempt.
-	maxReadOnlyAttempts = 1000
+	// maxReplicas is how often a call is sent to a server that is no longer the master. It is larger because the client
+	// may have hundreds of connections to that server, and picks one at random for each attempt.
+	maxReplicas = 1000
 	// tryAgainPause is the pause between two attempts while a slot moves.
 	tryAgainPause = time.Millisecond
 	// rejectedPause is the pause after a rejection. It is doubled with each failed attempt. It is long enough for
@@ -79,7 +80,7 @@ func (l *link[Q]) finish(client rueidis.Client, c *call[Q]) bool {
 	case rejected && tryAgain(err):
 		c.moving = true
 	case rejected && readOnly(err):
-		c.attempts++
+		c.replicas++
 		l.breaker.suspect(c.questions[0].HashTag(), err, true)
 	case rejected:
 		l.breaker.suspect(c.questions[0].HashTag(), err, false)
@@ -110,9 +111,6 @@ func (l *link[Q]) resend(client rueidis.Client, calls []*call[Q]) {
 		if calls = l.worthResending(calls); len(calls) == 0 {
 			return
 		}
-		if i := slices.IndexFunc(calls, func(c *call[Q]) bool { return readOnly(c.failure) }); i >= 0 {
-			l.d.quit(l.d.closing, client, calls[i].keys[0])
-		}
 		if err := l.breaker.allow(); err != nil {
 			for _, c := range calls {
 				c.fail(err)
@@ -129,7 +127,7 @@ func (l *link[Q]) resend(client rueidis.Client, calls []*call[Q]) {
 // resendLater resends a call whose callers have got an error. It pauses first, for longer after each attempt.
 func (l *link[Q]) resendLater(client rueidis.Client, c *call[Q]) {
 	select {
-	case <-time.After(rejectedPause << min(c.attempts, maxAttempts)):
+	case <-time.After(rejectedPause << c.attempts):
 		l.resend(client, []*call[Q]{c})
 	case <-l.d.closing.Done():
 	}
@@ -143,7 +141,8 @@ func (l *link[Q]) worthResending(calls []*call[Q]) []*call[Q] {
 		case c.moving && !c.maybeExecuted:
 			l.askAlone(c)
 			return true
-		case c.attempts >= c.maxAttempts() || now-c.encodedAt >= c.batch.RetryFor() || l.d.closing.Err() != nil:
+		case c.attempts >= maxAttempts || c.replicas >= maxReplicas:
+		case now-c.encodedAt >= c.batch.RetryFor() || l.d.closing.Err() != nil:
 		case slices.ContainsFunc(c.questions, func(q Q) bool { return q.future().is(sent) }): // a caller waits
 			c.moving = false
 			return false
@@ -154,14 +153,6 @@ func (l *link[Q]) worthResending(calls []*call[Q]) []*call[Q] {
 		c.fail(c.failure)
 		return true
 	})
-}
-
-// maxAttempts returns how often the call may be sent, which depends on how the last attempt failed.
-func (c *call[Q]) maxAttempts() int {
-	if readOnly(c.failure) {
-		return maxReadOnlyAttempts
-	}
-	return maxAttempts
 }
 
 // askAlone puts the questions of a call that had no effect back into the queue. From then on, each shares a call only
