@@ -63,10 +63,10 @@ func (l *Limiter) OnFailure(policy FailurePolicy) *Limiter {
 	if err := policy.validate(); err != nil {
 		panic(err)
 	}
-	other := *l
-	other.policy = policy
-	other.metrics.expect(other.policy, other.dryRun)
-	return &other
+	view := *l
+	view.policy = policy
+	view.metrics.expect(view.policy, view.dryRun)
+	return &view
 }
 
 // cancelled reports whether the caller has cancelled ctx, and needs no decision any more. After a deadline it still

@@ -121,10 +121,10 @@ func NewInProcess(opts ...Option) (*Limiter, error) {
 // Decision.DryRun and the metrics mark denials that it lets pass. Requests that get no decision under FailClosed pass
 // too.
 func (l *Limiter) DryRun() *Limiter {
-	other := *l
-	other.dryRun = true
-	other.metrics.expect(other.policy, other.dryRun)
-	return &other
+	view := *l
+	view.dryRun = true
+	view.metrics.expect(view.policy, view.dryRun)
+	return &view
 }
 
 // Provisional returns a view of l for requests whose charges are often given back, by Settle or Refund. After this view
@@ -134,9 +134,9 @@ func (l *Limiter) DryRun() *Limiter {
 // Once units of a log are given back through another view, the log is treated in the same way. But the first time,
 // other instances may notice this only after the time that WithDenialCache sets.
 func (l *Limiter) Provisional() *Limiter {
-	other := *l
-	other.provisional = true
-	return &other
+	view := *l
+	view.provisional = true
+	return &view
 }
 
 // Logger returns the logger that WithLogger has set. It is for packages that build on this one.

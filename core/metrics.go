@@ -126,26 +126,26 @@ func newMetrics(meter metric.Meter, hasRedis bool) (*metrics, error) {
 			failed = err
 		}
 	}
-	counted := func(name, unit, about string) metric.Int64ObservableCounter {
-		c, err := meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(about))
+	observableCounter := func(name, unit, description string) metric.Int64ObservableCounter {
+		c, err := meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(description))
 		keepFirst(err)
 		return c
 	}
-	current := func(name, unit, about string) metric.Int64ObservableUpDownCounter {
-		c, err := meter.Int64ObservableUpDownCounter(name, metric.WithUnit(unit), metric.WithDescription(about))
+	observableUpDownCounter := func(name, unit, description string) metric.Int64ObservableUpDownCounter {
+		c, err := meter.Int64ObservableUpDownCounter(name, metric.WithUnit(unit), metric.WithDescription(description))
 		keepFirst(err)
 		return c
 	}
-	counter := func(name, unit, about string) metric.Int64Counter {
-		c, err := meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(about))
+	counter := func(name, unit, description string) metric.Int64Counter {
+		c, err := meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(description))
 		if err == nil {
 			c.Add(context.Background(), 0) // so that Prometheus sees the first increase
 		}
 		keepFirst(err)
 		return c
 	}
-	decisions := counted("exactlimit.decisions", "{decision}", "Decisions on requests.")
-	nearLimit := counted("exactlimit.decisions.near_limit", "{decision}",
+	decisions := observableCounter("exactlimit.decisions", "{decision}", "Decisions on requests.")
+	nearLimit := observableCounter("exactlimit.decisions.near_limit", "{decision}",
 		"Admissions that leave less than a fifth of the limit.")
 	instruments := []metric.Observable{decisions, nearLimit}
 	m.exempt = counter("exactlimit.exempt", "{request}", "Exempt requests, which passed without a decision.")
@@ -162,8 +162,8 @@ func newMetrics(meter metric.Meter, hasRedis bool) (*metrics, error) {
 			metric.WithExplicitBucketBoundaries(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000))
 		keepFirst(err)
 		m.timeouts = counter("exactlimit.redis.timeouts", "{request}", "Requests that Redis did not decide in time.")
-		denials = current("exactlimit.denial_cache.size", "{denial}", "Cached denials.")
-		openBreakers = current("exactlimit.redis.open_breakers", "{breaker}", "Circuit breakers that are open.")
+		denials = observableUpDownCounter("exactlimit.denial_cache.size", "{denial}", "Cached denials.")
+		openBreakers = observableUpDownCounter("exactlimit.redis.open_breakers", "{breaker}", "Open circuit breakers.")
 		outage, err = meter.Float64ObservableCounter("exactlimit.outage.duration", metric.WithUnit("s"),
 			metric.WithDescription("Time in which a circuit breaker was open."))
 		keepFirst(err)
