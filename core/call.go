@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// call is what receipts refer to of a call of the script: its id, and which of its admissions are settled. It ensures
-// that each admission is settled only once, although a Decision may be copied. It is safe for concurrent use.
+// call is the part of a call of the script that receipts refer to: its id, and which of its admissions are settled. It
+// ensures that each admission is settled only once, although a Decision may be copied. It is safe for concurrent use.
 type call struct {
 	id string
 

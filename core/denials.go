@@ -95,9 +95,9 @@ func (e *denial) setDecision(d *Decision, now time.Duration) {
 	d.RetryAfter, d.ResetAfter = max(0, d.RetryAfter-d.age), max(0, d.ResetAfter-d.age)
 }
 
-// store caches the denial of a request. It follows from the reply to a call that was sent at sentAt, and the reply has
-// come now. The ttl counts from the time at which Redis answered. The hash must be that of the key, and generation what
-// the method generation returned before the call.
+// store caches the denial of a request, which follows from the reply to a call. The call was sent at sentAt, and the
+// reply came at now. The ttl counts from the time at which Redis answered, which is between the two. The hash must be
+// that of the key, and generation what the method generation returned before the call.
 func (d *denials) store(
 	hash, generation uint64, sentAt, now time.Duration, key string, cost int, limits []Limit, decision Decision,
 	ttl time.Duration,

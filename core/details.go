@@ -6,9 +6,9 @@ import (
 	"sort"
 )
 
-// details holds what the times of a log do not show. A log has details while an entry has more than one unit or is
-// settled, while the sequence number of an entry is not its rank among the entries of the same time, as after a refund,
-// and for a window after it was cleared.
+// details holds what the times of a log do not show. A log has details if an entry has more than one unit or is
+// settled, if the sequence number of an entry is not its rank among the entries of the same time, as after a refund, or
+// if the log was cleared within the last window.
 type details struct {
 	entries    []detail
 	base       uint64      // the sum of the entry before the oldest one

@@ -54,7 +54,7 @@ func OnFailure(policy FailurePolicy) Option {
 }
 
 // OnFailure returns a view of l with another policy. The view shares the logs and connections of l, and closing either
-// of them closes both. For example, one route can refuse requests while Redis is away, and the others go on:
+// of them closes both. For example, one route can refuse requests while Redis does not answer, and the others go on:
 //
 //	login := ginlimit.New(limiter.OnFailure(core.FailClosed), ginlimit.ClientIP())
 //

@@ -30,8 +30,9 @@ import (
 // a denial without a call, and "none" if the outcome is unavailable. A call under several limits counts once, for the
 // decisive limit, or for the first limit if the outcome is unavailable.
 //
-// A limit appears with its first decision, with counts of 0 for the other outcomes. All other counts start at 0 when
-// the Limiter is made. Names of limits beyond the first 190 are counted as "other". No attribute contains a key.
+// The series of a limit appear with its first decision, and with counts of 0 for other outcomes. All other counts start
+// at 0 when the Limiter is made. Names of limits beyond the first 190 are counted as "other". No attribute contains a
+// key.
 //
 // Limiters may share a provider. Each metric is then their sum. A closed Limiter stays in the sum with what it has
 // counted, so that no count falls. The Limiter's own goroutines use the provider too, so a panic of the provider ends

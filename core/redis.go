@@ -295,7 +295,7 @@ func (r *redisLogs) state() redisState {
 	return redisState{denials: r.denials.size(now), openBreakers: openBreakers, outage: outage}
 }
 
-// close waits until no call is in flight, but not longer than a second after the timeout. If Redis hangs, the remaining
+// close waits until no call is in flight, but at most a second longer than the timeout. If Redis hangs, the remaining
 // calls end when the client gives up.
 func (r *redisLogs) close() {
 	close(r.closing)
