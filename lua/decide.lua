@@ -28,7 +28,7 @@
 --                    of one request from cost to actual. The request is at this position, from 0, among the requests
 --                    that share the entry id.q. Let "own" be "id.q" if it is the only one, or else "id.q:position".
 --                      actual < cost   an entry "own=" with the same score replaces its entry, or none if actual is 0.
---                                      If it shared the entry, each of the other requests gets an entry
+--                                      If other requests share its entry, each of them gets an entry
 --                                      "id.q:position". If its entry is not in the log, nothing is given back.
 --                      actual > cost   an entry "own+" is added for the difference, even if the first one has expired.
 --                    Repeating this with the same actual changes nothing, as long as an entry "own+" is in a log.
@@ -66,20 +66,20 @@
 --         the present, so that they expire a window from now. A ban that would last longer than n microseconds from
 --         now is moved in the same way. If the clock steps forward, entries expire and bans end too early by the step.
 -- Retry   A call that is sent again, with "again", grants what the earlier attempt granted, and charges nothing twice,
---         as long as the entries of that attempt have not expired. If it overtakes the earlier attempt, that one
---         charges nothing twice either, if as many requests fit as before, and no units of them were given back in
---         between. If another number fits, it charges these as well, until they expire: at most the requests of the
---         question, and never more than max. What an integer in the reply says about a log may be a round trip old.
---         If the units of a log are not known, its remaining is 0. A settle that is sent again, with "again" or
---         without, is a repeated one.
+--         as long as the entries of that attempt have not expired. If it overtakes the earlier attempt, the earlier
+--         attempt charges nothing twice either, if as many requests fit as before, and no units of them were given
+--         back in between. If another number fits, the earlier attempt charges these as well, until they expire: at
+--         most the requests of the question, and never more than max. What an integer in the reply says about a log
+--         may be a round trip old. If the units of a log are not known, its remaining is 0. A settle may be repeated
+--         in a call with "again" or without.
 -- Time    A call has a budget, so that it never occupies the server for long: 1000 minus 7 for each key, and at least
 --         100. Reading or removing an entry takes 1, moving it to the present 2, cleaning a log 8 (but 0 if it is done
 --         before any function is made), and giving back 1 for each request of the entry. Renewing an entry takes
---         nothing. It is as much work as a key, so a call should have few of both. Once the budget is used up, expired
---         entries stay in their logs, but their units are not counted. In a log with the mark *, the expired entries
---         must be read to know their units. As long as some are left, the reply is -1, so a question about such a log
---         with n expired entries is answered after about n/1000 calls. If finding retry would take more than the
---         budget, retry is a time at which the request is still denied.
+--         nothing from the budget, but is as much work as a key, so a call should have few of both. Once the budget is
+--         used up, expired entries stay in their logs, but their units are not counted. In a log with the mark *, the
+--         expired entries must be read to know their units. As long as some are left, the reply is -1, so a question
+--         about such a log with n expired entries is answered after about n/1000 calls. If finding retry would take
+--         more than the budget, retry is a time at which the request is still denied.
 -- Expiry  No log expires before its newest entry does, or before its ban ends. Each log expires within two windows and
 --         a second after an entry was added, renewed, or moved because the clock stepped back, or a second after its
 --         ban, whichever is later. PEXPIRE is a seventh of the work of an admission, so it runs only
@@ -91,10 +91,10 @@
 --           - when entries are renewed: two windows from now
 --           - when entries were moved from the future to the present: two windows from now
 --           - when a log is banned, and when nothing but the ban is left of it: to the end of the ban
---         A call that finds no expired entry comes within a window of the oldest entry, after which PEXPIRE has run
---         for two windows. So the log outlives the entry that the call adds. A second is added each time, because the
---         expiry of keys uses another clock. GT is used because, after the clock has stepped back, the newest entry
---         may not be the last one that was added.
+--         If a call finds no expired entry, the oldest entry is less than a window old, and PEXPIRE has run for two
+--         windows since that entry was added. So the log outlives the entry that the call adds. A second is added each
+--         time, because the expiry of keys uses another clock. GT is used because, after the clock has stepped back,
+--         the newest entry may not be the last one that was added.
 -- Failure A call with wrong arguments fails before anything is written. If the server rejects writes, or the user has
 --         no right to a command, the whole call fails. It then takes back what it has charged, if the server allows
 --         this. Units that a settle in the call has given back stay given back, and entries that it has renewed stay
