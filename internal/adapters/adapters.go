@@ -1,5 +1,5 @@
-// Package adapters is the one list of the adapters. What is tested of each, such as its documentation, its imports, its
-// example and what attackers try, is tested of all that are in it.
+// Package adapters is the list of all adapters. Tests of documentation, imports, examples and attempts at evasion
+// use it to test each adapter.
 package adapters
 
 import (
@@ -9,24 +9,24 @@ import (
 	"github.com/exactlimit/exactlimit/core"
 )
 
-// Adapter is a package that puts limits into a framework. Its example is in the folder example of its own.
+// Adapter is a package that limits the requests of a framework. Its example is in its directory example.
 type Adapter struct {
 	Dir       string // in the module
-	Framework string // what it imports
+	Framework string // the import path of the framework
 
-	// Keys returns a service in which one limit is behind each key function: the route /address counts by ClientIP behind
-	// proxies, and the others by what they are called. The framework logs to log.
+	// Keys returns a service with the same limit for each key function. The route /address counts by ClientIP behind
+	// proxies, and the other routes have the names of their key functions. The framework logs to log.
 	Keys func(limiter *core.Limiter, limit core.Limit, proxies []string, log io.Writer) http.Handler
 
-	// Page returns a service with the route /, limited by Header("X-API-Key"), for pages of an origin. It answers what is
-	// denied with the text denied.
+	// Page returns a service with the route /, limited by Header("X-API-Key"), for pages of an origin. The body of a
+	// denial is "denied".
 	Page func(limiter *core.Limiter, limit core.Limit, origin string) http.Handler
 
-	// Limited returns a service that handler answers, at every path and limited by ClientIP behind proxies.
+	// Limited returns a service with handler at every path, limited by ClientIP behind proxies.
 	Limited func(limiter *core.Limiter, limit core.Limit, proxies []string, handler http.Handler) http.Handler
 }
 
-// All is every adapter.
+// All has every adapter.
 var All = []Adapter{
 	{"ginlimit", "github.com/gin-gonic/gin", ginKeys, ginPage, ginLimited},
 	{"echolimit", "github.com/labstack/echo/v4", echoKeys, echoPage, echoLimited},
@@ -34,6 +34,6 @@ var All = []Adapter{
 }
 
 const (
-	body   = `{"answer":"yours"}`     // of what is admitted
-	secret = "hunter2-of-the-service" // which some values are hashed with
+	body   = `{"answer":"yours"}`     // of an admitted request
+	secret = "hunter2-of-the-service" // of HashKey for some values
 )

@@ -42,9 +42,10 @@ func echoV5Page(limiter *core.Limiter, limit core.Limit, origin string) http.Han
 		AllowHeaders:  []string{"X-API-Key"},
 		ExposeHeaders: []string{"RateLimit", "RateLimit-Policy", "Retry-After"},
 	}))
-	byKey := echolimit.New(limiter, echolimit.Header("X-API-Key"), echolimit.OnDenied(func(c *echo.Context, _ core.Decision) error {
-		return c.String(http.StatusTooManyRequests, "denied")
-	}))
+	byKey := echolimit.New(limiter, echolimit.Header("X-API-Key"),
+		echolimit.OnDenied(func(c *echo.Context, _ core.Decision) error {
+			return c.String(http.StatusTooManyRequests, "denied")
+		}))
 	e.Use(byKey.Limit(limit))
 	e.GET("/", func(c *echo.Context) error { return c.String(http.StatusOK, "results") })
 	return e
