@@ -222,6 +222,20 @@ func (p *tab) text(id string) string {
 	return eval[string](p, text(id))
 }
 
+// record makes the page collect the texts of elements, joined by spaces, whenever they change. They are the elements of
+// the page's array recorded. A test that must see a text that does not last reads them there.
+func (p *tab) record(ids ...string) {
+	p.t.Helper()
+	eval[any](p, fmt.Sprintf(`{
+		const elements = %q.split(" ").map((id) => document.getElementById(id));
+		window.recorded = [];
+		new MutationObserver(() => {
+			const texts = elements.map((e) => e.textContent).join(" ");
+			if (texts !== recorded.at(-1)) recorded.push(texts);
+		}).observe(document.body, {childList: true, characterData: true, subtree: true});
+	}`, strings.Join(ids, " ")))
+}
+
 // sees waits until an element has a text.
 func (p *tab) sees(id, want string) {
 	p.t.Helper()

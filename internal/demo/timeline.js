@@ -40,8 +40,8 @@ class Timeline {
     if (this.#canvas.getAttribute("aria-label") !== label) this.#canvas.setAttribute("aria-label", label);
   }
 
-  // draw draws a log at a time, and crosses at the times of denials. While no response has described the log, its Max is
-  // 0, and draw writes the lines of hint.
+  // draw draws a log at a time, and crosses at the times of denials. While no response has described the log, its Max
+  // is 0, and draw writes the lines of hint.
   draw(log, denials, now, hint) {
     this.#fit();
     const c = this.#context;
