@@ -2,31 +2,32 @@ package core
 
 import "context"
 
-// Allow decides whether to admit one request of key under all of limits. If a limit has no room, the request is denied
-// and no limit is charged. The error is non-nil exactly when there is no decision. It wraps ErrInvalid or
+// Allow decides whether to admit one request of key under all the given limits. If any limit has no room, the request
+// is denied and no limit is charged. The error is non-nil exactly if there is no decision. It wraps ErrInvalid or
 // ErrUnavailable.
 //
-// The key is what the request is counted by. It may be any non-empty string; different strings are different clients.
+// The key is what the request is counted by, such as a user. It may be any non-empty string. Different strings are
+// counted separately.
 //
-// If ctx is cancelled, Allow returns an error at once. If it has a deadline that passes before Redis answers, the
-// failure policy decides, as after the timeout. So do not let clients choose deadlines: under FailLocal, each request
-// with too short a deadline is decided in this process, whose budget is in addition to the one in Redis.
+// If ctx is cancelled, Allow returns an error at once. If ctx has a deadline that passes before Redis answers, the
+// failure policy decides, as after the timeout. So do not let clients choose deadlines: under FailLocal, requests with
+// too short a deadline are decided by the logs in this process, whose budget is in addition to the one in Redis.
 //
-// What Redis grants after Allow has returned an error is given back. If the failure policy has admitted the request
-// instead, a late grant stays charged. If the connection was lost before the reply, as when Redis hangs for some
-// seconds, the Limiter asks Redis what it has granted as soon as Redis answers again. A late grant stays charged if
-// this takes longer than a minute, or than half of the shortest window of the requests that were sent together, if the
-// Limiter is closed before, or if the lost call reaches Redis even later.
+// If Redis grants a request only after Allow has returned an error, the Limiter gives the charge back. If the failure
+// policy has admitted the request instead, the charge stays. If the connection is lost before the reply, as when Redis
+// hangs for some seconds, the Limiter asks what was granted as soon as Redis answers again. The charge stays if this
+// takes longer than a minute, or than half of the shortest window of the requests in the same call, if the Limiter is
+// closed first, or if the lost call reaches Redis even later.
 //
-// If ctx has an OpenTelemetry span that is recorded, the span gets the attributes exactlimit.limit, exactlimit.outcome,
+// If ctx has an OpenTelemetry span that is recording, Allow sets its attributes exactlimit.limit, exactlimit.outcome,
 // exactlimit.source and exactlimit.remaining, with or without WithMeterProvider, whose comment lists the outcomes. None
-// of them holds the key.
+// of them contains the key.
 func (l *Limiter) Allow(ctx context.Context, key string, limits ...Limit) (Decision, error) {
 	return l.AllowN(ctx, key, 1, limits...)
 }
 
-// AllowN is Allow for a request that costs n units, such as bytes. All units are charged or none. The cost is at least
-// 1 and at most the smallest Max. A request that costs a million is one entry, like one that costs 1.
+// AllowN is Allow for a request that costs n units, such as bytes. Either all units are charged or none. The cost must
+// be at least 1 and at most the smallest Max. A request is one entry in a log, whatever it costs.
 func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit) (d Decision, err error) {
 	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err
@@ -51,13 +52,13 @@ func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit
 	if l.metrics != nil {
 		l.metrics.recordDecision(&d)
 	}
-	setSpanAttributes(ctx, &d)
+	l.setSpanAttributes(ctx, &d)
 	return d, nil
 }
 
 // decide sets d by Redis, by the logs in this process, or by the failure policy.
 func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, limits []Limit) error {
-	var q *question // if Redis may still grant it
+	var q *question // not nil if Redis may still grant it
 	if l.redis != nil {
 		var err error
 		q, err = l.redis.allow(ctx, d, key, n, limits, l.provisional)
@@ -81,8 +82,8 @@ func (l *Limiter) decide(ctx context.Context, d *Decision, key string, n int, li
 	return nil
 }
 
-// Peek returns the decision that Allow would make now, and charges nothing. On Redis it always is a call, because it
-// does not use the denial cache. It shows a ban, but begins none. Its errors are those of Allow. Metrics do not count
+// Peek returns the decision that Allow would make now, and charges nothing. On Redis it always makes a call, because it
+// does not use the denial cache. It reports a ban, but begins none. Its errors are those of Allow. Metrics do not count
 // it, and a dry run does not change its denials.
 func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Decision, err error) {
 	if err := l.check(ctx, key, limits); err != nil {
@@ -102,9 +103,9 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Deci
 	return d, nil
 }
 
-// Reset forgets what key has been charged under limits, as if it had never come, and lifts its bans. Other instances
-// may go on denying for the time that WithDenialCache sets. If Redis does not answer, Reset returns ErrUnavailable
-// whatever the policy, and may or may not have been done.
+// Reset deletes everything that key was charged under limits, and lifts its bans. Other instances may keep denying for
+// the time that WithDenialCache sets. If Redis does not answer, Reset returns ErrUnavailable, whatever the policy, and
+// the logs may or may not have been deleted.
 func (l *Limiter) Reset(ctx context.Context, key string, limits ...Limit) error {
 	if err := l.check(ctx, key, limits); err != nil {
 		return err
@@ -118,7 +119,7 @@ func (l *Limiter) Reset(ctx context.Context, key string, limits ...Limit) error 
 	return nil
 }
 
-// check returns an error if a call has invalid arguments, or if it comes after Close or the end of its context.
+// check returns an error if the arguments of a call are invalid, the Limiter is closed, or the context has ended.
 func (l *Limiter) check(ctx context.Context, key string, limits []Limit) error {
 	if err := Validate(limits...); err != nil {
 		return err

@@ -9,18 +9,19 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// batch encodes the questions of one call of the script, and decodes its reply. It is used for one call after another.
+// batch encodes the questions of one call of the script, and decodes its reply. It is reused: each Encode begins a new
+// call.
 //
 // Equal requests are merged into one question to the script, which grants as many of them as fit, first come, first
 // served. Merged questions that differ only in their keys form a group, whose arguments are sent once. The head of
 // lua/decide.lua describes the arguments and the reply.
 //
-// Decode also updates the denial cache with the denials that the reply implies.
+// Decode also stores the denials that the reply implies in the denial cache.
 type batch struct {
 	*scratch
 
 	sentAt         time.Duration
-	questions      []*question // as Encode got them
+	questions      []*question // the arguments of Encode
 	merged         []merged    // the questions to the script
 	order          []int32     // indexes in merged, in the order of the call
 	keys           []string
@@ -30,7 +31,7 @@ type batch struct {
 	unanswered     []*question
 }
 
-// scratch is memory for Encode. Batches share it if one goroutine calls Encode of all of them.
+// scratch is memory for Encode. Batches may share it if one goroutine calls Encode of all of them.
 type scratch struct {
 	prefix  string
 	newCall func() *call // returns a new call each time
@@ -41,7 +42,7 @@ type scratch struct {
 	groups   []group
 	names    []byte           // of all logs, concatenated
 	nameEnds []int            // where each of the names ends
-	texts    map[int64]string // the digits of numbers that were sent lately
+	texts    map[int64]string // the digits of recently sent numbers
 }
 
 func newScratch(prefix string, newCall func() *call, denials *denials, now func() time.Duration) *scratch {
@@ -53,8 +54,8 @@ func newScratch(prefix string, newCall func() *call, denials *denials, now func(
 
 // merged is one question to the script. It stands for the question of one caller, or for equal requests of several.
 type merged struct {
-	*question         // the first one
-	requests   int    // how many there are
+	*question         // the first of the requests
+	requests   int    // how many requests it stands for
 	group      int32  // the index of its group in batch.groups
 	previous   int32  // the index in batch.merged of the previous request whose key has the same hash, or -1
 	generation uint64 // what denials.generation returned before the call
@@ -62,12 +63,12 @@ type merged struct {
 
 // group is the questions to the script that differ only in their keys.
 type group struct {
-	merged        // the first one
-	questions int // how many there are
+	merged        // the first of the questions
+	questions int // how many questions it has
 }
 
-// maxRequests is the most requests that are merged into one question. They share an entry. When units of one of them
-// are given back, the script replaces the entry by one for each of the others.
+// maxRequests is the most requests that are merged into one question. They share an entry, and to give back units of
+// one of them, the script replaces the entry by one for each of the others.
 const maxRequests = 250
 
 // Encode returns the keys and arguments of a call that asks the given questions.
@@ -98,8 +99,8 @@ func (b *batch) Encode(questions []*question) (keys, args []string) {
 	return b.keys, b.args[1:]
 }
 
-// firstGroup returns the index of the group to encode first: the largest group of plain questions, because the script
-// answers them faster if they come first, or group 0 if no question is plain.
+// firstGroup returns the index of the group to encode first. It is the largest group of plain questions, because the
+// script answers them faster if they come first, or group 0 if no question is plain.
 func (b *batch) firstGroup() int {
 	first := 0
 	for i := range b.groups {
@@ -145,7 +146,7 @@ func (b *batch) merge(q *question) {
 	})
 }
 
-// groupOf returns the index of a question's group. It adds the group if there is none yet.
+// groupOf returns the index of the group of a question. It adds the group if there is none yet.
 func (b *batch) groupOf(a *merged) int32 {
 	for i := range b.groups {
 		g := &b.groups[i]
@@ -203,7 +204,7 @@ func (b *batch) appendGroup(index int32) {
 	}
 }
 
-// text returns the digits of a number. It caches them, because most numbers are the same in each call.
+// text returns the digits of a number. It caches them, because most calls use the same numbers.
 func (b *batch) text(n int64) string {
 	text, found := b.texts[n]
 	if !found {
@@ -236,15 +237,15 @@ func (b *batch) resendArgs(word string) []string {
 	return b.args
 }
 
-// RetryFor returns how long after Encode the call may be sent again: half of the shortest window of the questions that
-// charge. The other half is left for the call to arrive. Once entries of an earlier attempt have expired, the script no
-// longer knows what that attempt has charged. If no question charges, there is no bound.
+// RetryFor returns for how long after Encode the call may be sent again. The script recognizes an earlier attempt only
+// until the entries of that attempt expire. So a call may be sent again for half of the shortest window of the
+// questions that charge, and the other half is left for it to arrive. If no question charges, there is no bound.
 func (b *batch) RetryFor() time.Duration { return b.shortestWindow / 2 }
 
 // Decode stores the answers in the callers' questions, and returns the questions that the script did not get to.
 func (b *batch) Decode(reply []rueidis.RedisMessage) (unanswered []*question, err error) {
 	if len(reply) != len(b.order) {
-		return nil, errors.New("as many answers as questions were expected")
+		return nil, errors.New("the numbers of answers and of questions differ")
 	}
 	b.unanswered = b.unanswered[:0]
 	receivedAt := b.now()

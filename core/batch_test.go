@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -48,42 +47,6 @@ func TestQuestionsShareCalls(t *testing.T) {
 		assert.True(t, o.Allowed)
 	}
 	assert.Equal(t, 3, g.charged("bob"))
-}
-
-// A panic in the user's client is an error, and leaves nothing waiting: not when the limiter is made, not in a call or
-// a probe.
-func TestPanicInAClient(t *testing.T) {
-	var panics atomic.Bool
-	mistake := func() {
-		if panics.Load() {
-			panic("in a hook")
-		}
-	}
-	client := redistest.Shared(t).Hooked(t, func(_ []string, send func() rueidis.RedisResult) rueidis.RedisResult {
-		mistake()
-		return send()
-	})
-	client.Masters = func() map[string]rueidis.Client {
-		mistake()
-		return client.Client.Nodes()
-	}
-	panics.Store(true)
-	limiter := newOver(t, client, WithPrefix(redistest.Prefix()), OnFailure(FailClosed))
-	limit := PerHour("a", 1000)
-	var all sync.WaitGroup
-	for range 20 {
-		all.Go(func() {
-			_, err := limiter.Allow(context.Background(), "ann", limit)
-			assert.ErrorIs(t, err, ErrUnavailable)
-			assert.ErrorContains(t, err, "the Redis client panicked: in a hook")
-		})
-	}
-	all.Wait()
-	panics.Store(false)
-	require.Eventually(t, func() bool {
-		d, err := limiter.Allow(context.Background(), "ann", limit)
-		return err == nil && d.Remaining == 999
-	}, 10*time.Second, time.Millisecond)
 }
 
 // Row 17 of "What got through": concurrent large costs admit what fits, and a queue that we make is no outage. Redis is

@@ -5,9 +5,8 @@ import (
 	"sync"
 )
 
-// call is what receipts need of one call of the script: its id, and which of its admissions are settled. It ensures
-// that each admission is settled only once, although there may be many copies of a Decision. It is safe for concurrent
-// use.
+// call is the part of a call of the script that receipts refer to: its id, and which of its admissions are settled. It
+// ensures that each admission is settled only once, although a Decision may be copied. It is safe for concurrent use.
 type call struct {
 	id string
 
@@ -15,16 +14,16 @@ type call struct {
 	settlements []settlement // few, because most calls are no longer referenced when a Decision is settled
 }
 
-// settlement is what one admission of a call is settled to.
+// settlement records the settling of one admission of a call.
 type settlement struct {
 	question, position int32
-	cost               int  // that was stated first
+	cost               int  // the first one that was recorded
 	confirmed          bool // Redis has confirmed it
 }
 
-// recordCost records what an admission has cost. It returns the cost that was stated first, which may have been charged
-// even if Redis did not answer, and whether Redis has confirmed it.
-func (c *call) recordCost(receipt receipt, cost int) (stated int, confirmed bool) {
+// recordCost records what an admission has cost, if this was not recorded before. It returns the recorded cost, which
+// may have been charged even if Redis did not answer, and whether Redis has confirmed it.
+func (c *call) recordCost(receipt receipt, cost int) (recorded int, confirmed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if s := c.find(receipt); s != nil {

@@ -10,21 +10,21 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// connection holds the Redis client, which was given to New or is made by Connect. Connect may have no client until
-// long after it has returned, because rueidis makes no client before Redis has answered. A connection is not one
-// network connection: those belong to the client.
+// connection holds the Redis client, which is either passed to New or made by Connect. Connect may have no client until
+// long after it has returned, because rueidis makes no client before Redis has answered. A connection is not a single
+// network connection: the client has those.
 type connection struct {
 	client    atomic.Pointer[rueidis.Client]
 	failure   atomic.Pointer[error] // why there is no client yet
 	dialStart time.Time             // when dial began
-	dialTime  atomic.Int64          // nanoseconds from dialStart to the first answer, if not the first attempt succeeded
+	dialTime  atomic.Int64          // nanoseconds from dialStart to the client; 0 if the first attempt succeeded
 
 	logger     *slog.Logger
-	stop       context.CancelFunc // stops keepTrying; nil if the client was given to New
+	stop       context.CancelFunc // stops keepTrying; nil if the client was passed to New
 	background sync.WaitGroup     // keepTrying and prepare
 }
 
-// newConnection returns a connection with a client that was given to New, which it does not close.
+// newConnection returns a connection with a client that was passed to New. It does not close the client.
 func newConnection(client rueidis.Client, logger *slog.Logger) *connection {
 	c := &connection{logger: logger}
 	c.setClient(client)
@@ -88,7 +88,7 @@ func (c *connection) get() (rueidis.Client, error) {
 	return nil, *c.failure.Load()
 }
 
-// timeWithoutClient returns how long there was no client.
+// timeWithoutClient returns how long there has been no client since dial began.
 func (c *connection) timeWithoutClient() time.Duration {
 	if c.client.Load() == nil {
 		return time.Since(c.dialStart)
@@ -96,7 +96,7 @@ func (c *connection) timeWithoutClient() time.Duration {
 	return time.Duration(c.dialTime.Load())
 }
 
-// close waits for the goroutines in the background. It closes the client unless it was given to New.
+// close waits for the background goroutines. It closes the client unless it was passed to New.
 func (c *connection) close() {
 	if c.stop != nil {
 		c.stop()

@@ -10,16 +10,16 @@ import (
 	"time"
 )
 
-// denials is the denial cache. It holds the requests that Redis would deny, and until when, so that they are denied
+// denials is the denial cache. It stores which requests Redis would deny, and until when, so that they are denied
 // without a call to Redis. Two requests are the same if they have the same key, limits and cost.
 //
 // The cache is exact: a full log stays full for every instance until its oldest entries expire, and a banned log denies
-// until the ban ends. Denials by a log whose units may be given back earlier are not cached. Nor are those that would
-// begin a ban if Redis was asked; see answer.denialTTL. There remain two cases in which a log has room earlier than the
-// cache assumes. The first is a Reset, or the first time that units of a log are given back. The cache notices those of
-// this Limiter at once, and those of other instances within ttl. The second is that the clocks disagree, because
-// Redis's clock was stepped forward or this process was suspended, which Go's monotonic clock does not count. That also
-// lasts no longer than ttl.
+// until the ban ends. Denials by a log whose units may be given back earlier are not cached, nor are denials of
+// requests for which Redis would begin a ban: see answer.denialTTL. A log can have room earlier than the cache assumes
+// in two cases. In the first, Reset was called, or units of the log were given back for the first time. The cache
+// notices this at once if this Limiter did it, and within ttl if another instance did. In the second case the clocks
+// disagree, because Redis's clock was stepped forward or this process was suspended, which Go's monotonic clock does
+// not count. This lasts no longer than ttl either.
 //
 // The cache is a set-associative table of fixed size. The hash of a key selects a set of four ways, which hold the
 // denials of all keys of that set. A denial that is overwritten by another costs one call to Redis. Reading takes no
@@ -48,7 +48,7 @@ type denial struct {
 	decision   Decision      // as of receivedAt
 }
 
-// newDenials returns a cache for so many denials, rounded up to whole sets. 0 turns it off.
+// newDenials returns a cache with room for entries denials, rounded up to whole sets. With 0 it is off.
 func newDenials(entries int, ttl time.Duration) *denials {
 	d := &denials{ttl: ttl}
 	if entries > 0 {
@@ -67,7 +67,8 @@ func (d *denials) set(hash uint64) *denialSet {
 	return &d.sets[i]
 }
 
-// find returns the denial that Redis would give now, or nil if the cache does not have it. The hash is the key's.
+// find returns the denial that Redis would give now, or nil if it is not in the cache. The hash must be that of the
+// key.
 func (d *denials) find(hash uint64, now time.Duration, key string, cost int, limits []Limit) *denial {
 	set := d.set(hash)
 	if set == nil {
@@ -81,22 +82,22 @@ func (d *denials) find(hash uint64, now time.Duration, key string, cost int, lim
 	return nil
 }
 
-// matches reports whether the denial is of the same request. One with another Max or another cost is not the same,
-// although it is about the same logs, because they have room for it at another time.
+// matches reports whether the denial is of the same request. Requests with another Max or cost are not the same,
+// although they use the same logs, because the logs have room for them at other times.
 func (e *denial) matches(key string, cost int, limits []Limit) bool {
 	return e.cost == cost && e.key == key && slices.Equal(e.limits, limits)
 }
 
-// setDecision sets d to the denial as it is now. It copies once, because decisions are large.
+// setDecision sets d to the denial as it is now. It copies the decision only once, because it is large.
 func (e *denial) setDecision(d *Decision, now time.Duration) {
 	*d = e.decision
 	d.age = max(0, now-e.receivedAt) // the reply may have come after now was read
 	d.RetryAfter, d.ResetAfter = max(0, d.RetryAfter-d.age), max(0, d.ResetAfter-d.age)
 }
 
-// store caches the denial of a request. The call that it follows from was sent at sentAt, and its reply has come now.
-// The ttl counts from when Redis answered. The hash is the key's, and generation is what the method generation returned
-// before the call.
+// store caches the denial of a request, which follows from the reply to a call. The call was sent at sentAt, and the
+// reply came at now. The ttl counts from the time at which Redis answered, which is between the two. The hash must be
+// that of the key, and generation what the method generation returned before the call.
 func (d *denials) store(
 	hash, generation uint64, sentAt, now time.Duration, key string, cost int, limits []Limit, decision Decision,
 	ttl time.Duration,
@@ -107,7 +108,7 @@ func (d *denials) store(
 	}
 	states := decision.States()
 	e := &denial{
-		key:        strings.Clone(key), // since key may be a substring of a whole request
+		key:        strings.Clone(key), // because key may be a substring of a whole request
 		cost:       cost,
 		limits:     slices.Clone(limits),
 		until:      sentAt + lessDrift(min(ttl, d.ttl)),
@@ -125,8 +126,8 @@ func (d *denials) store(
 	}
 }
 
-// wayFor returns the way in which to store a denial: the one that holds the previous denial of the same request, else
-// an empty one, else the one whose denial ends first.
+// wayFor returns the way in which to store a denial. It is the way with the previous denial of the same request, or
+// else an empty one, or else the way whose denial ends first.
 func (s *denialSet) wayFor(e *denial) *atomic.Pointer[denial] {
 	way, until := &s.ways[0], time.Duration(math.MaxInt64)
 	for i := range s.ways {
@@ -142,12 +143,11 @@ func (s *denialSet) wayFor(e *denial) *atomic.Pointer[denial] {
 	return way
 }
 
-// lessDrift returns how much time may pass on this process's clock so that no more than d passes on Redis's clock
-// meanwhile. NTP corrects a clock by 500 parts per million at most, and both clocks may be corrected, in opposite
-// directions.
+// lessDrift returns how much time may pass on this process's clock so that at most d passes on Redis's clock. NTP
+// corrects a clock by at most 500 parts per million, and it may correct both clocks, in opposite directions.
 func lessDrift(d time.Duration) time.Duration { return d - d/1000 }
 
-// generation returns a number to give to store after a call that is about to be sent. It changes when invalidate is
+// generation returns the number to pass to store after a call that is about to be sent. It changes when invalidate is
 // called for a key of the same set.
 func (d *denials) generation(hash uint64) uint64 {
 	if set := d.set(hash); set != nil {
@@ -156,7 +156,7 @@ func (d *denials) generation(hash uint64) uint64 {
 	return 0
 }
 
-// invalidate removes the denials of a key, and keeps store from caching the denials of calls that are in flight.
+// invalidate removes the denials of a key, and keeps store from caching denials by calls that are in flight.
 func (d *denials) invalidate(hash uint64, key string) {
 	set := d.set(hash)
 	if set == nil {

@@ -6,17 +6,17 @@ import (
 	"sort"
 )
 
-// details holds what the times of a log do not show. A log has details while an entry weighs more than one unit or is
-// settled, while a sequence number differs from the entry's rank among the entries of the same time, which a refund can
-// cause, and for a window after the log was cleared.
+// details holds what the times of a log do not show. A log has details if an entry has more than one unit or is
+// settled, if the sequence number of an entry is not its rank among the entries of the same time, as after a refund, or
+// if the log was cleared within the last window.
 type details struct {
 	entries    []detail
 	base       uint64      // the sum of the entry before the oldest one
 	surcharges []surcharge // those that have not expired, oldest first
-	cleared    entryID     // the last admission before the log was cleared; zero time if never
+	cleared    entryID     // the last admission before the log was cleared; its time is math.MinInt64 if it never was
 }
 
-// detail describes one entry. The sum is the units of the entry and of all before it, so that a binary search finds the
+// detail describes one entry. The sum is the units of the entry and of all before it. So a binary search finds the
 // entry that holds a given unit. Sums may overflow, because only their differences are used.
 type detail struct {
 	sum     uint64
@@ -24,7 +24,7 @@ type detail struct {
 	settled bool // the admission is settled, or the entry is a surcharge
 }
 
-// surcharge is an entry for what a request has cost beyond what it was charged.
+// surcharge is an entry for what a request has cost beyond its charge.
 type surcharge struct {
 	id entryID // of the request
 	at int64   // the time of the surcharge
@@ -41,8 +41,8 @@ func (r *ring) units() int {
 	return int(r.sum(r.count-1) - r.details.base)
 }
 
-// impliesSeq reports whether, in a log without details, the next entry's rank among the entries of its time will be its
-// sequence number.
+// impliesSeq reports whether seq is the rank that the next entry will have among the entries of its time, in a log
+// without details.
 func (r *ring) impliesSeq(now int64, seq uint32) bool {
 	if now != r.newest {
 		return seq == 0
@@ -50,7 +50,7 @@ func (r *ring) impliesSeq(now int64, seq uint32) bool {
 	return seq == r.lastSeq+1 && !r.lastRemoved
 }
 
-// impliedSeq returns the rank of entry i among the entries of its time, given that of the previous entry.
+// impliedSeq returns the rank of entry i among the entries of its time. The rank of the previous entry is previous.
 func (r *ring) impliedSeq(i int, previous uint32) uint32 {
 	if i == 0 || r.at(i) != r.at(i-1) {
 		return 0
@@ -58,7 +58,7 @@ func (r *ring) impliedSeq(i int, previous uint32) uint32 {
 	return previous + 1
 }
 
-// addDetails adds details to a log whose entries have one unit each and implied sequence numbers.
+// addDetails adds details to a log, whose entries have one unit each and sequence numbers that are their ranks.
 func (r *ring) addDetails() {
 	r.details = &details{entries: make([]detail, r.capacity()), cleared: entryID{at: math.MinInt64}}
 	seq := uint32(0)
@@ -96,7 +96,7 @@ func (r *ring) knowsSettled(id entryID, cutoff int64) bool {
 		return r.settled(i)
 	}
 	if d := r.details; d != nil {
-		if slices.ContainsFunc(d.surcharges, func(a surcharge) bool { return a.id == id }) {
+		if slices.ContainsFunc(d.surcharges, func(s surcharge) bool { return s.id == id }) {
 			return true
 		}
 		if id.at < d.cleared.at || id.at == d.cleared.at && id.seq <= d.cleared.seq {

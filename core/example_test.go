@@ -25,7 +25,7 @@ func Example() {
 	send := func(ctx context.Context) error {
 		decision, err := limiter.Allow(ctx, "user:42", core.PerMinute("send", 3))
 		if err != nil {
-			return err // no decision: the call makes no sense, or its context was cancelled
+			return err // no decision: an argument is invalid, or the context was cancelled
 		}
 		if !decision.Allowed {
 			return fmt.Errorf("try again in %v", decision.RetryAfter)

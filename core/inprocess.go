@@ -11,15 +11,15 @@ import (
 	"github.com/puzpuzpuz/xsync/v4"
 )
 
-// inProcess keeps logs in memory, and decides as the script does. There are no leases, because the logs end with the
-// process: a request counts under an InFlight limit until it is released.
+// inProcess keeps logs in memory, and decides as the script does. It needs no leases, because the logs end with the
+// process: under an InFlight limit, a request counts until it is released.
 type inProcess struct {
-	storeID uint64    // in the receipts of the requests that it admits
+	storeID uint64    // identifies these logs in receipts
 	start   time.Time // times are microseconds since then, on Go's monotonic clock
 	seed    maphash.Seed
-	// shards hold the logs by key. The hash of the key selects the shard. A map delays new keys while it is resized:
-	// one map of all keys by 200 ms at 1.5 million keys and by more than a second at 4 million, a shard by a 64th of
-	// that.
+	// shards hold the logs by key. The hash of the key selects the shard. A map delays new keys while it is resized. A
+	// single map would delay them by 200 ms at 1.5 million keys, and by more than a second at 4 million. A shard delays
+	// them by a 64th of that.
 	shards      [64]*xsync.Map[string, *keyLogs]
 	stop        chan struct{}
 	sweeperDone chan struct{} // closed when the sweeper has returned
@@ -77,8 +77,8 @@ func (p *inProcess) sweepUntilClose() {
 	}
 }
 
-// sweep deletes idle logs, and keys that have no others. Since now is not in the future, each admission after a log was
-// deleted has a later time than all entries that the log ever held.
+// sweep deletes idle logs, and keys that have no other logs. Because now is not in the future, every later admission
+// has a later time than all entries of the deleted logs.
 func (p *inProcess) sweep(now int64) {
 	for _, shard := range p.shards {
 		shard.DeleteMatching(func(_ string, k *keyLogs) (idle, stop bool) {
@@ -95,7 +95,8 @@ func (p *inProcess) sweep(now int64) {
 
 func (p *inProcess) now() int64 { return time.Since(p.start).Microseconds() }
 
-// lock locks and returns the logs of a key. If there are none, it makes them if create is true, and else returns nil.
+// lock locks and returns the logs of a key. If there are none, it creates them if create is true, and otherwise returns
+// nil.
 func (p *inProcess) lock(key string, create bool) *keyLogs {
 	shard := p.shard(key)
 	for {
@@ -125,7 +126,8 @@ func (p *inProcess) allow(d *Decision, key string, cost int, limits []Limit) {
 	}
 }
 
-// settle charges a request what it has cost instead of the cost in its receipt. None of the limits may be InFlight.
+// settle changes the charge of a request from the cost in its receipt to the given cost. None of the limits may be
+// InFlight.
 func (p *inProcess) settle(receipt receipt, cost int, limits []State) error {
 	k := p.lock(receipt.key, cost > receipt.cost)
 	if k == nil {

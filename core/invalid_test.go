@@ -110,7 +110,7 @@ func TestInvalidConstruction(t *testing.T) {
 		"timeout of 0s: it must be at least 1ms":                                   WithTimeout(0),
 		"timeout of -1s: it must be at least 1ms":                                  WithTimeout(-time.Second),
 		"timeout of 999.999µs: it must be at least 1ms":                            WithTimeout(time.Millisecond - 1),
-		"nil logger: to hear nothing use slog.New(slog.DiscardHandler)":            WithLogger(nil),
+		"nil logger: to log nothing, use slog.New(slog.DiscardHandler)":            WithLogger(nil),
 	} {
 		_, err := NewInProcess(opt)
 		assert.ErrorIs(t, err, ErrInvalid)
@@ -139,8 +139,8 @@ func TestInvalidURLs(t *testing.T) {
 		{"redis://ann:hunter2@localhost:6379/-1", "number of a database"},
 		{"redis://ann:hunter2@localhost:6379/0/1", "number of a database"},
 		{"redis://ann:1?hunter2@localhost", "unknown parameter"},
-		{"redis://localhost?dial_timeout=hunter2", "a value it cannot have"},
-		{"redis://localhost?pool_size=3", "unknown parameter: known are addr,"},
+		{"redis://localhost?dial_timeout=hunter2", "an invalid value"},
+		{"redis://localhost?pool_size=3", "unknown parameter: the known ones are addr,"},
 		{"redis:localhost:6379", "needs two slashes"},
 		{"redis://:12#hunter2@localhost:6379", "has a # in it"},
 		{"redis://localhost:6379#", "has a # in it"},

@@ -8,15 +8,16 @@ import (
 	"sync"
 )
 
-// keyLogs is the logs of one key. They share one lock, so that one step decides a call under several limits.
+// keyLogs is the logs of one key. They share a lock, so that a call under several limits is decided in one step.
 type keyLogs struct {
 	mu     sync.Mutex
-	inline [1]ring // the array of logs while there is one log, as for most keys
+	inline [1]ring // the array of logs as long as there is only one, as for most keys
 	logs   []ring
-	// The size is a multiple of a cache line. The first line has what each call writes.
+	// The size of a keyLogs is a multiple of a cache line. The first line holds what each call writes.
 }
 
-// deleted reports whether the sweeper has deleted k from the map. A caller that has loaded k before must load again.
+// deleted reports whether the sweeper has deleted k from the map. A caller that loaded k before that must load the key
+// again.
 func (k *keyLogs) deleted() bool { return k.logs != nil && len(k.logs) == 0 }
 
 // allow decides a request, as the verb admit of the script does.
@@ -24,7 +25,7 @@ func (k *keyLogs) allow(d *Decision, now int64, cost int, limits []Limit) {
 	var buffer [4]int
 	indexes, allowed := k.checkRoom(buffer[:0], now, cost, limits)
 	if allowed {
-		seq := uint32(0) // that no other admission of this time has in any of the logs
+		seq := uint32(0) // unused by the admissions of this time in all of the logs
 		for i := range limits {
 			if indexes[i] < 0 {
 				indexes[i] = k.addLog(&limits[i])
@@ -48,8 +49,8 @@ func (k *keyLogs) peek(d *Decision, now int64, limits []Limit) {
 	k.setDecision(d, allowed, now, 1, limits, indexes)
 }
 
-// checkRoom appends the index of each limit's log to indexes, or -1 if there is none. It reports whether all of the
-// logs have room for cost units.
+// checkRoom appends the index of each limit's log to indexes, or -1 if the limit has no log. It reports whether all of
+// the logs have room for cost units.
 func (k *keyLogs) checkRoom(indexes []int, now int64, cost int, limits []Limit) (_ []int, room bool) {
 	room = true
 	for i := range limits {
@@ -66,7 +67,7 @@ func (k *keyLogs) checkRoom(indexes []int, now int64, cost int, limits []Limit) 
 	return indexes, room
 }
 
-// beginBans bans those logs that have no room for a request that was denied, if their limits have a Ban.
+// beginBans bans the logs that had no room for a denied request, if their limits have a Ban.
 func (k *keyLogs) beginBans(now int64, cost int, limits []Limit, indexes []int) {
 	for i := range limits {
 		if limit := &limits[i]; limit.Ban > 0 && indexes[i] >= 0 {
@@ -94,7 +95,7 @@ func (k *keyLogs) addLog(limit *Limit) int {
 	}
 	if len(k.logs) == len(k.inline) {
 		k.logs = slices.Grow(k.logs, 1)
-		k.inline[0] = ring{} // or it would keep its times in memory
+		k.inline[0] = ring{} // frees the times that the log had before it was moved
 	}
 	k.logs = append(k.logs, ring{
 		newest: math.MinInt64, name: strings.Clone(limit.Name), window: limit.Window, inFlight: limit.InFlight,
@@ -102,7 +103,7 @@ func (k *keyLogs) addLog(limit *Limit) int {
 	return len(k.logs) - 1
 }
 
-// setDecision sets a decision and the states of the logs after it.
+// setDecision sets d to a decision, with the states of the limits after it.
 func (k *keyLogs) setDecision(d *Decision, allowed bool, now int64, cost int, limits []Limit, indexes []int) {
 	if len(limits) == 1 {
 		d.Allowed, d.Source = allowed, SourceInProcess
@@ -118,7 +119,7 @@ func (k *keyLogs) setDecision(d *Decision, allowed bool, now int64, cost int, li
 	d.receipt = receipt
 }
 
-// state sets the state of a limit, whose log has the index i.
+// state sets the state of a limit. Its log has the index i, or the limit has no log if i is -1.
 func (k *keyLogs) state(s *State, i int, now int64, cost int, limit *Limit) {
 	s.Limit = *limit
 	if i < 0 {
@@ -168,7 +169,7 @@ func (k *keyLogs) release(receipt receipt, limits []Limit) {
 	}
 }
 
-// reset clears the logs of limits. The sweeper deletes them once no admission can be mistaken for one that they held.
+// reset clears the logs of limits. The sweeper deletes them later: see ring.idle.
 func (k *keyLogs) reset(limits []Limit) {
 	for i := range limits {
 		if found := k.find(&limits[i]); found >= 0 {
@@ -177,7 +178,7 @@ func (k *keyLogs) reset(limits []Limit) {
 	}
 }
 
-// maxUnits is the most units that a log may hold. It is more than any Max. In Redis, larger numbers are not exact.
+// maxUnits is the most units that a log may hold, which is more than any Max. In Redis, larger numbers are not exact.
 const maxUnits = min(1<<53-1, math.MaxInt)
 
 var errTooManyUnits = errors.New("the log would hold more units than can be counted")

@@ -4,10 +4,13 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,8 +23,8 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// renewals is a Redis that only notes what is renewed, and when.
-type renewals struct {
+// renewed is a Redis that only notes what is renewed, and when.
+type renewed struct {
 	mu    sync.Mutex
 	start time.Time
 	last  map[string]time.Duration
@@ -29,9 +32,9 @@ type renewals struct {
 	calls int
 }
 
-func (r *renewals) now() time.Duration { return time.Since(r.start) }
+func (r *renewed) now() time.Duration { return time.Since(r.start) }
 
-func (r *renewals) renew(_ string, members []string, _ []Limit) bool {
+func (r *renewed) renew(_ string, members []string, _ []Limit) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.calls++
@@ -47,9 +50,9 @@ func (r *renewals) renew(_ string, members []string, _ []Limit) bool {
 // with few calls, and only until it ends; and nothing runs while nothing is held.
 func TestLeasesAreRenewedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		redis := &renewals{start: time.Now(), last: map[string]time.Duration{}}
+		redis := &renewed{start: time.Now(), last: map[string]time.Duration{}}
 		closing := make(chan struct{})
-		leases := newLeases(redis.renew, redis.now, closing)
+		leases := newLeases(redis.renew, func(string) int { return 0 }, redis.now, closing)
 		calls := make([]*call, 300)
 		for n := range calls {
 			calls[n] = &call{id: fmt.Sprint("id", n)}
@@ -129,6 +132,46 @@ func TestLeasesAreRenewedInTime(t *testing.T) {
 	})
 }
 
+// On a clock of the test's: one server hangs, with many leases of which each renewal takes longer than the lease before it
+// fails. The leases on another server are renewed in time, and few renewals wait at once.
+func TestHangingServerDelaysNoOtherRenewals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		redis := &renewed{start: time.Now(), last: map[string]time.Duration{}}
+		closing := make(chan struct{})
+		var waiting, most atomic.Int64
+		renew := func(key string, members []string, limits []Limit) bool {
+			if key != "fine" {
+				most.Store(max(most.Load(), waiting.Add(1)))
+				defer waiting.Add(-1)
+				time.Sleep(10 * time.Second)
+				return false
+			}
+			return redis.renew(key, members, limits)
+		}
+		server := func(key string) int { return strings.Index("fine", key) } // 0, or -1 for the one that hangs
+		leases, limit := newLeases(renew, server, redis.now, closing), []Limit{InFlight("f", 1000, time.Second)}
+		hold := func(key string) (entry string) {
+			paid := receipt{key: key, cost: 1, call: &call{id: key + fmt.Sprint(len(leases.held))}, question: 1}
+			leases.add(paid, limit, redis.now())
+			return paid.entry()
+		}
+		for n := range 1000 {
+			hold(fmt.Sprint("hangs", n))
+		}
+		fine := hold("fine")
+		for range 1000 {
+			time.Sleep(77 * time.Millisecond)
+			redis.mu.Lock()
+			since := redis.now() - redis.last[fine]
+			redis.mu.Unlock()
+			require.LessOrEqual(t, since, limit[0].Window*2/5)
+		}
+		assert.EqualValues(t, renewsAtOnce, most.Load())
+		close(closing)
+		leases.close()
+	})
+}
+
 // A handler may run for longer than its lease, and whatever it costs.
 func TestLeasesAreRenewed(t *testing.T) {
 	t.Parallel()
@@ -171,12 +214,13 @@ func TestReleasesWhileRenewing(t *testing.T) {
 			}
 			leases.mu.Lock()
 			for _, held := range leases.held {
-				held.due = 0
+				if held.due < math.MaxInt64 { // it is not being renewed
+					held.due = 0
+				}
 			}
 			leases.mu.Unlock()
-			groups, _, some := leases.due()
-			leases.renewAll(groups)
-			if some {
+			time.Sleep(50 * time.Microsecond)
+			if _, some := leases.renewDue(); some {
 				leases.mu.Lock()
 				leases.running = true
 				leases.mu.Unlock()

@@ -9,25 +9,26 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// Limiter admits requests under limits that each call names. Make one with Connect, New or NewInProcess, share it
-// between all handlers, and Close it at the end. It is safe for concurrent use. The zero Limiter is not usable.
+// Limiter admits requests under limits that each call names. Create one with Connect, New or NewInProcess, share it
+// between all handlers, and call Close when the service shuts down. A Limiter is safe for concurrent use. The zero
+// Limiter is not usable.
 //
-// Most callers want Allow.
+// Most callers should use Allow.
 type Limiter struct {
-	redis     *redisLogs // nil if the logs are in this process
-	inProcess *inProcess // the logs, or those that stand in for Redis
+	redis     *redisLogs // nil without Redis
+	inProcess *inProcess // used without Redis, and under FailLocal
 	policy    FailurePolicy
 	dryRun    bool
-	// provisional is set in views whose charges may be given back.
+	// provisional is true in views for charges that are often given back.
 	provisional bool
 	logger      *slog.Logger
-	metrics     *metrics      // nil if nothing is measured
-	waitQueues  *waitQueues   // of callers of Wait
+	metrics     *metrics // nil if nothing is measured
+	waitQueues  *waitQueues
 	closed      *atomic.Bool  // shared with all views
 	closing     chan struct{} // closed by Close
 }
 
-// newLimiter returns a Limiter on a connection to Redis, which may be nil.
+// newLimiter returns a Limiter. The connection is nil without Redis.
 func newLimiter(connection *connection, c config) (*Limiter, error) {
 	l := &Limiter{
 		inProcess: newInProcess(), policy: c.policy, logger: c.logger, waitQueues: newWaitQueues(c),
@@ -51,16 +52,16 @@ func newLimiter(connection *connection, c config) (*Limiter, error) {
 	return l, nil
 }
 
-// New makes a Limiter on a client of the caller's own: for one Redis, for Sentinel or for Redis Cluster, with TLS and
-// credentials, as rueidis connects to them. Close does not close the client.
+// New returns a Limiter that uses client, which may be connected to a single server, to Sentinel or to Redis Cluster.
+// Close does not close the client.
 //
-// ClientOption has the settings that keep a client exact and fast to give up, and Connect uses them. With other
-// settings, leave ConnLifetime zero, because rueidis sends commands again when it replaces a connection, and leave
-// SendToReplicas unset: New can see neither. No request waits for the client to make a connection or to give up. The
-// Limiter's own goroutines do.
+// Make the client from the result of ClientOption, whose settings keep a Limiter exact and make it notice failures
+// early. If you use other settings, leave ConnLifetime zero, because rueidis sends commands again when it replaces a
+// connection, and do not set SendToReplicas. New cannot check either. No request waits while the client connects or
+// gives up; only the Limiter's own goroutines do.
 //
-// If Redis does not answer, New returns no error and does not wait: OnFailure decides calls until Redis answers. An
-// error wraps ErrInvalid, or is the meter provider's.
+// New does not wait for Redis. If Redis does not answer, New returns no error, and the policy that OnFailure sets
+// decides requests until Redis answers. A returned error wraps ErrInvalid or comes from the meter provider.
 func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
 	if client == nil {
 		return nil, invalid("no Redis client: use core.Connect(url), or core.NewInProcess() to run without Redis")
@@ -72,19 +73,19 @@ func New(client rueidis.Client, opts ...Option) (*Limiter, error) {
 	return newLimiter(newConnection(client, c.logger), c)
 }
 
-// Connect makes a Limiter on the Redis at a URL:
+// Connect returns a Limiter that uses the Redis at a URL:
 //
-//	redis://user:password@host:6379/0           one Redis, database 0; everything but the host may be left out
+//	redis://user:password@host:6379/0           one server, database 0; only the host is required
 //	rediss://host:6379                          the same with TLS
 //	redis://host1:6379?addr=host2:6379          Redis Cluster, found through any of its nodes
 //	redis://host1:26379?addr=host2:26379&master_set=mymaster   Sentinel
 //
-// Further parameters are those of rueidis.ParseURL. Close closes the client. With an empty URL, Connect makes an
-// in-process Limiter, as NewInProcess does.
+// Other parameters are those of rueidis.ParseURL. Close closes the connections. If the URL is empty, Connect returns an
+// in-process Limiter, like NewInProcess.
 //
-// If Redis does not answer, Connect returns no error. It waits for a few seconds at most, goes on trying in the
-// background, and OnFailure decides calls until Redis answers. An error wraps ErrInvalid, or is the meter provider's.
-// It quotes nothing of the URL.
+// If Redis does not answer, Connect returns no error. It waits for a few seconds at most, and keeps trying in the
+// background. The policy that OnFailure sets decides requests until Redis answers. A returned error wraps ErrInvalid or
+// comes from the meter provider. It quotes no part of the URL.
 func Connect(url string, opts ...Option) (*Limiter, error) {
 	if url == "" {
 		return NewInProcess(opts...)
@@ -100,14 +101,14 @@ func Connect(url string, opts ...Option) (*Limiter, error) {
 	return newLimiter(dial(option, c.logger), c)
 }
 
-// NewInProcess makes a Limiter that keeps the same exact logs in this process's memory: for a single instance, for
-// development and for tests. An error wraps ErrInvalid, or is the meter provider's.
+// NewInProcess returns a Limiter that keeps the same exact logs in the memory of this process. It is for services with
+// a single instance, for development and for tests. A returned error wraps ErrInvalid or comes from the meter provider.
 //
-// An admitted request takes 4 to 16 bytes until it leaves the window, and twice that if the window is longer than 71
-// minutes. Each request takes 16 to 64 bytes more in a log with requests that cost more than one unit or are settled,
-// and in a log in which some of the requests of one microsecond were given back. A request takes the same whatever it
-// costs, twice that if it has cost more than it was charged first, and nothing once it is refunded. A key takes about
-// 200 bytes while it has any requests.
+// An admitted request takes 4 to 16 bytes until it leaves the window, and twice that in windows longer than 71 minutes.
+// It takes 16 to 64 bytes more in logs with requests that cost more than one unit or were settled, and in logs in which
+// some of the requests of the same microsecond were given back. The amount does not depend on the cost. A request that
+// Settle has charged more takes twice the memory, and a refunded request none. A key takes about 200 bytes while it has
+// any requests.
 func NewInProcess(opts ...Option) (*Limiter, error) {
 	c, err := configure(opts)
 	if err != nil {
@@ -116,34 +117,35 @@ func NewInProcess(opts ...Option) (*Limiter, error) {
 	return newLimiter(nil, c)
 }
 
-// DryRun returns a view of l that decides and counts, but allows everything, to show what limits would do. A denial
-// that it lets pass is marked in Decision.DryRun and in the metrics. Requests that got no decision under FailClosed
-// pass too.
+// DryRun returns a view of l that decides and counts, but allows everything, to show what limits would do.
+// Decision.DryRun and the metrics mark denials that it lets pass. Requests that get no decision under FailClosed pass
+// too.
 func (l *Limiter) DryRun() *Limiter {
-	other := *l
-	other.dryRun = true
-	other.metrics.expect(other.policy, other.dryRun)
-	return &other
+	view := *l
+	view.dryRun = true
+	view.metrics.expect(view.policy, view.dryRun)
+	return &view
 }
 
-// Provisional returns a view of l for requests whose charge is often given back, by Settle or Refund. From the first
-// charge that this view makes to a log until the log is empty, no instance remembers that the log is full. So a request
-// is admitted as soon as there is room, whichever instance has given units back, and each denial is a call to Redis. A
-// log of which units have been given back is treated the same way. Without Provisional, other instances notice the
-// first time after the time that WithDenialCache sets.
+// Provisional returns a view of l for requests whose charges are often given back, by Settle or Refund. After this view
+// has charged a log, no instance caches denials by the log until the log is empty. So a request is admitted as soon as
+// there is room, no matter which instance gave units back, and each denial takes a call to Redis.
+//
+// Once units of a log are given back through another view, the log is treated in the same way. But the first time,
+// other instances may notice this only after the time that WithDenialCache sets.
 func (l *Limiter) Provisional() *Limiter {
-	other := *l
-	other.provisional = true
-	return &other
+	view := *l
+	view.provisional = true
+	return &view
 }
 
-// Logger returns the logger that WithLogger has set, for packages that build on this one.
+// Logger returns the logger that WithLogger has set. It is for packages that build on this one.
 func (l *Limiter) Logger() *slog.Logger { return l.logger }
 
-// Close releases what the Limiter holds: its connections if Connect made them, and its memory if it is in-process.
-// Later calls return ErrUnavailable. Close waits for calls in flight, so a client that was given to New can be closed
-// after it. If Redis hangs, Close returns within the timeout and a second, and calls in flight end when the client
-// gives up. Calling it again does nothing. The error is always nil.
+// Close closes the connections that Connect has made, and frees the logs in this process. Later calls return
+// ErrUnavailable. Close waits for calls in flight, so a client that was passed to New can be closed after it. If Redis
+// hangs, Close returns a second after the timeout at the latest, and the remaining calls end when the client gives up.
+// Closing a view closes the Limiter and all its views. Further calls of Close do nothing. The error is always nil.
 func (l *Limiter) Close() error {
 	if l.closed.Swap(true) {
 		return nil

@@ -17,25 +17,26 @@ import (
 //
 //	exactlimit.decisions             {decision}  by exactlimit.limit, exactlimit.outcome and exactlimit.source
 //	exactlimit.decisions.near_limit  {decision}  admissions that leave less than a fifth of Max, by exactlimit.limit
-//	exactlimit.exempt                {request}   that adapters admitted without a decision, by their option Exempt
-//	exactlimit.redis.call.duration   s           of each call; of a failed one by error.type: a code or "connection"
+//	exactlimit.exempt                {request}   that adapters let pass without a decision, by their option Exempt
+//	exactlimit.redis.call.duration   s           of each call; of failed calls by error.type: a code or "connection"
 //	exactlimit.redis.call.requests   {request}   in each call
 //	exactlimit.redis.timeouts        {request}   that Redis did not decide in time
 //	exactlimit.redis.open_breakers   {breaker}   circuit breakers open now: of one Redis, or of each master of a cluster
-//	exactlimit.denial_cache.size     {denial}    denials remembered now
+//	exactlimit.denial_cache.size     {denial}    denials cached now
 //	exactlimit.outage.duration       s           time in which a circuit breaker was open
 //
-// The outcome is allowed or denied; banned for a denial because of a ban; dry_run for a denial that a dry run let pass;
-// or unavailable if Redis failed under FailClosed. The source is that of Source.String: "none" for unavailable, and
-// "denial-cache" for a denial without a call. A call under several limits counts once, for the limit that decided, or
-// for the first if the outcome is unavailable.
+// The outcome is allowed, denied, banned for a denial because of a ban, dry_run for a denial that a dry run let pass,
+// or unavailable if Redis failed under FailClosed. The source is the text of Source.String, such as "denial-cache" for
+// a denial without a call, and "none" if the outcome is unavailable. A call under several limits counts once, for the
+// decisive limit, or for the first limit if the outcome is unavailable.
 //
-// The name of a limit appears with its first decision, with counts of 0 for all other outcomes. All other counts start
-// at 0 with the Limiter. Names beyond the first 190 are counted as "other". No attribute holds a key.
+// The series of a limit appear with its first decision, and with counts of 0 for other outcomes. All other counts start
+// at 0 when the Limiter is made. Names of limits beyond the first 190 are counted as "other". No attribute contains a
+// key.
 //
-// Limiters may share a provider: each metric is then their sum. A closed Limiter stays in the sum with what it has
-// counted, so no count falls. The Limiter's own goroutines use the provider too, so a panic of the provider ends the
-// process.
+// Limiters may share a provider. Each metric is then their sum. A closed Limiter stays in the sum with what it has
+// counted, so that no count falls. The Limiter's own goroutines use the provider too, so a panic of the provider ends
+// the process.
 func WithMeterProvider(provider metric.MeterProvider) Option {
 	return func(c *config) error {
 		if provider == nil {
@@ -49,8 +50,8 @@ func WithMeterProvider(provider metric.MeterProvider) Option {
 // metrics holds what a Limiter and its views have counted, for the meter provider to collect, and records calls to
 // Redis.
 //
-// Several Limiters may observe the same instruments. OpenTelemetry's SDK adds what they observe of counters, and of
-// UpDownCounters. Of gauges it would keep the last value, so there are none.
+// Several Limiters may observe the same instruments. OpenTelemetry's SDK adds up what they observe for counters and
+// UpDownCounters. For gauges it would keep only the last value, so there are none.
 type metrics struct {
 	limits   *xsync.Map[string, *counts] // by name
 	hasRedis bool
@@ -70,11 +71,11 @@ type redisState struct {
 	outage       time.Duration // how long at least one breaker was open, in total
 }
 
-// maxCounted is how many names of limits have counts of their own. A name has up to ten series, because the denials of
-// a limit with a Ban are bans, and OpenTelemetry's SDK keeps 2,000 series unless it is configured otherwise.
+// maxCounted is how many limits, by name, have counts of their own. A limit has up to ten series, because the denials
+// of a limit with a Ban are bans. OpenTelemetry's SDK keeps 2,000 series unless it is configured otherwise.
 const maxCounted = 190
 
-// The outcomes of decisions.
+// Outcomes of decisions.
 const (
 	outcomeAllowed = iota
 	outcomeDenied
@@ -101,14 +102,14 @@ func (d *Decision) outcome() int {
 
 const sources = int(SourceFailOpen) + 1
 
-// denialCells has a bit for each cell that counts denials. The cells of bans follow them.
+// denialCells has a bit for each cell that counts denials. The cells that count bans follow them.
 const denialCells uint32 = (1<<sources - 1) << (outcomeDenied * sources)
 
 // cellOf returns the index of the cell that counts an outcome by a source.
 func cellOf(outcome int, s Source) int { return outcome*sources + int(s) }
 
-// counts is what was counted under one limit. A cell's counter takes memory for each processor, so it is made when it
-// first counts something.
+// counts is what was counted under one limit. A cell's counter takes memory for each processor, so it is made when the
+// cell first counts something.
 type counts struct {
 	cells      [outcomes * sources]atomic.Pointer[xsync.Counter]
 	attributes [outcomes * sources]metric.ObserveOption
@@ -126,35 +127,35 @@ func newMetrics(meter metric.Meter, hasRedis bool) (*metrics, error) {
 			failed = err
 		}
 	}
-	counted := func(name, unit, about string) metric.Int64ObservableCounter {
-		c, err := meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(about))
+	observableCounter := func(name, unit, description string) metric.Int64ObservableCounter {
+		c, err := meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(description))
 		keepFirst(err)
 		return c
 	}
-	current := func(name, unit, about string) metric.Int64ObservableUpDownCounter {
-		c, err := meter.Int64ObservableUpDownCounter(name, metric.WithUnit(unit), metric.WithDescription(about))
+	observableUpDownCounter := func(name, unit, description string) metric.Int64ObservableUpDownCounter {
+		c, err := meter.Int64ObservableUpDownCounter(name, metric.WithUnit(unit), metric.WithDescription(description))
 		keepFirst(err)
 		return c
 	}
-	counter := func(name, unit, about string) metric.Int64Counter {
-		c, err := meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(about))
+	counter := func(name, unit, description string) metric.Int64Counter {
+		c, err := meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(description))
 		if err == nil {
 			c.Add(context.Background(), 0) // so that Prometheus sees the first increase
 		}
 		keepFirst(err)
 		return c
 	}
-	decisions := counted("exactlimit.decisions", "{decision}", "Decisions on requests.")
-	nearLimit := counted("exactlimit.decisions.near_limit", "{decision}",
+	decisions := observableCounter("exactlimit.decisions", "{decision}", "Decisions on requests.")
+	nearLimit := observableCounter("exactlimit.decisions.near_limit", "{decision}",
 		"Admissions that leave less than a fifth of the limit.")
 	instruments := []metric.Observable{decisions, nearLimit}
-	m.exempt = counter("exactlimit.exempt", "{request}", "Requests that passed without a decision, as they are exempt.")
+	m.exempt = counter("exactlimit.exempt", "{request}", "Exempt requests, which passed without a decision.")
 	var denials, openBreakers metric.Int64ObservableUpDownCounter
 	var outage metric.Float64ObservableCounter
 	if hasRedis {
 		var err error
 		m.duration, err = meter.Float64Histogram("exactlimit.redis.call.duration", metric.WithUnit("s"),
-			metric.WithDescription("Time that calls to Redis took."), metric.WithExplicitBucketBoundaries(
+			metric.WithDescription("Duration of calls to Redis."), metric.WithExplicitBucketBoundaries(
 				.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1))
 		keepFirst(err)
 		m.requests, err = meter.Int64Histogram("exactlimit.redis.call.requests", metric.WithUnit("{request}"),
@@ -162,8 +163,8 @@ func newMetrics(meter metric.Meter, hasRedis bool) (*metrics, error) {
 			metric.WithExplicitBucketBoundaries(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000))
 		keepFirst(err)
 		m.timeouts = counter("exactlimit.redis.timeouts", "{request}", "Requests that Redis did not decide in time.")
-		denials = current("exactlimit.denial_cache.size", "{denial}", "Denials that are remembered.")
-		openBreakers = current("exactlimit.redis.open_breakers", "{breaker}", "Circuit breakers that are open.")
+		denials = observableUpDownCounter("exactlimit.denial_cache.size", "{denial}", "Cached denials.")
+		openBreakers = observableUpDownCounter("exactlimit.redis.open_breakers", "{breaker}", "Open circuit breakers.")
 		outage, err = meter.Float64ObservableCounter("exactlimit.outage.duration", metric.WithUnit("s"),
 			metric.WithDescription("Time in which a circuit breaker was open."))
 		keepFirst(err)
@@ -203,11 +204,11 @@ func newMetrics(meter metric.Meter, hasRedis bool) (*metrics, error) {
 	return m, err
 }
 
-// observe sets where the state of Redis comes from.
+// observe sets the function that returns the state of Redis.
 func (m *metrics) observe(redis func() redisState) { m.redis.Store(&redis) }
 
-// expect exports 0 for the cells that a Limiter with this policy is likely to use, because Prometheus does not see the
-// increase of a series that begins above 0.
+// expect exports 0 for the cells that a Limiter with this policy is likely to use. Otherwise Prometheus would miss the
+// first increase of a series, which begins above 0.
 func (m *metrics) expect(policy FailurePolicy, dryRun bool) {
 	if m == nil {
 		return
@@ -235,7 +236,7 @@ func (m *metrics) expect(policy FailurePolicy, dryRun bool) {
 	m.expected.Or(cells)
 }
 
-// CountExempt enters a request that passes without a decision in the metric exactlimit.exempt. It is for adapters,
+// CountExempt counts a request that passes without a decision, in the metric exactlimit.exempt. It is for adapters,
 // which know that a request is exempt before they know its limits.
 func (l *Limiter) CountExempt(ctx context.Context) {
 	if l.metrics != nil {
@@ -298,23 +299,23 @@ var succeeded = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet()
 
 // recordCall records a call to Redis.
 func (m *metrics) recordCall(requests int, took time.Duration, err error) {
-	how := succeeded
+	options := succeeded
 	if err != nil {
 		kind := dispatch.Code(err)
 		if kind == "" {
 			kind = "connection"
 		}
-		how = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attribute.String("error.type", kind)))}
+		options = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attribute.String("error.type", kind)))}
 	}
-	m.duration.Record(context.Background(), took.Seconds(), how...)
+	m.duration.Record(context.Background(), took.Seconds(), options...)
 	m.requests.Record(context.Background(), int64(requests), succeeded...)
 }
 
 // recordTimeout counts a request that Redis did not decide in time.
 func (m *metrics) recordTimeout() { m.timeouts.Add(context.Background(), 1) }
 
-// close ends the observation of Redis. The counts remain, because without them the sum over several Limiters would
-// fall, which Prometheus would take for a counter that was reset to 0.
+// close stops observing Redis. The counts remain, because without them the sum over several Limiters would fall, which
+// Prometheus would take for a counter that was reset to 0.
 func (m *metrics) close() {
 	if m == nil {
 		return

@@ -12,9 +12,9 @@ import (
 	"github.com/exactlimit/exactlimit/lua"
 )
 
-// prepare loads the script into all nodes, so that the first calls need not send its text, and logs warnings about
-// settings that may lose counts. It ignores errors: a call to a node without the script is sent again with the text,
-// and without the right to INFO there are no warnings.
+// prepare loads the script into all nodes, so that the first calls need not send its text, and logs a warning about
+// each setting that may lose counts. It ignores errors: a call to a node without the script is sent again with the
+// text, and without the right to INFO there are no warnings.
 func prepare(client rueidis.Client, logger *slog.Logger) {
 	for address, info := range loadScript(client) {
 		for _, warning := range warnings(info) {
@@ -39,7 +39,7 @@ func loadScript(client rueidis.Client) map[string]string {
 	return infos
 }
 
-// warnings returns what is wrong with a server, from its reply to INFO.
+// warnings returns what is wrong with a server, according to its reply to INFO.
 func warnings(info string) (warnings []string) {
 	if policy := infoField(info, "maxmemory_policy"); policy != "" && policy != "noeviction" {
 		warnings = append(warnings,

@@ -33,8 +33,8 @@ type question struct {
 	receipt     receipt  // of the request to settle, if verb is settle
 	members     []string // the entries to renew, if verb is renew
 
-	mergedIndex        int32 // in batch.merged, of the question to the script that this one is part of
-	position           int32 // among the requests that are merged into that question; 0 is the first
+	mergedIndex        int32 // the index in batch.merged of the question to the script that includes this one
+	position           int32 // among the requests merged into that question, from 0
 	answer             answer
 	unwanted           atomic.Int32 // counts the calls of redisLogs.refundUnwanted
 	refundInFlightOnly bool         // the failure policy has admitted the request
@@ -46,8 +46,8 @@ func (q *question) decision() Decision { return q.answer.decision(int(q.position
 // HashTag returns the key, which is in braces in the names of all its logs.
 func (q *question) HashTag() string { return q.key }
 
-// Size returns how much work the question is for the script, where 1 is a request under one limit. Giving units back
-// counts for more, because the script may have to add an entry for each other request that shares the entry.
+// Size returns how much work the question is for the script. A request under one limit has size 1. Giving units back is
+// more work, because the script may have to add an entry for each other request that shares the entry.
 func (q *question) Size() int {
 	switch {
 	case q.verb == settle && q.cost < q.receipt.cost:
@@ -67,7 +67,7 @@ func (q *question) charges() bool {
 func (q *question) Unwanted() bool { return q.unwanted.Load() > 0 }
 
 // Alike reports whether both questions are requests that can be merged. Requests under an InFlight limit cannot,
-// because each needs an entry of its own, which is renewed and released by itself.
+// because each needs its own entry, to be renewed and released separately.
 func (q *question) Alike(other *question) bool {
 	return q.verb == admit && q.hash == other.hash && q.key == other.key && !q.inFlight && q.sameTerms(other)
 }
@@ -81,11 +81,11 @@ func (q *question) sameTerms(other *question) bool {
 // questions holds questions for reuse. A question that failed is not reused, because its answer may still come.
 var questions = sync.Pool{New: func() any { return new(question) }}
 
-// newQuestion returns a question about the logs of a canonical key under limits. The hash is the key's.
+// newQuestion returns a question about the logs of a canonical key under limits. The hash must be that of the key.
 func (r *redisLogs) newQuestion(verb verb, key string, hash uint64, cost int, limits []Limit) *question {
 	q := questions.Get().(*question)
 	q.verb, q.key, q.hash, q.cost, q.provisional = verb, key, hash, cost, false
-	q.limits = append(q.limits[:0], limits...) // a copy, since the caller may leave before the question is asked
+	q.limits = append(q.limits[:0], limits...) // a copy, because the caller may leave before the question is sent
 	q.inFlight, q.refundInFlightOnly = false, false
 	for i := range limits {
 		q.inFlight = q.inFlight || limits[i].InFlight

@@ -16,25 +16,25 @@ import (
 	"github.com/exactlimit/exactlimit/lua"
 )
 
-// redisLogs is the logs in Redis. It takes decisions from the denial cache, or asks the script.
+// redisLogs is the logs in Redis. It decides requests by the denial cache, or by calls of the script.
 type redisLogs struct {
-	storeID     uint64 // in the receipts of the requests that it admits
+	storeID     uint64 // identifies these logs in receipts
 	connection  *connection
 	dispatcher  *dispatch.Dispatcher[*question]
 	denials     *denials
 	reporter    *reporter
 	leases      *leases
-	wakeWaiters func(key string) // called with a key of which units may have been given back
+	wakeWaiters func(key string) // called with a key whose units may have been given back
 	closing     chan struct{}    // closed by close
 
 	prefix   string        // of the names of the logs
-	idPrefix string        // random; all call ids of this process begin with it
+	idPrefix string        // a random text with which all call ids of this process begin
 	lastID   atomic.Uint64 // the number of the last call id
-	seed     maphash.Seed  // of the hashes of keys
+	seed     maphash.Seed  // for the hashes of keys
 }
 
-// newRedisLogs returns the logs in the Redis of a connection. The metrics may be nil. It calls wakeWaiters with a
-// canonical key after units of the key may have been given back.
+// newRedisLogs returns the logs in the Redis of a connection. The metrics may be nil. It calls wakeWaiters with each
+// canonical key whose units may have been given back.
 func newRedisLogs(connection *connection, c config, m *metrics, wakeWaiters func(key string)) *redisLogs {
 	var random [6]byte
 	rand.Read(random[:]) // never fails: crypto/rand ends the process instead
@@ -58,7 +58,7 @@ func newRedisLogs(connection *connection, c config, m *metrics, wakeWaiters func
 			return func() dispatch.Batch[*question] { return &batch{scratch: s} }
 		},
 		Probe: func(hashTag string) (keys, args []string) {
-			log := c.prefix + ":{" + hashTag + "}:probe" // no log has this name, since those end in a window
+			log := c.prefix + ":{" + hashTag + "}:probe" // not a log: the names of logs end in a window
 			return []string{log, log + ":none"}, []string{"probe", "probe"}
 		},
 		Late: r.handleLate,
@@ -70,14 +70,15 @@ func newRedisLogs(connection *connection, c config, m *metrics, wakeWaiters func
 		config.Called, config.TimedOut = m.recordCall, m.recordTimeout
 	}
 	r.dispatcher = dispatch.New(config)
-	r.leases = newLeases(r.renew, r.now, r.closing)
+	r.leases = newLeases(r.renew, r.dispatcher.Server, r.now, r.closing)
 	return r
 }
 
 // now returns the time since the dispatcher was made, on Go's monotonic clock.
 func (r *redisLogs) now() time.Duration { return r.dispatcher.Now() }
 
-// newCalls returns a function, for one goroutine, that returns a new call each time. It allocates calls in chunks.
+// newCalls returns a function that returns a new call each time, for use by one goroutine. It allocates calls in
+// chunks.
 func (r *redisLogs) newCalls() func() *call {
 	const chunk = 64
 	var calls []call
@@ -102,15 +103,15 @@ func (r *redisLogs) newCalls() func() *call {
 	}
 }
 
-// allow sets d from the denial cache, or by asking Redis. If that fails, it returns an error and the question, which
-// Redis may still grant: see refundUnwanted. Otherwise it returns no question.
+// allow sets d from the denial cache, or by asking Redis. If Redis does not decide, allow returns an error and the
+// question, which Redis may still grant: see refundUnwanted. Otherwise the question is nil.
 func (r *redisLogs) allow(
 	ctx context.Context, d *Decision, key string, cost int, limits []Limit, provisional bool,
 ) (*question, error) {
 	hash := maphash.String(r.seed, key)
 	now := r.now()
-	if e := r.denials.find(hash, now, key, cost, limits); e != nil {
-		e.setDecision(d, now)
+	if cached := r.denials.find(hash, now, key, cost, limits); cached != nil {
+		cached.setDecision(d, now)
 		return nil, nil
 	}
 	q := r.newQuestion(admit, key, hash, cost, limits)
@@ -141,7 +142,8 @@ func (r *redisLogs) receiptOf(q *question) receipt {
 	}
 }
 
-// ask asks a question, and returns when it has an answer. After an error the question must not be freed.
+// ask asks a question and waits for the answer. After an error the question must not be freed, because its answer may
+// still come.
 func (r *redisLogs) ask(ctx context.Context, q *question) error {
 	if err := r.dispatcher.Do(ctx, q); err != nil {
 		if !cancelled(ctx) {
@@ -156,7 +158,7 @@ func (r *redisLogs) ask(ctx context.Context, q *question) error {
 	return nil
 }
 
-// logsOf describes logs for an error. It leaves out their key, because errors are logged.
+// logsOf describes the logs of limits for an error. It leaves out the key, because errors are logged.
 func logsOf(limits []Limit) string {
 	names := make([]string, len(limits))
 	for i := range limits {
@@ -178,9 +180,9 @@ func (r *redisLogs) peek(ctx context.Context, key string, limits []Limit) (Decis
 	return d, nil
 }
 
-// settle charges a request what it has cost instead of the cost in its receipt. If the request was settled before,
-// settle does nothing or, if that returned an error, repeats it: see call.recordCost. None of the limits may be
-// InFlight.
+// settle changes the charge of a request from the cost in its receipt to the given cost. If the request was settled
+// before, settle does nothing. But if that attempt returned an error, settle repeats it with the same cost: see
+// call.recordCost. None of the limits may be InFlight.
 func (r *redisLogs) settle(ctx context.Context, receipt receipt, cost int, limits []Limit) error {
 	cost, done := receipt.call.recordCost(receipt, cost)
 	if done || cost == receipt.cost {
@@ -193,7 +195,7 @@ func (r *redisLogs) settle(ctx context.Context, receipt receipt, cost int, limit
 	return nil
 }
 
-// askSettle is settle without call.recordCost. The caller must state the same cost each time.
+// askSettle is settle without call.recordCost. The caller must pass the same cost each time.
 func (r *redisLogs) askSettle(ctx context.Context, receipt receipt, cost int, limits []Limit) error {
 	q := r.newQuestion(settle, receipt.key, maphash.String(r.seed, receipt.key), cost, limits)
 	q.receipt = receipt
@@ -206,14 +208,18 @@ func (r *redisLogs) release(ctx context.Context, receipt receipt, limits []Limit
 	if !r.leases.end(receipt) {
 		return nil
 	}
+	released := false
+	defer func() {
+		if !released { // because of an error, or of a panic of the program's logger
+			go r.keepRefunding(receipt, limits)
+		}
+	}()
 	err := r.askSettle(ctx, receipt, 0, limits)
-	if err != nil {
-		go r.keepRefunding(receipt, limits)
-	}
+	released = err == nil
 	return err
 }
 
-// renew renews entries of a key, for leases. It reports whether Redis has answered.
+// renew renews the leases of entries of a key. It reports whether Redis has answered.
 func (r *redisLogs) renew(key string, members []string, limits []Limit) bool {
 	q := r.newQuestion(renew, key, maphash.String(r.seed, key), 1, limits)
 	q.members = members
@@ -228,22 +234,22 @@ func (r *redisLogs) reset(ctx context.Context, key string, limits []Limit) error
 	return r.askChange(ctx, r.newQuestion(reset, key, maphash.String(r.seed, key), 1, limits))
 }
 
-// askChange asks a question that changes what was charged.
+// askChange asks a question that changes what a key was charged.
 func (r *redisLogs) askChange(ctx context.Context, q *question) error {
 	hash, key := q.hash, q.key
 	err := r.ask(ctx, q)
-	r.chargesChanged(hash, key) // even after an error, since Redis may have done it
+	r.chargesChanged(hash, key) // even after an error, because Redis may have done it
 	return err
 }
 
-// chargesChanged invalidates the denials of a key, and wakes its callers of Wait. If units were given back, there may
-// be room. If more was charged, the times in the cache are too early.
+// chargesChanged invalidates the cached denials of a key, and wakes its callers of Wait. If units were given back,
+// there may be room. If more was charged, the times in the cache are too early.
 func (r *redisLogs) chargesChanged(hash uint64, key string) {
 	r.denials.invalidate(hash, key)
 	r.wakeWaiters(key)
 }
 
-// handleLate is called when the answer to a question has come after its caller stopped waiting.
+// handleLate is called when the answer to a question comes after its caller has stopped waiting.
 func (r *redisLogs) handleLate(q *question) {
 	if q.verb == settle || q.verb == reset {
 		r.chargesChanged(q.hash, q.key)
@@ -252,10 +258,10 @@ func (r *redisLogs) handleLate(q *question) {
 	}
 }
 
-// refundUnwanted refunds a late grant that no caller has use for. It is called twice for such a question, in either
-// order: when Allow has no decision by Redis, and when the answer comes after Allow stopped waiting for it. The second
-// call refunds. If the failure policy has admitted the request, the charge stays, except under InFlight limits: this
-// Limiter does not renew the request, so it must not be in flight for Redis.
+// refundUnwanted refunds a grant that comes too late for its caller. It is called twice for such a question, in either
+// order: when Allow has got no decision from Redis, and when the late answer comes. The second call refunds. If the
+// failure policy has admitted the request, the charge stays, except under InFlight limits, because the Limiter does not
+// renew the lease of such a request.
 func (r *redisLogs) refundUnwanted(q *question) {
 	if q.unwanted.Add(1) < 2 || q.verb != admit || q.answer.err != nil || int(q.position) >= q.answer.granted {
 		return
@@ -267,8 +273,8 @@ func (r *redisLogs) refundUnwanted(q *question) {
 	go r.keepRefunding(r.receiptOf(q), limits)
 }
 
-// keepRefunding refunds a request, and tries again after each error, because the circuit breaker may still be open
-// after a late answer. It gives up after about half a minute. The charge then stays until it expires.
+// keepRefunding refunds a request, and tries again after each error, because the circuit breaker may still be open when
+// a late answer comes. It gives up after about half a minute. The charge then stays until it expires.
 func (r *redisLogs) keepRefunding(receipt receipt, limits []Limit) {
 	for pause := time.Millisecond; pause < 20*time.Second; pause *= 2 {
 		if r.askSettle(context.Background(), receipt, 0, limits) == nil {
@@ -282,19 +288,19 @@ func (r *redisLogs) keepRefunding(receipt receipt, limits []Limit) {
 	}
 }
 
-// state returns the state that the metrics observe.
+// state returns what the metrics observe.
 func (r *redisLogs) state() redisState {
 	now := r.now()
 	openBreakers, outage := r.reporter.measure(now)
 	if _, err := r.connection.get(); err != nil {
-		openBreakers = 1 // Redis has never been reached
+		openBreakers = 1 // Redis has not answered yet
 	}
 	outage += r.connection.timeWithoutClient()
 	return redisState{denials: r.denials.size(now), openBreakers: openBreakers, outage: outage}
 }
 
-// close returns when no call is in flight, or a second after the timeout. If Redis hangs, the remaining calls end when
-// the client gives up.
+// close waits until no call is in flight, but at most a second longer than the timeout. If Redis hangs, the remaining
+// calls end when the client gives up.
 func (r *redisLogs) close() {
 	close(r.closing)
 	closed := make(chan struct{})

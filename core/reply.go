@@ -12,10 +12,10 @@ import (
 // answer is the script's answer to one question, which may stand for several requests. The head of lua/decide.lua
 // describes the replies that it is decoded from.
 type answer struct {
-	err error // of this question alone, for example because a key holds no log
+	err error // of this question alone, for example because a key does not hold a log
 
 	unanswered  bool    // the script did not get to the question
-	granted     int     // how many requests are granted, the first ones
+	granted     int     // how many requests are granted, from position 0
 	logs        []int64 // remaining, retry and reset of each log; nil if the answer is an integer
 	bans        []int64 // microseconds until the ban of each log ends, or 0; nil if none is banned
 	remaining   int64   // of the only log, if the answer is an integer
@@ -56,8 +56,8 @@ func decode(message rueidis.RedisMessage, requests int, q *question) (answer, er
 	return answer{}, errors.New(text)
 }
 
-// decodeInteger decodes an integer, which answers requests under one limit: all are granted, and the remaining units
-// are enough for one more request.
+// decodeInteger decodes an integer. It answers requests under one limit, and means that all of them are granted, and
+// that the remaining units are enough for one more request.
 func decodeInteger(remaining int64, requests int, q *question) (answer, error) {
 	if remaining < 1 || remaining > int64(q.limits[0].Max-requests*q.cost) {
 		return answer{}, fmt.Errorf("answer %d to %d requests of cost %d to a limit of %d",
@@ -89,7 +89,7 @@ func decodeList(list []int64, requests int, q *question) (answer, error) {
 			maxRemaining -= int64(a.granted * q.cost)
 		}
 		if remaining > maxRemaining && remaining <= int64(limit.Max) && len(q.limits) > 1 {
-			// An earlier attempt was charged, and its entry has expired in this log since.
+			// An earlier attempt was charged, but its entry in this log has expired.
 			remaining, a.logs[3*i] = maxRemaining, maxRemaining
 		}
 		const longest = math.MaxInt64 / int64(time.Microsecond)
@@ -109,24 +109,24 @@ func (a answer) ban(i int) int64 {
 	return a.bans[i]
 }
 
-// denialTTL returns how long a denial of one more request may be cached. It is zero if there is room, or if units may
-// be given back. It is also zero if asking Redis would begin a ban, so a limit with a Ban must be banned already. While
-// a log is banned, units given back make no room.
+// denialTTL returns how long a denial of one more request may be cached. It is zero if there is room, if units may be
+// given back, or if asking Redis would begin a ban. So a limit with a Ban must be banned already. Units that are given
+// back make no room in a banned log.
 func (a answer) denialTTL(limits []Limit) time.Duration {
 	if a.logs == nil || a.mayEndEarly {
 		return 0
 	}
 	ttl := int64(0)
 	for i := range limits {
-		until := a.ban(i)
-		if until == 0 {
+		denies := a.ban(i) // for how many microseconds this limit denies
+		if denies == 0 {
 			if limits[i].Ban > 0 {
 				return 0
 			}
-			until = a.logs[3*i+1]
+			denies = a.logs[3*i+1]
 		}
-		if until > 0 && (ttl == 0 || until < ttl) {
-			ttl = until // until then each limit without room stays without
+		if denies > 0 && (ttl == 0 || denies < ttl) {
+			ttl = denies // until then, every limit that denies now still denies
 		}
 	}
 	return time.Duration(ttl) * time.Microsecond
@@ -145,8 +145,8 @@ func (a answer) decision(position, cost int, limits []Limit) Decision {
 	return newDecision(allowed, states, SourceRedis)
 }
 
-// state returns the state of limit i after the request at a position. It is as if the granted requests at later
-// positions, which the answer includes, had not come yet.
+// state returns the state of limit i after the request at a position. It leaves out the granted requests at later
+// positions, which the answer includes.
 func (a answer) state(i, position, cost int, limit Limit) State {
 	later := max(0, a.granted-1-position)
 	if a.logs == nil {

@@ -131,7 +131,7 @@ func TestReplyOfAnotherLength(t *testing.T) {
 		require.NoError(t, err)
 		redis.batch.Encode([]*question{redis.question(admit, "ann", 1, limit), redis.question(admit, "bob", 1, limit)})
 		_, err = redis.batch.Decode(message)
-		assert.ErrorContains(t, err, "as many answers as questions")
+		assert.ErrorContains(t, err, "the numbers of answers and of questions differ")
 	}
 }
 

@@ -12,24 +12,25 @@ import (
 
 // reporter logs when Redis stops deciding requests, and when it decides again, for all circuit breakers together.
 //
-// There are two kinds of failures: outages, in which Redis does not answer, and rejections, in which it answers with
-// an error. They have different causes, so they are logged separately, and neither delays messages about the other.
+// There are two kinds of failures: in an outage Redis does not answer, and in a rejection it answers with an error.
+// They have different causes, so they are logged separately, and messages about one do not delay messages about the
+// other.
 //
-// The reporter also measures the outages for the metrics.
+// The reporter also measures the duration of outages, for the metrics.
 type reporter struct {
 	logger *slog.Logger
 
 	mu                  sync.Mutex
 	outages, rejections reportState
 	openBreakers        int           // how many circuit breakers are open
-	openSince           time.Duration // if any is: when the incident of the first one began, by redisLogs.now
-	earlierOutages      time.Duration // how long at least one was open, before openSince
+	openSince           time.Duration // when the incident of the first open one began, by redisLogs.now
+	earlierOutages      time.Duration // how long at least one breaker was open, before openSince
 }
 
 // reportState is the state of the log messages about one kind of failure.
 type reportState struct {
 	lastReport time.Duration // when the last message was written, or 0
-	reported   bool          // such a failure was logged, but not its end
+	reported   bool          // a failure was logged, but not yet its end
 }
 
 // quietFor is the shortest time between two messages about the same kind of failure.
@@ -63,12 +64,12 @@ func (r *reporter) undecided(err error, now time.Duration) {
 	}
 }
 
-// rejected is undecided for an error that Redis has answered with. It logs only the code, because the text may contain
+// rejected does what undecided does, for an error reply of Redis. It logs only the code, because the text may contain
 // keys.
 func (r *reporter) rejected(code string, now time.Duration) {
 	r.mu.Lock()
 	due := r.rejections.due(now)
-	r.rejections.reported = r.rejections.reported || due // even if the breaker opens only afterwards
+	r.rejections.reported = r.rejections.reported || due // even if the breaker opens later
 	r.mu.Unlock()
 	if due {
 		r.logger.Warn("exactlimit: Redis rejects calls; requests are decided without it", slog.String("error", code))
@@ -106,7 +107,7 @@ func (r *reporter) closed(now time.Duration) {
 	}
 }
 
-// measure returns how many breakers are open now, and how long at least one was open, in total.
+// measure returns how many breakers are open now, and for how long, in total, at least one was open.
 func (r *reporter) measure(now time.Duration) (openBreakers int, outage time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

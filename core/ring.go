@@ -6,21 +6,21 @@ import (
 	"time"
 )
 
-// ring is the log of one key under one limit, in this process: one entry for each admission, oldest first, as in the
-// sorted set of the script. Times are in microseconds.
+// ring is the log of one key under one limit, in this process. It has one entry for each admission, oldest first, like
+// the sorted set of the script. Times are in microseconds.
 //
-// Most logs hold only entries of one unit, and need just the low 32 bits of each entry's time. Within a window of up to
-// 71 minutes no two times share them, so the newest time determines the rest. A log with a longer window keeps the high
-// bits in a second half of times. A log that needs to know more about its entries has details.
+// In most logs each entry has one unit, and needs just the low 32 bits of its time. No two times within a window of up
+// to 71 minutes share them, so the high bits follow from the newest time. A log with a longer window keeps the high
+// bits in a second half of times. A log that has to know more about its entries has details.
 //
-// An entryID identifies an entry: two admissions to one log at the same time have different sequence numbers.
+// An entryID identifies an entry. Two admissions to one log at the same time have different sequence numbers.
 type ring struct {
-	times       []uint32 // the low bits of each entry's time, and in a wide ring the high bits after them
+	times       []uint32 // the low bits of each entry's time; in a wide ring, the high bits follow
 	count       int      // of entries
 	newest      int64    // the time of the last admission
 	head        int      // the index of the oldest entry
 	lastSeq     uint32   // the sequence number of the last admission
-	lastRemoved bool     // the last admission was given back, so the last entry is of an earlier one
+	lastRemoved bool     // the last admission was given back, so the last entry is an earlier one's
 	inFlight    bool     // the limit is InFlight, so entries never expire
 	details     *details
 	name        string // of the limit; name, window and inFlight identify the log among those of its key
@@ -72,13 +72,13 @@ func (r *ring) dropOldest(n int, cutoff int64) {
 	}
 }
 
-// smallRing is the longest ring, in entries, that is kept however empty it is.
+// smallRing is the capacity up to which a ring never shrinks.
 const smallRing = 64
 
 // wide reports whether the ring keeps all 64 bits of each time.
 func (r *ring) wide() bool { return r.inFlight || r.window > math.MaxUint32*time.Microsecond }
 
-// capacity returns how many entries fit into the ring.
+// capacity returns how many entries the ring has room for.
 func (r *ring) capacity() int {
 	if r.wide() {
 		return len(r.times) / 2
@@ -111,7 +111,7 @@ func (r *ring) setTime(index int, at int64) {
 	}
 }
 
-// nextSeq returns the lowest sequence number that an admission can have now.
+// nextSeq returns the lowest sequence number that is free for an admission at now.
 func (r *ring) nextSeq(now int64) uint32 {
 	if now != r.newest {
 		return 0
@@ -136,7 +136,7 @@ func (r *ring) add(now int64, seq uint32, n, max int) {
 	r.count++
 }
 
-// find returns the number i of an admission's entry, or -1.
+// find returns the number i of the entry of an admission, or -1.
 func (r *ring) find(id entryID) int {
 	at, seq := id.at, id.seq
 	first := sort.Search(r.count, func(i int) bool { return r.at(i) >= at })
@@ -155,8 +155,8 @@ func (r *ring) find(id entryID) int {
 	return i
 }
 
-// settle settles an admission that is not settled yet, from the units that it was charged to those that it has cost. If
-// its entry has expired, there is nothing to give back. What it has cost beyond its charge is charged as of now.
+// settle changes the charge of an admission that is not settled yet from charged units to cost. If its entry has
+// expired, nothing is given back. If it cost more than it was charged, the difference is charged as of now.
 func (r *ring) settle(id entryID, charged, cost int, now int64) {
 	i := r.find(id)
 	switch {
@@ -183,7 +183,7 @@ func (r *ring) settle(id entryID, charged, cost int, now int64) {
 // remove removes entry i.
 func (r *ring) remove(i int) {
 	if r.details == nil && i+1 < r.count && r.at(i+1) == r.at(i) {
-		r.addDetails() // since the ranks of later entries of the same time change
+		r.addDetails() // because the ranks of later entries of the same time change
 	}
 	r.lastRemoved = r.lastRemoved || i == r.count-1
 	if r.details != nil {
@@ -224,11 +224,11 @@ func (r *ring) resize(capacity int) {
 	*r = resized
 }
 
-// banned reports whether a ban is in force.
+// banned reports whether the log is banned.
 func (r *ring) banned(now int64) bool { return now < r.banEnds }
 
-// clear removes all entries and the ban. It keeps the surcharges and the last entryID, so that later admissions get
-// other IDs, and so that knowsSettled does not take what was cleared for settled.
+// clear removes all entries and the ban. It keeps the surcharges and the last entryID. So later admissions get other
+// IDs, and knowsSettled does not mistake cleared admissions for settled ones.
 func (r *ring) clear() {
 	cleared := details{cleared: entryID{r.newest, r.lastSeq}}
 	if r.details != nil {
@@ -237,16 +237,16 @@ func (r *ring) clear() {
 	r.times, r.count, r.head, r.details, r.lastRemoved, r.banEnds = nil, 0, 0, &cleared, true, 0
 }
 
-// idle reports whether the log can be deleted: it holds nothing, it is not banned, no later admission can have the
-// same time as an earlier one, and it was not cleared within the window.
+// idle reports whether the log can be deleted: it holds nothing, it is not banned, no later admission can have the same
+// time as an earlier one, and it was not cleared within the window.
 func (r *ring) idle(now int64) bool {
 	cutoff := now - r.window.Microseconds()
 	empty := r.count == 0 && (r.inFlight || r.details == nil || r.details.cleared.at <= cutoff)
 	return r.newest < now && (empty || !r.inFlight && r.newest <= cutoff) && !r.banned(now)
 }
 
-// state completes a state whose Limit is set, for a request of the given cost. It writes the fields in place, because
-// copying what was just written would stall the processor until the ring is written too.
+// state sets the fields of a state, whose Limit is set already, for a request of the given cost. It sets them one by
+// one, because copying what was just written would stall the processor until the ring is written too.
 func (r *ring) state(s *State, now int64, cost int) {
 	remaining := s.Limit.Max - r.units()
 	s.Remaining = max(0, remaining)
@@ -255,7 +255,7 @@ func (r *ring) state(s *State, now int64, cost int) {
 		return
 	}
 	if r.count > 0 {
-		newest := r.newest // without reading the ring
+		newest := r.newest // which avoids reading the ring
 		if r.lastRemoved {
 			newest = r.at(r.count - 1)
 		}
@@ -269,7 +269,7 @@ func (r *ring) state(s *State, now int64, cost int) {
 	}
 }
 
-// expiresIn returns the time from now until an entry with the time at expires.
+// expiresIn returns the time from now until an entry of the time at expires.
 func (r *ring) expiresIn(at, now int64) time.Duration {
 	return time.Duration(at-now)*time.Microsecond + r.window
 }

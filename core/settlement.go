@@ -2,29 +2,29 @@ package core
 
 import "context"
 
-// Settle states what an admitted request has really cost, in units. It charges or gives back the difference to what the
-// request was charged, in each of its limits that are not InFlight. Use it if the cost is known only when the request
-// is done: reserve an estimate with AllowN, and settle it afterwards. A reservation that is never settled stays
+// Settle changes the charge of an admitted request to what the request really cost, in units. It charges or gives back
+// the difference, in each of the request's limits that are not InFlight. Use it if the cost is known only when the
+// request is done: reserve an estimate with AllowN, and settle it afterwards. A reservation that is never settled stays
 // charged.
 //
-// If the request has cost less, units are given back as if it had been admitted at that cost. If it has cost more, the
-// difference is charged as of now, even beyond Max, because the work has been done. Then Remaining is 0, and no request
-// is admitted until enough has expired, which RetryAfter tells exactly. The cost is from 0 to 999,999,999,999,999. If
-// the request has left the window of a limit, or was forgotten by Reset, it has nothing to give back there, and what it
-// has cost beyond its reservation is charged all the same. Settle neither bans nor lifts a ban.
+// If the request cost less than it was charged, units are given back as if it had been admitted at that cost. If it
+// cost more, the difference is charged as of now, even beyond Max, because the work has been done. While a log holds
+// more than Max, Remaining is 0 and no request is admitted; RetryAfter takes this into account. The cost must be from 0
+// to 999,999,999,999,999. If the request has already left the window of a limit, or Reset has deleted it, nothing is
+// given back there, but a difference is still charged. Settle neither begins nor lifts a ban.
 //
-// A decision is settled once: a second Settle or Refund of it, with any cost, does nothing. If Redis does not answer,
-// Settle returns ErrUnavailable whatever the policy, and may or may not have been done. Calling it again within the
-// shortest Window of the decision's limits is safe, and repeats the cost that was stated first. Later, a difference
-// that the first call charged may be charged again, after it has expired. In-process, a second call is recognized only
-// while the request, or the difference that it was charged, has not left the longest Window and was not forgotten by
-// Reset.
+// A decision is settled once: a second Settle or Refund of it does nothing, whatever its cost. If Redis does not
+// answer, Settle returns ErrUnavailable, whatever the policy, and the charge may or may not have changed. It is safe to
+// call Settle again within the shortest Window of the decision's limits; the cost of the first call then applies. If it
+// is called again later, a difference that the first call charged may be charged a second time, after the first has
+// expired. An in-process Limiter recognizes a second call only while the request, or the difference that was charged,
+// has neither left the longest Window nor been deleted by Reset.
 //
-// Settle does nothing for an admission that was not counted, as under FailOpen or because a dry run let a denial pass.
-// An error wraps ErrInvalid, and nothing is charged, if the cost is negative or too large, if the decision is a denial
-// or Peek's and the cost is not 0, or if the decision is another Limiter's: it must be of l, or of a view of the same
-// Limiter, such as OnFailure returns. After units were given back, other instances may go on denying for the time that
-// WithDenialCache sets, unless the charge was Provisional.
+// Settle does nothing for an admission that was not counted, under FailOpen or because a dry run let a denial pass. It
+// returns an error that wraps ErrInvalid, and charges nothing, if the cost is negative or too large, if the cost is not
+// 0 and the decision is a denial or was made by Peek, or if another Limiter made the decision. Views of the same
+// Limiter, such as those that OnFailure returns, may settle each other's decisions. After units are given back, other
+// instances may keep denying for the time that WithDenialCache sets, unless a Provisional view charged them.
 func (l *Limiter) Settle(ctx context.Context, d Decision, cost int) error {
 	receipt := d.receipt
 	switch {
@@ -53,11 +53,11 @@ func (l *Limiter) Settle(ctx context.Context, d Decision, cost int) error {
 }
 
 // Refund gives back what an admission was charged, as if the request had never come. It is Settle with a cost of 0, and
-// Release. It lifts no ban, and does nothing for a denial or for a decision of Peek.
+// Release. It does not lift a ban, and does nothing for a denial or for a decision that Peek made.
 func (l *Limiter) Refund(ctx context.Context, d Decision) error {
 	err := l.Settle(ctx, d, 0)
 	if !d.Holds() {
-		return err // rather than that of a Close since then
+		return err // without calling Release, which fails if the Limiter was closed meanwhile
 	}
 	if released := l.Release(ctx, d); err == nil {
 		err = released
@@ -65,16 +65,17 @@ func (l *Limiter) Refund(ctx context.Context, d Decision) error {
 	return err
 }
 
-// Release ends an admitted request: it no longer counts in those of its limits that are InFlight. Its other limits stay
-// charged. Call it once for each admission under such a limit, with a context that has not ended, such as one of
-// context.WithoutCancel. Adapters do this themselves. Until then this Limiter renews the lease of the admission, so if
-// Release is never called, the request counts for as long as this process runs. Decision.Holds reports whether there is
-// anything to release.
+// Release ends an admitted request, so that it no longer counts in those of its limits that are InFlight. Its other
+// limits stay charged. Call Release once for each admission under such a limit, with a context that has not ended, such
+// as one from context.WithoutCancel. Adapters do this themselves. Until then, this Limiter renews the lease of the
+// admission, so a request that is never released counts for as long as this process runs. Decision.Holds reports
+// whether there is anything to release.
 //
-// Release does nothing if the admission was released or refunded before, for a denial, and for an admission that was
-// not counted or is under no such limit. If Redis does not answer, it returns ErrUnavailable whatever the policy. There
-// is no need to call it again then: the Limiter goes on trying for about half a minute, and no longer renews the lease.
-// The decision must be of l, or of a view of the same Limiter; for others the error wraps ErrInvalid.
+// Release does nothing for an admission that was already released or refunded, that was not counted, or that is under
+// no such limit, nor for a denial. If Redis does not answer, it returns ErrUnavailable, whatever the policy. There is
+// no need to call it again then: the Limiter keeps trying for about half a minute, and no longer renews the lease. The
+// error wraps ErrInvalid if the decision was made by another Limiter. Views of the same Limiter may release each
+// other's decisions.
 func (l *Limiter) Release(ctx context.Context, d Decision) error {
 	if d.receipt.cost == 0 {
 		return nil
@@ -92,8 +93,8 @@ func (l *Limiter) Release(ctx context.Context, d Decision) error {
 	return nil
 }
 
-// chargedInRedis reports whether an admission was charged in Redis, and not in this process. The action is what the
-// caller wants to do with the admission, for the error if another Limiter has charged it.
+// chargedInRedis reports whether an admission was charged in Redis, and not in this process. If another Limiter charged
+// it, the error names the action that the caller wanted to take.
 func (l *Limiter) chargedInRedis(receipt receipt, action string) (redis bool, _ error) {
 	switch {
 	case l.closed.Load():

@@ -10,8 +10,8 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// ClientOption returns what Connect connects to a URL with, for a client that needs what no URL says, such as a
-// certificate of its own or credentials that change:
+// ClientOption returns the options of the client that Connect makes for a URL. Use it to make a client with settings
+// that no URL has, such as a client certificate or credentials that change:
 //
 //	option, err := core.ClientOption("rediss://cache:6379")
 //	...
@@ -20,9 +20,9 @@ import (
 //	...
 //	limiter, err := core.New(client)
 //
-// The user and password of the URL are Redis's. Where the sentinels have others, set option.Sentinel.Username and
-// option.Sentinel.Password. Leave ConnLifetime zero: rueidis sends commands again when it replaces a connection. The
-// error wraps ErrInvalid.
+// The user and password of the URL are for Redis. If the sentinels have others, set option.Sentinel.Username and
+// option.Sentinel.Password. Leave ConnLifetime zero, because rueidis sends commands again when it replaces a
+// connection. The error wraps ErrInvalid.
 func ClientOption(url string) (rueidis.ClientOption, error) {
 	if url == "" {
 		return rueidis.ClientOption{}, invalid("no Redis URL: write one such as redis://localhost:6379")
@@ -30,7 +30,7 @@ func ClientOption(url string) (rueidis.ClientOption, error) {
 	return parseURL(url)
 }
 
-// parseURL parses the URL that Connect takes. Its errors quote nothing of the URL, because any part of a malformed one
+// parseURL parses the URL that Connect takes. Its errors quote no part of the URL, because any part of a malformed URL
 // may be the password.
 func parseURL(text string) (rueidis.ClientOption, error) {
 	u, err := url.Parse(text)
@@ -72,12 +72,12 @@ func parseURL(text string) (rueidis.ClientOption, error) {
 	for name := range u.Query() {
 		if !slices.Contains(urlParameters, name) {
 			return rueidis.ClientOption{}, invalid(
-				"the Redis URL has an unknown parameter: known are %s", strings.Join(urlParameters, ", "))
+				"the Redis URL has an unknown parameter: the known ones are %s", strings.Join(urlParameters, ", "))
 		}
 	}
 	option, err := rueidis.ParseURL(text)
 	if err != nil {
-		return rueidis.ClientOption{}, invalid("a parameter of the Redis URL has a value it cannot have: " +
+		return rueidis.ClientOption{}, invalid("a parameter of the Redis URL has an invalid value: " +
 			"timeouts are written like 500ms, db is a number, skip_verify is true or false")
 	}
 	harden(&option)
@@ -94,9 +94,9 @@ var urlParameters = []string{
 func harden(option *rueidis.ClientOption) {
 	// One connection for each node. A few large calls are in flight at a time, so more connections save nothing.
 	option.PipelineMultiplex = -1
-	// Nothing is cached, and CLIENT TRACKING needs rights that a limiter otherwise does not need.
+	// A limiter does not use the client's cache, which would need the right to CLIENT TRACKING.
 	option.DisableCache = true
-	// From version 7.2 on, Redis denies CLIENT SETINFO to such a user, and writes each denial into ACL LOG.
+	// A limiter does not need CLIENT SETINFO. Since version 7.2, Redis records in ACL LOG that a user has no right to it.
 	option.ClientSetInfo = rueidis.DisableClientSetInfo
 	if option.Dialer.Timeout == 0 {
 		option.Dialer.Timeout = time.Second
@@ -106,7 +106,7 @@ func harden(option *rueidis.ClientOption) {
 	}
 	option.Sentinel.Dialer = option.Dialer
 	option.Sentinel.TLSConfig = option.TLSConfig
-	// Without it, a client that misses an event would use a demoted master forever.
+	// Otherwise a client that misses an event of the sentinels would use a demoted master forever.
 	option.Sentinel.TopologyRefreshInterval = 5 * time.Second
 	option.ClusterOption.ShardsRefreshInterval = 10 * time.Second
 	option.ClusterOption.MaxMovedRedirections = 5

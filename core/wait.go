@@ -8,25 +8,23 @@ import (
 	"time"
 )
 
-// Wait blocks until the request is admitted or ctx ends. In the latter case the error wraps ErrUnavailable and the
-// context's error. Give it a context that ends, because a queue can be long.
+// Wait blocks until the request is admitted or ctx ends. If ctx ends, the error wraps ErrUnavailable and the context's
+// error. Pass a context that ends, because a queue can be long.
 //
-// Callers that wait for the same key under the same limits are admitted in the order in which they came, and only the
-// first of them asks. Views made by DryRun and OnFailure have queues of their own. Callers in other queues and other
-// instances compete for each unit.
+// Callers that wait for the same key under the same limits form a queue. They are admitted in the order in which they
+// came, and only the first of them asks. Views made by DryRun and OnFailure have queues of their own. Callers in
+// different queues and instances compete for each unit.
 //
-// Wait asks again when RetryAfter has passed, at once after a Settle, Refund or Reset of the key by this Limiter, and
-// on Redis after the time that WithDenialCache sets, one second by default, because another instance may have given
-// units back. This includes Provisional views: Wait may notice units that another instance gives back so late. While a
-// limit of requests in flight has no room, Wait asks again at once after a Release by this Limiter, and on Redis every
-// tenth of a second.
+// Wait asks again after RetryAfter, and at once after a Settle, Refund or Reset of the key by this Limiter. On Redis it
+// also asks again after the time that WithDenialCache sets, one second by default, because another instance may have
+// given units back. It can take that long to notice them, even in a Provisional view. While a limit that is InFlight
+// has no room, Wait asks again at once after a Release by this Limiter, and on Redis ten times a second.
 //
-// A limit with a Ban is of little use here: if there is no room when Wait asks, it bans the key, and waits until the
-// ban ends.
+// A limit with a Ban is of little use here: if there is no room when Wait asks, the ban begins, and Wait blocks until
+// it ends.
 //
-// Wait does not return before ctx ends for the reason that there will be no room in time. It could be certain of that
-// only if no caller and no instance called Settle, Refund or Reset until then. A caller that prefers not to try can
-// call Allow first, and compare RetryAfter with its deadline.
+// Wait does not return early if there will be no room before the deadline of ctx, because a Settle, Refund or Reset may
+// still make room. To avoid waiting in vain, call Allow first, and compare RetryAfter with the deadline.
 func (l *Limiter) Wait(ctx context.Context, key string, limits ...Limit) (Decision, error) {
 	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err
@@ -38,7 +36,7 @@ func (l *Limiter) Wait(ctx context.Context, key string, limits ...Limit) (Decisi
 	}
 	defer t.leave()
 	for {
-		woken := t.woken() // before asking, so that no Refund after the answer is missed
+		woken := t.woken() // before asking, to miss no Refund after the answer
 		d, err := l.Allow(ctx, key, limits...)
 		if err != nil || d.Allowed {
 			return d, err
@@ -56,13 +54,13 @@ func (l *Limiter) Wait(ctx context.Context, key string, limits ...Limit) (Decisi
 	}
 }
 
-// delay returns how long to wait before asking again after a denial, if this Limiter gives nothing back meanwhile.
+// delay returns how long to wait after a denial before asking again, if this Limiter gives no units back meanwhile.
 func (l *Limiter) delay(d Decision) time.Duration {
 	switch {
 	case l.redis == nil:
 		return d.RetryAfter // no other Limiter can give units back
 	case d.Source == SourceInProcess:
-		return min(d.RetryAfter, time.Second) // Redis may answer again by then, and its logs may have room
+		return min(d.RetryAfter, time.Second) // by then Redis may answer again, and its logs may have room
 	}
 	delay := min(d.RetryAfter, l.waitQueues.denialTTL-d.age) // d.age is how long the denial was cached
 	if d.Limit.InFlight {
@@ -85,13 +83,13 @@ type waitQueueID struct {
 	dryRun bool
 }
 
-// waitQueue exists while a caller has its ticket. In the zero waitQueue, no other callers wait.
+// waitQueue is a queue. It exists while a caller has its ticket. The zero waitQueue has no waiters.
 type waitQueue struct {
 	waiters []chan struct{} // one for each waiting caller, closed when it gets the ticket
-	woken   chan struct{}   // closed when units are given back; nil if not needed
+	woken   chan struct{}   // closed when units are given back; nil if unused
 }
 
-// ticket is the right of one caller in a queue to ask.
+// ticket is the right of one caller in a queue to ask for a decision.
 type ticket struct {
 	queues *waitQueues
 	key    string
@@ -102,23 +100,23 @@ type ticket struct {
 func newWaitQueues(c config) *waitQueues {
 	denialTTL := c.denialTTL
 	if c.denials == 0 {
-		denialTTL = time.Second // the setting of a cache that is turned off has no meaning
+		denialTTL = time.Second // the option sets none if it turns the cache off
 	}
 	return &waitQueues{denialTTL: denialTTL, keys: map[string]map[waitQueueID]*waitQueue{}}
 }
 
-// join waits in a queue until the caller gets the ticket.
+// join waits in a queue until the caller gets the ticket or ctx ends.
 func (q *waitQueues) join(ctx context.Context, key string, id waitQueueID) (ticket, error) {
 	q.mu.Lock()
-	ofKey := q.keys[key]
-	if ofKey == nil {
-		ofKey = map[waitQueueID]*waitQueue{}
-		q.keys[key] = ofKey
+	keyQueues := q.keys[key]
+	if keyQueues == nil {
+		keyQueues = map[waitQueueID]*waitQueue{}
+		q.keys[key] = keyQueues
 	}
-	queue := ofKey[id]
+	queue := keyQueues[id]
 	if queue == nil {
 		queue = &waitQueue{}
-		ofKey[id] = queue
+		keyQueues[id] = queue
 		q.mu.Unlock()
 		return ticket{q, key, id, queue}, nil
 	}
@@ -138,13 +136,13 @@ func (q *waitQueues) join(ctx context.Context, key string, id waitQueueID) (tick
 		queue.waiters = slices.Delete(queue.waiters, i, i+1)
 	}
 	q.mu.Unlock()
-	if i < 0 { // it got the ticket just now: pass it on
+	if i < 0 { // the caller got the ticket just now: pass it on
 		t.leave()
 	}
 	return ticket{}, ctx.Err()
 }
 
-// woken returns a channel that is closed when units of the key are given back after this call.
+// woken returns a channel that is closed when units of the key are given back after this call of woken.
 func (t ticket) woken() <-chan struct{} {
 	t.queues.mu.Lock()
 	defer t.queues.mu.Unlock()
@@ -154,7 +152,7 @@ func (t ticket) woken() <-chan struct{} {
 	return t.queue.woken
 }
 
-// wake wakes the callers that have the tickets of a key's queues, so that they ask again.
+// wake makes the callers that have the tickets of a key's queues ask again.
 func (q *waitQueues) wake(key string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -175,9 +173,9 @@ func (t ticket) leave() {
 		t.queue.waiters = slices.Delete(t.queue.waiters, 0, 1)
 		return
 	}
-	ofKey := t.queues.keys[t.key]
-	delete(ofKey, t.id)
-	if len(ofKey) == 0 {
+	keyQueues := t.queues.keys[t.key]
+	delete(keyQueues, t.id)
+	if len(keyQueues) == 0 {
 		delete(t.queues.keys, t.key)
 	}
 }

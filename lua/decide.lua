@@ -1,13 +1,15 @@
--- decide answers a batch of questions about sliding window logs. "Reply" describes the errors of one question, and
--- "Failure" the errors of the whole call.
+-- decide answers a batch of questions about sliding window logs, atomically. "Reply" describes the errors of single
+-- questions, and "Failure" the errors of the whole call.
 --
--- A log is a sorted set. An entry is the admission of one request, or of several equal ones in one call. Its score is
--- the time of admission, in microseconds of this server's clock. Its member is an id, or "id*n" if it weighs n units
--- instead of one. The window is half open: an entry counts until just before score + window. A request that has cost
--- more than it was charged has a second entry, whose score is the time of the settle, so a log may hold more units than
--- max. A log of requests in flight has the same format. Its window is the lease, and its entries are renewed until
--- their requests end, and then given back. A log may have three more members, called marks. Their scores are negative,
--- which no entry's score is:
+-- A log is a sorted set. An entry is the admission of one request, or of several equal requests in one call. Its score
+-- is the time of admission, in microseconds of this server's clock. Its member is an id, or "id*n" if it weighs n units
+-- instead of one. The window is half open: an entry counts until just before score + window. A request that cost more
+-- than it was charged has a second entry, whose score is the time of the settle. So a log may hold more units than max.
+--
+-- A log of requests in flight has the same format. Its window is the lease. Its entries are renewed while their
+-- requests run, and then given back.
+--
+-- A log may have three other members, called marks. Their scores are negative; the scores of entries are not.
 --
 --   *   the log has entries that weigh more than one unit; minus the score is the number of units that ZCARD does not
 --       count
@@ -15,108 +17,107 @@
 --   !n  the log is banned for n microseconds; minus the score is the time at which the ban ends
 --
 -- KEYS    the logs of all questions, in the order of the questions; all are in one hash slot
--- ARGV    id         that no other call has; the entry of question q has the id "id.q", where the first q is 1
---         "again"    only if an earlier attempt of this call may have been executed; or
---         "known"    likewise, for a call that no caller waits for: grants what that attempt has granted and no more
---         groups     of questions that differ only in their logs; each group begins with a verb:
+-- ARGV    id         of this call, different for each call; the entry of question q has the id "id.q", from q = 1
+--         "again"    if an earlier attempt of this call may have been executed; or
+--         "known"    the same, and no caller waits for the call: grants what that attempt has granted, and no more
+--         groups     of questions that differ only in their logs. Each group begins with a verb:
 --           admit    questions, limits, requests, cost, provisional (0 or 1), then max, window and ban of each limit
 --           one      questions, max, window: short for admit with 1 limit, 1 request, cost 1, not provisional, ban 0
 --           peek     questions, limits, then max, window and ban of each limit
---           settle   limits, id.q, requests, position, cost, actual, then the window of each limit: charges one of the
---                    requests that share the entry id.q what it has actually cost instead of cost. The request is the
---                    one at this position, where the first is 0. Let "own" be "id.q" if it is the only one, or else
---                    "id.q:position".
---                      actual < cost   an entry "own=" of the same score replaces its entry, or none if actual is 0.
---                                      If it shared the entry, each of the others gets an entry "id.q:position".
---                                      If its entry is not in the log, as it has expired, nothing is given back.
+--           settle   limits, id.q, requests, position, cost, actual, then the window of each limit: changes the charge
+--                    of one request from cost to actual. The request is at this position, from 0, among the requests
+--                    that share the entry id.q. Let "own" be "id.q" if it is the only one, or else "id.q:position".
+--                      actual < cost   an entry "own=" with the same score replaces its entry, or none if actual is 0.
+--                                      If other requests share its entry, each of them gets an entry
+--                                      "id.q:position". If its entry is not in the log, nothing is given back.
 --                      actual > cost   an entry "own+" is added for the difference, even if the first one has expired.
---                    To repeat this with the same actual changes nothing, as long as an entry "own+" is in a log.
---           renew    logs, entries, the members of so many entries, then the window of each log: moves the entries to
---                    the present, in the logs that have them, unless they have expired
+--                    Repeating this with the same actual changes nothing, as long as an entry "own+" is in a log.
+--           renew    logs, entries, the members of the entries, then the window of each log: moves the entries to the
+--                    present, in the logs that have them, unless they have expired
 --           reset    logs: deletes them, unless the call is "known"
---           probe    nothing; it has two keys, of which the second never exists. It runs every command that the other
---                    verbs run, and changes nothing.
---         Windows and bans are in microseconds, and whole milliseconds. A question of admit stands for the given
---         number of requests. As many as fit are granted, the first ones. Each is charged its cost in all logs of the
---         question, or in none.
+--           probe    has two keys, the second of which never exists: runs every command that the other verbs run, and
+--                    changes nothing
+--         Windows and bans are whole milliseconds, given in microseconds. A question of admit stands for the given
+--         number of requests. As many as fit are granted, from the first on. Each of them is charged its cost in all
+--         logs of the question, or in none.
 --
 -- Reply   a list with one element for each question:
 --           an integer from 0   admit: there is one log, every request is granted, and this many units remain, enough
 --                               for another request. settle: the number of units given back or charged. renew: the
---                               number of entries moved, of all logs. reset, probe: 0.
+--                               number of entries moved, in all logs. reset, probe: 0.
 --           -1                  the budget of the call was used up before this question: ask it again
 --           a list              admit, peek: how many requests are granted, then three integers for each log:
 --                                 remaining  units free after the grants; below zero if there are more than max
---                                 retry      microseconds until one request more fits this log, 0 if it does now;
+--                                 retry      microseconds until one more request fits this log, 0 if it fits now;
 --                                            negative if units of the log may be given back before that
 --                                 reset      microseconds until the log is empty, if nothing more is admitted
---                               If any log is banned, these are as if none was, and there is one more integer for
---                               each log: the microseconds until its ban ends, or 0. Requests that are granted came
---                               before the ban, and the others during it.
---           a string            the error of this question alone: one of its logs is no sorted set, or is damaged,
---                               or would hold more units than 2^53. Nothing was charged.
+--                               If any log is banned, these integers ignore bans, and there is one more for each log:
+--                               the microseconds until its ban ends, or 0. Requests that are granted came before the
+--                               ban, and the others during it.
+--           a string            the error of this question alone: one of its logs is not a sorted set, or is damaged,
+--                               or would hold more than 2^53 units. Nothing was charged.
 --
 -- Ban     A question of admit bans each log that has no room for the first request that is not granted, if the ban of
 --         its limit is not 0 and the log is not banned yet. The ban belongs to the log: until it ends or reset deletes
 --         the log, no question has room in the log, even if its own limit has no ban. Nothing prolongs a ban. Units
---         that are given back do not end it, nor do entries that expire.
+--         that are given back do not end it, and neither do entries that expire.
 -- Clock   TIME, read once. If the clock steps back, some entries are in the future. They still count, so no window is
 --         overfilled. A question about a log without room, or one that renews an entry in the future, moves them to
 --         the present, so that they expire a window from now. A ban that would last longer than n microseconds from
---         now is moved likewise. If the clock steps forward, entries expire and bans end earlier by as much.
--- Retry   A call that is sent again, with "again", grants what the earlier attempt has granted and charges nothing
---         twice, as long as the entries of that attempt have not expired. If it overtakes the earlier attempt, that one
---         charges nothing twice either, if as many requests fit as before, and units of none of them were given back
---         meanwhile. If another number fits, it charges these as well, until they expire: at most the requests of the
---         question, and never more than max. What an integer in the reply says about a log may be a round trip old.
---         If the units of a log are not known, its remaining is 0. A settle that is sent again, with "again" or
---         without, is a repeated one.
+--         now is moved in the same way. If the clock steps forward, entries expire and bans end too early by the step.
+-- Retry   A call that is sent again, with "again", grants what the earlier attempt granted, and charges nothing twice,
+--         as long as the entries of that attempt have not expired. If it overtakes the earlier attempt, the earlier
+--         attempt charges nothing twice either, if as many requests fit as before, and no units of them were given
+--         back in between. If another number fits, the earlier attempt charges these as well, until they expire: at
+--         most the requests of the question, and never more than max. What an integer in the reply says about a log
+--         may be a round trip old. If the units of a log are not known, its remaining is 0. A settle may be repeated
+--         in a call with "again" or without.
 -- Time    A call has a budget, so that it never occupies the server for long: 1000 minus 7 for each key, and at least
 --         100. Reading or removing an entry takes 1, moving it to the present 2, cleaning a log 8 (but 0 if it is done
 --         before any function is made), and giving back 1 for each request of the entry. Renewing an entry takes
---         nothing. It is as much work as a key, so a call should have few of both. Once the budget is used up, expired
---         entries stay in their logs, but their units are not counted. In a log with the mark * the expired entries
---         must be read to know their units. As long as some are left, the reply is -1, so a question about such a log
---         with n expired entries is answered after about n/1000 calls. If finding retry would take more than the
---         budget, retry is a time at which the request is still denied.
+--         nothing from the budget, but is as much work as a key, so a call should have few of both. Once the budget is
+--         used up, expired entries stay in their logs, but their units are not counted. In a log with the mark *, the
+--         expired entries must be read to know their units. As long as some are left, the reply is -1, so a question
+--         about such a log with n expired entries is answered after about n/1000 calls. If finding retry would take
+--         more than the budget, retry is a time at which the request is still denied.
 -- Expiry  No log expires before its newest entry does, or before its ban ends. Each log expires within two windows and
---         a second after an entry was added, renewed, or moved because the clock has stepped back, or a second after
---         its ban, whichever is later. PEXPIRE is a seventh of the work of an admission, so it runs only
---           - for the first entry: one window from now, since most logs of a flood get no second entry
+--         a second after an entry was added, renewed, or moved because the clock stepped back, or a second after its
+--         ban, whichever is later. PEXPIRE is a seventh of the work of an admission, so it runs only
+--           - for the first entry: one window from now, because most logs of a flood get no second entry
 --           - for the second entry: two windows from now
 --           - when entries have expired: two windows from now, or from the oldest entry that is left if none is added
 --           - when units were given back: two windows from the oldest entry that is left
---           - when a settle has added an entry: as for an admission's first entry, or else two windows from now
+--           - when a settle has added an entry: one window from now if it is the first entry, and otherwise two windows
 --           - when entries are renewed: two windows from now
 --           - when entries were moved from the future to the present: two windows from now
 --           - when a log is banned, and when nothing but the ban is left of it: to the end of the ban
---         A call that finds no expired entry comes within a window of the oldest entry, after which PEXPIRE has run
---         for two windows, so the log outlives the entry that the call adds. A second is added each time, since the
---         expiry of keys uses another clock. GT is used because after a step back of the clock the newest entry need
---         not be the one that was added last.
+--         If a call finds no expired entry, the oldest entry is less than a window old, and PEXPIRE has run for two
+--         windows since that entry was added. So the log outlives the entry that the call adds. A second is added each
+--         time, because the expiry of keys uses another clock. GT is used because, after the clock has stepped back,
+--         the newest entry may not be the last one that was added.
 -- Failure A call with wrong arguments fails before anything is written. If the server rejects writes, or the user has
---         no right to a command, the whole call fails. Then what the call has charged is taken back, as far as the
---         server allows. Units that a settle in the call has given back stay given back, and entries that it has
---         renewed stay renewed. A question writes nothing before all of its logs are known to be sorted sets.
+--         no right to a command, the whole call fails. It then takes back what it has charged, if the server allows
+--         this. Units that a settle in the call has given back stay given back, and entries that it has renewed stay
+--         renewed. A question writes nothing before all of its logs are known to be sorted sets.
 
 local call, try = redis.call, redis.pcall
 
--- Numbers become text by format('%.0f', n), because tostring and .. would cut them to fourteen digits. A number that is
--- passed to call keeps all digits, but formatting it is slow.
+-- Numbers are formatted by format('%.0f', n), because tostring and .. would cut them to fourteen digits. A number that
+-- is passed to call keeps all digits, but Redis takes longer to format it.
 local format = string.format
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
 local stamp = #time[2] == 6 and time[1] .. time[2] or format('%.0f', now)
 
 local id, again, knownOnly, keys = ARGV[1], false, false, #KEYS -- known: granted by an earlier attempt
-local budget = keys < 128 and 1000 - 7 * keys or 100 -- entries that this call may still remove, read or add for others
+local budget = keys < 128 and 1000 - 7 * keys or 100 -- see "Time" above
 local slack = 1000 -- milliseconds
 local reply = {}
 
 -- Nearly all calls are one group of plain questions, which have the verb one. They are answered before any function is
--- made, because making functions takes time. The arguments of other calls are parsed into groups. Wrong arguments fail
--- here, before anything is written. A cutoff is the score up to which entries have expired. It is never negative,
--- because the scores of marks are.
+-- made, because making functions takes time. The arguments of other calls are parsed into groups here, so that wrong
+-- arguments fail before anything is written. A cutoff is the score up to which entries have expired. It is never
+-- negative, because negative scores belong to marks.
 local groups
 local plain, max, window, cutoff = 0, nil, nil, nil
 if ARGV[2] == 'one' and not ARGV[6] and ARGV[3] + 0 == keys then
@@ -187,9 +188,9 @@ else
   end
 end
 
--- Plain questions are answered here in simple cases. The reply to the others is false for now, and they are answered
--- below: those about logs that have no room for another request after this one, have marks, have too many expired
--- entries, or fail a command.
+-- Plain questions are answered here in simple cases. The others get false for now, and are answered below: those about
+-- logs that have no room for another request after this one, have marks, have too many expired entries, or fail a
+-- command.
 local unanswered = groups and (groups[2] or plain == 0)
 for q = 1, plain do
   local log = KEYS[q]
@@ -238,8 +239,8 @@ local function setExtra(log, extra)
   end
 end
 
--- marksOf returns how many marks a log has, the units that ZCARD does not count, whether units may be given back, the
--- microseconds until the ban ends, and the mark of the ban. Without a ban, the last two are 0 and nil.
+-- marksOf returns the number of marks of a log, the number of units that ZCARD does not count, whether units may be
+-- given back, the microseconds until the ban ends, and the mark of the ban. Without a ban, the last two are 0 and nil.
 local function marksOf(log)
   local marks = call('ZRANGEBYSCORE', log, '-inf', '(0', 'WITHSCORES')
   local extra, provisional, ban, mark = 0, false, 0, nil
@@ -255,7 +256,7 @@ local function marksOf(log)
   return #marks / 2, extra, provisional, ban, mark
 end
 
--- setBan sets for how many microseconds a log is banned from now.
+-- setBan bans a log for ban microseconds from now.
 local function setBan(log, ban, mark)
   call('ZADD', log, format('%.0f', -now - ban), mark)
 end
@@ -269,12 +270,16 @@ local function empty(log, ban, mark)
   end
 end
 
--- clean removes expired entries from a log, as far as the budget allows. The log has the given number of members, of
--- which old have a score up to the cutoff. It returns the units and the entries that are live, the rank of the first
--- live entry, the units that ZCARD does not count, whether units may be given back, what it has removed, and the
--- microseconds until the ban ends, or 0. What it has removed is false for nothing, "all" if no expired entry is left,
--- or "some". It empties a log without live entries, and returns false for what it has removed. It returns nothing if
--- the units of the remaining entries are not known.
+-- clean removes as many expired entries from a log as the budget allows. The log has the given number of members, and
+-- the scores of old members are up to the cutoff. It returns
+--   - the units that are live, and the number of live entries
+--   - the rank of the first live entry
+--   - the number of units that ZCARD does not count
+--   - whether units may be given back
+--   - false if it has removed nothing, "all" if no expired entry is left, and otherwise "some"
+--   - the microseconds until the ban ends, or 0
+-- If there are no live entries, it empties the log and returns false instead of "all". If the units of the remaining
+-- entries are not known, it returns nothing.
 local function clean(log, cutoff, members, old)
   local marks, extra, provisional, ban, mark = marksOf(log)
   local expired = old - marks
@@ -322,24 +327,24 @@ local function clean(log, cutoff, members, old)
   return live + extra, live, marks + expired - removed, extra, provisional, cleaned, ban
 end
 
--- expires returns the microseconds until the entry at a rank expires.
+-- expiresIn returns the microseconds until the entry at a rank expires.
 local function expiresIn(log, rank, window)
-  -- In this order each difference fits into the 53 bits that a number holds exactly, for any window.
+  -- Calculated in this order, each difference fits into the 53 bits that a number holds exactly, for any window.
   return window - (now - call('ZRANGE', log, rank, rank, 'WITHSCORES')[2])
 end
 
--- keep sets the expiry of a log after its expired entries were removed and none was added. See "Expiry".
+-- keep sets the expiry of a log whose expired entries were removed, and to which none was added. See "Expiry".
 local function keep(log, oldest, window)
   call('PEXPIRE', log, format('%.0f', (expiresIn(log, oldest, window) + window) / 1000 + slack), 'GT')
 end
 
--- unitsExpireIn returns the microseconds until that many units have expired. Oldest is the rank of the oldest live
--- entry.
+-- unitsExpireIn returns the microseconds until the given number of units has expired. The rank of the oldest live entry
+-- is oldest.
 local function unitsExpireIn(log, units, oldest, extra, window)
   if extra == 0 then
     return expiresIn(log, oldest + units - 1, window)
   end
-  local step, score, entries = 4, nil, nil -- a few entries are enough in nearly all cases
+  local step, score, entries = 4, nil, nil -- nearly always a few entries are enough
   repeat
     step = math.max(1, math.min(step, budget))
     entries = call('ZRANGE', log, oldest, oldest + step - 1, 'WITHSCORES')
@@ -356,7 +361,8 @@ local function unitsExpireIn(log, units, oldest, extra, window)
   return window - (now - score)
 end
 
--- restamp moves entries from the future to the present. Ban is the microseconds until the ban of the log ends, or 0.
+-- restamp moves entries from the future to the present. If the log is banned, its ban ends in ban microseconds, and
+-- otherwise ban is 0.
 local function restamp(log, window, ban)
   local maxMoved = math.max(1, math.floor(budget / 2)) -- moving an entry takes 2
   local members = call('ZRANGEBYSCORE', log, '(' .. stamp, '+inf', 'LIMIT', 0, maxMoved)
@@ -374,7 +380,7 @@ local function restamp(log, window, ban)
   end
 end
 
--- name returns the member of the entry with an id and a number of units.
+-- name returns the member for an entry with an id and a number of units.
 local function name(entry, units)
   return units == 1 and entry or entry .. '*' .. format('%.0f', units)
 end
@@ -392,8 +398,8 @@ local function granted(g, at, entry)
   return 0
 end
 
--- unfinished returns the reply about logs of which the units are not known: -1, or what an earlier attempt of this call
--- has granted, because after -1 the question would be asked again in a call with another id.
+-- unfinished returns the reply about logs whose units are not known. It is -1, or what an earlier attempt of this call
+-- granted: after -1, the question would be asked again in a call with another id, and charged twice.
 local function unfinished(g, known)
   if known == 0 then
     return -1
@@ -407,15 +413,15 @@ local function unfinished(g, known)
   return reply
 end
 
--- fail takes back what the call has charged, as far as the server allows, and returns the error of the whole call.
-local charged = {} -- what the functions below have charged, and the marks of their bans
+-- fail takes back what the call has charged, if the server allows this, and returns the error of the whole call.
+local charged = {} -- entries that the functions below have added, and marks of bans
 local function fail(text)
   for i = #charged, 1, -1 do
     local log, member, new, units = unpack(charged[i])
     if new then
       try('UNLINK', log)
     elseif try('ZREM', log, member) == 1 and units > 1 then
-      local marked = try('ZSCORE', log, '*') -- its score may have changed meanwhile
+      local marked = try('ZSCORE', log, '*') -- its score may have changed after the entry was added
       if type(marked) == 'string' then
         setExtra(log, -marked - (units - 1))
       end
@@ -427,7 +433,7 @@ local function fail(text)
   return { err = text }
 end
 
--- admit answers a question with the verb admit, one or peek, about the g.logs logs that follow KEYS[at].
+-- admit answers a question with the verb admit, one or peek. Its g.logs logs follow KEYS[at].
 local function admit(g, at, entry)
   local members, units, live, oldest, extra, provisional, cleaned, ban = {}, {}, {}, {}, {}, {}, {}, {}
   for i = 1, g.logs do
@@ -464,7 +470,7 @@ local function admit(g, at, entry)
     local log, window = KEYS[at + i], g.window[i]
     if charge > 0 then
       local member, marks = name(entry, charge), {}
-      if call('ZADD', log, stamp, member) == 1 then -- not 1 if a retry of this call has overtaken it
+      if call('ZADD', log, stamp, member) == 1 then -- not if a retry of this call has overtaken it
         charged[#charged + 1] = { log, member, live[i] == 0, charge }
         if charge > 1 then
           extra[i] = extra[i] + charge - 1
@@ -508,9 +514,9 @@ local function admit(g, at, entry)
     local log, window = KEYS[at + i], g.window[i]
     local remaining, retry, reset = g.max[i] - units[i], 0, 0
     if charge > 0 and (charge > 1 or g.provisional) then
-      oldest[i] = call('ZCOUNT', log, '-inf', g.cutoff[i]) -- since a mark may be new
+      oldest[i] = call('ZCOUNT', log, '-inf', g.cutoff[i]) -- because a mark may be new
     end
-    for _ = 1, 2 do -- again if entries from the future were moved
+    for _ = 1, 2 do -- twice if entries are moved from the future to the present
       if remaining < g.cost then
         retry = unitsExpireIn(log, g.cost - remaining, oldest[i], extra[i], window)
       elseif known > 0 and grants < g.requests then
@@ -537,8 +543,8 @@ local function admit(g, at, entry)
   return reply
 end
 
--- lowerCharge lowers the charge of one request to what it has cost, and returns the units given back. Extra is the
--- units of each log that ZCARD does not count.
+-- lowerCharge lowers the charge of one request to what it cost, and returns the number of units given back. In each log
+-- i, ZCARD does not count extra[i] units.
 local function lowerCharge(g, at, own, extra)
   local ownMember, sharedMember = name(g.entry .. ':' .. g.position, g.cost), name(g.entry, g.requests * g.cost)
   local freed = 0
@@ -581,7 +587,7 @@ local function lowerCharge(g, at, own, extra)
   return freed
 end
 
--- raiseCharge charges what a request has cost beyond its charge, and returns the units charged.
+-- raiseCharge charges what one request cost beyond its charge, and returns the number of units charged.
 local function raiseCharge(g, at, own, extra)
   local more = g.actual - g.cost
   local member, members, added = name(own .. '+', more), {}, 0
@@ -611,11 +617,11 @@ local function raiseCharge(g, at, own, extra)
   return added
 end
 
--- settle changes the charge of one request to what it has cost.
+-- settle changes the charge of one request to what it cost.
 local function settle(g, at)
   local less = g.actual < g.cost
   if less and g.requests > 1 and budget <= 0 then
-    return -1 -- at once, so that no other question finds units given back in one log and not in another
+    return -1 -- before any change, so that no question finds units given back in one log but not in another
   end
   local own, extra = g.requests > 1 and g.entry .. ':' .. g.position or g.entry, {}
   for i = 1, g.logs do
@@ -628,7 +634,7 @@ end
 local function renew(g, at)
   local renewed = 0
   for i = 2, g.logs do
-    call('ZCARD', KEYS[at + i]) -- fails before anything is written
+    call('ZCARD', KEYS[at + i]) -- to fail before anything is written
   end
   for i = 1, g.logs do
     local log, window, entries, ahead = KEYS[at + i], g.window[i], {}, false
@@ -684,16 +690,16 @@ local answers = {
   one = admit, admit = admit, peek = admit, settle = settle, renew = renew, reset = reset, probe = probe,
 }
 
--- damaged reports whether the content of a log has caused an error: an error of Lua, which has no code, or an error
+-- damaged reports whether the content of a log has caused an error. Such an error comes from Lua and has no code, or is
 -- about a number that was computed from the log.
 local function damaged(text)
   return not string.find(text, '^%u+ ') or string.find(text, '^ERR value is not ') or
     string.find(text, '^ERR invalid expire ')
 end
 
--- A server that rejects writes rejects this command, and the whole call fails. The command changes nothing, because all
--- logs expire later than in a millisecond. After it, a server without free memory accepts all writes, as it does from
--- any script that has begun to write, so no question fails halfway for lack of memory.
+-- If the server rejects writes, it rejects this command, and the whole call fails. The command changes nothing, because
+-- no log expires within a millisecond. After it, even a server without free memory accepts all writes, because the
+-- script has begun to write. So no question fails halfway for lack of memory.
 local writable = try('PEXPIRE', KEYS[1], 1, 'GT')
 if type(writable) == 'table' then
   return fail(writable.err)

@@ -18,7 +18,7 @@ type State uint8
 const (
 	// Closed means that calls go to Redis.
 	Closed State = iota
-	// HalfOpen means that probes test whether Redis answers. Calls go to Redis, unless there may be no connection: then
+	// HalfOpen means that probes test whether Redis answers. Calls go to Redis too. But if there may be no connection,
 	// they wait for the result.
 	HalfOpen
 	// Open means that only probes go to Redis.
@@ -86,7 +86,7 @@ func (b *breaker) openError() error {
 	return nil
 }
 
-// awaitClosed waits until the state is Closed, and reports whether it is within the given time.
+// awaitClosed waits for the state Closed, and reports whether it came within the given time.
 func (b *breaker) awaitClosed(within time.Duration) bool {
 	i := b.incident.Load()
 	if i == nil {
@@ -104,7 +104,7 @@ func (b *breaker) awaitClosed(within time.Duration) bool {
 }
 
 // suspect makes a closed breaker half-open, because a question with the given hash tag has failed. The argument
-// disconnected reports whether there may be no connection. It also counts if the breaker is half-open already.
+// disconnected means that there may be no connection. It also takes effect if the breaker is half-open already.
 func (b *breaker) suspect(hashTag string, cause error, disconnected bool) {
 	if i := b.incident.Load(); i != nil && (!disconnected || i.disconnected.Load()) {
 		return
@@ -132,7 +132,7 @@ const (
 	maxPause = 500 * time.Millisecond
 	// probeTimeout is how long a probe waits for its answer. It is long because a Redis that hangs answers as soon as
 	// it continues. dialTimeout is how long a probe waits if it may have to make a connection. It is shorter because
-	// another server may have replaced the one that is being dialed.
+	// another server may meanwhile have replaced the one that is being dialed.
 	probeTimeout, dialTimeout = 5 * time.Second, time.Second
 )
 

@@ -18,9 +18,9 @@ type call[Q Question[Q]] struct {
 	result        rueidis.RedisResult // of the last attempt
 	encodedAt     time.Duration       // by Dispatcher.Now
 	maybeExecuted bool                // an attempt may have been executed
-	moving        bool                // the last attempt had no effect, because the slot is moving to another node
+	moving        bool                // the slot is moving to another node, so the last attempt had no effect
 	replicas      int                 // how many attempts have failed because the server was a replica
-	attempts      int                 // how many have failed for other reasons, except that the slot was moving
+	attempts      int                 // how many have failed for other reasons, not counting a moving slot
 	failure       error               // of the last attempt
 }
 
@@ -33,8 +33,8 @@ const (
 	maxReplicas = 1000
 	// tryAgainPause is the pause between two attempts while a slot moves.
 	tryAgainPause = time.Millisecond
-	// rejectedPause is the pause after a rejection. It is doubled with each failed attempt. By then Unwanted has its
-	// final value.
+	// rejectedPause is the pause after a rejection. It is doubled with each failed attempt. It is long enough for
+	// Unwanted to get its final value.
 	rejectedPause = 5 * time.Millisecond
 	// maxUnknown is how long a call of unknown outcome waits for the breaker to close.
 	maxUnknown = time.Minute
@@ -46,7 +46,7 @@ func (c *call[Q]) encode(questions []Q, now time.Duration) {
 	c.keys, c.args = c.batch.Encode(questions)
 }
 
-// send sends calls all at once, and answers their questions. It returns the calls that must be sent again.
+// send sends calls together, and answers their questions. It returns the calls that must be sent again.
 func (l *link[Q]) send(client rueidis.Client, calls []*call[Q]) (failed []*call[Q]) {
 	d, start := l.d, l.d.Now()
 	d.run(context.Background(), client, calls)
@@ -68,7 +68,7 @@ func (l *link[Q]) send(client rueidis.Client, calls []*call[Q]) (failed []*call[
 //   - if it had no effect because the server is a replica
 //   - if it had no effect because its slot is moving
 //
-// If a retry is rejected, it is still unknown what the first attempt has granted, so the call is sent again later.
+// If a retry is rejected, it is still unknown what the first attempt granted, so the call is sent again later.
 func (l *link[Q]) finish(client rueidis.Client, c *call[Q]) bool {
 	l.callsEnded.Add(1)
 	reply, err := c.result.ToArray()
@@ -99,10 +99,10 @@ func (l *link[Q]) finish(client rueidis.Client, c *call[Q]) bool {
 	return false
 }
 
-// resend sends calls that have failed, until they succeed or it is not worth resending them. When the breaker opens,
-// their callers get an error. But what Redis may have granted must be given back, so calls of unknown outcome wait
-// until it closes. There are few of them: each time the breaker closes, each worker can add one set of calls that
-// fails, and a set is sent maxAttempts times.
+// resend sends failed calls again, until they succeed or are no longer worth resending. When the breaker opens, their
+// callers get an error. But what Redis may have granted must be given back, so calls of unknown outcome wait until it
+// closes. There are few of them: each time the breaker closes, each worker can add one set of calls that fails, and a
+// set is sent maxAttempts times.
 func (l *link[Q]) resend(client rueidis.Client, calls []*call[Q]) {
 	for {
 		if slices.ContainsFunc(calls, func(c *call[Q]) bool { return c.moving }) {
@@ -118,13 +118,13 @@ func (l *link[Q]) resend(client rueidis.Client, calls []*call[Q]) {
 			if !l.breaker.awaitClosed(maxUnknown) {
 				return
 			}
-		} else if calls = l.worthResending(calls); len(calls) > 0 { // since allow may have waited
+		} else if calls = l.worthResending(calls); len(calls) > 0 { // because allow may have waited
 			calls = l.send(client, calls)
 		}
 	}
 }
 
-// resendLater resends a call whose callers have got an error, after a pause that grows with each attempt.
+// resendLater resends a call whose callers have got an error. It pauses first, for longer after each attempt.
 func (l *link[Q]) resendLater(client rueidis.Client, c *call[Q]) {
 	select {
 	case <-time.After(rejectedPause << c.attempts):
@@ -155,9 +155,9 @@ func (l *link[Q]) worthResending(calls []*call[Q]) []*call[Q] {
 	})
 }
 
-// askAlone puts the questions of a call that had no effect back into the queue, to be asked in calls that only
-// questions that are alike share. While a slot moves, Redis answers a call only if all of its keys are on one node, and
-// this is more likely if it has fewer keys.
+// askAlone puts the questions of a call that had no effect back into the queue. From then on, each shares a call only
+// with questions that are alike. While a slot moves, Redis answers a call only if all of its keys are on one node,
+// which is more likely if it has fewer keys.
 func (l *link[Q]) askAlone(c *call[Q]) {
 	for _, q := range c.questions {
 		q.future().alone = true

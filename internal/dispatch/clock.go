@@ -11,14 +11,15 @@ import (
 // clock measures the time in which this process was able to listen to Redis, and ends waits that reach the timeout by
 // this measure.
 //
-// The reason is that a process that is late itself must not conclude that Redis is silent. If more goroutines can run
-// than there are processors, a reply may be in the socket's buffer for a long time before the goroutines that deliver
-// it run. So a wait ends when this process was able to listen for the timeout, and after 20 more timeouts at the
-// latest.
+// Without it, a process that is short of processor time would take Redis for silent. If more goroutines can run than
+// there are processors, a reply may stay in the socket's buffer for a long time before the goroutines that deliver it
+// run. So a wait ends when this process was able to listen for as long as the timeout, and at the latest after 20 more
+// timeouts.
 //
-// The clock advances in ticks. A tick is a short sleep and then a turn of the scheduler, in which the goroutines run
-// that were ready before. A tick that takes too long does not count. Waits that begin in the same tick end together, so
-// one timer is enough for all of them. The clock stops soon after the last wait is over and the last alarm is done.
+// The clock advances in ticks. A tick is a short sleep, and then a turn of the scheduler, in which goroutines run that
+// were already waiting to run. A tick that takes too long does not count. Waits that begin in the same tick end
+// together, so one timer is enough for all of them. The clock stops soon after the last wait is over and the last alarm
+// is done.
 type clock struct {
 	timeout time.Duration
 	now     func() time.Duration
@@ -40,13 +41,13 @@ const (
 	ticksPerTimeout = 32
 	// maxTickDelay is how late a tick may end in a process that is able to listen.
 	maxTickDelay = 2 * time.Millisecond
-	// maxLateness is how many timeouts later a wait ends at most in a process that is not able to listen.
+	// maxLateness is how many timeouts later, at most, a wait ends in a process that is not able to listen.
 	maxLateness = 20
 )
 
-// deadline is when this process has been able to listen for some time since a start.
+// deadline is the time at which this process will have been able to listen for a given time since a start.
 type deadline struct {
-	after    time.Duration // for how long
+	after    time.Duration // the given time
 	start    time.Duration // by clock.now
 	listened time.Duration // clock.listened at the start
 }
@@ -63,7 +64,7 @@ type alarm struct {
 	f         func()
 }
 
-// round is the waits that began in the same tick, and end together.
+// round is the waits that began in the same tick. They end together.
 type round struct {
 	deadline
 	waits []wait
@@ -75,7 +76,7 @@ type wait struct {
 	use    uint64
 }
 
-// over reports whether the caller waits no longer.
+// over reports whether the caller no longer waits.
 func (w wait) over() bool { return !w.future.pending(w.use) }
 
 // tick returns the length of a tick.
@@ -89,8 +90,8 @@ func (c *clock) expireAfterTimeout(f *Future) {
 	c.newWaits = append(c.newWaits, wait{f, f.use()})
 }
 
-// afterFunc calls f, in a goroutine of its own, when this process has been able to listen for the given time from now,
-// unless cancelled reports true by then.
+// afterFunc calls f, in a new goroutine, when this process has been able to listen for the given time from now, unless
+// cancelled reports true by then.
 func (c *clock) afterFunc(after time.Duration, cancelled func() bool, f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -140,7 +141,7 @@ func (c *clock) run() {
 			case a.cancelled():
 				return true
 			case c.reached(a.deadline, now):
-				c.background.Go(a.f) // in a goroutine, since it may log and take a while
+				c.background.Go(a.f) // in a goroutine, because it may log and take a while
 				return true
 			}
 			return false
@@ -155,7 +156,8 @@ func (c *clock) run() {
 			last := len(spare) - 1
 			r := spare[last]
 			spare = spare[:last]
-			// Not the time that the tick took, because waits may have begun when it was about to end.
+			// The waits may have begun at any time in the tick. They count as begun one tick before its end, however
+			// long the tick took.
 			r.deadline = deadline{c.timeout, now - c.tick(), c.listened - c.tick()}
 			r.waits = append(r.waits, began...)
 			rounds = append(rounds, r)

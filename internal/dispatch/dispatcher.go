@@ -17,16 +17,17 @@ type Question[Q any] interface {
 	HashTag() string
 	// Size returns how much work the question is for the script. A question about one key usually has size 1.
 	Size() int
-	// Unwanted reports whether the caller has got an error, and has no use for what it may still be granted.
+	// Unwanted reports whether the caller has got an error, and what the question may still be granted must be given
+	// back.
 	Unwanted() bool
-	// Alike reports whether a batch can ask this question together with other for the work of one.
+	// Alike reports whether a batch with this question and other is as little work as with one of them.
 	Alike(other Q) bool
 
 	future() *Future
 }
 
-// Batch encodes questions as the arguments of one call, and decodes the reply into their answers. It is used for one
-// call after another.
+// Batch encodes questions as the arguments of one call, and decodes the reply into their answers. It is reused: each
+// Encode begins a new call.
 type Batch[Q Question[Q]] interface {
 	// Encode returns the keys and the arguments of a call that asks questions.
 	Encode(questions []Q) (keys, args []string)
@@ -34,10 +35,10 @@ type Batch[Q Question[Q]] interface {
 	Again() []string
 	// Known returns the arguments for asking what the call has granted if it was executed, without granting more.
 	Known() []string
-	// RetryFor returns how long after Encode the call may be sent again.
+	// RetryFor returns for how long after Encode the call may be sent again.
 	RetryFor() time.Duration
 	// Decode stores the answers in the questions, and returns the questions that the reply does not answer. It returns
-	// an error if the reply cannot be the script's.
+	// an error if the reply is not one of the script.
 	Decode(reply []rueidis.RedisMessage) (unanswered []Q, err error)
 }
 
@@ -49,10 +50,10 @@ type Config[Q Question[Q]] struct {
 	Script  string
 	// Batches returns a function that makes batches for one worker. They may share memory that only Encode uses.
 	Batches func() (newBatch func() Batch[Q])
-	// Probe returns the keys and arguments of a call that tests what questions with a hash tag need, and changes
-	// nothing.
+	// Probe returns the keys and arguments of a call that changes nothing, and tests whether questions with a hash tag
+	// can be answered.
 	Probe func(hashTag string) (keys, args []string)
-	// Late is called with each question whose answer came after its caller stopped waiting.
+	// Late is called with each question whose answer comes after its caller has stopped waiting.
 	Late func(q Q)
 
 	// The remaining functions only observe, and may be nil.
@@ -77,9 +78,9 @@ type Dispatcher[Q Question[Q]] struct {
 }
 
 var (
-	// ErrClosed is the error of a question to a Dispatcher that is closed.
+	// ErrClosed is returned if the Dispatcher is closed.
 	ErrClosed = errors.New("closed")
-	// ErrQueueFull is the error of a question that finds too many others in the queue.
+	// ErrQueueFull is returned if too many other questions are in the queue.
 	ErrQueueFull = errors.New("too many requests wait for Redis")
 
 	errNoAnswer = errors.New("no answer")
@@ -103,8 +104,8 @@ func New[Q Question[Q]](config Config[Q]) *Dispatcher[Q] {
 func (d *Dispatcher[Q]) Now() time.Duration { return time.Since(d.start) }
 
 // Do asks a question and waits for the answer. If it returns nil, the answer is in the question. If it returns an
-// error, the question may have been asked, and an answer may still be stored in it, so it must not be used for
-// another Do.
+// error, the question may have been sent, and an answer may still be stored in it, so the question must not be used
+// again.
 func (d *Dispatcher[Q]) Do(ctx context.Context, q Q) error {
 	f := q.future()
 	l, err := d.push(q)
@@ -138,6 +139,16 @@ func (d *Dispatcher[Q]) Do(ctx context.Context, q Q) error {
 	return err
 }
 
+// Server returns a number of the server that answers questions with a hash tag: in Redis Cluster, questions with another
+// number have another master. The number may change, and be out of date for some seconds.
+func (d *Dispatcher[Q]) Server(hashTag string) int {
+	client, err := d.Client()
+	if err != nil {
+		return 0
+	}
+	return d.nodes.table.Load().index(slotIn(client, hashTag))
+}
+
 // push puts a question into the queue of its link, and returns the link.
 func (d *Dispatcher[Q]) push(q Q) (*link[Q], error) {
 	client, err := d.Client()
@@ -150,8 +161,8 @@ func (d *Dispatcher[Q]) push(q Q) (*link[Q], error) {
 	return l, l.push(q)
 }
 
-// Close answers all questions in the queues with ErrClosed, and waits for the calls in flight and for all goroutines in
-// the background.
+// Close answers all questions in the queues with ErrClosed, and waits for calls in flight and for background
+// goroutines.
 func (d *Dispatcher[Q]) Close() {
 	d.cancel()
 	links := d.nodes.close()

@@ -2,11 +2,11 @@ package dispatch
 
 import "sync/atomic"
 
-// Future is the Dispatcher's part of a question, which embeds it. It connects the question to the caller that waits for
-// the answer. The zero Future is ready for use. It may be used again after Do has returned nil.
+// Future is the part of a question that the Dispatcher uses. It connects the question to the caller that waits for the
+// answer. The zero Future is ready for use. A Future may be used again after Do has returned nil.
 type Future struct {
-	// state holds one of the states below in its lowest bits, and the number of the use in the bits above. The number
-	// keeps the clock, which may still have a wait for an earlier use, from ending the wait of a later one.
+	// state holds one of the states below in its lowest bits, and the number of the use in the other bits. The clock
+	// may still hold a wait of an earlier use, and the number keeps it from ending the wait of a later one.
 	state atomic.Uint64
 	done  chan struct{} // has an element when the question is answered or expired
 	err   error
@@ -20,7 +20,7 @@ const (
 	sent            // the question is in a call
 	answered        // the answer has come
 	expired         // the timeout has passed
-	left            // the caller has left, because its context ended
+	left            // the caller has left because its context ended
 
 	useBits = 3
 	oneUse  = 1 << useBits

@@ -24,18 +24,18 @@ type link[Q Question[Q]] struct {
 	gathering  bool // a worker is about to take the questions in the queue
 	workers    int  // how many workers there are
 	closed     bool
-	background sync.WaitGroup // the workers, and goroutines that resend calls
+	background sync.WaitGroup // the workers, and the goroutines that resend calls
 }
 
 const (
 	// maxWorkers is the most workers of a link. While Redis answers one worker, the questions of the other are on their
-	// way. With more workers, each would ask fewer questions at once, which costs Redis more work for each question.
+	// way. With more workers, each would send fewer questions at once, which is more work for Redis.
 	maxWorkers = 2
-	// maxSize and maxQuestions limit the questions that a worker asks at once to what Redis answers in half a
+	// maxSize and maxQuestions limit the questions that a worker sends at once to what Redis answers in half a
 	// millisecond, or in a few milliseconds if they are about many slots. Consecutive questions that are alike have the
 	// size of one.
 	maxSize, maxQuestions = 128, 512
-	// maxQueue is the most questions in a queue. It bounds the memory.
+	// maxQueue is the most questions in a queue. It bounds the memory that they take.
 	maxQueue = 1 << 16
 )
 
@@ -80,8 +80,8 @@ func (l *link[Q]) push(q Q) error {
 	return nil
 }
 
-// wakeWorker ensures that a worker will take questions from the queue. If all workers have calls in flight, they will
-// do so anyway. The link must be locked.
+// wakeWorker ensures that a worker will take questions from the queue. There is nothing to do if all workers have calls
+// in flight, because they look into the queue afterwards. The link must be locked.
 func (l *link[Q]) wakeWorker() {
 	switch {
 	case l.gathering:
@@ -93,7 +93,8 @@ func (l *link[Q]) wakeWorker() {
 	}
 }
 
-// requeue puts questions that were sent back to the front of the queue, in their order, if their callers still wait.
+// requeue puts questions of a call back to the front of the queue, in their order. It drops those whose callers no
+// longer wait.
 func (l *link[Q]) requeue(questions []Q) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -112,8 +113,8 @@ func (l *link[Q]) requeue(questions []Q) {
 	}
 }
 
-// take waits until there are questions in the queue, and appends as many of them to questions as may be asked at
-// once. It reports false if the link is closed.
+// take waits until there are questions in the queue, takes as many of them as may be sent at once, and appends them to
+// questions. It reports false if the link is closed.
 func (l *link[Q]) take(questions []Q) (_ []Q, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -123,8 +124,8 @@ func (l *link[Q]) take(questions []Q) (_ []Q, ok bool) {
 			l.wake.Wait()
 			l.idle--
 		}
-		// Let callers that can run now add their questions, such as those that the last call has answered. If another
-		// worker takes the questions meanwhile, wait again.
+		// Let callers that are ready to run add their questions, such as those whose last question was just answered.
+		// If another worker takes the questions meanwhile, wait again.
 		l.gathering = true
 		l.mu.Unlock()
 		runtime.Gosched()
@@ -147,14 +148,14 @@ func (l *link[Q]) take(questions []Q) (_ []Q, ok bool) {
 	if l.head += len(questions); l.head == len(l.queue) {
 		l.queue, l.head = l.queue[:0], 0
 	} else {
-		l.wakeWorker() // push may have woken no worker for the rest of the questions, because of l.gathers
+		l.wakeWorker() // for the rest of the questions, for which push has woken no worker while l.gathering was set
 	}
 	return questions, !l.closed
 }
 
-// watchForReply makes the breaker half-open if no call ends within the timeout from now. It is called when a caller has
-// left because its context ended. This is no evidence that Redis is silent, but if all callers leave before the
-// timeout, there will be no other.
+// watchForReply makes the breaker half-open if no call ends within the timeout from now. It is called when a caller
+// leaves because its context has ended. This does not show that Redis is silent. But if all callers leave before the
+// timeout, nothing else would show it.
 func (l *link[Q]) watchForReply(hashTag string) {
 	hashTag = strings.Clone(hashTag)
 	if ended := l.callsEnded.Load(); l.breaker.incident.Load() == nil {
@@ -163,7 +164,7 @@ func (l *link[Q]) watchForReply(hashTag string) {
 	}
 }
 
-// drain empties the queue, and answers the questions with an error.
+// drain empties the queue, and answers its questions with an error.
 func (l *link[Q]) drain(err error) {
 	l.mu.Lock()
 	questions := l.queue[l.head:]

@@ -13,20 +13,20 @@ import (
 )
 
 // nodes maps the slots of Redis Cluster to links, one for each master. The first link is for slots with an unknown
-// master, and for a Redis that is no cluster.
+// master, and for a Redis that is not a cluster.
 //
 // The map may be out of date. The client finds the master of each slot by itself, so questions in the wrong link are
-// answered too. They are slower, and the circuit breaker of another master may stop them.
+// answered too. But they are slower, and the circuit breaker of another master may stop them.
 type nodes[Q Question[Q]] struct {
 	table     atomic.Pointer[table[Q]]
-	refreshAt atomic.Int64 // when to ask for the map again, by Dispatcher.Now
+	refreshAt atomic.Int64 // when to get the map again, by Dispatcher.Now
 
 	mu         sync.Mutex // protects the following fields and changes of table
 	closed     bool
 	background sync.WaitGroup // the goroutine that gets the map
 }
 
-// table is one version of the map. It is not changed.
+// table is one version of the map. It is immutable.
 type table[Q Question[Q]] struct {
 	links     []*link[Q]
 	linkIndex []uint16 // for each slot the index in links; nil until a cluster has sent its map
@@ -39,16 +39,19 @@ const (
 	mapTimeout = time.Second
 )
 
-// link returns the link of a slot.
-func (t *table[Q]) link(slot int) *link[Q] {
+// index returns the index of the link of a slot.
+func (t *table[Q]) index(slot int) int {
 	if t.linkIndex == nil {
-		return t.links[0]
+		return 0
 	}
-	return t.links[t.linkIndex[slot]]
+	return int(t.linkIndex[slot])
 }
 
 // link returns the link of a slot.
-func (n *nodes[Q]) link(slot int) *link[Q] { return n.table.Load().link(slot) }
+func (n *nodes[Q]) link(slot int) *link[Q] {
+	t := n.table.Load()
+	return t.links[t.index(slot)]
+}
 
 // refresh gets the map from the cluster in the background, if it is due.
 func (n *nodes[Q]) refresh(d *Dispatcher[Q], client rueidis.Client) {
@@ -144,8 +147,9 @@ func askNode(ctx context.Context, node rueidis.Client) ([][]slotRange, error) {
 	return parseSlots(rows)
 }
 
-// parseSlots returns the slots of each master from the reply to CLUSTER SLOTS. Each row has the first and the last slot
-// of a range and then its nodes, of which the first is the master. A node has an address, a port and other fields.
+// parseSlots returns the slots of each master, given the reply to CLUSTER SLOTS. Each row of the reply has the first
+// and the last slot of a range, and then the nodes of the range, beginning with the master. A node has an address, a
+// port and other fields.
 func parseSlots(rows []rueidis.RedisMessage) (masters [][]slotRange, err error) {
 	malformed := errors.New("not a reply to CLUSTER SLOTS")
 	index := map[string]int{}

@@ -91,6 +91,7 @@ func TestLinksOfMasters(t *testing.T) {
 		d.nodes.background.Wait()
 		for slot, link := range row.links {
 			assert.Equal(t, link, d.linkOf(slot), "%s: slot %d", row.why, slot)
+			assert.Equal(t, link, d.Server(d.prefix+d.inSlots(slot, slot)), "%s: slot %d", row.why, slot)
 		}
 		assert.Len(t, d.nodes.table.Load().links, row.most, row.why)
 	}

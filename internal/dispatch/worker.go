@@ -6,8 +6,8 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// worker takes questions from the queue of its link, and asks them in as few calls as possible, which it sends all at
-// once. To a single server it sends one call. In Redis Cluster it sends one call for each slot.
+// worker takes questions from the queue of its link, and makes as few calls of them as possible, which it sends
+// together. To a single server it sends one call. To Redis Cluster it sends one call for each slot.
 type worker[Q Question[Q]] struct {
 	link      *link[Q]
 	newBatch  func() Batch[Q]
@@ -19,8 +19,8 @@ func newWorker[Q Question[Q]](l *link[Q]) *worker[Q] {
 	return &worker[Q]{link: l, newBatch: l.d.Batches()}
 }
 
-// work runs a worker until the link is closed. It drops questions whose callers no longer wait. Calls that must be sent
-// again do not delay others.
+// work runs a worker until the link is closed. It drops questions whose callers no longer wait. It resends failed calls
+// in the background, so that they do not delay others.
 func (l *link[Q]) work() {
 	w := newWorker(l)
 	for ok := true; ok; {

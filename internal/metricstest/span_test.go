@@ -19,7 +19,8 @@ import (
 func TestSpans(t *testing.T) {
 	ended := tracetest.NewSpanRecorder()
 	provider := trace.NewTracerProvider(trace.WithSpanProcessor(ended))
-	limiter, err := core.Connect(redistest.Shared(t).URL(), core.WithPrefix(redistest.Prefix()), core.WithTimeout(time.Minute))
+	limiter, err := core.Connect(redistest.Shared(t).URL(),
+		core.WithPrefix(redistest.Prefix()), core.WithTimeout(time.Minute))
 	require.NoError(t, err)
 	defer limiter.Close()
 	login, site := core.PerHour("login", 2), core.PerDay("site", 9)
