@@ -299,8 +299,8 @@ func TestLeasesAreRenewedInTime(t *testing.T) {
 	})
 }
 
-// On a clock of the test's: one server hangs, with many leases of which each renewal takes longer than the lease before it
-// fails. The leases on another server are renewed in time, and few renewals wait at once.
+// On a clock of the test's: one server hangs, with many leases, so that each renewal takes longer than the lease before
+// it fails. The leases on another server are renewed in time, and few renewals wait at once.
 func TestHangingServerDelaysNoOtherRenewals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		redis := &renewed{start: time.Now(), last: map[string]time.Duration{}}

@@ -57,7 +57,9 @@ var configs = []struct {
 	{"bans and settlements", Config{
 		Max: 1, Window: 3, Hold: 2, Ban: 4, Requests: []Request{{0, 1, 0}, {1, 1, -1}, {0, 1, -1}},
 	}, false},
-	{"bans and clock steps", Config{Max: 1, Window: 2, Hold: 1, Ban: 3, Steps: 1, Step: 1, Requests: plain(0, 1, 0)}, false},
+	{"bans and clock steps", Config{
+		Max: 1, Window: 2, Hold: 1, Ban: 3, Steps: 1, Step: 1, Requests: plain(0, 1, 0),
+	}, false},
 	{"leases", Config{
 		Max: 1, Window: 3, Hold: 1, InFlight: true, Kills: 1, Requests: []Request{{0, 1, 0}, {1, 1, 0}},
 	}, false},
