@@ -9,8 +9,8 @@ import (
 )
 
 // leases renews the entries of a Limiter's admissions under InFlight limits, in Redis, at a third of their lease, until
-// the requests end. One goroutine finds those that are due. It runs while there are such admissions. Other goroutines ask
-// for the renewals, up to renewsAtOnce for each server, so that a server that hangs delays no renewal on another.
+// the requests end. One goroutine finds those that are due. It runs while there are such admissions. Other goroutines
+// ask for the renewals, up to renewsAtOnce for each server, so that a server that hangs delays no renewal on another.
 //
 // Renewals and releases need no order, because the script renews only entries that exist and have not expired. So an
 // admission that has lost its entries, by an outage longer than their leases or by a Reset, is not counted any more.

@@ -57,7 +57,9 @@ var configs = []struct {
 	{"bans and settlements", Config{
 		Max: 1, Window: 3, Hold: 2, Ban: 4, Requests: []Request{{0, 1, 0}, {1, 1, -1}, {0, 1, -1}},
 	}, false},
-	{"bans and clock steps", Config{Max: 1, Window: 2, Hold: 1, Ban: 3, Steps: 1, Step: 1, Requests: plain(0, 1, 0)}, false},
+	{"bans and clock steps", Config{
+		Max: 1, Window: 2, Hold: 1, Ban: 3, Steps: 1, Step: 1, Requests: plain(0, 1, 0),
+	}, false},
 	{"leases", Config{
 		Max: 1, Window: 3, Hold: 1, InFlight: true, Kills: 1, Requests: []Request{{0, 1, 0}, {1, 1, 0}},
 	}, false},
@@ -78,10 +80,10 @@ var configs = []struct {
 		Max: 3, Window: 3, Hold: 3, Cuts: 1, Requests: []Request{{0, 2, 4}, {0, 1, -1}, {1, 2, -1}},
 	}, true},
 	{"bans, retries and settlements", Config{
-		Max: 1, Window: 3, Hold: 2, Ban: 4, Cuts: 1, GiveUps: 1, Requests: []Request{{0, 1, 0}, {1, 1, -1}, {0, 1, -1}},
+		Max: 1, Window: 3, Hold: 2, Ban: 4, Cuts: 1, Requests: []Request{{0, 1, 0}, {1, 1, -1}, {0, 1, -1}},
 	}, true},
 	{"late bans", Config{
-		Max: 1, Window: 3, Hold: 3, Ban: 2, Cuts: 2, GiveUps: 1, Late: true, Requests: plain(0, 1, 0),
+		Max: 1, Window: 3, Hold: 3, Ban: 2, Cuts: 1, GiveUps: 1, Late: true, Requests: plain(0, 1, 0),
 	}, true},
 	{"bans and large clock steps", Config{
 		Max: 1, Window: 2, Hold: 2, Ban: 3, Steps: 2, Step: 2, Requests: plain(0, 1, 0),
