@@ -9,39 +9,40 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// batch encodes the questions of one call of the script, and decodes its reply. It does so for one call after another.
+// batch encodes the questions of one call of the script, and decodes its reply. It is reused: each Encode begins a new
+// call.
 //
-// Callers' questions become questions to the script: requests that ask the same become one, of which the script
-// grants as many requests as fit, first come, first served. Questions to the script that differ in nothing but their
-// keys form a group, whose arguments are sent once. The head of lua/decide.lua describes the arguments and the reply.
+// Equal requests are merged into one question to the script, which grants as many of them as fit, first come, first
+// served. Merged questions that differ only in their keys form a group, whose arguments are sent once. The head of
+// lua/decide.lua describes the arguments and the reply.
 //
-// Decode also updates the denial cache with the denials that the reply implies.
+// Decode also stores the denials that the reply implies in the denial cache.
 type batch struct {
 	*scratch
 
-	sent     time.Duration
-	all      []*question // the callers' questions
-	asked    []asked     // the questions to the script
-	order    []int32     // indexes in asked, in the order of the call
-	keys     []string
-	args     []string // args[0] is unused until Again inserts an argument
-	call     *call
-	shortest time.Duration // the shortest window of the questions that charge
-	again    []*question
+	sentAt         time.Duration
+	questions      []*question // the arguments of Encode
+	merged         []merged    // the questions to the script
+	order          []int32     // indexes in merged, in the order of the call
+	keys           []string
+	args           []string // args[0] is unused until resendArgs inserts an argument
+	call           *call
+	shortestWindow time.Duration // the shortest window of the questions that charge
+	unanswered     []*question
 }
 
-// scratch is what Encode needs. Batches share it if their Encode is called by one goroutine.
+// scratch is memory for Encode. Batches may share it if one goroutine calls Encode of all of them.
 type scratch struct {
 	prefix  string
-	newCall func() *call // returns a new one for each call
+	newCall func() *call // returns a new call each time
 	denials *denials
 	now     func() time.Duration
 
-	byHash map[uint64]int32 // the index in asked of the last request whose key has this hash
-	groups []group
-	names  []byte           // of the logs, one after the other
-	ends   []int            // of the names
-	texts  map[int64]string // of numbers that were sent lately
+	byHash   map[uint64]int32 // the index in merged of the last request whose key has this hash
+	groups   []group
+	names    []byte           // of all logs, concatenated
+	nameEnds []int            // where each of the names ends
+	texts    map[int64]string // the digits of recently sent numbers
 }
 
 func newScratch(prefix string, newCall func() *call, denials *denials, now func() time.Duration) *scratch {
@@ -51,40 +52,39 @@ func newScratch(prefix string, newCall func() *call, denials *denials, now func(
 	}
 }
 
-// asked is one question to the script. It stands for one question of a caller, or for several requests that ask the
-// same.
-type asked struct {
-	*question        // the first that it stands for
-	requests  int    // how many it stands for
-	group     int32  // its index in batch.groups
-	before    int32  // the index in batch.asked of the previous request whose key has the same hash, or -1
-	forgotten uint64 // what denials.forgotten returned before the call
+// merged is one question to the script. It stands for the question of one caller, or for equal requests of several.
+type merged struct {
+	*question         // the first of the requests
+	requests   int    // how many requests it stands for
+	group      int32  // the index of its group in batch.groups
+	previous   int32  // the index in batch.merged of the previous request whose key has the same hash, or -1
+	generation uint64 // what denials.generation returned before the call
 }
 
-// group is a number of questions to the script that differ in nothing but their keys.
+// group is the questions to the script that differ only in their keys.
 type group struct {
-	asked     // the first of them
-	questions int
+	merged        // the first of the questions
+	questions int // how many questions it has
 }
 
-// maxRequests is the most requests that are put to the script as one question. They share an entry, which is replaced
-// by an entry for each of the others when units of one of them are given back.
+// maxRequests is the most requests that are merged into one question. They share an entry, and to give back units of
+// one of them, the script replaces the entry by one for each of the others.
 const maxRequests = 250
 
 // Encode returns the keys and arguments of a call that asks the given questions.
 func (b *batch) Encode(questions []*question) (keys, args []string) {
-	b.all, b.asked, b.groups, b.order = questions, b.asked[:0], b.groups[:0], b.order[:0]
+	b.questions, b.merged, b.groups, b.order = questions, b.merged[:0], b.groups[:0], b.order[:0]
 	clear(b.byHash)
-	b.names, b.ends = b.names[:0], b.ends[:0]
-	b.sent, b.shortest, b.call = b.now(), math.MaxInt64, b.newCall()
+	b.names, b.nameEnds = b.names[:0], b.nameEnds[:0]
+	b.sentAt, b.shortestWindow, b.call = b.now(), math.MaxInt64, b.newCall()
 	for _, q := range questions {
-		b.join(q)
+		b.merge(q)
 	}
-	for i := range b.asked {
-		b.asked[i].group = b.groupOf(&b.asked[i])
+	for i := range b.merged {
+		b.merged[i].group = b.groupOf(&b.merged[i])
 	}
 	b.keys, b.args = b.keys[:0], append(b.args[:0], "", b.call.id)
-	first := b.first()
+	first := b.firstGroup()
 	b.appendGroup(int32(first))
 	for g := range b.groups {
 		if g != first {
@@ -92,16 +92,16 @@ func (b *batch) Encode(questions []*question) (keys, args []string) {
 		}
 	}
 	names, start := string(b.names), 0 // one allocation for all names
-	for _, end := range b.ends {
+	for _, end := range b.nameEnds {
 		b.keys = append(b.keys, names[start:end])
 		start = end
 	}
 	return b.keys, b.args[1:]
 }
 
-// first returns the index of the group to encode first. The script answers plain questions faster if they come first,
-// so this is the largest group of plain questions, or the first group if there is none.
-func (b *batch) first() int {
+// firstGroup returns the index of the group to encode first. It is the largest group of plain questions, because the
+// script answers them faster if they come first, or group 0 if no question is plain.
+func (b *batch) firstGroup() int {
 	first := 0
 	for i := range b.groups {
 		if g := &b.groups[i]; g.plain() && (!b.groups[first].plain() || g.questions > b.groups[first].questions) {
@@ -113,39 +113,41 @@ func (b *batch) first() int {
 
 // plain reports whether a question is of the most common kind, for which the script has the verb "one": a single
 // request under one limit without a ban, of cost 1, that is not provisional.
-func (a *asked) plain() bool {
+func (a *merged) plain() bool {
 	return a.verb == admit && len(a.limits) == 1 && a.requests == 1 && a.cost == 1 && !a.provisional &&
 		a.limits[0].Ban == 0
 }
 
-// join adds a caller's question: to a question to the script that asks the same, if there is one, or as a new one.
-func (b *batch) join(q *question) {
-	q.place, q.answer = 0, answer{}
-	q.index = int32(len(b.asked))
-	before := int32(-1)
+// merge merges a caller's question into an equal one, or adds it as a new question to the script.
+func (b *batch) merge(q *question) {
+	q.position, q.answer = 0, answer{}
+	q.mergedIndex = int32(len(b.merged))
+	previous := int32(-1)
 	if q.verb == admit {
 		if n, found := b.byHash[q.hash]; found {
-			before = n
+			previous = n
 		}
-		for n := before; n >= 0; n = b.asked[n].before {
-			if a := &b.asked[n]; a.requests < maxRequests && q.Alike(a.question) {
-				q.index, q.place = n, int32(a.requests)
+		for n := previous; n >= 0; n = b.merged[n].previous {
+			if a := &b.merged[n]; a.requests < maxRequests && q.Alike(a.question) {
+				q.mergedIndex, q.position = n, int32(a.requests)
 				a.requests++
 				return
 			}
 		}
-		b.byHash[q.hash] = q.index
+		b.byHash[q.hash] = q.mergedIndex
 	}
 	if q.charges() {
 		for j := range q.limits {
-			b.shortest = min(b.shortest, q.limits[j].Window)
+			b.shortestWindow = min(b.shortestWindow, q.limits[j].Window)
 		}
 	}
-	b.asked = append(b.asked, asked{question: q, requests: 1, before: before, forgotten: b.denials.forgotten(q.hash)})
+	b.merged = append(b.merged, merged{
+		question: q, requests: 1, previous: previous, generation: b.denials.generation(q.hash),
+	})
 }
 
-// groupOf returns the index of the group of a question, which it adds if there is none yet.
-func (b *batch) groupOf(a *asked) int32 {
+// groupOf returns the index of the group of a question. It adds the group if there is none yet.
+func (b *batch) groupOf(a *merged) int32 {
 	for i := range b.groups {
 		g := &b.groups[i]
 		if g.requests == a.requests && (g.verb == admit || g.verb == peek) && g.sameTerms(a.question) {
@@ -153,41 +155,41 @@ func (b *batch) groupOf(a *asked) int32 {
 			return int32(i)
 		}
 	}
-	b.groups = append(b.groups, group{asked: *a, questions: 1})
+	b.groups = append(b.groups, group{merged: *a, questions: 1})
 	return int32(len(b.groups) - 1)
 }
 
 // appendGroup appends the names of the logs and the arguments of a group.
 func (b *batch) appendGroup(index int32) {
-	for i := range b.asked {
-		if b.asked[i].group == index {
+	for i := range b.merged {
+		if b.merged[i].group == index {
 			b.order = append(b.order, int32(i))
-			for j := range b.asked[i].limits {
-				b.names = appendLogKey(b.names, b.prefix, b.asked[i].key, b.asked[i].limits[j])
-				b.ends = append(b.ends, len(b.names))
+			for j := range b.merged[i].limits {
+				b.names = appendLogKey(b.names, b.prefix, b.merged[i].key, b.merged[i].limits[j])
+				b.nameEnds = append(b.nameEnds, len(b.names))
 			}
 		}
 	}
 	g := &b.groups[index]
 	switch {
 	case g.plain():
-		b.append("one", g.questions)
+		b.appendArgs("one", g.questions)
 	case g.verb == admit:
 		provisional := 0
 		if g.provisional {
 			provisional = 1
 		}
-		b.append("admit", g.questions, len(g.limits), g.requests, g.cost, provisional)
+		b.appendArgs("admit", g.questions, len(g.limits), g.requests, g.cost, provisional)
 	case g.verb == peek:
-		b.append("peek", g.questions, len(g.limits))
+		b.appendArgs("peek", g.questions, len(g.limits))
 	case g.verb == settle:
-		b.append("settle", len(g.limits))
-		b.append(g.paid.entry(), int(g.paid.granted), int(g.paid.place), g.paid.cost, g.cost)
+		b.appendArgs("settle", len(g.limits))
+		b.appendArgs(g.receipt.entry(), int(g.receipt.granted), int(g.receipt.position), g.receipt.cost, g.cost)
 	case g.verb == renew:
-		b.append("renew", len(g.limits), len(g.members))
+		b.appendArgs("renew", len(g.limits), len(g.members))
 		b.args = append(b.args, g.members...)
 	case g.verb == reset:
-		b.append("reset", len(g.limits))
+		b.appendArgs("reset", len(g.limits))
 		return
 	}
 	for i := range g.limits {
@@ -202,7 +204,7 @@ func (b *batch) appendGroup(index int32) {
 	}
 }
 
-// text returns the digits of a number. It keeps them, since most numbers are the same in each call.
+// text returns the digits of a number. It caches them, because most calls use the same numbers.
 func (b *batch) text(n int64) string {
 	text, found := b.texts[n]
 	if !found {
@@ -215,8 +217,8 @@ func (b *batch) text(n int64) string {
 	return text
 }
 
-// append appends a word and numbers to the arguments.
-func (b *batch) append(word string, numbers ...int) {
+// appendArgs appends a word and numbers to the arguments.
+func (b *batch) appendArgs(word string, numbers ...int) {
 	b.args = append(b.args, word)
 	for _, n := range numbers {
 		b.args = append(b.args, b.text(int64(n)))
@@ -224,50 +226,51 @@ func (b *batch) append(word string, numbers ...int) {
 }
 
 // Again returns the arguments for sending the call again after it may have been executed.
-func (b *batch) Again() []string { return b.retry("again") }
+func (b *batch) Again() []string { return b.resendArgs("again") }
 
 // Known returns the arguments for asking what the call has granted if it was executed, without granting more.
-func (b *batch) Known() []string { return b.retry("known") }
+func (b *batch) Known() []string { return b.resendArgs("known") }
 
-func (b *batch) retry(how string) []string {
-	b.args[0], b.args[1] = b.call.id, how
+// resendArgs returns the arguments with a word inserted after the id of the call.
+func (b *batch) resendArgs(word string) []string {
+	b.args[0], b.args[1] = b.call.id, word
 	return b.args
 }
 
-// RetryFor returns how long after Encode the call may be sent again: half of the shortest window of the questions that
-// charge, which leaves the other half for it to arrive. Once entries of an earlier attempt have expired, the script can
-// no longer tell what that attempt charged. Without such questions there is no bound.
-func (b *batch) RetryFor() time.Duration { return b.shortest / 2 }
+// RetryFor returns for how long after Encode the call may be sent again. The script recognizes an earlier attempt only
+// until the entries of that attempt expire. So a call may be sent again for half of the shortest window of the
+// questions that charge, and the other half is left for it to arrive. If no question charges, there is no bound.
+func (b *batch) RetryFor() time.Duration { return b.shortestWindow / 2 }
 
-// Decode stores the answers in the callers' questions, and returns those that the script did not get to.
-func (b *batch) Decode(reply []rueidis.RedisMessage) (again []*question, err error) {
+// Decode stores the answers in the callers' questions, and returns the questions that the script did not get to.
+func (b *batch) Decode(reply []rueidis.RedisMessage) (unanswered []*question, err error) {
 	if len(reply) != len(b.order) {
-		return nil, errors.New("as many answers as questions were expected")
+		return nil, errors.New("the numbers of answers and of questions differ")
 	}
-	b.again = b.again[:0]
-	came := b.now()
+	b.unanswered = b.unanswered[:0]
+	receivedAt := b.now()
 	for n, i := range b.order {
-		a := &b.asked[i]
+		a := &b.merged[i]
 		a.answer, err = decode(reply[n], a.requests, a.question)
-		a.answer.err, a.answer.call, a.answer.number = err, b.call, int32(n+1)
+		a.answer.err, a.answer.call, a.answer.question = err, b.call, int32(n+1)
 	}
-	for _, q := range b.all {
-		if a := &b.asked[q.index]; a.question != q {
+	for _, q := range b.questions {
+		if a := &b.merged[q.mergedIndex]; a.question != q {
 			q.answer = a.answer
 		}
-		if q.answer.again {
-			b.again = append(b.again, q)
+		if q.answer.unanswered {
+			b.unanswered = append(b.unanswered, q)
 		}
 	}
-	for i := range b.asked {
-		a := &b.asked[i]
+	for i := range b.merged {
+		a := &b.merged[i]
 		if a.verb != admit || a.answer.err != nil {
 			continue
 		}
-		if sure := a.answer.sure(a.limits); sure > 0 {
-			next := a.answer.decision(a.requests, a.cost, a.limits) // on one request more
-			b.denials.learn(a.hash, a.forgotten, b.sent, came, a.key, a.cost, a.limits, next, sure)
+		if ttl := a.answer.denialTTL(a.limits); ttl > 0 {
+			next := a.answer.decision(a.requests, a.cost, a.limits) // on one more request
+			b.denials.store(a.hash, a.generation, b.sentAt, receivedAt, a.key, a.cost, a.limits, next, ttl)
 		}
 	}
-	return b.again, nil
+	return b.unanswered, nil
 }

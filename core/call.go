@@ -5,46 +5,45 @@ import (
 	"sync"
 )
 
-// call is one call of the script, as far as the receipts of what it has admitted need it: its id, and which of these
-// admissions are settled. It is what makes each of them settled once, although a Decision is a plain value of which
-// there may be copies. It is safe for concurrent use.
+// call is the part of a call of the script that receipts refer to: its id, and which of its admissions are settled. It
+// ensures that each admission is settled only once, although a Decision may be copied. It is safe for concurrent use.
 type call struct {
 	id string
 
 	mu          sync.Mutex
-	settlements []settlement // of few admissions, since they are in memory only while a Decision of the call is
+	settlements []settlement // few, because most calls are no longer referenced when a Decision is settled
 }
 
-// settlement is what became of one admission of a call.
+// settlement records the settling of one admission of a call.
 type settlement struct {
-	question, place int32
-	cost            int  // as it was stated first
-	done            bool // Redis has confirmed it
+	question, position int32
+	cost               int  // the first one that was recorded
+	confirmed          bool // Redis has confirmed it
 }
 
-// settle returns what an admission is settled to, and whether that is done. The cost that is stated first counts, since
-// it may have been charged even if Redis did not answer.
-func (c *call) settle(paid receipt, cost int) (first int, done bool) {
+// recordCost records what an admission has cost, if this was not recorded before. It returns the recorded cost, which
+// may have been charged even if Redis did not answer, and whether Redis has confirmed it.
+func (c *call) recordCost(receipt receipt, cost int) (recorded int, confirmed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s := c.find(paid); s != nil {
-		return s.cost, s.done
+	if s := c.find(receipt); s != nil {
+		return s.cost, s.confirmed
 	}
-	c.settlements = append(c.settlements, settlement{question: paid.question, place: paid.place, cost: cost})
+	c.settlements = append(c.settlements, settlement{question: receipt.question, position: receipt.position, cost: cost})
 	return cost, false
 }
 
-// settled notes that Redis has charged what settle returned.
-func (c *call) settled(paid receipt) {
+// confirm records that Redis has charged the cost that recordCost returned.
+func (c *call) confirm(receipt receipt) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.find(paid).done = true
+	c.find(receipt).confirmed = true
 }
 
 // find returns the settlement of an admission, or nil.
-func (c *call) find(paid receipt) *settlement {
+func (c *call) find(receipt receipt) *settlement {
 	i := slices.IndexFunc(c.settlements, func(s settlement) bool {
-		return s.question == paid.question && s.place == paid.place
+		return s.question == receipt.question && s.position == receipt.position
 	})
 	if i < 0 {
 		return nil

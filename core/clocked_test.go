@@ -40,19 +40,19 @@ func clockedStores(t testing.TB) map[string]clocked {
 // clockedInProcess is the store without the sweeper and the clock that come with real time.
 type clockedInProcess struct{ *inProcess }
 
-func newClockedInProcess() clockedInProcess { return clockedInProcess{newLogs()} }
+func newClockedInProcess() clockedInProcess { return clockedInProcess{newUnsweptLogs()} }
 
 // logs returns the logs of a client, which exists.
-func (c clockedInProcess) logs(key string) []log {
-	client := c.locked(key, false)
+func (c clockedInProcess) logs(key string) []ring {
+	client := c.lock(key, false)
 	defer client.mu.Unlock()
 	return client.logs
 }
 
 func (c clockedInProcess) allow(_ require.TestingT, now int64, key string, cost int, limits ...Limit) (d Decision) {
-	client := c.locked(key, true)
+	client := c.lock(key, true)
 	defer client.mu.Unlock()
-	client.decide(&d, now, cost, limits)
+	client.allow(&d, now, cost, limits)
 	if d.Allowed {
 		d.receipt.key = key
 	}
@@ -60,7 +60,7 @@ func (c clockedInProcess) allow(_ require.TestingT, now int64, key string, cost 
 }
 
 func (c clockedInProcess) peek(_ require.TestingT, now int64, key string, limits ...Limit) (d Decision) {
-	client := c.locked(key, true)
+	client := c.lock(key, true)
 	defer client.mu.Unlock()
 	client.peek(&d, now, limits)
 	return d
@@ -72,19 +72,19 @@ func (c clockedInProcess) reset(_ require.TestingT, key string, limits ...Limit)
 
 func (c clockedInProcess) settle(t require.TestingT, now int64, d Decision, cost int) {
 	if d.receipt.cost > 0 {
-		client := c.locked(d.receipt.key, true)
+		client := c.lock(d.receipt.key, true)
 		defer client.mu.Unlock()
-		require.NoError(t, client.settle(now, d.receipt, cost, d.windows()))
+		require.NoError(t, client.settle(now, d.receipt, cost, d.windowStates()))
 	}
 }
 
 func (c clockedInProcess) release(_ require.TestingT, _ int64, d Decision) {
-	c.inProcess.release(d.receipt, inFlight(limitsOf(d.States())))
+	c.inProcess.release(d.receipt, inFlightLimits(limitsOf(d.States())))
 }
 
-// clockedRedis asks the real script on a real server, without what dispatch does. Only its TIME is another: it is read from a
-// key. And logs expire an hour late, since expiry goes by the server's own clock. Unless an option says otherwise, it has no
-// denial cache.
+// clockedRedis asks the real script on a real server, without what dispatch does. Only its TIME is another: it is read
+// from a key. And logs expire an hour late, since expiry goes by the server's own clock. Unless an option says
+// otherwise, it has no denial cache.
 type clockedRedis struct {
 	*redisLogs
 	client rueidis.Client
@@ -97,7 +97,9 @@ type clockedRedis struct {
 func newClockedRedis(t testing.TB, opts ...Option) clockedRedis {
 	c, err := configure(append([]Option{WithPrefix(redistest.Prefix()), WithDenialCache(0, 0)}, opts...))
 	require.NoError(t, err)
-	logs := &redisLogs{identity: 1, denials: newDenials(c.denials, c.denialHold), prefix: c.prefix, stem: "id", seed: maphash.MakeSeed()}
+	logs := &redisLogs{
+		storeID: 1, denials: newDenials(c.denials, c.denialTTL), prefix: c.prefix, idPrefix: "id", seed: maphash.MakeSeed(),
+	}
 	moment := new(int64)
 	now := func() time.Duration { return time.Duration(*moment) * time.Microsecond }
 	redis := clockedRedis{
@@ -180,7 +182,7 @@ func (c clockedRedis) decision(t require.TestingT, q *question) Decision {
 	require.NoError(t, q.answer.err)
 	d := q.decision()
 	if d.Allowed {
-		d.receipt = c.receipt(q)
+		d.receipt = c.receiptOf(q)
 	}
 	return d
 }
@@ -206,22 +208,22 @@ func (c clockedRedis) reset(t require.TestingT, key string, limits ...Limit) {
 	q := c.question(reset, key, 1, limits...)
 	c.ask(t, *c.moment, q)
 	require.NoError(t, q.answer.err)
-	c.denials.forget(q.hash, key)
+	c.denials.invalidate(q.hash, key)
 }
 
 // settle is what redisLogs.settle does.
 func (c clockedRedis) settle(t require.TestingT, now int64, d Decision, cost int) {
-	if d.receipt.cost == 0 || len(d.windows()) == 0 { // which Limiter.Settle sees to
+	if d.receipt.cost == 0 || len(d.windowStates()) == 0 { // which Limiter.Settle sees to
 		return
 	}
-	cost, done := d.receipt.call.settle(d.receipt, cost)
+	cost, done := d.receipt.call.recordCost(d.receipt, cost)
 	if !done && cost != d.receipt.cost {
 		q := c.settling(d, cost)
-		q.limits = limitsOf(d.windows())
+		q.limits = limitsOf(d.windowStates())
 		c.ask(t, now, q)
 		require.NoError(t, q.answer.err)
-		c.denials.forget(q.hash, q.key)
-		d.receipt.call.settled(d.receipt)
+		c.denials.invalidate(q.hash, q.key)
+		d.receipt.call.confirm(d.receipt)
 	}
 }
 
@@ -229,17 +231,17 @@ func (c clockedRedis) settle(t require.TestingT, now int64, d Decision, cost int
 func (c clockedRedis) release(t require.TestingT, now int64, d Decision) {
 	if d.Holds() {
 		q := c.settling(d, 0)
-		q.limits = inFlight(q.limits)
+		q.limits = inFlightLimits(q.limits)
 		c.ask(t, now, q)
 		require.NoError(t, q.answer.err)
-		c.denials.forget(q.hash, q.key)
+		c.denials.invalidate(q.hash, q.key)
 	}
 }
 
 // settling returns the question that settles an admission.
 func (c clockedRedis) settling(d Decision, cost int) *question {
 	q := c.question(settle, d.receipt.key, cost, limitsOf(d.States())...)
-	q.paid = d.receipt
+	q.receipt = d.receipt
 	return q
 }
 
@@ -280,7 +282,8 @@ func (c clockedRedis) log(key string, limit Limit) string {
 
 // members returns all that is in a log, marks as well.
 func members(t require.TestingT, client rueidis.Client, log string) map[string]int64 {
-	scores, err := client.Do(context.Background(), client.B().Zrange().Key(log).Min("0").Max("-1").Withscores().Build()).AsZScores()
+	all := client.B().Zrange().Key(log).Min("0").Max("-1").Withscores().Build()
+	scores, err := client.Do(context.Background(), all).AsZScores()
 	require.NoError(t, err)
 	members := map[string]int64{}
 	for _, score := range scores {
@@ -289,8 +292,8 @@ func members(t require.TestingT, client rueidis.Client, log string) map[string]i
 	return members
 }
 
-// requireMarks checks the marks of a log against its entries: "*" tells of all units that are no entries, and is there only
-// if there are any.
+// requireMarks checks the marks of a log against its entries: "*" tells of all units that are no entries, and is there
+// only if there are any.
 func requireMarks(t require.TestingT, client rueidis.Client, log string) {
 	extra := int64(0)
 	there := members(t, client, log)

@@ -10,77 +10,77 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// connection holds the Redis client: the caller's, given to New, or one that Connect makes. Connect may have none
-// until long after it has returned, since rueidis makes no client before Redis has answered. Despite its name a
-// connection is not one network connection: those belong to the client.
+// connection holds the Redis client, which is either passed to New or made by Connect. Connect may have no client until
+// long after it has returned, because rueidis makes no client before Redis has answered. A connection is not a single
+// network connection: the client has those.
 type connection struct {
-	client  atomic.Pointer[rueidis.Client]
-	failure atomic.Pointer[error] // why there is no client yet
-	begun   time.Time             // when dial began
-	waited  atomic.Int64          // if Redis did not answer at first: how long after begun it did, in nanoseconds
+	client    atomic.Pointer[rueidis.Client]
+	failure   atomic.Pointer[error] // why there is no client yet
+	dialStart time.Time             // when dial began
+	dialTime  atomic.Int64          // nanoseconds from dialStart to the client; 0 if the first attempt succeeded
 
-	log     *slog.Logger
-	stop    context.CancelFunc // stops keepTrying; nil if the client is the caller's
-	dialing sync.WaitGroup     // of keepTrying and prepare
+	logger     *slog.Logger
+	stop       context.CancelFunc // stops keepTrying; nil if the client was passed to New
+	background sync.WaitGroup     // keepTrying and prepare
 }
 
-// newConnection returns a connection with a client that is the caller's, who closes it.
-func newConnection(client rueidis.Client, log *slog.Logger) *connection {
-	c := &connection{log: log}
-	c.use(client)
+// newConnection returns a connection with a client that was passed to New. It does not close the client.
+func newConnection(client rueidis.Client, logger *slog.Logger) *connection {
+	c := &connection{logger: logger}
+	c.setClient(client)
 	return c
 }
 
 // dial returns a connection that makes its own client. It tries once before it returns, and then in the background
 // until Redis answers.
-func dial(option rueidis.ClientOption, log *slog.Logger) *connection {
+func dial(option rueidis.ClientOption, logger *slog.Logger) *connection {
 	ctx, stop := context.WithCancel(context.Background())
-	c := &connection{log: log, stop: stop, begun: time.Now()}
-	if !c.try(option) {
-		log.Warn("exactlimit: Redis does not answer yet; requests are decided without it",
-			slog.Any("error", unquoted(*c.failure.Load())))
-		c.dialing.Go(func() { c.keepTrying(ctx, option) })
+	c := &connection{logger: logger, stop: stop, dialStart: time.Now()}
+	if !c.connect(option) {
+		logger.Warn("exactlimit: Redis does not answer yet; requests are decided without it",
+			slog.Any("error", redacted(*c.failure.Load())))
+		c.background.Go(func() { c.keepTrying(ctx, option) })
 	}
 	return c
 }
 
-// use sets the client, and prepares Redis in the background.
-func (c *connection) use(client rueidis.Client) {
+// setClient sets the client, and prepares Redis in the background.
+func (c *connection) setClient(client rueidis.Client) {
 	if c.failure.Load() != nil {
-		c.waited.Store(int64(time.Since(c.begun)))
+		c.dialTime.Store(int64(time.Since(c.dialStart)))
 	}
 	c.client.Store(&client)
-	c.dialing.Go(func() { prepare(client, c.log) }) // not here, since it takes a second if Redis does not answer
+	c.background.Go(func() { prepare(client, c.logger) }) // takes a second if Redis does not answer
 }
 
-// try makes a client, and reports whether Redis has answered.
-func (c *connection) try(option rueidis.ClientOption) bool {
+// connect makes a client, and reports whether Redis has answered.
+func (c *connection) connect(option rueidis.ClientOption) bool {
 	client, err := rueidis.NewClient(option)
 	if err != nil {
 		c.failure.Store(&err)
 		return false
 	}
-	c.use(client)
+	c.setClient(client)
 	return true
 }
 
-// keepTrying tries until Redis answers or the context ends.
+// keepTrying tries to connect until Redis answers or the context ends.
 func (c *connection) keepTrying(ctx context.Context, option rueidis.ClientOption) {
-	const longest = 500 * time.Millisecond
-	for pause := longest / 32; ; pause = min(2*pause, longest) {
+	const maxPause = 500 * time.Millisecond
+	for pause := maxPause / 32; ; pause = min(2*pause, maxPause) {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
 		}
-		if c.try(option) {
-			c.log.Info("exactlimit: Redis answers")
+		if c.connect(option) {
+			c.logger.Info("exactlimit: Redis answers")
 			return
 		}
 	}
 }
 
-// get returns the client, or an error that says why there is none yet.
+// get returns the client, or the reason why there is none yet.
 func (c *connection) get() (rueidis.Client, error) {
 	if client := c.client.Load(); client != nil {
 		return *client, nil
@@ -88,20 +88,20 @@ func (c *connection) get() (rueidis.Client, error) {
 	return nil, *c.failure.Load()
 }
 
-// away returns how long there was no client.
-func (c *connection) away() time.Duration {
+// timeWithoutClient returns how long there has been no client since dial began.
+func (c *connection) timeWithoutClient() time.Duration {
 	if c.client.Load() == nil {
-		return time.Since(c.begun)
+		return time.Since(c.dialStart)
 	}
-	return time.Duration(c.waited.Load())
+	return time.Duration(c.dialTime.Load())
 }
 
-// close returns when nothing happens in the background any more. It closes the client if it is not the caller's.
+// close waits for the background goroutines. It closes the client unless it was passed to New.
 func (c *connection) close() {
 	if c.stop != nil {
 		c.stop()
 	}
-	c.dialing.Wait()
+	c.background.Wait()
 	if c.stop == nil {
 		return
 	}

@@ -6,27 +6,27 @@ import (
 	"time"
 )
 
-// Decision is the result of one call. A denial is a decision too, not an error. A Decision is a plain value and may be
-// kept. The zero Decision comes with an error and has no meaning.
+// Decision is the result of a call that decides a request. A denial is a Decision, not an error. A Decision is a plain
+// value and may be kept. The zero Decision, which is returned with an error, has no meaning.
 type Decision struct {
-	// Allowed reports whether the request is admitted. If not, no limit was charged.
+	// Allowed reports whether the request is admitted. If it is not, no limit was charged.
 	Allowed bool
-	// State is the state of the limit that matters most: after a denial the limit that has room last, and after an
+	// State is the state of the decisive limit: after a denial the one with the longest RetryAfter, and after an
 	// admission the one with the fewest remaining units.
 	State
-	// Source is what has decided.
+	// Source is what made the decision.
 	Source Source
-	// DryRun marks a denial that a dry run let pass: Allowed is true, nothing was charged, and State is that of the
-	// denial.
+	// DryRun reports whether a dry run let a denial pass. If so, Allowed is true, nothing was charged, and State is
+	// that of the denial.
 	DryRun bool
 
-	states  []State       // of every limit when the call had several, in its order
-	age     time.Duration // of states; State is as of now
+	states  []State       // of all limits in the order of the call, if there are several
+	age     time.Duration // how old states are, if the denial was cached; State is up to date
 	receipt receipt
 }
 
-// Holds reports whether the request is admitted under a limit that is InFlight, so that it must be given to Release
-// when it has ended. It is still true after Release.
+// Holds reports whether the request was admitted under a limit that is InFlight, so it must be passed to Release when
+// it ends. Holds is still true after Release.
 func (d Decision) Holds() bool {
 	if d.receipt.cost == 0 {
 		return false
@@ -39,8 +39,8 @@ func (d Decision) Holds() bool {
 	return d.Limit.InFlight
 }
 
-// windows returns the states of the limits that are not InFlight.
-func (d Decision) windows() []State {
+// windowStates returns the states of the limits that are not InFlight.
+func (d Decision) windowStates() []State {
 	if !d.Holds() {
 		return d.States()
 	}
@@ -49,56 +49,56 @@ func (d Decision) windows() []State {
 
 // receipt identifies an admission, so that it can be settled and released. It is zero if nothing was charged.
 type receipt struct {
-	store uint64 // the identity of the store that charged it
-	key   string // canonical
-	cost  int
+	storeID uint64 // identifies the logs in which it was charged
+	key     string // canonical
+	cost    int
 
-	// In Redis: the admission is one of those that one entry stands for.
+	// In Redis, where one entry may stand for several requests:
 	call     *call
-	question int32 // in the call
+	question int32 // its number in the call
 	granted  int32 // how many requests the entry stands for
-	place    int32 // of the request among them
+	position int32 // of the request among them, from 0
 
-	entryID // in-process
+	entryID // in this process
 }
 
 // entry returns the id of the entry in Redis.
 func (r receipt) entry() string { return r.call.id + "." + strconv.Itoa(int(r.question)) }
 
-// lease identifies the admission among those that hold units of requests in flight.
+// lease returns the id of the admission in leases.
 func (r receipt) lease() leaseID { return leaseID{r.call, r.question} }
 
 // State is the state of one limit, for one key, after a decision.
 type State struct {
-	// Limit is the limit as the call gave it.
+	// Limit is the limit that was passed to the call.
 	Limit Limit
-	// Remaining is how many units would still be admitted now. It is also zero if the log holds more than Max, because
-	// Max was lowered or Settle has charged beyond it.
+	// Remaining is how many more units would be admitted now. It is zero if the log holds more than Max because Max was
+	// lowered or Settle has charged beyond it.
 	Remaining int
-	// RetryAfter is the time until the same request has room in this limit, to the microsecond. After exactly that time
-	// it is admitted, unless other requests come first. It is zero if there is room now, so after an admission it is
-	// about the next request. On Redis it is a lower bound if the request waits for about a thousand admissions of more
-	// than one unit to expire, or for fewer if the call asks for much. The request is then denied again, and gets a
-	// later time.
+	// RetryAfter is the time until the same request has room in this limit, to the microsecond. If no other request is
+	// admitted first, it is admitted after exactly that time. RetryAfter is zero if there is room now, so after an
+	// admission it is about the next request. On Redis it is a lower bound if the request has to wait until about a
+	// thousand admissions of more than one unit have expired, or fewer if the call decides many requests. After that
+	// time the request is denied again, with a new RetryAfter.
 	//
-	// If a limit that is InFlight has no room, RetryAfter is one second, because the end of requests is not known:
-	// there may be room earlier or later.
+	// If a limit that is InFlight has no room, RetryAfter is one second, because it is not known when requests end.
+	// There may be room earlier or later.
 	RetryAfter time.Duration
-	// ResetAfter is the time until the whole budget is available, if nothing more is admitted. Of a limit that is
-	// InFlight it is the lease, while any request is in flight.
+	// ResetAfter is the time until the whole budget is available, if nothing more is admitted. For a limit that is
+	// InFlight, it is the lease while any request is in flight.
 	ResetAfter time.Duration
 	// Banned reports whether the limit denies because of a ban, which this denial may have begun: see Limit.Ban.
-	// Remaining is then zero, and neither RetryAfter nor ResetAfter is earlier than the end of the ban.
+	// Remaining is then zero, and RetryAfter and ResetAfter are not before the end of the ban.
 	Banned bool
 }
 
-// ban makes it the state of a limit whose ban ends after a time, which is not zero.
-func (s *State) ban(left time.Duration) {
+// setBan changes the state to that of a limit whose ban ends after untilEnd, which must be positive.
+func (s *State) setBan(untilEnd time.Duration) {
 	s.Banned, s.Remaining = true, 0
-	s.RetryAfter, s.ResetAfter = max(s.RetryAfter, left), max(s.ResetAfter, left)
+	s.RetryAfter, s.ResetAfter = max(s.RetryAfter, untilEnd), max(s.ResetAfter, untilEnd)
 }
 
-// States returns the state of each limit of the call, in their order. The caller must not change it.
+// States returns the state of each limit of the call, in the order of the call. The caller must not change the slice.
 func (d Decision) States() []State {
 	if d.states == nil {
 		return []State{d.State}
@@ -108,20 +108,20 @@ func (d Decision) States() []State {
 	}
 	states := make([]State, len(d.states))
 	for i, state := range d.states {
-		states[i] = state.aged(d.age)
+		states[i] = state.later(d.age)
 	}
 	return states
 }
 
-// aged returns the state as it is some time later, if nothing was admitted since and, where it was full, it still is.
-func (s State) aged(by time.Duration) State {
+// later returns the state as it is some time later, if nothing is admitted meanwhile and no full log gets room.
+func (s State) later(by time.Duration) State {
 	s.RetryAfter, s.ResetAfter = max(0, s.RetryAfter-by), max(0, s.ResetAfter-by)
 	return s
 }
 
-// suppose sets the times of a limit that is InFlight, which are not known, given whether it holds anything and whether
-// it is full.
-func (s *State) suppose(held, full bool) {
+// setInFlightTimes sets the times of an InFlight limit. They do not depend on entries, because it is not known when
+// requests end. The argument held means that the log holds any units, and full that it has no room for the request.
+func (s *State) setInFlightTimes(held, full bool) {
 	s.RetryAfter, s.ResetAfter = 0, 0
 	if full {
 		s.RetryAfter = time.Second
@@ -131,24 +131,24 @@ func (s *State) suppose(held, full bool) {
 	}
 }
 
-// Source is what has made a decision. The zero Source is that of no decision.
+// Source is what made a decision. The zero Source means that there was no decision.
 type Source uint8
 
 const (
-	// SourceRedis marks a decision of the script in Redis.
+	// SourceRedis marks a decision by the script in Redis.
 	SourceRedis Source = iota + 1
-	// SourceInProcess marks a decision by the logs in this process's memory: there is no Redis, or it did not answer and
-	// the policy is FailLocal.
+	// SourceInProcess marks a decision by the logs in this process's memory, because there is no Redis, or because it
+	// did not answer and the policy is FailLocal.
 	SourceInProcess
 	// SourceDenialCache marks a denial without a call to Redis, because an earlier reply showed that there is no room
-	// until later. Limits that still had room, for less than the cost or beside full ones, are shown as they were then.
+	// yet. If a limit had units left at that time, its Remaining is that of the earlier reply.
 	SourceDenialCache
 	// SourceFailOpen marks an admission that was not counted, because Redis did not answer and the policy is FailOpen.
-	// Its State is that of an empty log.
+	// The states are those of empty logs.
 	SourceFailOpen
 )
 
-// String returns the name of the source in lower case, as in logs and metrics.
+// String returns the name of the source in lower case, such as "denial-cache".
 func (s Source) String() string {
 	switch s {
 	case SourceRedis:
@@ -163,13 +163,13 @@ func (s Source) String() string {
 	return "none"
 }
 
-// decide puts together the decision of one call from the states of its limits. It keeps states.
-func decide(allowed bool, states []State, source Source) Decision {
-	most := states[0]
+// newDecision returns the decision of a call, given the states of its limits. It keeps states.
+func newDecision(allowed bool, states []State, source Source) Decision {
+	decisive := states[0]
 	for _, state := range states[1:] {
-		if allowed && state.Remaining < most.Remaining || !allowed && state.RetryAfter > most.RetryAfter {
-			most = state
+		if allowed && state.Remaining < decisive.Remaining || !allowed && state.RetryAfter > decisive.RetryAfter {
+			decisive = state
 		}
 	}
-	return Decision{Allowed: allowed, State: most, Source: source, states: states}
+	return Decision{Allowed: allowed, State: decisive, Source: source, states: states}
 }

@@ -21,19 +21,19 @@ func full(limit Limit, retry, reset time.Duration) Decision {
 func find(d *denials, hash uint64, now time.Duration, key string, cost int, limits []Limit) (got Decision, found bool) {
 	e := d.find(hash, now, key, cost, limits)
 	if e != nil {
-		e.decide(&got, now)
+		e.setDecision(&got, now)
 	}
 	return got, e != nil
 }
 
-// A call goes at 10 s and its reply, that there is room in 2 s, comes at 11 s. The server said so between the two, so the
-// log is full until 12 s at least, less what two clocks may drift apart in 2 s; a client that is told at 11 s to wait for
-// 2 s is not early.
+// A call goes at 10 s and its reply, that there is room in 2 s, comes at 11 s. The server said so between the two, so
+// the log is full until 12 s at least, less what two clocks may drift apart in 2 s; a client that is told at 11 s to
+// wait for 2 s is not early.
 func TestDenialHoldsUntil(t *testing.T) {
 	const ms = time.Millisecond
 	limit := PerMinute("login", 5)
 	d := newDenials(4, time.Minute)
-	d.learn(1, d.forgotten(1), 10*time.Second, 11*time.Second, "ann", 1, []Limit{limit},
+	d.store(1, d.generation(1), 10*time.Second, 11*time.Second, "ann", 1, []Limit{limit},
 		full(limit, 2*time.Second, 50*time.Second), 2*time.Second)
 	for _, row := range []struct {
 		now          time.Duration
@@ -64,7 +64,7 @@ func TestDenialIsOfOneQuestion(t *testing.T) {
 	d := newDenials(100, time.Minute)
 	for _, cost := range []int{1, 3} {
 		retry := time.Duration(cost) * time.Second
-		d.learn(1, d.forgotten(1), 0, 0, "ann", cost, []Limit{limit}, full(limit, retry, time.Minute), retry)
+		d.store(1, d.generation(1), 0, 0, "ann", cost, []Limit{limit}, full(limit, retry, time.Minute), retry)
 	}
 	retryOf := func(key string, cost int, limits ...Limit) time.Duration {
 		got, _ := find(d, 1, 0, key, cost, limits)
@@ -90,7 +90,7 @@ func TestDenialOfSeveralLimits(t *testing.T) {
 		{Limit: limits[2], Remaining: 8, ResetAfter: time.Hour},
 	}
 	d := newDenials(4, time.Minute)
-	d.learn(1, d.forgotten(1), 0, 0, "ann", 1, limits, decide(false, states, SourceRedis), time.Second)
+	d.store(1, d.generation(1), 0, 0, "ann", 1, limits, newDecision(false, states, SourceRedis), time.Second)
 	got, found := find(d, 1, 600*time.Millisecond, "ann", 1, limits)
 	require.True(t, found)
 	assert.Equal(t, "b", got.Limit.Name)
@@ -107,7 +107,7 @@ func TestDenialOfSeveralLimits(t *testing.T) {
 func TestDenialIsHeldNoLongerThanSaid(t *testing.T) {
 	limit := PerDay("export", 5)
 	d := newDenials(4, time.Second)
-	d.learn(1, d.forgotten(1), 0, 0, "ann", 1, []Limit{limit}, full(limit, time.Hour, time.Hour), time.Hour)
+	d.store(1, d.generation(1), 0, 0, "ann", 1, []Limit{limit}, full(limit, time.Hour, time.Hour), time.Hour)
 	got, found := find(d, 1, 998*time.Millisecond, "ann", 1, []Limit{limit})
 	assert.True(t, found)
 	assert.Equal(t, time.Hour-998*time.Millisecond, got.RetryAfter, "what it says is true all the same")
@@ -123,19 +123,19 @@ func TestForgottenDenials(t *testing.T) {
 		return found
 	}
 	learn := func(forgotten uint64, key string, limit Limit) {
-		d.learn(1, forgotten, 0, 0, key, 1, []Limit{limit}, full(limit, time.Second, time.Second), time.Second)
+		d.store(1, forgotten, 0, 0, key, 1, []Limit{limit}, full(limit, time.Second, time.Second), time.Second)
 	}
-	learn(d.forgotten(1), "ann", limit)
-	learn(d.forgotten(1), "ann", other)
-	learn(d.forgotten(1), "bob", limit)
-	sent := d.forgotten(1) // a call goes
-	d.forget(1, "ann")     // and before it is back, the logs are reset
+	learn(d.generation(1), "ann", limit)
+	learn(d.generation(1), "ann", other)
+	learn(d.generation(1), "bob", limit)
+	sent := d.generation(1) // a call goes
+	d.invalidate(1, "ann")  // and before it is back, the logs are reset
 	assert.False(t, known("ann", limit))
 	assert.False(t, known("ann", other))
 	assert.True(t, known("bob", limit))
 	learn(sent, "ann", limit)
 	assert.False(t, known("ann", limit), "the reply may be from before the reset")
-	learn(d.forgotten(1), "ann", limit)
+	learn(d.generation(1), "ann", limit)
 	assert.True(t, known("ann", limit), "the reply to a call after it is not")
 }
 
@@ -147,14 +147,14 @@ func TestDenialsAreBounded(t *testing.T) {
 		random := rand.New(rand.NewPCG(1, 2))
 		for i := range 20_000 {
 			key, hash := fmt.Sprint(i), random.Uint64()
-			d.learn(hash, 0, 0, 0, key, 1, limits, full(limit, time.Second, time.Second), time.Second)
+			d.store(hash, 0, 0, 0, key, 1, limits, full(limit, time.Second, time.Second), time.Second)
 			_, found := find(d, hash, 0, key, 1, limits)
 			require.True(t, found, "the newest has a place")
 		}
 		held := 0
 		for i := range d.sets {
-			for j := range d.sets[i].places {
-				if d.sets[i].places[j].Load() != nil {
+			for j := range d.sets[i].ways {
+				if d.sets[i].ways[j].Load() != nil {
 					held++
 				}
 			}
@@ -168,7 +168,7 @@ func TestDenialsAreBounded(t *testing.T) {
 	for i, seconds := range []int{9, 7, 8, 6, 6, 20} {
 		key := fmt.Sprint("key", min(i, 4))
 		retry := time.Duration(seconds) * time.Second
-		d.learn(0, 0, 0, 0, key, 1, limits, full(limit, retry, time.Minute), retry)
+		d.store(0, 0, 0, 0, key, 1, limits, full(limit, retry, time.Minute), retry)
 	}
 	for i, want := range []bool{true, true, true, false, true} {
 		_, found := find(d, 0, 0, fmt.Sprint("key", i), 1, limits)
@@ -176,8 +176,8 @@ func TestDenialsAreBounded(t *testing.T) {
 	}
 
 	off := newDenials(0, 0)
-	off.learn(7, off.forgotten(7), 0, 0, "ann", 1, limits, full(limit, time.Second, time.Second), time.Second)
-	off.forget(7, "ann")
+	off.store(7, off.generation(7), 0, 0, "ann", 1, limits, full(limit, time.Second, time.Second), time.Second)
+	off.invalidate(7, "ann")
 	_, found := find(off, 7, 0, "ann", 1, limits)
 	assert.False(t, found)
 }
@@ -194,10 +194,10 @@ func TestDenialsAreSafeForConcurrentUse(t *testing.T) {
 				key, hash, limits := fmt.Sprint(n), uint64(n)<<60, []Limit{PerMinute("login", n)}
 				switch random.IntN(4) {
 				case 0:
-					d.learn(hash, d.forgotten(hash), 0, 0, key, n, limits, full(limits[0], time.Duration(n), time.Hour),
+					d.store(hash, d.generation(hash), 0, 0, key, n, limits, full(limits[0], time.Duration(n), time.Hour),
 						time.Duration(n))
 				case 1:
-					d.forget(hash, key)
+					d.invalidate(hash, key)
 				default:
 					if got, found := find(d, hash, 0, key, n, limits); found {
 						assert.Equal(t, full(limits[0], time.Duration(n), time.Hour).State, got.State)

@@ -7,14 +7,15 @@ import (
 )
 
 var (
-	// ErrInvalid is wrapped by calls that make no sense, such as those with a limit that admits nothing, an empty key,
-	// or a cost above Max. It is a mistake in the program. The message says what is wrong, and what to write instead.
+	// ErrInvalid is wrapped by errors about invalid arguments, such as a limit that admits nothing, an empty key, or a
+	// cost above Max. Such an error is a mistake in the program. The message says what is wrong, and what to write
+	// instead.
 	ErrInvalid = errors.New("exactlimit: invalid")
 
-	// ErrUnavailable is wrapped by calls that got no decision: Redis failed under FailClosed, the context ended, or the
-	// Limiter is closed. Settle, Refund, Release and Reset also wrap it if Redis does not answer, whatever the policy.
-	// The error also wraps the reason, such as a network error, the context's error, or the server's words. If Redis
-	// may have been asked, it is unknown whether it did what the call asked for.
+	// ErrUnavailable is wrapped by errors of calls that got no decision: Redis failed under FailClosed, the context
+	// ended, or the Limiter is closed. Settle, Refund, Release and Reset return such an error whenever Redis does not
+	// answer, whatever the policy. The error also wraps its cause, such as a network error, the context's error, or an
+	// error reply of Redis. Redis may or may not have done what the call asked for.
 	ErrUnavailable = errors.New("exactlimit: unavailable")
 )
 
@@ -22,11 +23,11 @@ func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...))
 }
 
-func unavailable(cause error) error { return fmt.Errorf("%w: %w", ErrUnavailable, unquoted(cause)) }
+func unavailable(cause error) error { return fmt.Errorf("%w: %w", ErrUnavailable, redacted(cause)) }
 
-// unquoted returns an error that can be shown. A server that does not know a command quotes its arguments, which are a
-// password after AUTH, and a key otherwise.
-func unquoted(cause error) error {
+// redacted returns an error without the arguments of a command. A server that does not know the command quotes them:
+// the password after AUTH, and otherwise a key.
+func redacted(cause error) error {
 	if known, _, quotes := strings.Cut(cause.Error(), ", with args beginning with:"); quotes {
 		return errors.New(known)
 	}

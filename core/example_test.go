@@ -25,7 +25,7 @@ func Example() {
 	send := func(ctx context.Context) error {
 		decision, err := limiter.Allow(ctx, "user:42", core.PerMinute("send", 3))
 		if err != nil {
-			return err // no decision: the call makes no sense, or its context was cancelled
+			return err // no decision: an argument is invalid, or the context was cancelled
 		}
 		if !decision.Allowed {
 			return fmt.Errorf("try again in %v", decision.RetryAfter)
@@ -105,8 +105,8 @@ func ExampleLimiter_Wait() {
 	// true
 }
 
-// Only failed logins count: an attempt is charged first, so that many at once are not more than the limit, and given back when
-// it succeeds.
+// Only failed logins count: an attempt is charged first, so that many at once are not more than the limit, and given
+// back when it succeeds.
 func ExampleLimiter_Refund() {
 	limiter, _ := core.NewInProcess()
 	defer limiter.Close()

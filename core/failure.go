@@ -5,22 +5,22 @@ import (
 	"errors"
 )
 
-// FailurePolicy decides a request that Redis does not decide in time, because Redis is down, cut off, too slow, or
-// answers with an error. The zero value is FailLocal, because an outage of Redis should neither stop a service nor
-// remove its limits.
+// FailurePolicy determines what happens to a request that Redis does not decide in time, because Redis is down,
+// unreachable or too slow, or because it answers with an error. The zero value is FailLocal, because an outage of Redis
+// should neither stop a service nor remove its limits.
 type FailurePolicy uint8
 
 const (
-	// FailLocal decides by the same limits on logs in this process's memory. The logs begin empty and hold what was
-	// admitted from them. So while Redis is away, each instance admits at most Max in any window, and n instances admit
-	// n×Max, beside what Redis has admitted before.
+	// FailLocal applies the same limits to logs in this process's memory, which begin empty and hold only requests that
+	// they have admitted. So while Redis is away, each instance admits at most Max in any window, and n instances admit
+	// up to n×Max, in addition to what Redis admitted before.
 	//
-	// The same is true of calls whose context reaches its deadline before Redis answers, so do not let clients choose
+	// The same applies to calls whose context reaches its deadline before Redis answers, so do not let clients choose
 	// deadlines.
 	FailLocal FailurePolicy = iota
 	// FailOpen admits every request and counts nothing.
 	FailOpen
-	// FailClosed admits no request: calls return ErrUnavailable, which adapters answer with 503.
+	// FailClosed admits no request. Calls return ErrUnavailable, which adapters answer with 503.
 	FailClosed
 )
 
@@ -44,8 +44,8 @@ func (p FailurePolicy) validate() error {
 	return nil
 }
 
-// OnFailure sets the policy for requests that Redis does not decide, instead of FailLocal. It changes nothing in an
-// in-process Limiter.
+// OnFailure sets the policy for requests that Redis does not decide. The default is FailLocal. An in-process Limiter
+// ignores it.
 func OnFailure(policy FailurePolicy) Option {
 	return func(c *config) error {
 		c.policy = policy
@@ -53,8 +53,8 @@ func OnFailure(policy FailurePolicy) Option {
 	}
 }
 
-// OnFailure returns a view of l with another policy. The view shares the logs, the connections and the memory of l, and
-// Close of either closes both. So one route can be closed while Redis is away, and the others go on:
+// OnFailure returns a view of l with another policy. The view shares the logs and connections of l, and closing either
+// of them closes both. For example, one route can refuse requests while Redis does not answer, and the others go on:
 //
 //	login := ginlimit.New(limiter.OnFailure(core.FailClosed), ginlimit.ClientIP())
 //
@@ -63,21 +63,21 @@ func (l *Limiter) OnFailure(policy FailurePolicy) *Limiter {
 	if err := policy.validate(); err != nil {
 		panic(err)
 	}
-	other := *l
-	other.policy = policy
-	other.metrics.expect(other.policy, other.dryRun)
-	return &other
+	view := *l
+	view.policy = policy
+	view.metrics.expect(view.policy, view.dryRun)
+	return &view
 }
 
-// gaveUp reports whether the caller has left and wants no decision any more. A deadline is different: the caller asks
-// for a decision by then.
-func gaveUp(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Canceled) }
+// cancelled reports whether the caller has cancelled ctx, and needs no decision any more. After a deadline it still
+// does.
+func cancelled(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Canceled) }
 
-// admitUncounted is the decision under FailOpen.
+// admitUncounted returns the decision under FailOpen.
 func admitUncounted(limits []Limit) Decision {
 	states := make([]State, len(limits))
 	for i, limit := range limits {
 		states[i] = State{Limit: limit, Remaining: limit.Max}
 	}
-	return decide(true, states, SourceFailOpen)
+	return newDecision(true, states, SourceFailOpen)
 }

@@ -1,83 +1,70 @@
 package core
 
 import (
-	"errors"
 	"hash/maphash"
-	"math"
 	"math/rand/v2"
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/puzpuzpuz/xsync/v4"
 )
 
-// inProcess keeps logs in memory and answers as the script does. What a limit of requests in flight has admitted stays
-// until it is given back: there are no leases, since the logs end with the process.
+// inProcess keeps logs in memory, and decides as the script does. It needs no leases, because the logs end with the
+// process: under an InFlight limit, a request counts until it is released.
 type inProcess struct {
-	identity uint64    // in the receipts of what it admits
-	start    time.Time // of the clock: moments are microseconds since then, on Go's monotonic clock
-	seed     maphash.Seed
-	// shards hold the clients, by the hash of their keys. A map delays its new keys while it is resized: one map of all
-	// keys by 200 ms at 1.5 million keys and by more than a second at 4 million, a shard by a 64th of that.
-	shards [64]*xsync.Map[string, *client]
-	stop   chan struct{}
-	swept  chan struct{} // closed when the sweeper has ended
+	storeID uint64    // identifies these logs in receipts
+	start   time.Time // times are microseconds since then, on Go's monotonic clock
+	seed    maphash.Seed
+	// shards hold the logs by key. The hash of the key selects the shard. A map delays new keys while it is resized. A
+	// single map would delay them by 200 ms at 1.5 million keys, and by more than a second at 4 million. A shard delays
+	// them by a 64th of that.
+	shards      [64]*xsync.Map[string, *keyLogs]
+	stop        chan struct{}
+	sweeperDone chan struct{} // closed when the sweeper has returned
 }
 
-// client is the logs of one key. They are under one lock, so that several limits are decided in one step.
-type client struct {
-	mu   sync.Mutex
-	most [1]log // the array of logs while there is one, as with most clients
-	logs []log
-	// These are whole cache lines, of which the first has what each call writes.
-}
-
-// gone reports whether the client was swept out of the map. A caller that found it before has to look again.
-func (c *client) gone() bool { return c.logs != nil && len(c.logs) == 0 }
-
-// sweepEvery is the pause between two sweeps. Each takes about a tenth of a second per million keys, and holds up one
+// sweepEvery is the pause between two sweeps. A sweep takes about a tenth of a second per million keys, and locks one
 // key at a time.
 const sweepEvery = 16 * time.Second
 
 func newInProcess() *inProcess {
-	p := newLogs()
+	p := newUnsweptLogs()
 	go p.sweepUntilClose()
 	return p
 }
 
-// newLogs returns a store without its sweeper.
-func newLogs() *inProcess {
+// newUnsweptLogs returns logs without a sweeper.
+func newUnsweptLogs() *inProcess {
 	p := &inProcess{
-		identity: rand.Uint64(),
-		start:    time.Now(),
-		seed:     maphash.MakeSeed(),
-		stop:     make(chan struct{}),
-		swept:    make(chan struct{}),
+		storeID:     rand.Uint64(),
+		start:       time.Now(),
+		seed:        maphash.MakeSeed(),
+		stop:        make(chan struct{}),
+		sweeperDone: make(chan struct{}),
 	}
 	for i := range p.shards {
-		p.shards[i] = xsync.NewMap[string, *client]()
+		p.shards[i] = xsync.NewMap[string, *keyLogs]()
 	}
 	return p
 }
 
-// clients returns the shard of a key.
-func (p *inProcess) clients(key string) *xsync.Map[string, *client] {
+// shard returns the map that holds the logs of a key.
+func (p *inProcess) shard(key string) *xsync.Map[string, *keyLogs] {
 	return p.shards[maphash.String(p.seed, key)%uint64(len(p.shards))]
 }
 
 func (p *inProcess) close() {
 	close(p.stop)
-	<-p.swept
-	for _, clients := range p.shards {
-		clients.Clear()
+	<-p.sweeperDone
+	for _, shard := range p.shards {
+		shard.Clear()
 	}
 }
 
 func (p *inProcess) sweepUntilClose() {
-	defer close(p.swept)
+	defer close(p.sweeperDone)
 	ticker := time.NewTicker(sweepEvery)
 	defer ticker.Stop()
 	for {
@@ -90,250 +77,89 @@ func (p *inProcess) sweepUntilClose() {
 	}
 }
 
-// sweep drops idle logs, and clients that have no others. The moment given is not in the future, so what is admitted
-// after a log was dropped is later than all that the log ever held.
+// sweep deletes idle logs, and keys that have no other logs. Because now is not in the future, every later admission
+// has a later time than all entries of the deleted logs.
 func (p *inProcess) sweep(now int64) {
-	for _, clients := range p.shards {
-		clients.DeleteMatching(func(_ string, c *client) (idle, stop bool) {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.logs = slices.DeleteFunc(c.logs, func(l log) bool { return l.idle(now) })
-			if c.logs == nil {
-				c.logs = c.most[:0] // gone
+	for _, shard := range p.shards {
+		shard.DeleteMatching(func(_ string, k *keyLogs) (idle, stop bool) {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			k.logs = slices.DeleteFunc(k.logs, func(r ring) bool { return r.idle(now) })
+			if k.logs == nil {
+				k.logs = k.inline[:0] // deleted
 			}
-			return c.gone(), false
+			return k.deleted(), false
 		})
 	}
 }
 
 func (p *inProcess) now() int64 { return time.Since(p.start).Microseconds() }
 
-// locked returns the client of a key, locked. Unless told to make one, it returns nil where there is none.
-func (p *inProcess) locked(key string, make bool) *client {
-	clients := p.clients(key)
+// lock locks and returns the logs of a key. If there are none, it creates them if create is true, and otherwise returns
+// nil.
+func (p *inProcess) lock(key string, create bool) *keyLogs {
+	shard := p.shard(key)
 	for {
-		c, found := clients.Load(key)
+		k, found := shard.Load(key)
 		if !found {
-			if !make {
+			if !create {
 				return nil
 			}
-			// A clone, since a key that was cut from a request would keep all of the request in memory.
-			c, _ = clients.LoadOrStore(strings.Clone(key), new(client))
+			// Clone, because a key that is a substring of a request would keep the whole request in memory.
+			k, _ = shard.LoadOrStore(strings.Clone(key), new(keyLogs))
 		}
-		c.mu.Lock()
-		if !c.gone() {
-			return c
+		k.mu.Lock()
+		if !k.deleted() {
+			return k
 		}
-		c.mu.Unlock()
-		runtime.Gosched() // the sweeper is about to take it out of the map
+		k.mu.Unlock()
+		runtime.Gosched() // the sweeper is about to delete it from the map
 	}
 }
 
-func (p *inProcess) decide(d *Decision, key string, cost int, limits []Limit) {
-	c := p.locked(key, true)
-	c.decide(d, p.now(), cost, limits) // the clock is read under the lock, so that no log ever runs backwards
-	c.mu.Unlock()
+func (p *inProcess) allow(d *Decision, key string, cost int, limits []Limit) {
+	k := p.lock(key, true)
+	k.allow(d, p.now(), cost, limits) // reads the clock under the lock, so that times in a log never decrease
+	k.mu.Unlock()
 	if d.Allowed {
-		d.receipt.store, d.receipt.key = p.identity, key
+		d.receipt.storeID, d.receipt.key = p.storeID, key
 	}
 }
 
-// settle charges to the logs of limits, of which none is of requests in flight, what a request has cost instead of what
-// its receipt says was charged.
-func (p *inProcess) settle(paid receipt, cost int, limits []State) error {
-	c := p.locked(paid.key, cost > paid.cost)
-	if c == nil {
+// settle changes the charge of a request from the cost in its receipt to the given cost. None of the limits may be
+// InFlight.
+func (p *inProcess) settle(receipt receipt, cost int, limits []State) error {
+	k := p.lock(receipt.key, cost > receipt.cost)
+	if k == nil {
 		return nil
 	}
-	defer c.mu.Unlock()
-	return c.settle(p.now(), paid, cost, limits)
+	defer k.mu.Unlock()
+	return k.settle(p.now(), receipt, cost, limits)
 }
 
-// release gives back what a request holds in the logs of limits of requests in flight.
-func (p *inProcess) release(paid receipt, limits []Limit) {
-	if c := p.locked(paid.key, false); c != nil {
-		defer c.mu.Unlock()
-		c.release(paid, limits)
+// release removes a request from the logs of InFlight limits.
+func (p *inProcess) release(receipt receipt, limits []Limit) {
+	if k := p.lock(receipt.key, false); k != nil {
+		defer k.mu.Unlock()
+		k.release(receipt, limits)
 	}
 }
 
 func (p *inProcess) peek(d *Decision, key string, limits []Limit) {
-	c := p.locked(key, false)
-	if c == nil {
-		c = new(client)
-		c.mu.Lock()
+	k := p.lock(key, false)
+	if k == nil {
+		k = new(keyLogs)
+		k.mu.Lock()
 	}
-	c.peek(d, p.now(), limits)
-	c.mu.Unlock()
+	k.peek(d, p.now(), limits)
+	k.mu.Unlock()
 }
 
 func (p *inProcess) reset(key string, limits []Limit) {
-	c := p.locked(key, false)
-	if c == nil {
+	k := p.lock(key, false)
+	if k == nil {
 		return
 	}
-	defer c.mu.Unlock()
-	c.reset(limits)
-}
-
-// decide is the decision script, at a moment that the caller gives.
-func (c *client) decide(d *Decision, now int64, cost int, limits []Limit) {
-	var few [4]int
-	logs, allowed := c.count(few[:0], now, cost, limits)
-	if allowed {
-		number := uint32(0) // which no other admission of this moment has in any of the logs
-		for i := range limits {
-			if logs[i] < 0 {
-				logs[i] = c.open(&limits[i])
-			}
-			number = max(number, c.logs[logs[i]].next(now))
-		}
-		for i := range limits {
-			c.logs[logs[i]].add(now, number, cost, limits[i].Max)
-		}
-		d.receipt.cost, d.receipt.entryID = cost, entryID{now, number}
-	} else {
-		c.ban(now, cost, limits, logs)
-	}
-	c.describe(d, allowed, now, cost, limits, logs)
-}
-
-// ban bans the logs that have no room for a request that was denied, as their limits say.
-func (c *client) ban(now int64, cost int, limits []Limit, logs []int) {
-	for i := range limits {
-		if limit := &limits[i]; limit.Ban > 0 && logs[i] >= 0 {
-			if l := &c.logs[logs[i]]; !l.banned(now) && l.units() > limit.Max-cost {
-				l.banEnds = now + limit.Ban.Microseconds()
-			}
-		}
-	}
-}
-
-// peek is the peek script, at a moment that the caller gives.
-func (c *client) peek(d *Decision, now int64, limits []Limit) {
-	var few [4]int
-	logs, allowed := c.count(few[:0], now, 1, limits)
-	c.describe(d, allowed, now, 1, limits, logs)
-}
-
-// count appends the index of each limit's log, -1 where there is none, and reports whether all of them have room for
-// cost units.
-func (c *client) count(logs []int, now int64, cost int, limits []Limit) (_ []int, room bool) {
-	room = true
-	for i := range limits {
-		limit := &limits[i]
-		found := c.find(limit)
-		if found >= 0 {
-			l := &c.logs[found]
-			if l.trim(now-limit.Window.Microseconds()) > limit.Max-cost || l.banned(now) {
-				room = false
-			}
-		}
-		logs = append(logs, found)
-	}
-	return logs, room
-}
-
-// find returns the index of the log that a limit keeps, or -1.
-func (c *client) find(limit *Limit) int {
-	for i := range c.logs {
-		if l := &c.logs[i]; l.window == limit.Window && l.flights == limit.InFlight && l.name == limit.Name {
-			return i
-		}
-	}
-	return -1
-}
-
-// open starts the log that a limit keeps and returns its index.
-func (c *client) open(limit *Limit) int {
-	if c.logs == nil {
-		c.logs = c.most[:0]
-	}
-	if len(c.logs) == len(c.most) {
-		c.logs = slices.Grow(c.logs, 1)
-		c.most[0] = log{} // which would keep a ring for as long as the client lives
-	}
-	c.logs = append(c.logs, log{
-		newest: math.MinInt64, name: strings.Clone(limit.Name), window: limit.Window, flights: limit.InFlight,
-	})
-	return len(c.logs) - 1
-}
-
-// describe puts down a decision and how it leaves the logs.
-func (c *client) describe(d *Decision, allowed bool, now int64, cost int, limits []Limit, logs []int) {
-	if len(limits) == 1 {
-		d.Allowed, d.Source = allowed, SourceInProcess
-		c.state(&d.State, logs[0], now, cost, &limits[0])
-		return
-	}
-	states := make([]State, len(limits))
-	for i := range limits {
-		c.state(&states[i], logs[i], now, cost, &limits[i])
-	}
-	receipt := d.receipt
-	*d = decide(allowed, states, SourceInProcess)
-	d.receipt = receipt
-}
-
-func (c *client) state(s *State, i int, now int64, cost int, limit *Limit) {
-	s.Limit = *limit
-	if i < 0 {
-		s.Remaining = limit.Max
-		return
-	}
-	c.logs[i].state(s, now, cost)
-}
-
-// settle is the verb of the script, at a moment that the caller gives. It does nothing if a log knows that it has been
-// done.
-func (c *client) settle(now int64, paid receipt, cost int, limits []State) error {
-	for i := range limits {
-		l, before := &log{}, now-limits[i].Limit.Window.Microseconds()
-		if found := c.find(&limits[i].Limit); found >= 0 {
-			l = &c.logs[found]
-		}
-		l.trim(before)
-		if l.knows(paid.entryID, before) {
-			return nil
-		}
-		if cost > paid.cost && l.units() > mostUnits-(cost-paid.cost) {
-			return errTooMany
-		}
-	}
-	for i := range limits {
-		limit := &limits[i].Limit
-		found := c.find(limit)
-		if found < 0 && cost > paid.cost {
-			found = c.open(limit)
-		}
-		if found >= 0 {
-			c.logs[found].settle(paid.entryID, paid.cost, cost, now)
-		}
-	}
-	return nil
-}
-
-func (c *client) release(paid receipt, limits []Limit) {
-	for i := range limits {
-		if found := c.find(&limits[i]); found >= 0 {
-			l := &c.logs[found]
-			if entry := l.find(paid.entryID); entry >= 0 {
-				l.remove(entry)
-			}
-		}
-	}
-}
-
-// mostUnits is the most units that a log may hold, which is more than any Max. In Redis, larger numbers are not exact.
-const mostUnits = min(1<<53-1, math.MaxInt)
-
-var errTooMany = errors.New("the log would hold more units than can be counted")
-
-// reset empties the logs of limits. The sweeper drops them, once no admission can be mistaken for one that they held.
-func (c *client) reset(limits []Limit) {
-	for i := range limits {
-		if found := c.find(&limits[i]); found >= 0 {
-			c.logs[found].clear()
-		}
-	}
+	defer k.mu.Unlock()
+	k.reset(limits)
 }

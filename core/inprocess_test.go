@@ -16,9 +16,7 @@ import (
 
 func TestInProcessOnItsOwnClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // time stands still but for Sleep
-		limiter, err := NewInProcess()
-		require.NoError(t, err)
-		defer limiter.Close()
+		limiter := newLocal(t)
 		ctx, limit := context.Background(), PerSecond("tick", 2)
 		for _, row := range []struct {
 			sleep   time.Duration
@@ -45,15 +43,13 @@ func TestInProcessOnItsOwnClock(t *testing.T) {
 // Logs are dropped when nothing in them counts any more, and no sooner.
 func TestInProcessDropsIdleLogs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limiter, err := NewInProcess()
-		require.NoError(t, err)
-		defer limiter.Close()
+		limiter := newLocal(t)
 		ctx := context.Background()
 		for i := range 10_000 {
 			_, err := limiter.Allow(ctx, fmt.Sprint(i), PerSecond("brief", 5))
 			require.NoError(t, err)
 		}
-		_, err = limiter.Allow(ctx, "stays", PerHour("long", 5))
+		_, err := limiter.Allow(ctx, "stays", PerHour("long", 5))
 		require.NoError(t, err)
 		assert.Equal(t, 10_001, countLogs(limiter.inProcess))
 
@@ -82,24 +78,22 @@ func countLogs(p *inProcess) int {
 func TestInProcessLogIsBounded(t *testing.T) {
 	store := newClockedInProcess()
 	limit := Limit{Name: "bounded", Max: 1000, Window: time.Second}
-	var l *log
+	var l *ring
 	for now := range int64(5000) {
 		store.allow(t, now*177, "ann", 1, limit)
 		l = &store.logs("ann")[0]
 		require.LessOrEqual(t, l.count, 1000)
-		require.LessOrEqual(t, len(l.ring), 1000)
+		require.LessOrEqual(t, len(l.times), 1000)
 	}
-	require.Equal(t, 1000, len(l.ring))
+	require.Equal(t, 1000, len(l.times))
 	limit.Max = 10
 	store.allow(t, minute, "ann", 1, limit)
-	assert.LessOrEqual(t, len(l.ring), smallRing)
+	assert.LessOrEqual(t, len(l.times), smallRing)
 }
 
 // An admission is one entry, whatever it costs, up to the largest Max.
 func TestInProcessCost(t *testing.T) {
-	limiter, err := NewInProcess()
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter := newLocal(t)
 	ctx, bytes := context.Background(), PerDay("bytes", min(maxMax, math.MaxInt))
 	all, err := limiter.AllowN(ctx, "ann", bytes.Max, bytes)
 	require.NoError(t, err)
@@ -115,10 +109,10 @@ func TestInProcessCost(t *testing.T) {
 		require.True(t, d.Allowed)
 		assert.Equal(t, bytes.Max-(i+1)*(bytes.Max/10), d.Remaining)
 	}
-	ann := limiter.inProcess.locked("ann", false)
+	ann := limiter.inProcess.lock("ann", false)
 	defer ann.mu.Unlock()
 	assert.Equal(t, 10, ann.logs[0].count)
-	assert.LessOrEqual(t, ann.logs[0].size(), 32)
+	assert.LessOrEqual(t, ann.logs[0].capacity(), 32)
 }
 
 // Only logs that need details have them.
@@ -161,7 +155,8 @@ func TestInProcessDetails(t *testing.T) {
 func TestInProcessKeepsDetails(t *testing.T) {
 	store, limit := newClockedInProcess(), Limit{Name: "a", Max: 4, Window: time.Second}
 	var given, kept Decision
-	for _, now := range []int64{0, 1, second / 2, second/2 + 1, second + 1, second + 1} { // the last two begin the next turn
+	// The last two begin the next turn.
+	for _, now := range []int64{0, 1, second / 2, second/2 + 1, second + 1, second + 1} {
 		given, kept = kept, store.allow(t, now, "ann", 1, limit)
 		require.True(t, kept.Allowed)
 	}
@@ -179,13 +174,13 @@ func TestInProcessKeepsNoOldRing(t *testing.T) {
 	long, short := PerDay("long", 1000), PerDay("short", 1000)
 	store.allow(t, 0, "ann", 1000, long)
 	store.allow(t, 0, "ann", 1, short)
-	ann := store.locked("ann", false)
+	ann := store.lock("ann", false)
 	ann.mu.Unlock()
 	assert.Len(t, ann.logs, 2)
-	assert.Zero(t, ann.most)
+	assert.Zero(t, ann.inline)
 	store.reset(t, "ann", long, short)
 	for _, log := range ann.logs {
-		assert.Nil(t, log.ring)
+		assert.Nil(t, log.times)
 	}
 	store.sweep(1)
 	assert.Len(t, ann.logs, 2, "they know which admissions they have forgotten")
@@ -210,9 +205,7 @@ func TestDenialsKeepNothingInProcess(t *testing.T) {
 
 // Many goroutines on few keys admit exactly Max each.
 func TestInProcessConcurrently(t *testing.T) {
-	limiter, err := NewInProcess()
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter := newLocal(t)
 	burst, total := PerHour("burst", 100), PerDay("total", 150)
 	var mu sync.Mutex
 	admitted := map[string]int{}

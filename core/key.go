@@ -11,12 +11,12 @@ import (
 // maxKey is the longest key, in bytes, that is stored as it is.
 const maxKey = 128
 
-// keyEscaper writes the closing brace, which ends the hash tag of a log key, and the escape character itself.
+// keyEscaper escapes the closing brace, which would end the hash tag of a log's name, and the escape character itself.
 var keyEscaper = strings.NewReplacer("%", "%25", "}", "%7D")
 
-// canonicalKey returns the form of a key that the logs use: without a closing brace, and not much longer than maxKey.
-// No two keys have the same form. An escape is followed by two digits, so "%#", which marks a hash, is in no other
-// form, and two long keys share a hash only if SHA-256 breaks.
+// canonicalKey returns the form of a key that the logs use. It has no closing brace, and its length is bounded. No two
+// keys have the same form: a percent sign is followed by two hexadecimal digits, except in "%#", which begins a hash,
+// and two long keys share a hash only if SHA-256 is broken.
 func canonicalKey(key string) string {
 	if len(key) > maxKey {
 		sum := sha256.Sum256([]byte(key))
@@ -28,15 +28,15 @@ func canonicalKey(key string) string {
 	return keyEscaper.Replace(key)
 }
 
-// appendLogKey appends the name in Redis of the log that a limit keeps of a canonical key:
+// appendLogKey appends the name in Redis of the log of a canonical key under a limit:
 //
 //	prefix:{key}:name:windowv3
-//	prefix:{key}:name:leasev3f   of a limit of requests in flight
+//	prefix:{key}:name:leasev3f   if the limit is InFlight
 //
-// with the window in milliseconds and the version of the format of its entries, which every change of the format
-// changes, so that two versions of this package on one Redis never misread each other's logs. The braces put all logs
-// of one key on one cluster slot. No two logs share a name: the prefix has no brace, so the first pair of braces holds
-// the key, and behind it only the last colon is followed by digits and a version.
+// The window is in milliseconds. The version changes with the format of entries, so that different versions of this
+// package on one Redis never misread each other's logs. The braces put all logs of a key into one cluster slot. No two
+// logs share a name: the prefix has no brace, so the first pair of braces holds the key, and after it only the last
+// colon is followed by digits and a version.
 func appendLogKey(b []byte, prefix, canonical string, limit Limit) []byte {
 	b = append(b, prefix...)
 	b = append(b, ":{"...)

@@ -8,24 +8,34 @@ import (
 	"time"
 )
 
-// leases is the admissions of one Limiter, in Redis, that hold units of limits of requests in flight. It renews them
-// until they end, every third of the lease. One goroutine does so, which runs while there are any.
+// leases renews the entries of a Limiter's admissions under InFlight limits, in Redis, at a third of their lease, until
+// the requests end. One goroutine finds those that are due. It runs while there are such admissions. Other goroutines
+// ask for the renewals, up to renewsAtOnce for each server, so that a server that hangs delays no renewal on another.
 //
-// Renewing and giving back need no order: the script renews no entry that is gone or has expired. So an admission that
-// has lost its entries, by an outage that was longer than their leases or by a Reset, holds nothing until it ends.
+// Renewals and releases need no order, because the script renews only entries that exist and have not expired. So an
+// admission that has lost its entries, by an outage longer than their leases or by a Reset, is not counted any more.
 type leases struct {
 	// renew moves entries of a key to the present, in the logs of limits. It reports whether Redis has answered.
-	renew   func(key string, members []string, limits []Limit) bool
+	renew func(key string, members []string, limits []Limit) bool
+	// server returns a number of the server that has the logs of a key. It may be out of date.
+	server  func(key string) int
 	now     func() time.Duration
 	closing <-chan struct{}
 
-	mu       sync.Mutex
-	held     map[leaseID]*lease
-	running  bool
-	closed   bool
-	next     time.Duration // when the goroutine looks for leases that are due
-	sooner   chan struct{} // has one element if it is to look before that
-	renewing sync.WaitGroup
+	mu         sync.Mutex
+	held       map[leaseID]*lease
+	renewals   map[int]*renewals // by server
+	running    bool
+	closed     bool
+	next       time.Duration // when the goroutine will look for leases that are due
+	sooner     chan struct{} // has an element if the goroutine must look earlier
+	background sync.WaitGroup
+}
+
+// renewals is the renewals that are due on one server.
+type renewals struct {
+	groups  [][]*lease // of leases that one question renews
+	workers int        // the goroutines that ask
 }
 
 // leaseID identifies an admission, as receipt.entry does.
@@ -34,51 +44,58 @@ type leaseID struct {
 	question int32
 }
 
-// lease is one admission. The limits are those of requests in flight.
+// lease is one admission. All of its limits are InFlight.
 type lease struct {
-	key    string // canonical
-	member string
-	limits []Limit
-	every  time.Duration // how long after one renewal the next is due
-	due    time.Duration
+	key      string // canonical
+	member   string
+	limits   []Limit
+	interval time.Duration // between renewals
+	due      time.Duration // math.MaxInt64 from when it is due until it has been renewed
 }
 
 const (
-	// renewsAtOnce is how many questions to renew are asked at once. As many fill the calls in flight.
+	// renewsAtOnce is how many renewals one server is asked for at once, which is enough to fill the calls in flight.
 	renewsAtOnce = 64
-	// maxRenewed is how many entries one question renews at most.
+	// maxRenewed is the most entries that one question renews.
 	maxRenewed = 64
 )
 
 func newLeases(
-	renew func(string, []string, []Limit) bool, now func() time.Duration, closing <-chan struct{},
+	renew func(string, []string, []Limit) bool, server func(string) int, now func() time.Duration,
+	closing <-chan struct{},
 ) *leases {
 	return &leases{
-		renew: renew, now: now, closing: closing, held: map[leaseID]*lease{}, sooner: make(chan struct{}, 1),
+		renew: renew, server: server, now: now, closing: closing,
+		held: map[leaseID]*lease{}, renewals: map[int]*renewals{}, sooner: make(chan struct{}, 1),
 	}
 }
 
-// hold begins to renew an admission, which was asked for at a time. The limits must be of requests in flight.
-func (l *leases) hold(paid receipt, limits []Limit, asked time.Duration) {
+// add adds an admission, which Redis was asked for at askedAt. All limits must be InFlight.
+func (l *leases) add(receipt receipt, limits []Limit, askedAt time.Duration) {
 	shortest := limits[0].Window
 	for _, limit := range limits[1:] {
 		shortest = min(shortest, limit.Window)
 	}
-	held := &lease{key: paid.key, member: paid.entry(), limits: limits, every: shortest / 3, due: asked + shortest/3}
-	if paid.cost > 1 {
-		held.member += "*" + strconv.Itoa(paid.cost)
+	interval := shortest / 3
+	held := &lease{key: receipt.key, member: receipt.entry(), limits: limits, interval: interval, due: askedAt + interval}
+	if receipt.cost > 1 {
+		held.member += "*" + strconv.Itoa(receipt.cost)
 	}
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.held[paid.lease()] = held
-	switch {
-	case l.closed:
-	case !l.running:
+	l.held[receipt.lease()] = held
+	if !l.running && !l.closed {
 		l.running, l.next = true, held.due
-		l.renewing.Go(l.run)
-	case held.due < l.next:
-		l.next = held.due
+		l.background.Go(l.run)
+	}
+	l.plan(held.due)
+}
+
+// plan makes the goroutine look for leases that are due at a time. The caller must hold mu.
+func (l *leases) plan(due time.Duration) {
+	if due < l.next {
+		l.next = due
 		select {
 		case l.sooner <- struct{}{}:
 		default:
@@ -86,32 +103,23 @@ func (l *leases) hold(paid receipt, limits []Limit, asked time.Duration) {
 	}
 }
 
-// end stops renewing an admission, and reports whether it had not ended before.
-func (l *leases) end(paid receipt) bool {
+// end removes an admission, and reports whether it was there.
+func (l *leases) end(receipt receipt) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, held := l.held[paid.lease()]
-	delete(l.held, paid.lease())
+	_, held := l.held[receipt.lease()]
+	delete(l.held, receipt.lease())
 	return held
 }
 
-// run renews what is due until nothing is held.
+// run has leases renewed that are due, until there are no more leases.
 func (l *leases) run() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		due, next, some := l.due()
-		switch {
-		case !some:
+		next, more := l.renewDue()
+		if !more {
 			return
-		case len(due) > 0:
-			l.renewAll(due)
-			select {
-			case <-l.closing:
-				return
-			default:
-			}
-			continue
 		}
 		timer.Reset(next - l.now())
 		select {
@@ -123,66 +131,85 @@ func (l *leases) run() {
 	}
 }
 
-// due returns the leases that are due, in groups for one question each, and otherwise when the next one will be. What is
-// due soon is due, so that few calls renew many. It reports whether any are held; if not, the goroutine must end.
-func (l *leases) due() (groups [][]*lease, next time.Duration, some bool) {
+// renewDue has the leases renewed that are due, in groups for one question each, and returns when the next one will be
+// due. It includes those that are due soon, so that few calls renew many. It reports whether there are any leases. If
+// not, the goroutine must return.
+func (l *leases) renewDue() (next time.Duration, more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now, byKey := l.now(), map[string][]int{} // the indexes of the groups of a key
+	now, byKey := l.now(), map[string][][]*lease{} // the groups of a key
 	next = math.MaxInt64
 	for _, held := range l.held {
-		if held.due > now+held.every/8 {
+		if held.due > now+held.interval/8 {
 			next = min(next, held.due)
 			continue
 		}
-		of := byKey[held.key]
-		i := len(of) - 1
-		for i >= 0 && !(slices.Equal(groups[of[i]][0].limits, held.limits) && len(groups[of[i]]) < maxRenewed) {
-			i--
-		}
+		held.due = math.MaxInt64
+		groups := byKey[held.key]
+		i := slices.IndexFunc(groups, func(group []*lease) bool {
+			return len(group) < maxRenewed && slices.Equal(group[0].limits, held.limits)
+		})
 		if i >= 0 {
-			groups[of[i]] = append(groups[of[i]], held)
-			continue
+			groups[i] = append(groups[i], held)
+		} else {
+			byKey[held.key] = append(groups, []*lease{held})
 		}
-		byKey[held.key] = append(of, len(groups))
-		groups = append(groups, []*lease{held})
+	}
+	for key, groups := range byKey {
+		server := l.server(key)
+		r := l.renewals[server]
+		if r == nil {
+			r = &renewals{}
+			l.renewals[server] = r
+		}
+		r.groups = append(r.groups, groups...)
+		for range min(len(groups), renewsAtOnce-r.workers) {
+			r.workers++
+			l.background.Go(func() { l.work(r) })
+		}
 	}
 	l.next, l.running = next, len(l.held) > 0
-	return groups, next, l.running
+	return next, l.running
 }
 
-// renewAll renews leases. Where Redis does not answer, it will soon try again.
-func (l *leases) renewAll(groups [][]*lease) {
-	var asking sync.WaitGroup
-	places := make(chan struct{}, renewsAtOnce)
-	for _, group := range groups {
-		places <- struct{}{}
-		asking.Go(func() {
-			members := make([]string, len(group))
-			for i, held := range group {
-				members[i] = held.member
+// work asks one server for renewals until none are left.
+func (l *leases) work(r *renewals) {
+	for group := l.take(r); group != nil; group = l.take(r) {
+		members := make([]string, len(group))
+		for i, held := range group {
+			members[i] = held.member
+		}
+		askedAt := l.now()
+		renewed := l.renew(group[0].key, members, group[0].limits)
+		failedAt := l.now()
+		l.mu.Lock()
+		for _, held := range group {
+			held.due = askedAt + held.interval
+			if !renewed { // try again soon
+				held.due = failedAt + held.interval/4
 			}
-			asked := l.now()
-			renewed := l.renew(group[0].key, members, group[0].limits)
-			failed := l.now()
-			l.mu.Lock()
-			for _, held := range group {
-				held.due = asked + held.every
-				if !renewed {
-					held.due = failed + held.every/4
-				}
-			}
-			l.mu.Unlock()
-			<-places
-		})
+			l.plan(held.due)
+		}
+		l.mu.Unlock()
 	}
-	asking.Wait()
 }
 
-// close returns when nothing is renewed any more. The channel closing must be closed.
+// take takes the next group to renew, or returns nil if the worker must return.
+func (l *leases) take(r *renewals) (group []*lease) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(r.groups) == 0 {
+		r.workers--
+		return nil
+	}
+	group, r.groups = r.groups[0], r.groups[1:]
+	return group
+}
+
+// close waits for the goroutine to return. The channel closing must be closed.
 func (l *leases) close() {
 	l.mu.Lock()
-	l.closed = true // so that no call of hold starts the goroutine again
+	l.closed = true // so that add does not start the goroutine again
 	l.mu.Unlock()
-	l.renewing.Wait()
+	l.background.Wait()
 }

@@ -2,49 +2,49 @@ package core
 
 import "time"
 
-// Limit is a budget: of one key, at most Max requests are admitted in any trailing Window or, if InFlight is set, at
-// most Max run at once. A Limit is a plain value. Make one wherever it is used, and compare it with ==. The zero Limit
-// is invalid.
+// Limit is the budget of a key: at most Max requests are admitted in any trailing Window or, if InFlight is set, at
+// most Max run at once. A Limit is a plain value. Make one wherever it is used, and compare limits with ==. The zero
+// Limit is invalid.
 //
-// Limits of the same Name and Window share a log for each key, wherever they are written, so two routes share a budget
-// exactly if their limits say so. A changed Max takes effect at once on the existing log. A changed Window starts a new
-// log. A ban belongs to the log too: while it lasts, all limits that share the log deny.
+// Limits with the same Name and Window share a log for each key, no matter where they are declared, so two routes share
+// a budget exactly if they use the same Name and Window. A changed Max takes effect at once on the existing log. A
+// changed Window starts a new log. A ban belongs to the log too: while it lasts, all limits that share the log deny.
 type Limit struct {
-	// Name tells the budgets of a key apart, and is shown to clients. It is 1 to 64 bytes of printable ASCII.
+	// Name distinguishes the limits of a key, and is shown to clients. It is 1 to 64 bytes of printable ASCII.
 	Name string
 	// Max is the most requests, or units of cost, that are admitted in any Window: 1 to 999,999,999,999,999.
 	Max int
-	// Window is a whole number of milliseconds, from one to 876,000 hours (a century). It is half open: a request that
-	// was admitted at t counts until just before t+Window. If InFlight is set, Window is the lease, and at least a
+	// Window is a whole number of milliseconds, from one to 876,000 hours (100 years). It is half open: a request that
+	// is admitted at t counts until just before t+Window. If InFlight is set, Window is the lease, and at least a
 	// second.
 	Window time.Duration
-	// InFlight makes this a limit of requests in flight. See the function InFlight.
+	// InFlight makes this a limit on requests in flight: see the function InFlight.
 	InFlight bool
-	// Ban is how long the limit goes on denying a key that it has denied, even if entries leave the window meanwhile.
-	// It is a whole number of milliseconds, up to 876,000 hours. Zero means no ban.
+	// Ban is how long the limit keeps denying a key after it has denied one of its requests, even if there is room
+	// again. It is a whole number of milliseconds, up to 876,000 hours. Zero means no ban.
 	//
-	// The request that finds no room in this limit begins the ban, and further requests do not prolong it. It ends
-	// after exactly Ban. Only Reset ends it earlier; Refund, a changed Ban and a changed Max do not. Peek begins no
-	// ban.
+	// The first request that finds no room in this limit begins the ban, and later requests do not prolong it. It ends
+	// after exactly Ban. Only Reset ends it earlier; Refund and changes of Ban or Max do not. Peek begins no ban.
 	Ban time.Duration
 	// Unit tells clients what the limit counts, such as "tokens" or "content-bytes". It is up to 64 bytes of printable
-	// ASCII. Empty means "requests". It changes nothing else, so limits that differ only in Unit share their log.
+	// ASCII. Empty means "requests". It has no other effect, so limits that differ only in Unit share their log.
 	Unit string
 }
 
-// InFlight returns a limit of max requests at once: those that one key has in flight, in all instances together. An
-// admission counts until it is given to Release or Refund. Adapters do this when the handler has returned.
+// InFlight returns a limit of max requests of a key that are in flight at once, in all instances together. An admission
+// counts until it is passed to Release or Refund. Adapters do this when the handler has returned.
 //
 // The lease matters if an instance dies. While a Limiter runs, it renews the leases of what it has admitted, after each
 // third of their time, however long a handler takes. If its process ends or cannot reach Redis, its requests count
 // until their leases end, and not after that, although some may still run. So a short lease costs calls to Redis, and a
 // long one makes clients wait after a crash. 30 seconds suit most services. The minimum is a second, and a lease should
-// be more than twice WithTimeout, since a renewal may wait for Redis that long.
+// be longer than WithTimeout, for which the answer to an admission may be on its way. With three times as long, it also
+// outlasts a call to Redis that is lost.
 //
-// A request of cost n takes n of max. If costs are something else, such as tokens, ask for the requests in flight in a
-// call of its own, or in an adapter by a Middleware of its own.
+// A request of cost n takes n of max. If the cost of requests is something else, such as tokens, limit the requests in
+// flight by a separate call, or in an adapter by a separate Middleware.
 //
-// Limits of the same name and lease share their log, as windows do, but never with a limit that is not InFlight.
+// Limits with the same name and lease share their log, but not with limits that are not InFlight.
 func InFlight(name string, max int, lease time.Duration) Limit {
 	return Limit{Name: name, Max: max, Window: lease, InFlight: true}
 }
@@ -62,25 +62,26 @@ func PerHour(name string, max int) Limit { return Limit{Name: name, Max: max, Wi
 func PerDay(name string, max int) Limit { return Limit{Name: name, Max: max, Window: 24 * time.Hour} }
 
 const (
+	// maxName is the most bytes in the name of a limit, in a unit and in a prefix.
 	maxName = 64
-	// RFC 9651, section 3.3.1: the largest integer that the RateLimit fields can carry.
+	// maxMax is the largest integer that the RateLimit fields can carry, by RFC 9651, section 3.3.1.
 	maxMax    = 999_999_999_999_999
 	maxWindow = 100 * 365 * 24 * time.Hour
 )
 
-// inFlight returns the limits that are InFlight, or nil.
-func inFlight(limits []Limit) (flights []Limit) {
+// inFlightLimits returns those of the limits that are InFlight, or nil.
+func inFlightLimits(limits []Limit) (inFlight []Limit) {
 	for i := range limits {
 		if limits[i].InFlight {
-			flights = append(flights, limits[i])
+			inFlight = append(inFlight, limits[i])
 		}
 	}
-	return flights
+	return inFlight
 }
 
-// Validate reports whether limits can be used together in one call: at least one, each of them valid, and no two of the
-// same Name. The error wraps ErrInvalid. Each call checks its limits itself; Validate checks them earlier, for instance
-// when they are read from a file.
+// Validate returns an error that wraps ErrInvalid unless limits can be used together in one call: there is at least
+// one, each of them is valid, and no two have the same Name. Each call checks its limits itself. Use Validate to check
+// them earlier, for instance when they are read from a file.
 func Validate(limits ...Limit) error {
 	if len(limits) == 0 {
 		return invalid("no limit given: write at least one, such as core.PerMinute(\"login\", 5)")

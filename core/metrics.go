@@ -17,25 +17,26 @@ import (
 //
 //	exactlimit.decisions             {decision}  by exactlimit.limit, exactlimit.outcome and exactlimit.source
 //	exactlimit.decisions.near_limit  {decision}  admissions that leave less than a fifth of Max, by exactlimit.limit
-//	exactlimit.exempt                {request}   that adapters admitted without a decision, by their option Exempt
-//	exactlimit.redis.call.duration   s           of each call; of a failed one by error.type: a code or "connection"
+//	exactlimit.exempt                {request}   that adapters let pass without a decision, by their option Exempt
+//	exactlimit.redis.call.duration   s           of each call; of failed calls by error.type: a code or "connection"
 //	exactlimit.redis.call.requests   {request}   in each call
 //	exactlimit.redis.timeouts        {request}   that Redis did not decide in time
 //	exactlimit.redis.open_breakers   {breaker}   circuit breakers open now: of one Redis, or of each master of a cluster
-//	exactlimit.denial_cache.size     {denial}    denials remembered now
+//	exactlimit.denial_cache.size     {denial}    denials cached now
 //	exactlimit.outage.duration       s           time in which a circuit breaker was open
 //
-// The outcome is allowed or denied; banned for a denial because of a ban; dry_run for a denial that a dry run let pass;
-// or unavailable if Redis failed under FailClosed. The source is that of Source.String: "none" for unavailable, and
-// "denial-cache" for a denial without a call. A call under several limits counts once, for the limit that decided, or
-// for the first if the outcome is unavailable.
+// The outcome is allowed, denied, banned for a denial because of a ban, dry_run for a denial that a dry run let pass,
+// or unavailable if Redis failed under FailClosed. The source is the text of Source.String, such as "denial-cache" for
+// a denial without a call, and "none" if the outcome is unavailable. A call under several limits counts once, for the
+// decisive limit, or for the first limit if the outcome is unavailable.
 //
-// The name of a limit appears with its first decision, with counts of 0 for all other outcomes. All other counts start
-// at 0 with the Limiter. Names beyond the first 190 are counted as "other". No attribute holds a key.
+// The series of a limit appear with its first decision, and with counts of 0 for other outcomes. All other counts start
+// at 0 when the Limiter is made. Names of limits beyond the first 190 are counted as "other". No attribute contains a
+// key.
 //
-// Limiters may share a provider: each metric is then their sum. A closed Limiter stays in the sum with what it has
-// counted, so no count falls. The Limiter's own goroutines use the provider too, so a panic of the provider ends the
-// process.
+// Limiters may share a provider. Each metric is then their sum. A closed Limiter stays in the sum with what it has
+// counted, so that no count falls. The Limiter's own goroutines use the provider too, so a panic of the provider ends
+// the process.
 func WithMeterProvider(provider metric.MeterProvider) Option {
 	return func(c *config) error {
 		if provider == nil {
@@ -49,11 +50,11 @@ func WithMeterProvider(provider metric.MeterProvider) Option {
 // metrics holds what a Limiter and its views have counted, for the meter provider to collect, and records calls to
 // Redis.
 //
-// Several Limiters may observe the same instruments. OpenTelemetry's SDK adds what they observe of counters, and of
-// UpDownCounters. Of gauges it would keep the last value, so there are none.
+// Several Limiters may observe the same instruments. OpenTelemetry's SDK adds up what they observe for counters and
+// UpDownCounters. For gauges it would keep only the last value, so there are none.
 type metrics struct {
 	limits   *xsync.Map[string, *counts] // by name
-	onRedis  bool
+	hasRedis bool
 	expected atomic.Uint32                     // see expect
 	redis    atomic.Pointer[func() redisState] // nil without Redis
 
@@ -63,19 +64,18 @@ type metrics struct {
 	timeouts metric.Int64Counter
 }
 
-// redisState is what is observed of the connections to Redis.
+// redisState is what the metrics observe of Redis.
 type redisState struct {
-	denials int           // in the cache
-	open    int           // circuit breakers
-	away    time.Duration // how long at least one was open, in total
+	denials      int // in the denial cache
+	openBreakers int
+	outage       time.Duration // how long at least one breaker was open, in total
 }
 
-// maxCounted is how many names of limits are told apart. A name has up to ten series, since the denials of a limit with
-// a ban are bans, and OpenTelemetry's SDK tells
-// 2,000 apart unless it is configured otherwise.
+// maxCounted is how many limits, by name, have counts of their own. A limit has up to ten series, because the denials
+// of a limit with a Ban are bans. OpenTelemetry's SDK keeps 2,000 series unless it is configured otherwise.
 const maxCounted = 190
 
-// The outcome of a decision is what became of the request.
+// Outcomes of decisions.
 const (
 	outcomeAllowed = iota
 	outcomeDenied
@@ -85,7 +85,7 @@ const (
 	outcomes
 )
 
-// outcomeNames is what metrics and spans call the outcomes.
+// outcomeNames are the names of the outcomes in metrics and spans.
 var outcomeNames = [outcomes]string{"allowed", "denied", "banned", "dry_run", "unavailable"}
 
 func (d *Decision) outcome() int {
@@ -102,73 +102,73 @@ func (d *Decision) outcome() int {
 
 const sources = int(SourceFailOpen) + 1
 
-// denialCells has a bit for each cell that counts denials. Those of bans follow.
+// denialCells has a bit for each cell that counts denials. The cells that count bans follow them.
 const denialCells uint32 = (1<<sources - 1) << (outcomeDenied * sources)
 
 // cellOf returns the index of the cell that counts an outcome by a source.
 func cellOf(outcome int, s Source) int { return outcome*sources + int(s) }
 
-// counts is what was counted under one limit. A cell's counter is spread over the processors, so it is made when it
-// first counts something.
+// counts is what was counted under one limit. A cell's counter takes memory for each processor, so it is made when the
+// cell first counts something.
 type counts struct {
 	cells      [outcomes * sources]atomic.Pointer[xsync.Counter]
 	attributes [outcomes * sources]metric.ObserveOption
-	near       *xsync.Counter
+	nearLimit  *xsync.Counter
 	limit      metric.ObserveOption
-	bans       bool // the first decision was on a limit with a Ban, by which a denial is a ban
+	bans       bool // the limit had a Ban at the first decision, so denials are bans
 }
 
 // newMetrics returns the metrics of a Limiter with Redis or without, and registers them.
-func newMetrics(meter metric.Meter, onRedis bool) (*metrics, error) {
-	m := &metrics{limits: xsync.NewMap[string, *counts](), onRedis: onRedis}
+func newMetrics(meter metric.Meter, hasRedis bool) (*metrics, error) {
+	m := &metrics{limits: xsync.NewMap[string, *counts](), hasRedis: hasRedis}
 	var failed error
-	note := func(err error) {
+	keepFirst := func(err error) {
 		if failed == nil {
 			failed = err
 		}
 	}
-	counted := func(name, unit, about string) metric.Int64ObservableCounter {
-		c, err := meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(about))
-		note(err)
+	observableCounter := func(name, unit, description string) metric.Int64ObservableCounter {
+		c, err := meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(description))
+		keepFirst(err)
 		return c
 	}
-	current := func(name, unit, about string) metric.Int64ObservableUpDownCounter {
-		c, err := meter.Int64ObservableUpDownCounter(name, metric.WithUnit(unit), metric.WithDescription(about))
-		note(err)
+	observableUpDownCounter := func(name, unit, description string) metric.Int64ObservableUpDownCounter {
+		c, err := meter.Int64ObservableUpDownCounter(name, metric.WithUnit(unit), metric.WithDescription(description))
+		keepFirst(err)
 		return c
 	}
-	counter := func(name, unit, about string) metric.Int64Counter {
-		c, err := meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(about))
+	counter := func(name, unit, description string) metric.Int64Counter {
+		c, err := meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(description))
 		if err == nil {
-			c.Add(context.Background(), 0) // so that the first one is an increase
+			c.Add(context.Background(), 0) // so that Prometheus sees the first increase
 		}
-		note(err)
+		keepFirst(err)
 		return c
 	}
-	decisions := counted("exactlimit.decisions", "{decision}", "Decisions on requests.")
-	near := counted("exactlimit.decisions.near_limit", "{decision}",
+	decisions := observableCounter("exactlimit.decisions", "{decision}", "Decisions on requests.")
+	nearLimit := observableCounter("exactlimit.decisions.near_limit", "{decision}",
 		"Admissions that leave less than a fifth of the limit.")
-	instruments := []metric.Observable{decisions, near}
-	m.exempt = counter("exactlimit.exempt", "{request}", "Requests that passed without a decision, as they are exempt.")
-	var denials, open metric.Int64ObservableUpDownCounter
-	var away metric.Float64ObservableCounter
-	if onRedis {
+	instruments := []metric.Observable{decisions, nearLimit}
+	m.exempt = counter("exactlimit.exempt", "{request}", "Exempt requests, which passed without a decision.")
+	var denials, openBreakers metric.Int64ObservableUpDownCounter
+	var outage metric.Float64ObservableCounter
+	if hasRedis {
 		var err error
 		m.duration, err = meter.Float64Histogram("exactlimit.redis.call.duration", metric.WithUnit("s"),
-			metric.WithDescription("Time that calls to Redis took."), metric.WithExplicitBucketBoundaries(
+			metric.WithDescription("Duration of calls to Redis."), metric.WithExplicitBucketBoundaries(
 				.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1))
-		note(err)
+		keepFirst(err)
 		m.requests, err = meter.Int64Histogram("exactlimit.redis.call.requests", metric.WithUnit("{request}"),
 			metric.WithDescription("Requests in a call to Redis."),
 			metric.WithExplicitBucketBoundaries(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000))
-		note(err)
+		keepFirst(err)
 		m.timeouts = counter("exactlimit.redis.timeouts", "{request}", "Requests that Redis did not decide in time.")
-		denials = current("exactlimit.denial_cache.size", "{denial}", "Denials that are remembered.")
-		open = current("exactlimit.redis.open_breakers", "{breaker}", "Circuit breakers that are open.")
-		away, err = meter.Float64ObservableCounter("exactlimit.outage.duration", metric.WithUnit("s"),
+		denials = observableUpDownCounter("exactlimit.denial_cache.size", "{denial}", "Cached denials.")
+		openBreakers = observableUpDownCounter("exactlimit.redis.open_breakers", "{breaker}", "Open circuit breakers.")
+		outage, err = meter.Float64ObservableCounter("exactlimit.outage.duration", metric.WithUnit("s"),
 			metric.WithDescription("Time in which a circuit breaker was open."))
-		note(err)
-		instruments = append(instruments, denials, open, away)
+		keepFirst(err)
+		instruments = append(instruments, denials, openBreakers, outage)
 	}
 	if failed != nil {
 		return nil, failed
@@ -187,14 +187,14 @@ func newMetrics(meter metric.Meter, onRedis bool) (*metrics, error) {
 					o.ObserveInt64(decisions, 0, c.attributes[i])
 				}
 			}
-			o.ObserveInt64(near, c.near.Value(), c.limit)
+			o.ObserveInt64(nearLimit, c.nearLimit.Value(), c.limit)
 			return true
 		})
 		if redis := m.redis.Load(); redis != nil {
 			state := (*redis)()
 			o.ObserveInt64(denials, int64(state.denials))
-			o.ObserveInt64(open, int64(state.open))
-			o.ObserveFloat64(away, state.away.Seconds())
+			o.ObserveInt64(openBreakers, int64(state.openBreakers))
+			o.ObserveFloat64(outage, state.outage.Seconds())
 		}
 		return nil
 	}, instruments...)
@@ -204,11 +204,11 @@ func newMetrics(meter metric.Meter, onRedis bool) (*metrics, error) {
 	return m, err
 }
 
-// observe sets where the state of Redis comes from.
+// observe sets the function that returns the state of Redis.
 func (m *metrics) observe(redis func() redisState) { m.redis.Store(&redis) }
 
-// expect has those cells exported as 0 in which a Limiter that fails in the given way may count before long.
-// Prometheus does not see the increase of a series that begins above 0.
+// expect exports 0 for the cells that a Limiter with this policy is likely to use. Otherwise Prometheus would miss the
+// first increase of a series, which begins above 0.
 func (m *metrics) expect(policy FailurePolicy, dryRun bool) {
 	if m == nil {
 		return
@@ -219,13 +219,13 @@ func (m *metrics) expect(policy FailurePolicy, dryRun bool) {
 	}
 	var cells uint32
 	expect := func(outcome int, s Source) { cells |= 1 << cellOf(outcome, s) }
-	if m.onRedis {
+	if m.hasRedis {
 		expect(outcomeAllowed, SourceRedis)
 		expect(denied, SourceRedis)
 		expect(denied, SourceDenialCache)
 	}
 	switch {
-	case !m.onRedis || policy == FailLocal:
+	case !m.hasRedis || policy == FailLocal:
 		expect(outcomeAllowed, SourceInProcess)
 		expect(denied, SourceInProcess)
 	case policy == FailOpen || dryRun:
@@ -236,7 +236,7 @@ func (m *metrics) expect(policy FailurePolicy, dryRun bool) {
 	m.expected.Or(cells)
 }
 
-// CountExempt enters a request that passes without a decision in the metric exactlimit.exempt. It is for adapters,
+// CountExempt counts a request that passes without a decision, in the metric exactlimit.exempt. It is for adapters,
 // which know that a request is exempt before they know its limits.
 func (l *Limiter) CountExempt(ctx context.Context) {
 	if l.metrics != nil {
@@ -250,8 +250,8 @@ func (m *metrics) recordDecision(d *Decision) {
 	c := m.countsOf(&d.Limit)
 	c.add(outcome, d.Source)
 	counted := outcome == outcomeAllowed && d.Source != SourceFailOpen
-	if counted && d.Remaining < (d.Limit.Max+4)/5 { // which is below a fifth
-		c.near.Inc()
+	if counted && d.Remaining < (d.Limit.Max+4)/5 { // less than a fifth
+		c.nearLimit.Inc()
 	}
 }
 
@@ -260,7 +260,7 @@ func (m *metrics) recordUnavailable(limits []Limit) {
 	m.countsOf(&limits[0]).add(outcomeUnavailable, 0)
 }
 
-// countsOf returns the counts of a limit.
+// countsOf returns the counts of a limit, and adds them if there are none yet.
 func (m *metrics) countsOf(limit *Limit) *counts {
 	name, bans := limit.Name, limit.Ban > 0
 	if c, found := m.limits.Load(name); found {
@@ -275,7 +275,7 @@ func (m *metrics) countsOf(limit *Limit) *counts {
 
 func newCounts(name string, bans bool) *counts {
 	limit := attribute.String("exactlimit.limit", name)
-	c := &counts{near: xsync.NewCounter(), limit: metric.WithAttributeSet(attribute.NewSet(limit)), bans: bans}
+	c := &counts{nearLimit: xsync.NewCounter(), limit: metric.WithAttributeSet(attribute.NewSet(limit)), bans: bans}
 	for outcome, text := range outcomeNames {
 		for s := range Source(sources) {
 			c.attributes[cellOf(outcome, s)] = metric.WithAttributeSet(attribute.NewSet(limit,
@@ -299,29 +299,29 @@ var succeeded = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet()
 
 // recordCall records a call to Redis.
 func (m *metrics) recordCall(requests int, took time.Duration, err error) {
-	how := succeeded
+	options := succeeded
 	if err != nil {
 		kind := dispatch.Code(err)
 		if kind == "" {
 			kind = "connection"
 		}
-		how = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attribute.String("error.type", kind)))}
+		options = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attribute.String("error.type", kind)))}
 	}
-	m.duration.Record(context.Background(), took.Seconds(), how...)
+	m.duration.Record(context.Background(), took.Seconds(), options...)
 	m.requests.Record(context.Background(), int64(requests), succeeded...)
 }
 
 // recordTimeout counts a request that Redis did not decide in time.
 func (m *metrics) recordTimeout() { m.timeouts.Add(context.Background(), 1) }
 
-// close ends the observation of Redis. The counts stay, since a sum over several Limiters would fall without them, and
-// Prometheus takes a count that falls for one that began again at 0 and has risen to what is left.
+// close stops observing Redis. The counts remain, because without them the sum over several Limiters would fall, which
+// Prometheus would take for a counter that was reset to 0.
 func (m *metrics) close() {
 	if m == nil {
 		return
 	}
 	if redis := m.redis.Load(); redis != nil {
-		away := (*redis)().away
-		m.observe(func() redisState { return redisState{away: away} })
+		outage := (*redis)().outage
+		m.observe(func() redisState { return redisState{outage: outage} })
 	}
 }

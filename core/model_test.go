@@ -13,23 +13,37 @@ import (
 )
 
 // The log that internal/model explores is the one that the script keeps: in random orders of requests, retries,
-// settlements and steps of the clock, both give the same replies and hold the same entries.
+// settlements, renewals and steps of the clock, both give the same replies and hold the same entries.
 func TestModelAgreesWithScript(t *testing.T) {
+	for name, limit := range map[string]Limit{
+		"plain":     {Name: "a", Max: 3, Window: 4 * time.Second},
+		"ban":       {Name: "a", Max: 3, Window: 4 * time.Second, Ban: 6 * time.Second},
+		"short ban": {Name: "a", Max: 3, Window: 4 * time.Second, Ban: 2 * time.Second},
+		"in flight": InFlight("a", 3, 4*time.Second),
+	} {
+		t.Run(name, func(t *testing.T) { modelAgreesWithScript(t, limit) })
+	}
+}
+
+func modelAgreesWithScript(t *testing.T, limit Limit) {
 	redis := newClockedRedis(t)
 	const tick = int64(time.Second / time.Microsecond)
-	config := &model.Config{Max: 3, Window: 4}
-	limit := Limit{Name: "a", Max: int(config.Max), Window: time.Duration(config.Window) * time.Second}
-	for seed := range uint64(150) {
+	config := &model.Config{
+		Max: int8(limit.Max), Window: int8(limit.Window / time.Second), Ban: int8(limit.Ban / time.Second),
+		InFlight: limit.InFlight,
+	}
+	bans := 0
+	for seed := range uint64(100) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		key, now, log := "walk "+string(rune('A'+seed)), 1000*tick, model.Log{}
 		type granted struct {
 			Decision
 			request, cost int8
 		}
-		var unsettled []granted
+		var unsettled, all []granted
 		var trace []any
 		for request := range int8(20) {
-			switch random.IntN(8) {
+			switch random.IntN(9) {
 			case 0, 1, 2:
 				ticks := int8(random.IntN(3))
 				now += int64(ticks) * tick
@@ -47,6 +61,9 @@ func TestModelAgreesWithScript(t *testing.T) {
 				i := random.IntN(len(unsettled))
 				g, actual := unsettled[i], int8(random.IntN(4))
 				unsettled = slices.Delete(unsettled, i, i+1)
+				if limit.InFlight {
+					actual = 0
+				}
 				if actual == g.cost {
 					continue // the limiter does not ask
 				}
@@ -57,6 +74,19 @@ func TestModelAgreesWithScript(t *testing.T) {
 				if random.IntN(2) == 0 {
 					redis.askAgain(t, now)
 				}
+				require.NoError(t, q.answer.err)
+			case 5:
+				if len(all) == 0 || !limit.InFlight {
+					continue
+				}
+				q := redis.question(renew, key, 1, limit)
+				for range 1 + random.IntN(2) { // released or not
+					g := all[random.IntN(len(all))]
+					trace = append(trace, "renew", g.request)
+					q.members = append(q.members, redis.renewing(g.Decision).members...)
+					log.Renew(config, g.request, g.cost)
+				}
+				redis.ask(t, now, q)
 				require.NoError(t, q.answer.err)
 			default:
 				cost := int8(1 + random.IntN(2))
@@ -71,12 +101,22 @@ func TestModelAgreesWithScript(t *testing.T) {
 				}
 				d := redis.decision(t, q)
 				require.Equal(t, reply.Granted, d.Allowed, "seed %d: %v", seed, trace)
-				require.Equal(t, time.Duration(reply.Retry)*time.Second, d.RetryAfter, "seed %d: %v", seed, trace)
-				if q.answer.logs != nil && reply.Retry > 0 {
-					require.Equal(t, reply.Early, q.answer.early, "seed %d: %v", seed, trace)
+				retry, banned := time.Duration(reply.Retry)*time.Second, !reply.Granted && reply.Ban > 0
+				switch {
+				case banned:
+					bans++
+					retry = max(retry, time.Duration(reply.Ban)*time.Second)
+				case limit.InFlight:
+					retry = min(retry, time.Second) // when there is room is not known
+				}
+				require.Equal(t, retry, d.RetryAfter, "seed %d: %v", seed, trace)
+				require.Equal(t, banned, d.Banned, "seed %d: %v", seed, trace)
+				if q.answer.logs != nil && (reply.Retry > 0 || banned) {
+					sure := time.Duration(reply.Sure(config)) * time.Second
+					require.Equal(t, sure, q.answer.denialTTL(q.limits), "seed %d: %v", seed, trace)
 				}
 				if d.Allowed {
-					unsettled = append(unsettled, granted{d, request, cost})
+					unsettled, all = append(unsettled, granted{d, request, cost}), append(all, granted{d, request, cost})
 				}
 			}
 			var entries [][2]int
@@ -88,6 +128,7 @@ func TestModelAgreesWithScript(t *testing.T) {
 			require.Equal(t, sorted(live(log.Entries(), int(config.Window))), sorted(entries), "seed %d: %v", seed, trace)
 		}
 	}
+	require.Equal(t, limit.Ban > 0, bans > 0)
 }
 
 // live returns the entries that have not expired: when the others are removed is not part of the contract.

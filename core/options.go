@@ -8,22 +8,25 @@ import (
 	"go.opentelemetry.io/otel/metric"
 )
 
-// Option changes how Connect, New and NewInProcess make a Limiter. Most services need none. If an option makes no
-// sense, such as a timeout of zero, they return an error that wraps ErrInvalid.
+// Option configures the Limiter that Connect, New or NewInProcess returns. Most services need none. If an option is
+// invalid, such as a timeout of zero, these functions return an error that wraps ErrInvalid.
 type Option func(*config) error
 
 type config struct {
-	prefix     string
-	denials    int
-	denialHold time.Duration
-	policy     FailurePolicy
-	timeout    time.Duration
-	log        *slog.Logger
-	meter      metric.Meter // nil when nothing is measured
+	prefix    string
+	denials   int
+	denialTTL time.Duration
+	policy    FailurePolicy
+	timeout   time.Duration
+	logger    *slog.Logger
+	meter     metric.Meter // nil if nothing is measured
 }
 
 func configure(opts []Option) (config, error) {
-	c := config{prefix: "exactlimit", denials: 10_000, denialHold: time.Second, timeout: 100 * time.Millisecond, log: slog.Default()}
+	c := config{
+		prefix: "exactlimit", denials: 10_000, denialTTL: time.Second,
+		timeout: 100 * time.Millisecond, logger: slog.Default(),
+	}
 	for _, opt := range opts {
 		if err := opt(&c); err != nil {
 			return config{}, err
@@ -33,8 +36,8 @@ func configure(opts []Option) (config, error) {
 }
 
 // WithPrefix sets the beginning of the names of all keys in Redis. The default is "exactlimit". Services that share a
-// Redis but not their limits, such as staging and production, need a prefix each. A prefix is 1 to 64 bytes of
-// printable ASCII without spaces and braces, because braces choose the slot in Redis Cluster.
+// Redis but not their limits, such as staging and production, need different prefixes. A prefix is 1 to 64 bytes of
+// printable ASCII without spaces or braces. Braces would select the slot in Redis Cluster.
 func WithPrefix(prefix string) Option {
 	return func(c *config) error {
 		if prefix == "" || len(prefix) > maxName {
@@ -48,38 +51,38 @@ func WithPrefix(prefix string) Option {
 	}
 }
 
-// WithDenialCache sets how many denials the Limiter remembers, and for how long each. The default is 10,000 denials and
-// a second. While a denial is remembered, the same question is denied without a call to Redis. This is exact, because a
-// full log stays full until its oldest entry expires, and a banned one until the ban ends. Zero entries turn the cache
-// off.
+// WithDenialCache sets how many denials the Limiter caches, and the longest time for which it uses each. The default is
+// 10,000 denials and one second. While a denial is cached, the same request is denied without a call to Redis. This is
+// exact, because a full log stays full until its oldest entry expires, and a ban lasts until its end. Zero entries turn
+// the cache off.
 //
-// Denials by logs whose units may be given back are not remembered, unless the log is banned: see Limiter.Provisional.
-// Because Redis begins a ban, a denial of a call with a limit that has a Ban is remembered only while that limit is
-// banned.
+// Denials by a log whose units may be given back are cached only while the log is banned: see Limiter.Provisional.
+// Denials under a limit with a Ban are cached only while that limit is banned, because only Redis can begin a ban.
 //
-// A denial takes about 400 bytes. If there are too few entries, some denials are forgotten and cost a call to Redis
-// each. Longer times save calls if windows are long. But the Limiter may notice so late that another instance has
-// called Reset or has given back units that were not charged by a Provisional view, that Redis has lost data, or that
-// its clock was stepped forward.
-func WithDenialCache(entries int, hold time.Duration) Option {
+// A cached denial takes about 400 bytes. If the cache is too small, some denials are overwritten, and each of those
+// costs a call to Redis. A longer ttl saves calls if windows are long. But the Limiter may take as long as ttl to
+// notice that another instance has called Reset or has given back units that no Provisional view had charged, that
+// Redis has lost data, or that Redis's clock was stepped forward.
+func WithDenialCache(entries int, ttl time.Duration) Option {
 	return func(c *config) error {
 		if entries < 0 || entries > 10_000_000 {
 			return invalid("denial cache of %d entries: it must be from 0, which turns it off, to 10,000,000", entries)
 		}
-		if entries > 0 && hold < time.Millisecond {
-			return invalid("denial cache that holds for %v: it must be at least 1ms; to turn it off, give it 0 entries", hold)
+		if entries > 0 && ttl < time.Millisecond {
+			return invalid("denial cache with a ttl of %v: it must be at least 1ms; to turn the cache off, set 0 entries", ttl)
 		}
-		c.denials, c.denialHold = entries, hold
+		c.denials, c.denialTTL = entries, ttl
 		return nil
 	}
 }
 
-// WithTimeout sets how long a call waits for Redis. The default is 100 ms, and the minimum 1 ms; a good value is
-// several round trips. Only time in which this process was able to listen counts: while goroutines wait for a
-// processor, a call waits for up to 20 timeouts more. If the context has an earlier deadline, the call waits until
-// then.
+// WithTimeout sets how long a call waits for Redis. The default is 100 ms, and the minimum 1 ms. A good value is
+// several round trips. Only time in which this process was able to receive replies counts: if its goroutines have to
+// wait for a processor, a call may wait for up to 20 timeouts more. If the context has an earlier deadline, the call
+// waits until then.
 //
-// OnFailure decides what Redis has not decided by then. Redis may have charged such a request all the same.
+// After that, the policy that OnFailure sets decides the request. Redis may have charged it nevertheless: see
+// Limiter.Allow.
 func WithTimeout(timeout time.Duration) Option {
 	return func(c *config) error {
 		if timeout < time.Millisecond {
@@ -90,18 +93,18 @@ func WithTimeout(timeout time.Duration) Option {
 	}
 }
 
-// WithLogger sets the logger, instead of slog.Default. The Limiter logs that Redis does not answer, answers again, or
-// is set up in a way that loses what was counted. Adapters log that a program misuses them, or that its errors keep
-// them from limiting requests. Each error is logged about every ten seconds at most, and no key is ever logged. To log
+// WithLogger sets the logger. The default is slog.Default(). The Limiter logs when Redis does not answer, when it
+// answers again, and when its settings can lose counts. Adapters log misuse by the program, and errors that keep them
+// from limiting requests. Each error is logged about every ten seconds at most. No message contains a key. To log
 // nothing, use slog.New(slog.DiscardHandler).
 //
-// The Limiter's own goroutines call the handler too, so a panic of the handler ends the process.
-func WithLogger(log *slog.Logger) Option {
+// The Limiter's own goroutines use the logger too, so a panic of its handler ends the process.
+func WithLogger(logger *slog.Logger) Option {
 	return func(c *config) error {
-		if log == nil {
-			return invalid("nil logger: to hear nothing use slog.New(slog.DiscardHandler)")
+		if logger == nil {
+			return invalid("nil logger: to log nothing, use slog.New(slog.DiscardHandler)")
 		}
-		c.log = log
+		c.logger = logger
 		return nil
 	}
 }

@@ -16,38 +16,38 @@ import (
 	"github.com/exactlimit/exactlimit/lua"
 )
 
-// redisLogs is the logs in Redis. It decides from the denial cache, or by asking the script.
+// redisLogs is the logs in Redis. It decides requests by the denial cache, or by calls of the script.
 type redisLogs struct {
-	identity   uint64 // receipt.store of the requests that it admits
-	connection *connection
-	dispatcher *dispatch.Dispatcher[*question]
-	denials    *denials
-	reporter   *reporter
-	leases     *leases
-	freed      func(key string) // called when units of a key may have been given back
-	closing    chan struct{}    // closed by close
+	storeID     uint64 // identifies these logs in receipts
+	connection  *connection
+	dispatcher  *dispatch.Dispatcher[*question]
+	denials     *denials
+	reporter    *reporter
+	leases      *leases
+	wakeWaiters func(key string) // called with a key whose units may have been given back
+	closing     chan struct{}    // closed by close
 
-	prefix string        // of the names of the logs
-	stem   string        // random; every call id begins with it
-	ids    atomic.Uint64 // how many call ids there are
-	seed   maphash.Seed  // of the hashes of keys
+	prefix   string        // of the names of the logs
+	idPrefix string        // a random text with which all call ids of this process begin
+	lastID   atomic.Uint64 // the number of the last call id
+	seed     maphash.Seed  // for the hashes of keys
 }
 
-// newRedisLogs returns the logs in the Redis of a connection. The metrics may be nil. It calls freed with a canonical
-// key after units of the key may have been given back.
-func newRedisLogs(connection *connection, c config, m *metrics, freed func(key string)) *redisLogs {
+// newRedisLogs returns the logs in the Redis of a connection. The metrics may be nil. It calls wakeWaiters with each
+// canonical key whose units may have been given back.
+func newRedisLogs(connection *connection, c config, m *metrics, wakeWaiters func(key string)) *redisLogs {
 	var random [6]byte
 	rand.Read(random[:]) // never fails: crypto/rand ends the process instead
 	r := &redisLogs{
-		identity:   mathrand.Uint64(),
-		connection: connection,
-		denials:    newDenials(c.denials, c.denialHold),
-		reporter:   &reporter{log: c.log},
-		freed:      freed,
-		closing:    make(chan struct{}),
-		prefix:     c.prefix,
-		stem:       base64.RawURLEncoding.EncodeToString(random[:]),
-		seed:       maphash.MakeSeed(),
+		storeID:     mathrand.Uint64(),
+		connection:  connection,
+		denials:     newDenials(c.denials, c.denialTTL),
+		reporter:    &reporter{logger: c.logger},
+		wakeWaiters: wakeWaiters,
+		closing:     make(chan struct{}),
+		prefix:      c.prefix,
+		idPrefix:    base64.RawURLEncoding.EncodeToString(random[:]),
+		seed:        maphash.MakeSeed(),
 	}
 	config := dispatch.Config[*question]{
 		Client:  connection.get,
@@ -58,10 +58,10 @@ func newRedisLogs(connection *connection, c config, m *metrics, freed func(key s
 			return func() dispatch.Batch[*question] { return &batch{scratch: s} }
 		},
 		Probe: func(hashTag string) (keys, args []string) {
-			log := c.prefix + ":{" + hashTag + "}:probe" // no log has this name, since those end in a window
+			log := c.prefix + ":{" + hashTag + "}:probe" // not a log: the names of logs end in a window
 			return []string{log, log + ":none"}, []string{"probe", "probe"}
 		},
-		Late: r.late,
+		Late: r.handleLate,
 		Changed: func(from, to dispatch.State, since time.Duration, cause error) {
 			r.reporter.changed(from, to, since, r.now(), cause)
 		},
@@ -70,29 +70,30 @@ func newRedisLogs(connection *connection, c config, m *metrics, freed func(key s
 		config.Called, config.TimedOut = m.recordCall, m.recordTimeout
 	}
 	r.dispatcher = dispatch.New(config)
-	r.leases = newLeases(r.renew, r.now, r.closing)
+	r.leases = newLeases(r.renew, r.dispatcher.Server, r.now, r.closing)
 	return r
 }
 
 // now returns the time since the dispatcher was made, on Go's monotonic clock.
 func (r *redisLogs) now() time.Duration { return r.dispatcher.Now() }
 
-// newCalls returns a function for one goroutine, which returns a new call each time. Calls are allocated many at once.
+// newCalls returns a function that returns a new call each time, for use by one goroutine. It allocates calls in
+// chunks.
 func (r *redisLogs) newCalls() func() *call {
-	const many = 64
+	const chunk = 64
 	var calls []call
 	return func() *call {
 		if len(calls) == 0 {
 			var text []byte
-			var ends [many]int
+			var ends [chunk]int
 			for i := range ends {
-				text = strconv.AppendUint(append(text, r.stem...), r.ids.Add(1), 36)
+				text = strconv.AppendUint(append(text, r.idPrefix...), r.lastID.Add(1), 36)
 				ends[i] = len(text)
 			}
-			all, start := string(text), 0
-			calls = make([]call, many)
+			ids, start := string(text), 0
+			calls = make([]call, chunk)
 			for i, end := range ends {
-				calls[i].id = all[start:end]
+				calls[i].id = ids[start:end]
 				start = end
 			}
 		}
@@ -102,49 +103,50 @@ func (r *redisLogs) newCalls() func() *call {
 	}
 }
 
-// decide sets d from the denial cache, or by asking Redis. If that fails it returns an error and the question, which
-// Redis may still grant: see giveBack. Otherwise it returns no question.
-func (r *redisLogs) decide(
+// allow sets d from the denial cache, or by asking Redis. If Redis does not decide, allow returns an error and the
+// question, which Redis may still grant: see refundUnwanted. Otherwise the question is nil.
+func (r *redisLogs) allow(
 	ctx context.Context, d *Decision, key string, cost int, limits []Limit, provisional bool,
 ) (*question, error) {
 	hash := maphash.String(r.seed, key)
 	now := r.now()
-	if e := r.denials.find(hash, now, key, cost, limits); e != nil {
-		e.decide(d, now)
+	if cached := r.denials.find(hash, now, key, cost, limits); cached != nil {
+		cached.setDecision(d, now)
 		return nil, nil
 	}
 	q := r.newQuestion(admit, key, hash, cost, limits)
 	q.provisional = provisional
-	var asked time.Duration
+	var askedAt time.Duration
 	if q.inFlight {
-		asked = r.now()
+		askedAt = r.now()
 	}
-	if err := r.do(ctx, q); err != nil {
+	if err := r.ask(ctx, q); err != nil {
 		return q, err
 	}
 	*d = q.decision()
 	if d.Allowed {
-		d.receipt = r.receipt(q)
+		d.receipt = r.receiptOf(q)
 		if q.inFlight {
-			r.leases.hold(d.receipt, inFlight(limits), asked)
+			r.leases.add(d.receipt, inFlightLimits(limits), askedAt)
 		}
 	}
 	q.free()
 	return nil, nil
 }
 
-// receipt returns the receipt of a request that was granted.
-func (r *redisLogs) receipt(q *question) receipt {
+// receiptOf returns the receipt of a request that was granted.
+func (r *redisLogs) receiptOf(q *question) receipt {
 	return receipt{
-		store: r.identity, key: q.key, cost: q.cost,
-		call: q.answer.call, question: q.answer.number, granted: int32(q.answer.granted), place: q.place,
+		storeID: r.storeID, key: q.key, cost: q.cost,
+		call: q.answer.call, question: q.answer.question, granted: int32(q.answer.granted), position: q.position,
 	}
 }
 
-// do asks a question, and returns when it has an answer. After an error the question must not be freed.
-func (r *redisLogs) do(ctx context.Context, q *question) error {
+// ask asks a question and waits for the answer. After an error the question must not be freed, because its answer may
+// still come.
+func (r *redisLogs) ask(ctx context.Context, q *question) error {
 	if err := r.dispatcher.Do(ctx, q); err != nil {
-		if !gaveUp(ctx) {
+		if !cancelled(ctx) {
 			r.reporter.undecided(err, r.now())
 		}
 		return unavailable(err)
@@ -156,7 +158,7 @@ func (r *redisLogs) do(ctx context.Context, q *question) error {
 	return nil
 }
 
-// logsOf describes logs for an error. It leaves out their key, since errors are logged.
+// logsOf describes the logs of limits for an error. It leaves out the key, because errors are logged.
 func logsOf(limits []Limit) string {
 	names := make([]string, len(limits))
 	for i := range limits {
@@ -170,7 +172,7 @@ func logsOf(limits []Limit) string {
 
 func (r *redisLogs) peek(ctx context.Context, key string, limits []Limit) (Decision, error) {
 	q := r.newQuestion(peek, key, maphash.String(r.seed, key), 1, limits)
-	if err := r.do(ctx, q); err != nil {
+	if err := r.ask(ctx, q); err != nil {
 		return Decision{}, err
 	}
 	d := q.decision()
@@ -178,46 +180,50 @@ func (r *redisLogs) peek(ctx context.Context, key string, limits []Limit) (Decis
 	return d, nil
 }
 
-// settle charges to the logs of limits what a request has cost instead of what its receipt says was charged. If it was
-// called for the receipt before, it does nothing or, if that call returned an error, repeats it: see call.settle. No limit
-// may be of requests in flight.
-func (r *redisLogs) settle(ctx context.Context, paid receipt, cost int, limits []Limit) error {
-	cost, done := paid.call.settle(paid, cost)
-	if done || cost == paid.cost {
+// settle changes the charge of a request from the cost in its receipt to the given cost. If the request was settled
+// before, settle does nothing. But if that attempt returned an error, settle repeats it with the same cost: see
+// call.recordCost. None of the limits may be InFlight.
+func (r *redisLogs) settle(ctx context.Context, receipt receipt, cost int, limits []Limit) error {
+	cost, done := receipt.call.recordCost(receipt, cost)
+	if done || cost == receipt.cost {
 		return nil
 	}
-	if err := r.charge(ctx, paid, cost, limits); err != nil {
+	if err := r.askSettle(ctx, receipt, cost, limits); err != nil {
 		return err
 	}
-	paid.call.settled(paid)
+	receipt.call.confirm(receipt)
 	return nil
 }
 
-// charge is settle without its memory: the caller knows that it is not called with several costs.
-func (r *redisLogs) charge(ctx context.Context, paid receipt, cost int, limits []Limit) error {
-	q := r.newQuestion(settle, paid.key, maphash.String(r.seed, paid.key), cost, limits)
-	q.paid = paid
-	return r.change(ctx, q)
+// askSettle is settle without call.recordCost. The caller must pass the same cost each time.
+func (r *redisLogs) askSettle(ctx context.Context, receipt receipt, cost int, limits []Limit) error {
+	q := r.newQuestion(settle, receipt.key, maphash.String(r.seed, receipt.key), cost, limits)
+	q.receipt = receipt
+	return r.askChange(ctx, q)
 }
 
-// release gives back what a request holds in the logs of limits of requests in flight, once. If it fails, it goes on
-// trying in the background, since what is held keeps others waiting until its lease ends.
-func (r *redisLogs) release(ctx context.Context, paid receipt, limits []Limit) error {
-	if !r.leases.end(paid) {
+// release removes a request from the logs of InFlight limits, once. If that fails, it keeps trying in the background,
+// because the request counts until its lease ends.
+func (r *redisLogs) release(ctx context.Context, receipt receipt, limits []Limit) error {
+	if !r.leases.end(receipt) {
 		return nil
 	}
-	err := r.charge(ctx, paid, 0, limits)
-	if err != nil {
-		go r.refundLater(paid, limits)
-	}
+	released := false
+	defer func() {
+		if !released { // because of an error, or of a panic of the program's logger
+			go r.keepRefunding(receipt, limits)
+		}
+	}()
+	err := r.askSettle(ctx, receipt, 0, limits)
+	released = err == nil
 	return err
 }
 
-// renew is what leases needs.
+// renew renews the leases of entries of a key. It reports whether Redis has answered.
 func (r *redisLogs) renew(key string, members []string, limits []Limit) bool {
 	q := r.newQuestion(renew, key, maphash.String(r.seed, key), 1, limits)
 	q.members = members
-	if r.do(context.Background(), q) != nil {
+	if r.ask(context.Background(), q) != nil {
 		return false
 	}
 	q.free()
@@ -225,53 +231,53 @@ func (r *redisLogs) renew(key string, members []string, limits []Limit) bool {
 }
 
 func (r *redisLogs) reset(ctx context.Context, key string, limits []Limit) error {
-	return r.change(ctx, r.newQuestion(reset, key, maphash.String(r.seed, key), 1, limits))
+	return r.askChange(ctx, r.newQuestion(reset, key, maphash.String(r.seed, key), 1, limits))
 }
 
-// change asks a question that changes what was charged.
-func (r *redisLogs) change(ctx context.Context, q *question) error {
+// askChange asks a question that changes what a key was charged.
+func (r *redisLogs) askChange(ctx context.Context, q *question) error {
 	hash, key := q.hash, q.key
-	err := r.do(ctx, q)
-	r.changed(hash, key) // even after an error, since Redis may have done it
+	err := r.ask(ctx, q)
+	r.chargesChanged(hash, key) // even after an error, because Redis may have done it
 	return err
 }
 
-// changed tells the denial cache, and the callers of Wait, that what was charged to a key may have changed. If units
-// were given back, there may be room. If more was charged, the times that the cache holds are too early.
-func (r *redisLogs) changed(hash uint64, key string) {
-	r.denials.forget(hash, key)
-	r.freed(key)
+// chargesChanged invalidates the cached denials of a key, and wakes its callers of Wait. If units were given back,
+// there may be room. If more was charged, the times in the cache are too early.
+func (r *redisLogs) chargesChanged(hash uint64, key string) {
+	r.denials.invalidate(hash, key)
+	r.wakeWaiters(key)
 }
 
-// late is called when the answer to a question has come and its caller no longer waits for it.
-func (r *redisLogs) late(q *question) {
+// handleLate is called when the answer to a question comes after its caller has stopped waiting.
+func (r *redisLogs) handleLate(q *question) {
 	if q.verb == settle || q.verb == reset {
-		r.changed(q.hash, q.key)
+		r.chargesChanged(q.hash, q.key)
 	} else {
-		r.giveBack(q)
+		r.refundUnwanted(q)
 	}
 }
 
-// giveBack refunds a late grant that no caller has use for. It is called twice for such a question, in either order:
-// when Allow returns an error, and when the answer comes after Allow stopped waiting for it. The second call refunds.
-// If the failure policy has admitted the request instead, the charge stays: there is no call for the former, or one that
-// has set q.keep, since a request that this limiter does not renew must not be in flight for Redis.
-func (r *redisLogs) giveBack(q *question) {
-	if q.unwanted.Add(1) < 2 || q.verb != admit || q.answer.err != nil || int(q.place) >= q.answer.granted {
+// refundUnwanted refunds a grant that comes too late for its caller. It is called twice for such a question, in either
+// order: when Allow has got no decision from Redis, and when the late answer comes. The second call refunds. If the
+// failure policy has admitted the request, the charge stays, except under InFlight limits, because the Limiter does not
+// renew the lease of such a request.
+func (r *redisLogs) refundUnwanted(q *question) {
+	if q.unwanted.Add(1) < 2 || q.verb != admit || q.answer.err != nil || int(q.position) >= q.answer.granted {
 		return
 	}
 	limits := q.limits
-	if q.keep {
-		limits = inFlight(limits)
+	if q.refundInFlightOnly {
+		limits = inFlightLimits(limits)
 	}
-	go r.refundLater(r.receipt(q), limits)
+	go r.keepRefunding(r.receiptOf(q), limits)
 }
 
-// refundLater gives back what was charged, and tries again after each error, since the circuit breaker may still be
-// open after a late answer. It gives up after about half a minute; the charge then stays until it expires.
-func (r *redisLogs) refundLater(paid receipt, limits []Limit) {
+// keepRefunding refunds a request, and tries again after each error, because the circuit breaker may still be open when
+// a late answer comes. It gives up after about half a minute. The charge then stays until it expires.
+func (r *redisLogs) keepRefunding(receipt receipt, limits []Limit) {
 	for pause := time.Millisecond; pause < 20*time.Second; pause *= 2 {
-		if r.charge(context.Background(), paid, 0, limits) == nil {
+		if r.askSettle(context.Background(), receipt, 0, limits) == nil {
 			return
 		}
 		select {
@@ -285,15 +291,16 @@ func (r *redisLogs) refundLater(paid receipt, limits []Limit) {
 // state returns what the metrics observe.
 func (r *redisLogs) state() redisState {
 	now := r.now()
-	open, away := r.reporter.measure(now)
+	openBreakers, outage := r.reporter.measure(now)
 	if _, err := r.connection.get(); err != nil {
-		open = 1 // Redis has never been reached
+		openBreakers = 1 // Redis has not answered yet
 	}
-	return redisState{denials: r.denials.size(now), open: open, away: away + r.connection.away()}
+	outage += r.connection.timeWithoutClient()
+	return redisState{denials: r.denials.size(now), openBreakers: openBreakers, outage: outage}
 }
 
-// close returns when no call is in flight, or a second after the timeout. Calls that are then in flight, to a Redis
-// that hangs, end when the client gives them up.
+// close waits until no call is in flight, but at most a second longer than the timeout. If Redis hangs, the remaining
+// calls end when the client gives up.
 func (r *redisLogs) close() {
 	close(r.closing)
 	closed := make(chan struct{})

@@ -1,7 +1,6 @@
 package core
 
 import (
-	"context"
 	"strings"
 	"testing"
 	"time"
@@ -20,13 +19,16 @@ func TestDecodeReply(t *testing.T) {
 	a, err := decodeInteger(2, 1, q)
 	require.NoError(t, err)
 	d := a.decision(0, 1, q.limits)
-	assert.Equal(t, Decision{Allowed: true, Source: SourceRedis, State: State{Limit: one, Remaining: 2, ResetAfter: time.Second}}, d)
+	assert.Equal(t, Decision{
+		Allowed: true, Source: SourceRedis, State: State{Limit: one, Remaining: 2, ResetAfter: time.Second},
+	}, d)
 	for _, remaining := range []int64{-2, 0, 3, 1 << 62} {
 		_, err := decodeInteger(remaining, 1, q)
 		assert.Error(t, err, remaining)
 	}
 	for _, bad := range [][]int64{
-		nil, {1}, {1, 0, 0}, {1, 0, 0, 0, 0, 0}, {1, 0, 0, 0, -1}, {2, 0, 0, 0}, {-1, 0, 0, 0}, {1, 4, 0, 0}, {1, 3, 0, 0}, {1, 0, 0, -1},
+		nil, {1}, {1, 0, 0}, {1, 0, 0, 0, 0, 0}, {1, 0, 0, 0, -1},
+		{2, 0, 0, 0}, {-1, 0, 0, 0}, {1, 4, 0, 0}, {1, 3, 0, 0}, {1, 0, 0, -1},
 		{0, 0, 9_300_000_000_000_000, 0}, {0, 0, -9_300_000_000_000_000, 0}, {0, 0, 0, 9_300_000_000_000_000},
 	} {
 		_, err := decodeList(bad, 1, q)
@@ -36,14 +38,14 @@ func TestDecodeReply(t *testing.T) {
 	q.limits = []Limit{one, two}
 	a, err = decodeList([]int64{0, -2, 17, 900, 1, 0, 60}, 1, q)
 	require.NoError(t, err)
-	assert.Equal(t, 17*time.Microsecond, a.sure(q.limits))
+	assert.Equal(t, 17*time.Microsecond, a.denialTTL(q.limits))
 	d = a.decision(0, 1, q.limits)
 	assert.False(t, d.Allowed)
 	assert.Equal(t, State{Limit: one, RetryAfter: 17 * time.Microsecond, ResetAfter: 900 * time.Microsecond}, d.State)
 	assert.Equal(t, []State{d.State, {Limit: two, Remaining: 1, ResetAfter: 60 * time.Microsecond}}, d.States())
 	a, err = decodeList([]int64{0, -2, -17, 900, 1, 0, 60}, 1, q)
 	require.NoError(t, err)
-	assert.Zero(t, a.sure(q.limits), "units may be given back")
+	assert.Zero(t, a.denialTTL(q.limits), "units may be given back")
 	assert.Equal(t, d, a.decision(0, 1, q.limits))
 
 	// Of five requests of cost two, three are granted.
@@ -61,7 +63,8 @@ func TestDecodeReply(t *testing.T) {
 	require.NoError(t, err)
 	for place, remaining := range []int{8, 6, 4} {
 		d := a.decision(place, 2, q.limits)
-		assert.Equal(t, Decision{Allowed: true, State: State{Limit: q.limits[0], Remaining: remaining, ResetAfter: time.Second}, Source: SourceRedis}, d)
+		want := State{Limit: q.limits[0], Remaining: remaining, ResetAfter: time.Second}
+		assert.Equal(t, Decision{Allowed: true, State: want, Source: SourceRedis}, d)
 	}
 	_, err = decodeInteger(5, 3, q)
 	assert.Error(t, err, "more than is left of ten")
@@ -80,10 +83,10 @@ func TestDecodeMessage(t *testing.T) {
 	}{
 		{reply: "2", limits: []Limit{one}, want: answer{granted: 1, remaining: 2}},
 		{reply: "{1, 2, 0, 7}", limits: []Limit{one}, want: answer{granted: 1, logs: []int64{2, 0, 7}}},
-		{reply: "{0, 0, -5, 7}", limits: []Limit{one}, want: answer{logs: []int64{0, 5, 7}, early: true}},
-		{reply: "-1", limits: []Limit{one}, want: answer{again: true}},
-		{reply: "-1", limits: []Limit{one, two}, want: answer{again: true}},
-		{reply: "-1", verb: peek, limits: []Limit{one}, want: answer{again: true}},
+		{reply: "{0, 0, -5, 7}", limits: []Limit{one}, want: answer{logs: []int64{0, 5, 7}, mayEndEarly: true}},
+		{reply: "-1", limits: []Limit{one}, want: answer{unanswered: true}},
+		{reply: "-1", limits: []Limit{one, two}, want: answer{unanswered: true}},
+		{reply: "-1", verb: peek, limits: []Limit{one}, want: answer{unanswered: true}},
 		{reply: "7", verb: settle, limits: []Limit{one, two}},
 		{reply: "0", verb: reset, limits: []Limit{one}},
 		{reply: "{1, 3, 0, 0}", verb: peek, limits: []Limit{one}, want: answer{granted: 1, logs: []int64{3, 0, 0}}},
@@ -124,11 +127,11 @@ func TestReplyOfAnotherLength(t *testing.T) {
 	redis := newClockedRedis(t)
 	limit := PerMinute("a", 3)
 	for _, script := range []string{"return {}", "return {1, 1, 1}"} {
-		message, err := redis.client.Do(context.Background(), redis.client.B().Eval().Script(script).Numkeys(0).Build()).ToArray()
+		message, err := redistest.Do(t, redis.client, "EVAL", script, "0").ToArray()
 		require.NoError(t, err)
 		redis.batch.Encode([]*question{redis.question(admit, "ann", 1, limit), redis.question(admit, "bob", 1, limit)})
 		_, err = redis.batch.Decode(message)
-		assert.ErrorContains(t, err, "as many answers as questions")
+		assert.ErrorContains(t, err, "the numbers of answers and of questions differ")
 	}
 }
 
@@ -137,7 +140,8 @@ func FuzzDecodeReply(f *testing.F) {
 	f.Add(int64(1), int64(2), int64(0), int64(1000), int64(0), int64(17), int64(17), 7, 1)
 	f.Add(int64(0), int64(-2), int64(5), int64(1000), int64(3), int64(0), int64(0), 7, 3)
 	f.Add(int64(0), int64(-2), int64(-5), int64(1000), int64(3), int64(-1), int64(0), 7, 3)
-	f.Add(int64(0), int64(0), int64(9_300_000_000_000_000), int64(9_300_000_000_000_000), int64(0), int64(0), int64(0), 4, 1)
+	const far = int64(9_300_000_000_000_000)
+	f.Add(int64(0), int64(0), far, far, int64(0), int64(0), int64(0), 4, 1)
 	f.Add(int64(0), int64(0), int64(-1<<63), int64(1), int64(0), int64(0), int64(0), 4, 1)
 	f.Add(int64(1), int64(-1), int64(-1), int64(-1), int64(1<<62), int64(1<<62), int64(1<<62), 4, 2)
 	f.Fuzz(func(t *testing.T, a, b, c, d, e, f, g int64, n, requests int) {

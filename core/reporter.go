@@ -10,79 +10,80 @@ import (
 	"github.com/exactlimit/exactlimit/internal/dispatch"
 )
 
-// reporter logs that Redis does not decide, and that it decides again. It does so for all circuit breakers together.
+// reporter logs when Redis stops deciding requests, and when it decides again, for all circuit breakers together.
 //
-// There are two kinds of failures: outages, in which Redis does not answer, and rejections, in which it answers with
-// an error. They have different causes, so they are logged separately and neither delays the other.
+// There are two kinds of failures: in an outage Redis does not answer, and in a rejection it answers with an error.
+// They have different causes, so they are logged separately, and messages about one do not delay messages about the
+// other.
 //
-// The reporter also measures the outages for the metrics.
+// The reporter also measures the duration of outages, for the metrics.
 type reporter struct {
-	log *slog.Logger
+	logger *slog.Logger
 
 	mu                  sync.Mutex
-	outages, rejections reports
-	open                int           // how many circuit breakers are open
-	since               time.Duration // if one is: when the trouble with the first of them began, by redisLogs.now
-	before              time.Duration // for how long one was open, in earlier outages
+	outages, rejections reportState
+	openBreakers        int           // how many circuit breakers are open
+	openSince           time.Duration // when the incident of the first open one began, by redisLogs.now
+	earlierOutages      time.Duration // how long at least one breaker was open, before openSince
 }
 
-// reports is the state of the log messages about one kind of failure.
-type reports struct {
-	last time.Duration // when the last one was written, or 0
-	told bool          // the log tells of such a failure and not of its end
+// reportState is the state of the log messages about one kind of failure.
+type reportState struct {
+	lastReport time.Duration // when the last message was written, or 0
+	reported   bool          // a failure was logged, but not yet its end
 }
 
-// quietFor is the shortest time between two messages of the same kind.
+// quietFor is the shortest time between two messages about the same kind of failure.
 const quietFor = 10 * time.Second
 
 // due reports whether a message may be written now. If so, it counts as written.
-func (r *reports) due(now time.Duration) bool {
-	if r.last > 0 && now-r.last < quietFor {
+func (r *reportState) due(now time.Duration) bool {
+	if r.lastReport > 0 && now-r.lastReport < quietFor {
 		return false
 	}
-	r.last = max(now, 1)
+	r.lastReport = max(now, 1)
 	return true
 }
 
-// undecided is called when a caller gets no decision because of an error.
+// undecided is called when a request gets no decision from Redis because of an error.
 func (r *reporter) undecided(err error, now time.Duration) {
 	if code := dispatch.Code(err); code != "" {
 		r.rejected(code, now)
 		return
 	}
-	// These errors can be those of a single call, and are no outage unless a breaker opens.
-	own := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
+	// These errors may concern a single call. They are an outage only if a breaker opens.
+	ofOneCall := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
 		errors.Is(err, dispatch.ErrClosed) || errors.Is(err, dispatch.ErrQueueFull)
 	r.mu.Lock()
-	due := (!own || r.open > 0) && !r.outages.told && r.outages.due(now)
-	r.outages.told = r.open > 0 && (r.outages.told || due)
+	due := (!ofOneCall || r.openBreakers > 0) && !r.outages.reported && r.outages.due(now)
+	r.outages.reported = r.openBreakers > 0 && (r.outages.reported || due)
 	r.mu.Unlock()
 	if due {
-		r.log.Warn("exactlimit: Redis does not answer; requests are decided without it",
-			slog.Any("error", unquoted(err)))
+		r.logger.Warn("exactlimit: Redis does not answer; requests are decided without it",
+			slog.Any("error", redacted(err)))
 	}
 }
 
-// rejected is undecided for an error that Redis has answered with. Only its code is logged, since its text may name
+// rejected does what undecided does, for an error reply of Redis. It logs only the code, because the text may contain
 // keys.
 func (r *reporter) rejected(code string, now time.Duration) {
 	r.mu.Lock()
 	due := r.rejections.due(now)
-	r.rejections.told = r.rejections.told || due // and may open a breaker only afterwards
+	r.rejections.reported = r.rejections.reported || due // even if the breaker opens later
 	r.mu.Unlock()
 	if due {
-		r.log.Warn("exactlimit: Redis rejects calls; requests are decided without it", slog.String("error", code))
+		r.logger.Warn("exactlimit: Redis rejects calls; requests are decided without it", slog.String("error", code))
 	}
 }
 
-// changed is called when a circuit breaker has changed its state. The trouble began at since, and cause is the last
+// changed is called when a circuit breaker has changed its state. The incident began at since, and cause is the last
 // error.
 func (r *reporter) changed(from, to dispatch.State, since, now time.Duration, cause error) {
 	switch {
 	case to == dispatch.Open:
 		r.mu.Lock()
-		if r.open++; r.open == 1 {
-			r.since = since
+		if r.openBreakers++; r.openBreakers == 1 {
+			r.openSince = since
 		}
 		r.mu.Unlock()
 		r.undecided(cause, now)
@@ -94,25 +95,25 @@ func (r *reporter) changed(from, to dispatch.State, since, now time.Duration, ca
 // closed is called when a breaker that was open has closed.
 func (r *reporter) closed(now time.Duration) {
 	r.mu.Lock()
-	after, told := now-r.since, false
-	if r.open--; r.open == 0 {
-		r.before += after
-		told = r.outages.told || r.rejections.told
-		r.outages.told, r.rejections.told = false, false
+	after, reported := now-r.openSince, false
+	if r.openBreakers--; r.openBreakers == 0 {
+		r.earlierOutages += after
+		reported = r.outages.reported || r.rejections.reported
+		r.outages.reported, r.rejections.reported = false, false
 	}
 	r.mu.Unlock()
-	if told {
-		r.log.Info("exactlimit: Redis decides again", slog.Duration("after", after))
+	if reported {
+		r.logger.Info("exactlimit: Redis decides again", slog.Duration("after", after))
 	}
 }
 
-// measure returns how many breakers are open now, and for how long at least one was open in total.
-func (r *reporter) measure(now time.Duration) (open int, total time.Duration) {
+// measure returns how many breakers are open now, and for how long, in total, at least one was open.
+func (r *reporter) measure(now time.Duration) (openBreakers int, outage time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	total = r.before
-	if r.open > 0 {
-		total += now - r.since
+	outage = r.earlierOutages
+	if r.openBreakers > 0 {
+		outage += now - r.openSince
 	}
-	return r.open, total
+	return r.openBreakers, outage
 }

@@ -7,17 +7,24 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// describe writes a decision into the OpenTelemetry span of a context, if the span is recorded. Of several decisions in
-// one span the last one remains, which is the denial if there is one. No attribute holds the key.
-func describe(ctx context.Context, d *Decision) {
-	span := trace.SpanFromContext(ctx)
-	if !span.IsRecording() {
-		return
+// setSpanAttributes describes a decision in the OpenTelemetry span of a context, if the span is recorded. If a span has
+// several decisions, the last one remains, which is the denial if there is one. No attribute holds the key.
+//
+// If the span panics, the caller gets no decision, so setSpanAttributes refunds the request.
+func (l *Limiter) setSpanAttributes(ctx context.Context, d *Decision) {
+	done := false
+	defer func() {
+		if !done {
+			_ = l.Refund(context.Background(), *d)
+		}
+	}()
+	if span := trace.SpanFromContext(ctx); span.IsRecording() {
+		span.SetAttributes(
+			attribute.String("exactlimit.limit", d.Limit.Name),
+			attribute.String("exactlimit.outcome", outcomeNames[d.outcome()]),
+			attribute.String("exactlimit.source", d.Source.String()),
+			attribute.Int("exactlimit.remaining", d.Remaining),
+		)
 	}
-	span.SetAttributes(
-		attribute.String("exactlimit.limit", d.Limit.Name),
-		attribute.String("exactlimit.outcome", outcomeNames[d.outcome()]),
-		attribute.String("exactlimit.source", d.Source.String()),
-		attribute.Int("exactlimit.remaining", d.Remaining),
-	)
+	done = true
 }

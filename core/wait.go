@@ -8,46 +8,44 @@ import (
 	"time"
 )
 
-// Wait blocks until the request is admitted or ctx ends. In the latter case the error wraps ErrUnavailable and the
-// context's error. Give it a context that ends, because a queue can be long.
+// Wait blocks until the request is admitted or ctx ends. If ctx ends, the error wraps ErrUnavailable and the context's
+// error. Pass a context that ends, because a queue can be long.
 //
-// Callers that wait for the same key under the same limits are admitted in the order in which they came, and only the
-// first of them asks. Views made by DryRun and OnFailure have queues of their own. Callers in other queues and other
-// instances compete for each unit.
+// Callers that wait for the same key under the same limits form a queue. They are admitted in the order in which they
+// came, and only the first of them asks. Views made by DryRun and OnFailure have queues of their own. Callers in
+// different queues and instances compete for each unit.
 //
-// Wait asks again when RetryAfter has passed, at once after a Settle, Refund or Reset of the key by this Limiter, and
-// on Redis after the time that WithDenialCache sets, one second by default, because another instance may have given
-// units back. This includes Provisional views: Wait may notice units that another instance gives back so late. While a
-// limit of requests in flight has no room, Wait asks again at once after a Release by this Limiter, and on Redis every
-// tenth of a second.
+// Wait asks again after RetryAfter, and at once after a Settle, Refund or Reset of the key by this Limiter. On Redis it
+// also asks again after the time that WithDenialCache sets, one second by default, because another instance may have
+// given units back. It can take that long to notice them, even in a Provisional view. While a limit that is InFlight
+// has no room, Wait asks again at once after a Release by this Limiter, and on Redis ten times a second.
 //
-// A limit with a Ban is of little use here: if there is no room when Wait asks, it bans the key, and waits until the
-// ban ends.
+// A limit with a Ban is of little use here: if there is no room when Wait asks, the ban begins, and Wait blocks until
+// it ends.
 //
-// Wait does not return before ctx ends for the reason that there will be no room in time. It could be certain of that
-// only if no caller and no instance called Settle, Refund or Reset until then. A caller that prefers not to try can
-// call Allow first, and compare RetryAfter with its deadline.
+// Wait does not return early if there will be no room before the deadline of ctx, because a Settle, Refund or Reset may
+// still make room. To avoid waiting in vain, call Allow first, and compare RetryAfter with the deadline.
 func (l *Limiter) Wait(ctx context.Context, key string, limits ...Limit) (Decision, error) {
 	if err := l.check(ctx, key, limits); err != nil {
 		return Decision{}, err
 	}
-	name := queueName{limits: fmt.Sprintf("%#v", limits), policy: l.policy, dryRun: l.dryRun}
-	t, err := l.queues.join(ctx, canonicalKey(key), name)
+	id := waitQueueID{limits: fmt.Sprintf("%#v", limits), policy: l.policy, dryRun: l.dryRun}
+	t, err := l.waitQueues.join(ctx, canonicalKey(key), id)
 	if err != nil {
 		return Decision{}, unavailable(err)
 	}
 	defer t.leave()
 	for {
-		woken := t.listen() // before asking, so that no Refund after the answer is missed
+		woken := t.woken() // before asking, to miss no Refund after the answer
 		d, err := l.Allow(ctx, key, limits...)
 		if err != nil || d.Allowed {
 			return d, err
 		}
-		timer := time.NewTimer(l.trusted(d))
+		timer := time.NewTimer(l.delay(d))
 		select {
 		case <-timer.C:
-		case <-woken: // there may be room
-		case <-l.gone: // the next Allow returns the error
+		case <-woken: // there may be room now
+		case <-l.closing: // the next Allow returns an error
 		case <-ctx.Done():
 			timer.Stop()
 			return Decision{}, unavailable(ctx.Err())
@@ -56,96 +54,96 @@ func (l *Limiter) Wait(ctx context.Context, key string, limits ...Limit) (Decisi
 	}
 }
 
-// trusted returns how long a denial is taken to hold, if nothing is given back by this Limiter.
-func (l *Limiter) trusted(d Decision) time.Duration {
+// delay returns how long to wait after a denial before asking again, if this Limiter gives no units back meanwhile.
+func (l *Limiter) delay(d Decision) time.Duration {
 	switch {
 	case l.redis == nil:
-		return d.RetryAfter // nothing else can give units back
+		return d.RetryAfter // no other Limiter can give units back
 	case d.Source == SourceInProcess:
-		return min(d.RetryAfter, time.Second) // Redis may be back by then, and its logs may have room
+		return min(d.RetryAfter, time.Second) // by then Redis may answer again, and its logs may have room
 	}
-	trusted := min(d.RetryAfter, l.queues.hold-d.age) // the denial cache may have held it for a while already
+	delay := min(d.RetryAfter, l.waitQueues.denialTTL-d.age) // d.age is how long the denial was cached
 	if d.Limit.InFlight {
-		trusted = min(trusted, 100*time.Millisecond) // a request of another instance may end at any time
+		delay = min(delay, 100*time.Millisecond) // other instances may release requests at any time
 	}
-	return trusted
+	return delay
 }
 
-// queues holds the callers of Wait: for each key a queue for each set of limits and each behavior.
-type queues struct {
-	hold time.Duration // the longest that a denial by Redis is trusted
-	mu   sync.Mutex
-	keys map[string]map[queueName]*queue // by canonical key
+// waitQueues holds the callers of Wait: for each key, one queue for each waitQueueID.
+type waitQueues struct {
+	denialTTL time.Duration // after which callers ask Redis again
+	mu        sync.Mutex
+	keys      map[string]map[waitQueueID]*waitQueue // by canonical key
 }
 
-// queueName tells the queues of a key apart.
-type queueName struct {
+// waitQueueID identifies a queue among those of a key.
+type waitQueueID struct {
 	limits string
 	policy FailurePolicy
 	dryRun bool
 }
 
-// queue exists while a caller holds its ticket. Its zero value is a queue in which nobody waits behind that caller.
-type queue struct {
-	waiters []chan struct{} // closed when a waiter gets the ticket
-	woken   chan struct{}   // closed when something is given back; nil while nobody listens
+// waitQueue is a queue. It exists while a caller has its ticket. The zero waitQueue has no waiters.
+type waitQueue struct {
+	waiters []chan struct{} // one for each waiting caller, closed when it gets the ticket
+	woken   chan struct{}   // closed when units are given back; nil if unused
 }
 
-// ticket is the right to ask, which one caller in a queue has.
+// ticket is the right of one caller in a queue to ask for a decision.
 type ticket struct {
-	queues *queues
+	queues *waitQueues
 	key    string
-	name   queueName
-	queue  *queue
+	id     waitQueueID
+	queue  *waitQueue
 }
 
-func newQueues(c config) *queues {
-	hold := c.denialHold
+func newWaitQueues(c config) *waitQueues {
+	denialTTL := c.denialTTL
 	if c.denials == 0 {
-		hold = time.Second // what is set for a cache that is turned off means nothing
+		denialTTL = time.Second // the option sets none if it turns the cache off
 	}
-	return &queues{hold: hold, keys: map[string]map[queueName]*queue{}}
+	return &waitQueues{denialTTL: denialTTL, keys: map[string]map[waitQueueID]*waitQueue{}}
 }
 
-// join waits in a queue until the caller gets its ticket.
-func (q *queues) join(ctx context.Context, key string, name queueName) (ticket, error) {
+// join waits in a queue until the caller gets the ticket or ctx ends.
+func (q *waitQueues) join(ctx context.Context, key string, id waitQueueID) (ticket, error) {
 	q.mu.Lock()
-	of := q.keys[key]
-	if of == nil {
-		of = map[queueName]*queue{}
-		q.keys[key] = of
+	keyQueues := q.keys[key]
+	if keyQueues == nil {
+		keyQueues = map[waitQueueID]*waitQueue{}
+		q.keys[key] = keyQueues
 	}
-	in := of[name]
-	if in == nil {
-		in = &queue{}
-		of[name] = in
+	queue := keyQueues[id]
+	if queue == nil {
+		queue = &waitQueue{}
+		keyQueues[id] = queue
 		q.mu.Unlock()
-		return ticket{q, key, name, in}, nil
+		return ticket{q, key, id, queue}, nil
 	}
-	turn := make(chan struct{})
-	in.waiters = append(in.waiters, turn)
+	ready := make(chan struct{})
+	queue.waiters = append(queue.waiters, ready)
 	q.mu.Unlock()
 
-	t := ticket{q, key, name, in}
+	t := ticket{q, key, id, queue}
 	select {
-	case <-turn:
+	case <-ready:
 		return t, nil
 	case <-ctx.Done():
 	}
 	q.mu.Lock()
-	i := slices.Index(in.waiters, turn)
+	i := slices.Index(queue.waiters, ready)
 	if i >= 0 {
-		in.waiters = slices.Delete(in.waiters, i, i+1)
+		queue.waiters = slices.Delete(queue.waiters, i, i+1)
 	}
 	q.mu.Unlock()
-	if i < 0 { // it got the ticket just now, and passes it on
+	if i < 0 { // the caller got the ticket just now: pass it on
 		t.leave()
 	}
 	return ticket{}, ctx.Err()
 }
 
-// listen returns a channel that is closed when something of the key is given back after this call.
-func (t ticket) listen() <-chan struct{} {
+// woken returns a channel that is closed when units of the key are given back after this call of woken.
+func (t ticket) woken() <-chan struct{} {
 	t.queues.mu.Lock()
 	defer t.queues.mu.Unlock()
 	if t.queue.woken == nil {
@@ -154,14 +152,14 @@ func (t ticket) listen() <-chan struct{} {
 	return t.queue.woken
 }
 
-// wake lets the first caller in each queue of a key ask again.
-func (q *queues) wake(key string) {
+// wake makes the callers that have the tickets of a key's queues ask again.
+func (q *waitQueues) wake(key string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, in := range q.keys[key] {
-		if in.woken != nil {
-			close(in.woken)
-			in.woken = nil
+	for _, queue := range q.keys[key] {
+		if queue.woken != nil {
+			close(queue.woken)
+			queue.woken = nil
 		}
 	}
 }
@@ -175,9 +173,9 @@ func (t ticket) leave() {
 		t.queue.waiters = slices.Delete(t.queue.waiters, 0, 1)
 		return
 	}
-	of := t.queues.keys[t.key]
-	delete(of, t.name)
-	if len(of) == 0 {
+	keyQueues := t.queues.keys[t.key]
+	delete(keyQueues, t.id)
+	if len(keyQueues) == 0 {
 		delete(t.queues.keys, t.key)
 	}
 }

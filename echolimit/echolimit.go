@@ -15,7 +15,7 @@ import (
 type Middleware struct {
 	gate     *httplimit.Gate[echo.Context]
 	onDenied func(echo.Context, core.Decision) error
-	inPre    sync.Once // said that it is in the wrong place
+	warnPre  sync.Once // logs once that the limit runs in Echo.Pre
 }
 
 // Option changes what a Middleware does. Without options, it answers denied requests with 429 and a problem body, and
@@ -23,9 +23,9 @@ type Middleware struct {
 type Option func(*Middleware)
 
 // OnDenied sets a function that writes the response to a denied request, in place of the problem body. The status is
-// 429 unless the function writes another. The fields, including Retry-After, are set before it is called. Up to 256 KB
-// of the request's body are read before, because a proxy that is still sending the body when the connection closes does
-// not pass the response on. An error that the function returns goes to Echo's error handler.
+// 429 unless the function writes another. The fields, including Retry-After, are set before it is called. Before the
+// call, up to 256 KB of the request's body are read, because a proxy that is still sending the body when the
+// connection closes does not pass the response on. An error that the function returns goes to Echo's error handler.
 func OnDenied(answer func(echo.Context, core.Decision) error) Option {
 	return func(m *Middleware) { m.onDenied = answer }
 }
@@ -33,24 +33,25 @@ func OnDenied(answer func(echo.Context, core.Decision) error) Option {
 // PlainText answers refused requests with a line of plain text, for human readers, instead of a problem body.
 func PlainText() Option { return func(m *Middleware) { m.gate.PlainText = true } }
 
-// NoFields leaves out the RateLimit and RateLimit-Policy fields, for services that hide their limits from clients. The
-// bodies of refused requests do not name the limits either. A denied request still gets Retry-After, but only for the
-// limits of this Middleware, because those of others that the request has passed are known from the fields.
+// NoFields leaves out the RateLimit and RateLimit-Policy fields, for services that hide their limits from clients.
+// The bodies of refused requests do not name the limits either. A denied request still gets Retry-After, but only
+// for the limits of this Middleware, because other limits that the request has passed are known only from the
+// fields.
 func NoFields() Option { return func(m *Middleware) { m.gate.NoFields = true } }
 
-// LegacyFields adds X-RateLimit-Limit, X-RateLimit-Remaining and X-RateLimit-Reset, for clients that know only these.
-// They describe one limit, so they describe the strictest. Reset is in seconds since 1970, on this instance's clock:
-// the time at which more is available or, while something remains, at which the whole budget is.
+// LegacyFields adds X-RateLimit-Limit, X-RateLimit-Remaining and X-RateLimit-Reset, for clients that know only
+// these. There is only one of each, so they describe the strictest limit. Reset is in seconds since 1970, on this
+// instance's clock: the time at which more is available or, while something remains, at which the whole budget is.
 func LegacyFields() Option { return func(m *Middleware) { m.gate.LegacyFields = true } }
 
-// Cost sets a function that returns how many units a request takes, instead of one. A report may cost ten. A cost below
-// 1 or above a limit's Max is a mistake of the service, and is answered with 500. Quotas in the RateLimit fields are in
-// units.
+// Cost sets a function that returns how many units a request takes, instead of one. A report may cost ten. A cost
+// below 1 or above a limit's Max is a mistake of the service, and the request is refused with 500. Quotas in the
+// RateLimit fields are in units.
 func Cost(cost func(echo.Context) int) Option { return func(m *Middleware) { m.gate.Cost = cost } }
 
-// Exempt lets those requests pass for which the function returns true, such as health checks, or requests of your own
-// users. Other middleware, such as Echo's, calls this a Skipper. An exempt request is not counted and gets no RateLimit
-// fields, whether it has a key or not. The metric exactlimit.exempt counts it.
+// Exempt sets a function that returns true for requests that are not limited, such as health checks, or requests of
+// your own users. Other middleware, such as Echo's, calls this a Skipper. An exempt request is not counted and gets
+// no RateLimit fields, whether it has a key or not. The metric exactlimit.exempt counts it.
 //
 // Do not decide by anything that a client can write, such as a header, the method, or the path, which is
 // "/users/healthz" if a user has that name: a client that finds it out has no limits. Decide by what your
@@ -63,28 +64,30 @@ func Exempt(exempt func(echo.Context) bool) Option {
 //
 //	echolimit.CountOnly(func(status int) bool { return status == http.StatusUnauthorized })
 //
-// Each request is charged before its handler runs and given back after it, so many requests at once cannot exceed the
-// limit. If the handler returns an error, the charge is given back when middleware further out, or Echo's error
-// handler, begins the response. The charge stays if the response is not known: if the client has left before the
-// response was begun, if the request's deadline has passed before the handler returned, if a handler has panicked, and
-// if the first status that Echo was given is an interim one, such as 100, which hides the others. If Redis does not
-// take a charge back in time it stays, and the limiter's log says so.
+// Each request is charged before its handler runs, and the charge is given back afterwards if the status does not
+// count. So many requests at once cannot exceed the limit. If the handler returns an error, the charge is given back
+// when middleware further out, or Echo's error handler, begins the response. The charge stays if the status is
+// unknown: if the client has left before the response began, if the request's deadline has passed before the handler
+// returned, if a handler has panicked, and if the first status that Echo was given is an interim one, such as 100,
+// which hides the others. If Redis does not take a charge back in time it stays, and the limiter's log says so.
 //
-// Units that one instance gives back are available to all instances at once, so no instance remembers denials, and each
+// Units that one instance gives back are available to all instances at once, so denials are not cached, and each
 // denial is a call to Redis: see core.Limiter.Provisional.
 //
 // With a limit that has a Ban, CountOnly guards against password guessing. Requests in flight count, and so may begin a
-// ban: Max needs room for those that an honest client makes at once. If the key is the account that a request names,
-// any client can begin a ban that locks out the owner of the account: join it with ClientIP to prevent that.
+// ban: Max needs room for those that an honest client makes at once, or a Middleware with the same key and
+// core.InFlight(name, 1, lease) runs before, which admits one at a time and bans none. If the key is the account that a
+// request names, any client can begin a ban that locks out the owner of the account: join it with ClientIP to prevent
+// that.
 func CountOnly(counts func(status int) bool) Option {
 	return func(m *Middleware) { m.gate.CountOnly(counts) }
 }
 
-// CostAfter sets a function that returns what a request has cost when its handler has finished, such as the tokens that
-// a language model has used. Cost, or one unit without it, is then a reservation. It should be at least an estimate, so
-// that many requests at once cannot exceed the limit. The difference is given back or charged, even beyond a limit's
-// Max: then the client waits until enough has expired. The request counts as of its admission, and what it has cost
-// beyond the reservation as of the end of its handler.
+// CostAfter sets a function that returns what a request has cost when its handler has finished, such as the tokens
+// that a language model has used. The request first reserves what Cost returns, or one unit. The reservation should
+// be an estimate of the cost, so that many requests at once cannot exceed the limit. The difference is given back or
+// charged, even beyond a limit's Max: then the client waits until enough has expired. The request counts as of its
+// admission, and what it has cost beyond the reservation as of the end of its handler.
 //
 // The function is called once for each admitted request, when its handler, or its stream, has finished. It is also
 // called if the client has left, because the work was done, so let handlers record what they have used as they go. If a
@@ -95,17 +98,18 @@ func CountOnly(counts func(status int) bool) Option {
 // than 0, which is a mistake of the service, or if Redis does not answer in time. The limiter's log says so. 0 gives
 // back all.
 //
-// With CountOnly, a request whose status does not count costs nothing. The function is called for the others, including
-// those whose status is not known.
+// With CountOnly, a request whose status does not count costs nothing. The function is called for the others,
+// including those whose status is unknown.
 //
-// Units that one instance gives back are available to all instances at once, so no instance remembers denials, and each
+// Units that one instance gives back are available to all instances at once, so denials are not cached, and each
 // denial is a call to Redis: see core.Limiter.Provisional.
 func CostAfter(cost func(echo.Context) int) Option {
 	return func(m *Middleware) { m.gate.CostAfter(cost) }
 }
 
-// DryRun denies nothing, to show what limits would do: in the metrics, in Decision.DryRun and, without NoFields, in the
-// RateLimit fields. A request that would be answered with an error passes too, and the error goes to the limiter's log.
+// DryRun denies nothing, to show what limits would do: in the metrics, in Decision.DryRun and, without NoFields, in
+// the RateLimit fields. A request that would be refused because of an error is also admitted, and the error goes to
+// the limiter's log.
 func DryRun() Option { return func(m *Middleware) { m.gate.DryRun() } }
 
 // New returns a Middleware that counts by key. It panics if limiter or key is nil.
@@ -125,17 +129,17 @@ func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
 // behind it, a request that has timed out no longer counts, although its handler still runs, and CostAfter is called
 // too early.
 func (m *Middleware) Limit(limits ...core.Limit) echo.MiddlewareFunc {
-	return m.middleware(httplimit.Fixed[echo.Context](limits))
+	return m.middleware(httplimit.FixedPolicy[echo.Context](limits))
 }
 
 // LimitFunc is Limit with limits that a function chooses for each request. If choose fails, or returns no limits or
 // invalid ones, the request is refused with 500, and the error goes to the limiter's log.
 //
-// Do not let choose, a key function or earlier middleware set a deadline in the request's context that the client
-// chooses, for instance in a header. If the deadline passes before Redis has answered, core.FailLocal lets this
-// instance decide, and each instance has a budget of its own. Nothing else that a client sends shortens the context.
+// Do not let a client choose the deadline of the request's context, for instance by a header. If the deadline passes
+// before Redis has responded, core.FailLocal lets this instance decide, and each instance has its own budget.
+// Nothing in this package derives a deadline from what clients send.
 func (m *Middleware) LimitFunc(choose func(echo.Context) ([]core.Limit, error)) echo.MiddlewareFunc {
-	return m.middleware(httplimit.Chosen(choose))
+	return m.middleware(httplimit.PolicyFunc(choose))
 }
 
 func (m *Middleware) middleware(policy func(echo.Context) (*httplimit.Policy, error)) echo.MiddlewareFunc {
@@ -144,21 +148,23 @@ func (m *Middleware) middleware(policy func(echo.Context) (*httplimit.Policy, er
 	}
 }
 
-// limit lets a request pass, or answers it.
-func (m *Middleware) limit(c echo.Context, next echo.HandlerFunc, policy func(echo.Context) (*httplimit.Policy, error)) error {
+// limit runs the next handler, or writes the response to a refused request.
+func (m *Middleware) limit(
+	c echo.Context, next echo.HandlerFunc, policy func(echo.Context) (*httplimit.Policy, error),
+) error {
 	d, refusal := m.gate.Check(c, c.Request(), c.Response().Header(), policy)
-	if refusal == nil || refusal.Waived {
+	if refusal == nil || refusal.DryRun {
 		if d.Holds() {
 			defer m.gate.Release(c.Request().Context(), d)
 		}
-		if m.gate.Settles() {
+		if m.gate.NeedsSettle() {
 			return m.settle(c, next, d)
 		}
-		return m.pass(c, next)
+		return m.callNext(c, next)
 	}
 	httplimit.Drain(c.Response(), c.Request())
 	switch {
-	case c.Response().Committed: // a function of the user's has answered
+	case c.Response().Committed: // a function of the service, such as the key function, wrote it
 	case refusal.Denied() && m.onDenied != nil:
 		c.Response().Status = http.StatusTooManyRequests
 		if err := m.onDenied(c, d.Decision); err != nil {
@@ -168,29 +174,29 @@ func (m *Middleware) limit(c echo.Context, next echo.HandlerFunc, policy func(ec
 			c.Response().WriteHeader(c.Response().Status)
 		}
 	default:
-		// Returned as an error, the answer would be replaced by that of Echo's error handler.
+		// If it were returned as an error, Echo's error handler would write another response instead.
 		refusal.Write(c.Response())
 	}
 	return nil
 }
 
-// pass goes on to what is behind. If that finds the route, this was before routing, in Echo.Pre.
-func (m *Middleware) pass(c echo.Context, next echo.HandlerFunc) error {
+// callNext calls next. If the request has a route only afterwards, the limit runs in Echo.Pre, which is logged.
+func (m *Middleware) callNext(c echo.Context, next echo.HandlerFunc) error {
 	routed := c.Path() != ""
 	err := next(c)
 	if !routed && c.Path() != "" {
-		m.inPre.Do(func() {
-			m.gate.Logger().Warn("exactlimit: a limit runs in Echo.Pre, before there is a route: Route counts all requests together there," +
-				" PathParam refuses them, and LimitRoutes finds no route. Write Echo.Use instead")
+		m.warnPre.Do(func() {
+			m.gate.Logger().Warn("exactlimit: a limit runs in Echo.Pre, before requests have a route: there Route counts" +
+				" all requests together, PathParam refuses them, and LimitRoutes finds no route. Use Echo.Use instead")
 		})
 	}
 	return err
 }
 
-// settle runs the handler behind, and then charges the request what it has cost.
+// settle runs the next handler, and then charges the request what it has cost.
 //
-// What the client was sent is seen behind Echo's Response: Context.JSON changes the status there when an answer has been
-// sent already, WrapMiddleware puts another Response in its place, and Echo's Timeout answers around it.
+// It records the status behind Echo's Response, because that may differ from what the client was sent: Context.JSON
+// changes its status even if a response has been sent, WrapMiddleware replaces it, and Echo's Timeout bypasses it.
 func (m *Middleware) settle(c echo.Context, next echo.HandlerFunc, d httplimit.Admission) error {
 	ctx, response := c.Request().Context(), c.Response()
 	sent := echo.NewResponse(response.Writer, c.Echo())
@@ -199,17 +205,17 @@ func (m *Middleware) settle(c echo.Context, next echo.HandlerFunc, d httplimit.A
 		sent.Status = response.Status
 	}
 	response.Writer = sent
-	there := false // the client was, when its answer was begun
-	sent.Before(func() { there = ctx.Err() == nil })
+	connected := false // whether the client was connected when the response began
+	sent.Before(func() { connected = ctx.Err() == nil })
 	defer m.gate.Aborted(ctx, c, d)
-	err := m.pass(c, next)
+	err := m.callNext(c, next)
 	switch {
 	case err == nil || sent.Committed:
-		m.gate.Settle(ctx, c, d, sent.Status, there)
-	case ctx.Err() == nil && m.gate.AwaitsStatus():
-		// What it will be is for middleware further out to say, or for Echo's error handler.
+		m.gate.Settle(ctx, c, d, sent.Status, connected)
+	case ctx.Err() == nil && m.gate.NeedsStatus():
+		// Outer middleware or Echo's error handler will choose the status.
 		response.Before(func() { m.gate.Settle(ctx, c, d, response.Status, true) })
-	default: // the context may be of middleware that has ended it before that, as ContextTimeout does
+	default: // for example, middleware such as ContextTimeout has canceled the context
 		m.gate.Settle(ctx, c, d, 0, false)
 	}
 	return err

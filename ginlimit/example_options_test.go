@@ -13,7 +13,7 @@ import (
 	"github.com/exactlimit/exactlimit/ginlimit"
 )
 
-// with asks like get, with header fields given as name, value and so on.
+// with is get with header fields, given as name, value, name, value and so on.
 func with(h http.Handler, target string, fields ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest("GET", target, nil)
 	for i := 0; i < len(fields); i += 2 {
@@ -59,7 +59,7 @@ func ExampleClientIP() {
 	r := gin.New()
 	byIP := ginlimit.New(limiter, ginlimit.ClientIP())
 	r.GET("/address", byIP.Limit(core.PerMinute("address", 1)), answer)
-	for _, claimed := range []string{"203.0.113.7", "203.0.113.8"} { // which nobody believes
+	for _, claimed := range []string{"203.0.113.7", "203.0.113.8"} { // not trusted
 		fmt.Println(with(r, "/address", "X-Forwarded-For", claimed).Code)
 	}
 	// Output:
@@ -69,7 +69,8 @@ func ExampleClientIP() {
 
 func ExampleProxyHeader() {
 	r := gin.New()
-	byIP := ginlimit.New(limiter, ginlimit.ClientIP(ginlimit.TrustedProxies("192.0.2.0/24"), ginlimit.ProxyHeader("CF-Connecting-IP")))
+	byIP := ginlimit.New(limiter, ginlimit.ClientIP(ginlimit.TrustedProxies("192.0.2.0/24"),
+		ginlimit.ProxyHeader("CF-Connecting-IP")))
 	r.GET("/cdn", byIP.Limit(core.PerMinute("cdn", 1)), answer)
 	for _, client := range []string{"203.0.113.7", "203.0.113.8", "203.0.113.7"} {
 		fmt.Println(with(r, "/cdn", "CF-Connecting-IP", client).Code) // from 192.0.2.1
@@ -117,7 +118,8 @@ func ExampleHeader() {
 	r := gin.New()
 	byAPIKey := ginlimit.New(limiter, ginlimit.Header("X-API-Key"))
 	r.GET("/header", byAPIKey.Limit(core.PerMinute("header", 1)), answer)
-	fmt.Println(with(r, "/header", "X-API-Key", "ann's").Code, with(r, "/header", "X-API-Key", "bob's").Code, get(r, "/header").Code)
+	fmt.Println(with(r, "/header", "X-API-Key", "ann's").Code,
+		with(r, "/header", "X-API-Key", "bob's").Code, get(r, "/header").Code)
 	// Output: 200 200 401
 }
 
@@ -137,7 +139,8 @@ func ExampleBearerToken() {
 	r := gin.New()
 	byToken := ginlimit.New(limiter, ginlimit.BearerToken())
 	r.GET("/bearer", byToken.Limit(core.PerMinute("bearer", 1)), answer)
-	fmt.Println(with(r, "/bearer", "Authorization", "Bearer ann's").Code, get(r, "/bearer").Header().Get("WWW-Authenticate"))
+	fmt.Println(with(r, "/bearer", "Authorization", "Bearer ann's").Code,
+		get(r, "/bearer").Header().Get("WWW-Authenticate"))
 	// Output: 200 Bearer
 }
 
@@ -220,7 +223,7 @@ func ExampleMiddleware_LimitRoutes() {
 func ExampleRoutes_Check() {
 	r := gin.New()
 	r.GET("/table", answer)
-	r.GET("/free", answer) // without an entry, which only CheckAll minds
+	r.GET("/free", answer) // without an entry, which only CheckAll reports
 	fmt.Println(ginlimit.Routes{"GET /table": {core.PerMinute("table", 1)}}.Check(r))
 	// Output: <nil>
 }
@@ -234,7 +237,7 @@ func ExampleRoutes_CheckAll() {
 	// Output: <nil>
 }
 
-// Gin would leave the routes that are there already without limits.
+// Gin would not limit the routes that are already registered.
 func ExampleUse() {
 	r := gin.New()
 	r.GET("/early", answer)

@@ -1,10 +1,8 @@
 package ginlimit_test
 
 import (
-	"context"
 	"fmt"
 	"io"
-	"iter"
 	"log"
 	"net/http"
 	"net/http/httptest"
@@ -53,7 +51,7 @@ func get(h http.Handler, target string) *httptest.ResponseRecorder {
 	return w
 }
 
-// post returns what a client sees of the answer to a request.
+// post sends a request, and returns what a client sees of the response.
 func post(h http.Handler, target string) string {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("POST", target, nil))
@@ -63,7 +61,7 @@ func post(h http.Handler, target string) string {
 	return fmt.Sprint(w.Code)
 }
 
-// Logins are closed while Redis does not answer; searches are limited by each instance then.
+// While Redis does not respond, logins are refused, and searches are limited by each instance.
 func ExampleNew_onFailure() {
 	search := ginlimit.New(limiter, ginlimit.ClientIP())
 	login := ginlimit.New(limiter.OnFailure(core.FailClosed), ginlimit.ClientIP())
@@ -89,7 +87,7 @@ func ExampleMiddleware_Limit() {
 	// 429
 }
 
-// Of the reports of one client, three are made at a time, and a hundred in a day.
+// A client may have three reports in progress, and a hundred per day.
 func ExampleMiddleware_Limit_inFlight() {
 	r := gin.New()
 	r.GET("/reports", byIP.Limit(core.InFlight("reports", 3, 30*time.Second), core.PerDay("reports-daily", 100)), report)
@@ -102,7 +100,7 @@ func ExampleMiddleware_Limit_inFlight() {
 	// "reports";r=2, "reports-daily";r=99
 }
 
-// Webhooks are counted by the endpoint that receives them, since a sender's addresses are shared by its customers.
+// Webhooks are counted by the endpoint that receives them, because many customers of a sender share its addresses.
 func ExamplePathParam_webhooks() {
 	r := gin.New()
 	byHook := ginlimit.New(limiter, ginlimit.PathParam("hook"))
@@ -112,14 +110,14 @@ func ExamplePathParam_webhooks() {
 	// Output: 200
 }
 
-// newService is what TestExample tests.
+// newService returns the service that TestExample tests.
 func newService(limiter *core.Limiter) http.Handler {
 	r := gin.New()
 	r.GET("/search", ginlimit.New(limiter, ginlimit.ClientIP()).Limit(core.PerMinute("search", 2)), answer)
 	return r
 }
 
-// A test of a service with limits, in which a minute passes in no time.
+// A test of a service with limits, on a fake clock.
 func TestExample(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limiter, err := core.NewInProcess()
@@ -149,7 +147,7 @@ func ExampleTrustedProxies_loopback() {
 	r.Use(byClient.Limit(core.PerMinute("site", 300)))
 }
 
-// An answer to denied uploads that lets a proxy finish them.
+// A response to denied uploads, for which a proxy can finish sending.
 func ExampleOnDenied_uploads() {
 	uploads := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.OnDenied(func(c *gin.Context, d core.Decision) {
 		_ = http.NewResponseController(c.Writer).SetReadDeadline(time.Now().Add(time.Minute))
@@ -194,7 +192,9 @@ func ExampleNew() {
 		return "", nil // no user: 401
 	})
 
-	for path, m := range map[string]*ginlimit.Middleware{"/ip": byIP, "/key": byAPIKey, "/either": byEither, "/user": byUser} {
+	for path, m := range map[string]*ginlimit.Middleware{
+		"/ip": byIP, "/key": byAPIKey, "/either": byEither, "/user": byUser,
+	} {
 		r.GET(path, m.Limit(core.PerMinute("any", 5)), answer)
 	}
 	fmt.Println(get(r, "/ip").Code, get(r, "/key").Code, get(r, "/either").Code, get(r, "/user").Code)
@@ -248,9 +248,9 @@ func ExampleRoutes() {
 		fmt.Println(err)
 	}
 	// Output:
-	// exactlimit: the table of limits does not fit the routes:
-	// 	POST /login: there are limits for it, and no such route
-	// 	POST /signin: there is no entry for it: write its limits, or nil if it needs none
+	// exactlimit: Routes does not match the registered routes:
+	// 	POST /login: has limits, but no such route is registered
+	// 	POST /signin: has no entry: write its limits, or nil if it needs none
 }
 
 // send sends a request, and retries it at the time that each 429 response names.
@@ -262,7 +262,7 @@ func send(client *http.Client, r *http.Request) (*http.Response, error) {
 		}
 		seconds, err := strconv.Atoi(response.Header.Get("Retry-After"))
 		if err != nil {
-			return response, nil // it does not say when
+			return response, nil // without a time
 		}
 		response.Body.Close()
 		select {
@@ -270,7 +270,7 @@ func send(client *http.Client, r *http.Request) (*http.Response, error) {
 		case <-r.Context().Done():
 			return nil, r.Context().Err()
 		}
-		if r.GetBody != nil { // the body that was sent is used up
+		if r.GetBody != nil { // the body was consumed
 			if r.Body, err = r.GetBody(); err != nil {
 				return nil, err
 			}
@@ -278,7 +278,7 @@ func send(client *http.Client, r *http.Request) (*http.Response, error) {
 	}
 }
 
-// A client that obeys is never denied twice.
+// A client that waits for Retry-After is never denied twice.
 func Example_client() {
 	r := gin.New()
 	denied := 0
@@ -306,7 +306,7 @@ func Example_client() {
 	// 1 denied
 }
 
-// A page on another origin may read the fields, and its preflights are not counted.
+// A page on another origin can read the fields, and its preflights are not counted.
 func Example_cors() {
 	r := gin.New()
 	r.Use(cors.New(cors.Config{
@@ -347,30 +347,40 @@ func ExampleCost() {
 	// 200
 }
 
-// The tokens that a language model may use are reserved, and those that it has used are charged, also those of a stream
-// that its client has left.
-func ExampleCostAfter() {
-	r := gin.New()
-	const most = 1000 // tokens of a completion: so many are reserved, and those that it has used are charged
-	byKey := ginlimit.New(limiter, ginlimit.Header("X-API-Key"),
-		ginlimit.Cost(func(*gin.Context) int { return most }),
-		ginlimit.CostAfter(func(c *gin.Context) int { return c.GetInt("used") }))
-	r.POST("/chat", byKey.Limit(core.PerMinute("tokens", 1500)), func(c *gin.Context) {
-		prompt, _ := c.GetRawData()
-		for chunk := range complete(c.Request.Context(), string(prompt), most) {
-			c.Set("used", chunk.used) // as it goes, since the client may leave
-			c.Writer.WriteString(chunk.text)
-			c.Writer.Flush()
+// Uploads cost a unit, and one for each kilobyte.
+func ExampleCost_uploads() {
+	const largest = 10 << 20 // bytes: the handler reads no more, by http.MaxBytesReader
+	uploads := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.Cost(func(c *gin.Context) int {
+		size := c.Request.ContentLength // -1 if it is not known
+		if size < 0 || size > largest {
+			size = largest
 		}
+		return 1 + int(size>>10) // a unit, and one for each kilobyte
+	}))
+	r := gin.New()
+	r.POST("/files", uploads.Limit(core.PerHour("kilobytes", 30_000)), func(c *gin.Context) {
+		file, err := io.ReadAll(http.MaxBytesReader(c.Writer, c.Request.Body, largest))
+		if err != nil {
+			c.Status(http.StatusRequestEntityTooLarge)
+			return
+		}
+		c.String(http.StatusOK, "%d bytes", len(file))
 	})
-	for _, leaves := range []bool{false, true, false} {
-		w := chat(r, leaves)
-		fmt.Println(w.Code, w.Header()["Ratelimit"], len(w.Body.String())/len("Because. "))
+	for _, body := range []io.Reader{
+		strings.NewReader("short"),
+		strings.NewReader(strings.Repeat("x", largest+1)), // costs no more than it could take
+		io.MultiReader(strings.NewReader("of unknown length")),
+		strings.NewReader(strings.Repeat("x", largest)), // denied
+	} {
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, httptest.NewRequest("POST", "/files", body))
+		fmt.Println(w.Code, w.Header()["Ratelimit"])
 	}
 	// Output:
-	// 200 ["tokens";r=500;t=60] 5
-	// 200 ["tokens";r=220;t=60] 1
-	// 200 ["tokens";r=100;t=60] 5
+	// 200 ["kilobytes";r=29999]
+	// 413 ["kilobytes";r=19758]
+	// 200 ["kilobytes";r=9517;t=3600]
+	// 429 ["kilobytes";r=9517;t=3600]
 }
 
 func ExampleCountOnly() {
@@ -395,8 +405,8 @@ func ExampleCountOnly() {
 	// 429
 }
 
-// A guard against guessed passwords, for which others write rules of fail2ban. Only failures count, and a client that
-// makes more of them than Max in a Window is denied for all of Ban, whatever it tries meanwhile.
+// A guard against password guessing, like rules of fail2ban. Only failures count. A client with more than Max failures
+// in a Window is denied for the whole Ban, whatever it sends.
 func ExampleCountOnly_ban() {
 	login := func(c *gin.Context) {
 		if c.Query("password") != "sesame" {
@@ -409,7 +419,7 @@ func ExampleCountOnly_ban() {
 	r := gin.New()
 	guard := core.Limit{Name: "guesses", Max: 5, Window: time.Minute, Ban: time.Hour}
 	r.POST("/login", failures.Limit(guard), login)
-	for _, password := range []string{"a", "b", "c", "d", "e", "sesame"} { // the last one is right, and too late
+	for _, password := range []string{"a", "b", "c", "d", "e", "sesame"} { // the last one is correct, but too late
 		fmt.Println(post(r, "/login?password="+password))
 	}
 	// Output:
@@ -421,7 +431,45 @@ func ExampleCountOnly_ban() {
 	// 429, come back in 3600 seconds
 }
 
-// The RateLimit-Policy field says what a limit counts, unless that is requests.
+// Logins of one address that come at the same moment begin no ban, unless Max of them have failed: the guard sees one at a
+// time, so all others have been given back, or have failed, when it is asked.
+func ExampleCountOnly_oneByOne() {
+	login := func(c *gin.Context) { c.Status(http.StatusOK) }
+	failures := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.CountOnly(func(status int) bool {
+		return status == http.StatusUnauthorized
+	}))
+	r := gin.New()
+	guard := core.Limit{Name: "guesses-one-by-one", Max: 5, Window: time.Minute, Ban: time.Hour}
+	oneByOne := ginlimit.New(limiter, ginlimit.ClientIP()).Limit(core.InFlight("logins", 1, 30*time.Second))
+	r.POST("/login", oneByOne, failures.Limit(guard), login)
+	fmt.Println(post(r, "/login"))
+	// Output: 200
+}
+
+// Where any request may carry a password, those that carry none are no guesses.
+func ExampleExempt_basicAuth() {
+	guesses := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.CountOnly(func(status int) bool {
+		return status == http.StatusUnauthorized
+	}), ginlimit.Exempt(func(c *gin.Context) bool {
+		_, _, password := c.Request.BasicAuth()
+		return !password
+	}))
+	r := gin.New()
+	r.Use(guesses.Limit(core.PerMinute("basic-guesses", 2)), gin.BasicAuth(gin.Accounts{"ann": "sesame"}))
+	r.GET("/inbox", answer)
+	for _, password := range []string{"", "", "", "a", "sesame", "b", "c", ""} {
+		request := httptest.NewRequest("GET", "/inbox", nil)
+		if password != "" {
+			request.SetBasicAuth("ann", password)
+		}
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, request)
+		fmt.Print(w.Code, " ")
+	}
+	// Output: 401 401 401 401 200 401 429 401
+}
+
+// The RateLimit-Policy field names the unit of a limit, unless it counts requests.
 func ExampleCost_unit() {
 	completions := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.Cost(func(c *gin.Context) int { return 600 }))
 	r := gin.New()
@@ -431,13 +479,14 @@ func ExampleCost_unit() {
 	// Output: "tokens";q=1000;w=60;qu="tokens"
 }
 
-// Staff, as an authentication in front has found out, are not limited.
+// Staff are not limited. An authentication before the limiter sets "staff".
 func ExampleExempt() {
 	byIP := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.Exempt(func(c *gin.Context) bool {
-		return c.GetBool("staff") // as your authentication says
+		return c.GetBool("staff") // set by your authentication
 	}))
 	r := gin.New()
-	r.GET("/prices", func(c *gin.Context) { c.Set("staff", c.Query("token") == "sesame") }, byIP.Limit(core.PerMinute("prices", 1)), answer)
+	r.GET("/prices", func(c *gin.Context) { c.Set("staff", c.Query("token") == "sesame") },
+		byIP.Limit(core.PerMinute("prices", 1)), answer)
 	for _, token := range []string{"", "", "sesame"} {
 		w := get(r, "/prices?token="+token)
 		fmt.Println(w.Code, w.Header()["Ratelimit"])
@@ -459,47 +508,4 @@ func ExampleDryRun() {
 	// Output:
 	// 200 ["trial";r=0;t=60]
 	// 200 ["trial";r=0;t=60]
-}
-
-// chunk is a part of what a language model answers, and complete stands for a call of one, which ends when its context
-// does.
-type chunk struct {
-	text string
-	used int // tokens until now, those of the prompt among them
-}
-
-func complete(ctx context.Context, _ string, _ int) iter.Seq[chunk] {
-	return func(yield func(chunk) bool) {
-		for i := range 5 {
-			if ctx.Err() != nil || !yield(chunk{text: "Because. ", used: 120 + 40*i}) {
-				return
-			}
-		}
-	}
-}
-
-// chat has a client send a question, which may leave when the answer begins.
-func chat(h http.Handler, leaves bool) *httptest.ResponseRecorder {
-	ctx, leave := context.WithCancel(context.Background())
-	defer leave()
-	w := &reader{ResponseRecorder: httptest.NewRecorder(), read: func() {
-		if leaves {
-			leave()
-		}
-	}}
-	r := httptest.NewRequestWithContext(ctx, "POST", "/chat", strings.NewReader("Why is the sky blue?"))
-	r.Header.Set("X-API-Key", "ann's")
-	h.ServeHTTP(w, r)
-	return w.ResponseRecorder
-}
-
-// reader is a client that reads an answer as it comes.
-type reader struct {
-	*httptest.ResponseRecorder
-	read func()
-}
-
-func (r *reader) Flush() {
-	r.ResponseRecorder.Flush()
-	r.read()
 }

@@ -22,9 +22,9 @@ type Middleware struct {
 type Option func(*Middleware)
 
 // OnDenied sets a function that writes the response to a denied request, in place of the problem body. The status is
-// 429 unless the function writes another. The fields, including Retry-After, are set before it is called. Up to 256 KB
-// of the request's body are read before, because a proxy that is still sending the body when the connection closes does
-// not pass the response on.
+// 429 unless the function writes another. The fields, including Retry-After, are set before it is called. Before the
+// call, up to 256 KB of the request's body are read, because a proxy that is still sending the body when the
+// connection closes does not pass the response on.
 func OnDenied(answer func(*gin.Context, core.Decision)) Option {
 	return func(m *Middleware) { m.onDenied = answer }
 }
@@ -32,24 +32,25 @@ func OnDenied(answer func(*gin.Context, core.Decision)) Option {
 // PlainText answers refused requests with a line of plain text, for human readers, instead of a problem body.
 func PlainText() Option { return func(m *Middleware) { m.gate.PlainText = true } }
 
-// NoFields leaves out the RateLimit and RateLimit-Policy fields, for services that hide their limits from clients. The
-// bodies of refused requests do not name the limits either. A denied request still gets Retry-After, but only for the
-// limits of this Middleware, because those of others that the request has passed are known from the fields.
+// NoFields leaves out the RateLimit and RateLimit-Policy fields, for services that hide their limits from clients.
+// The bodies of refused requests do not name the limits either. A denied request still gets Retry-After, but only
+// for the limits of this Middleware, because other limits that the request has passed are known only from the
+// fields.
 func NoFields() Option { return func(m *Middleware) { m.gate.NoFields = true } }
 
-// LegacyFields adds X-RateLimit-Limit, X-RateLimit-Remaining and X-RateLimit-Reset, for clients that know only these.
-// They describe one limit, so they describe the strictest. Reset is in seconds since 1970, on this instance's clock:
-// the time at which more is available or, while something remains, at which the whole budget is.
+// LegacyFields adds X-RateLimit-Limit, X-RateLimit-Remaining and X-RateLimit-Reset, for clients that know only
+// these. There is only one of each, so they describe the strictest limit. Reset is in seconds since 1970, on this
+// instance's clock: the time at which more is available or, while something remains, at which the whole budget is.
 func LegacyFields() Option { return func(m *Middleware) { m.gate.LegacyFields = true } }
 
-// Cost sets a function that returns how many units a request takes, instead of one. A report may cost ten. A cost below
-// 1 or above a limit's Max is a mistake of the service, and is answered with 500. Quotas in the RateLimit fields are in
-// units.
+// Cost sets a function that returns how many units a request takes, instead of one. A report may cost ten. A cost
+// below 1 or above a limit's Max is a mistake of the service, and the request is refused with 500. Quotas in the
+// RateLimit fields are in units.
 func Cost(cost func(*gin.Context) int) Option { return func(m *Middleware) { m.gate.Cost = cost } }
 
-// Exempt lets those requests pass for which the function returns true, such as health checks, or requests of your own
-// users. Other middleware, such as Echo's, calls this a Skipper. An exempt request is not counted and gets no RateLimit
-// fields, whether it has a key or not. The metric exactlimit.exempt counts it.
+// Exempt sets a function that returns true for requests that are not limited, such as health checks, or requests of
+// your own users. Other middleware, such as Echo's, calls this a Skipper. An exempt request is not counted and gets
+// no RateLimit fields, whether it has a key or not. The metric exactlimit.exempt counts it.
 //
 // Do not decide by anything that a client can write, such as a header, the method, or the path, which is
 // "/users/healthz" if a user has that name: a client that finds it out has no limits. Decide by what your
@@ -62,27 +63,29 @@ func Exempt(exempt func(*gin.Context) bool) Option {
 //
 //	ginlimit.CountOnly(func(status int) bool { return status == http.StatusUnauthorized })
 //
-// Each request is charged before its handler runs and given back after it, so many requests at once cannot exceed the
-// limit. The charge stays if the response is not known: if the client has left before the response was begun, if the
-// request's deadline has passed, if a handler has panicked, and if there are errors in c.Errors and no response has
-// been written. So register the limiter before middleware that answers such errors. If Redis does not take a charge
-// back in time it stays, and the limiter's log says so.
+// Each request is charged before its handler runs, and the charge is given back afterwards if the status does not
+// count. So many requests at once cannot exceed the limit. The charge stays if the status is unknown: if the client
+// has left before the response began, if the request's deadline has passed, if a handler has panicked, and if there
+// are errors in c.Errors and no response has been written. So register the limiter before middleware that answers
+// such errors. If Redis does not take a charge back in time it stays, and the limiter's log says so.
 //
-// Units that one instance gives back are available to all instances at once, so no instance remembers denials, and each
+// Units that one instance gives back are available to all instances at once, so denials are not cached, and each
 // denial is a call to Redis: see core.Limiter.Provisional.
 //
 // With a limit that has a Ban, CountOnly guards against password guessing. Requests in flight count, and so may begin a
-// ban: Max needs room for those that an honest client makes at once. If the key is the account that a request names,
-// any client can begin a ban that locks out the owner of the account: join it with ClientIP to prevent that.
+// ban: Max needs room for those that an honest client makes at once, or a Middleware with the same key and
+// core.InFlight(name, 1, lease) runs before, which admits one at a time and bans none. If the key is the account that a
+// request names, any client can begin a ban that locks out the owner of the account: join it with ClientIP to prevent
+// that.
 func CountOnly(counts func(status int) bool) Option {
 	return func(m *Middleware) { m.gate.CountOnly(counts) }
 }
 
-// CostAfter sets a function that returns what a request has cost when its handler has finished, such as the tokens that
-// a language model has used. Cost, or one unit without it, is then a reservation. It should be at least an estimate, so
-// that many requests at once cannot exceed the limit. The difference is given back or charged, even beyond a limit's
-// Max: then the client waits until enough has expired. The request counts as of its admission, and what it has cost
-// beyond the reservation as of the end of its handler.
+// CostAfter sets a function that returns what a request has cost when its handler has finished, such as the tokens
+// that a language model has used. The request first reserves what Cost returns, or one unit. The reservation should
+// be an estimate of the cost, so that many requests at once cannot exceed the limit. The difference is given back or
+// charged, even beyond a limit's Max: then the client waits until enough has expired. The request counts as of its
+// admission, and what it has cost beyond the reservation as of the end of its handler.
 //
 // The function is called once for each admitted request, when its handler, or its stream, has finished. It is also
 // called if the client has left, because the work was done, so let handlers record what they have used as they go. If a
@@ -93,17 +96,18 @@ func CountOnly(counts func(status int) bool) Option {
 // than 0, which is a mistake of the service, or if Redis does not answer in time. The limiter's log says so. 0 gives
 // back all.
 //
-// With CountOnly, a request whose status does not count costs nothing. The function is called for the others, including
-// those whose status is not known.
+// With CountOnly, a request whose status does not count costs nothing. The function is called for the others,
+// including those whose status is unknown.
 //
-// Units that one instance gives back are available to all instances at once, so no instance remembers denials, and each
+// Units that one instance gives back are available to all instances at once, so denials are not cached, and each
 // denial is a call to Redis: see core.Limiter.Provisional.
 func CostAfter(cost func(*gin.Context) int) Option {
 	return func(m *Middleware) { m.gate.CostAfter(cost) }
 }
 
-// DryRun denies nothing, to show what limits would do: in the metrics, in Decision.DryRun and, without NoFields, in the
-// RateLimit fields. A request that would be answered with an error passes too, and the error goes to the limiter's log.
+// DryRun denies nothing, to show what limits would do: in the metrics, in Decision.DryRun and, without NoFields, in
+// the RateLimit fields. A request that would be refused because of an error is also admitted, and the error goes to
+// the limiter's log.
 func DryRun() Option { return func(m *Middleware) { m.gate.DryRun() } }
 
 // New returns a Middleware that counts by key. It panics if limiter or key is nil.
@@ -121,35 +125,35 @@ func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
 // A request under a limit that is core.InFlight counts in it until its handler has returned or panicked. Register
 // middleware that does not wait for its handler, such as http.TimeoutHandler or Echo's Timeout, before the limiter:
 // behind it, a request that has timed out no longer counts, although its handler still runs, and CostAfter is called
-// too early. The handler runs those behind it in the chain, so do not call it from the last one: that request would be
-// released, and cost what CostAfter says, before its work is done.
+// too early. Do not call the returned handler from the last handler of a chain: the request would be released, and
+// CostAfter called, before its work is done.
 func (m *Middleware) Limit(limits ...core.Limit) gin.HandlerFunc {
-	return m.handler(httplimit.Fixed[*gin.Context](limits))
+	return m.handler(httplimit.FixedPolicy[*gin.Context](limits))
 }
 
 // LimitFunc is Limit with limits that a function chooses for each request. If choose fails, or returns no limits or
 // invalid ones, the request is refused with 500, and the error goes to the limiter's log.
 //
-// Do not let choose, a key function or earlier middleware set a deadline in the request's context that the client
-// chooses, for instance in a header. If the deadline passes before Redis has answered, core.FailLocal lets this
-// instance decide, and each instance has a budget of its own. Nothing else that a client sends shortens the context.
+// Do not let a client choose the deadline of the request's context, for instance by a header. If the deadline passes
+// before Redis has responded, core.FailLocal lets this instance decide, and each instance has its own budget.
+// Nothing in this package derives a deadline from what clients send.
 func (m *Middleware) LimitFunc(choose func(*gin.Context) ([]core.Limit, error)) gin.HandlerFunc {
-	return m.handler(httplimit.Chosen(choose))
+	return m.handler(httplimit.PolicyFunc(choose))
 }
 
 func (m *Middleware) handler(policy func(*gin.Context) (*httplimit.Policy, error)) gin.HandlerFunc {
 	return func(c *gin.Context) { m.limit(c, policy) }
 }
 
-// limit lets a request pass, or aborts and answers it.
+// limit lets the next handlers run, or aborts and writes the response to a refused request.
 func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit.Policy, error)) {
 	d, refusal := m.gate.Check(c, c.Request, c.Writer.Header(), policy)
-	if refusal == nil || refusal.Waived {
+	if refusal == nil || refusal.DryRun {
 		if d.Holds() {
 			defer m.gate.Release(c.Request.Context(), d)
 		}
 		switch {
-		case m.gate.Settles():
+		case m.gate.NeedsSettle():
 			m.settle(c, d)
 		case d.Holds():
 			c.Next()
@@ -159,7 +163,7 @@ func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit
 	c.Abort()
 	httplimit.Drain(c.Writer, c.Request)
 	switch {
-	case c.Writer.Written(): // a function of the user's has answered
+	case c.Writer.Written(): // a function of the service, such as the key function, wrote it
 	case refusal.Denied() && m.onDenied != nil:
 		c.Status(http.StatusTooManyRequests)
 		m.onDenied(c, d.Decision)
@@ -168,68 +172,68 @@ func (m *Middleware) limit(c *gin.Context, policy func(*gin.Context) (*httplimit
 	}
 }
 
-// settle runs the handlers behind, and then charges the request what it has cost.
+// settle runs the next handlers, and then charges the request what it has cost.
 func (m *Middleware) settle(c *gin.Context, d httplimit.Admission) {
-	answer := &answer{ResponseWriter: c.Writer, ctx: c.Request.Context(), status: c.Writer.Status()}
-	c.Writer = answer
-	defer m.gate.Aborted(answer.ctx, c, d)
+	recorder := &statusRecorder{ResponseWriter: c.Writer, ctx: c.Request.Context(), status: c.Writer.Status()}
+	c.Writer = recorder
+	defer m.gate.Aborted(recorder.ctx, c, d)
 	c.Next()
 	switch {
-	case len(c.Errors) > 0 && !answer.Written():
-		answer.status = 0 // what it will be is for middleware further out to say
-	case !answer.begun && answer.Written(): // around it, as Engine.HandleContext does
-		answer.status = answer.Status()
+	case len(c.Errors) > 0 && !recorder.Written():
+		recorder.status = 0 // outer middleware will choose it
+	case !recorder.begun && recorder.Written(): // without the recorder, as by Engine.HandleContext
+		recorder.status = recorder.Status()
 	}
-	m.gate.Settle(answer.ctx, c, d, answer.status, answer.there)
+	m.gate.Settle(recorder.ctx, c, d, recorder.status, recorder.connected)
 }
 
-// answer keeps the status that an answer was begun with. Writers of middleware's do not always tell: gin-contrib's for
-// gzip returns the last status that it was given, be it after the answer, and one that holds answers back may return
-// that of Gin's own writer behind it, which has no answer yet.
-type answer struct {
+// statusRecorder records the status with which a response begins. The writers of middleware do not always return it:
+// that of gin-contrib/gzip returns the last status that was written, even after the response began. A writer that holds
+// the response back may return the status of Gin's writer behind it, to which nothing has been written yet.
+type statusRecorder struct {
 	gin.ResponseWriter
-	ctx    context.Context // of the request
-	status int             // 0 if it is not known
-	begun  bool
-	there  bool // the client was, when it was begun
+	ctx       context.Context // of the request
+	status    int             // 0 if it is unknown
+	begun     bool
+	connected bool // whether the client was connected when the response began
 }
 
-func (a *answer) begin() {
-	if !a.begun {
-		a.begun, a.there = true, a.ctx.Err() == nil
+func (r *statusRecorder) begin() {
+	if !r.begun {
+		r.begun, r.connected = true, r.ctx.Err() == nil
 	}
 }
 
-func (a *answer) WriteHeader(status int) {
+func (r *statusRecorder) WriteHeader(status int) {
 	switch {
-	case status <= 0 || status == a.status || a.Written(): // Gin's writer ignores it
-	case a.begun: // of two, a writer that has held back the first sends either
-		a.status = 0
+	case status <= 0 || status == r.status || r.Written(): // Gin's writer ignores it
+	case r.begun: // a second status: a writer that holds the response back may send either
+		r.status = 0
 	default:
-		a.status = status
+		r.status = status
 	}
-	a.ResponseWriter.WriteHeader(status)
+	r.ResponseWriter.WriteHeader(status)
 }
 
-func (a *answer) WriteHeaderNow() {
-	a.begin()
-	a.ResponseWriter.WriteHeaderNow()
+func (r *statusRecorder) WriteHeaderNow() {
+	r.begin()
+	r.ResponseWriter.WriteHeaderNow()
 }
 
-func (a *answer) Write(p []byte) (int, error) {
-	a.begin()
-	return a.ResponseWriter.Write(p)
+func (r *statusRecorder) Write(p []byte) (int, error) {
+	r.begin()
+	return r.ResponseWriter.Write(p)
 }
 
-func (a *answer) WriteString(s string) (int, error) {
-	a.begin()
-	return a.ResponseWriter.WriteString(s)
+func (r *statusRecorder) WriteString(s string) (int, error) {
+	r.begin()
+	return r.ResponseWriter.WriteString(s)
 }
 
-func (a *answer) Flush() {
-	a.begin()
-	a.ResponseWriter.Flush()
+func (r *statusRecorder) Flush() {
+	r.begin()
+	r.ResponseWriter.Flush()
 }
 
-// Unwrap is for http.ResponseController.
-func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+// Unwrap is used by http.ResponseController.
+func (r *statusRecorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }

@@ -12,18 +12,31 @@ cd "$(dirname "$0")/.."
 . internal/test/install.sh
 
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.7.0 # the newest that Go 1.25 builds
-nested="metricstest browser proxies bench"            # modules under internal
+nested="apps metricstest browser proxies bench"       # modules under internal
 
 step() { printf '\n== %d:%02d %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$*"; }
 
+# check_columns fails if a line has more than 120 characters. In Markdown, the rows of tables and the lines of ACL files
+# may be longer, because they cannot be wrapped. JSON is not checked, because its strings cannot be wrapped either.
+check_columns() {
+  local long
+  long=$(LC_ALL=C.UTF-8 grep -rnE '^.{121}' --include='*.'{go,lua,sh,md,yml,yaml,js,css,html} \
+    . | grep -vE '^[^:]*\.md:[0-9]+:(\||user )' || true)
+  if [ -n "$long" ]; then
+    printf 'more than 120 columns:\n%s\n' "$long"
+    exit 1
+  fi
+}
+
 check() {
-  step "gofmt, go mod tidy, go vet and staticcheck"
+  step "gofmt, columns, go mod tidy, go vet and staticcheck"
   local unformatted
   unformatted=$(gofmt -l .)
   if [ -n "$unformatted" ]; then
     printf 'not formatted:\n%s\n' "$unformatted"
     exit 1
   fi
+  check_columns
   go mod tidy -diff
   go vet ./...
   go run "$staticcheck" ./...
@@ -112,6 +125,8 @@ TXT
 }
 
 test_nested() {
+  step "applications to which the limiter was added"
+  (cd internal/apps && go test -race ./...)
   step "metrics, by OpenTelemetry's SDK and Prometheus's exporter"
   (cd internal/metricstest && go test ./...)
   step "the adapters behind nginx and HAProxy"

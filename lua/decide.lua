@@ -1,123 +1,123 @@
--- decide answers a batch of questions about sliding window logs. What fails one question and what fails the whole
--- call is under "Reply" and "Failure".
+-- decide answers a batch of questions about sliding window logs, atomically. "Reply" describes the errors of single
+-- questions, and "Failure" the errors of the whole call.
 --
--- A log is a sorted set. An entry is the admission of one request, or of several that ask the same in one call. Its
--- score is the time of admission, in microseconds of this server's clock. Its member is an id, or "id*n" if it weighs
--- n units instead of one. The window is half open: an entry counts until just before score + window. A request that
--- has cost more than it was charged has a second entry, whose score is the time at which that became known, so a log
--- may hold more units than max. A log of requests in flight is no different: its window is the lease, its entries are
--- given back when their requests end, and renewed until then. A log may have three more members, called marks. Their
--- scores are negative, which no entry's is:
+-- A log is a sorted set. An entry is the admission of one request, or of several equal requests in one call. Its score
+-- is the time of admission, in microseconds of this server's clock. Its member is an id, or "id*n" if it weighs n units
+-- instead of one. The window is half open: an entry counts until just before score + window. A request that cost more
+-- than it was charged has a second entry, whose score is the time of the settle. So a log may hold more units than max.
+--
+-- A log of requests in flight has the same format. Its window is the lease. Its entries are renewed while their
+-- requests run, and then given back.
+--
+-- A log may have three other members, called marks. Their scores are negative; the scores of entries are not.
 --
 --   *   the log has entries that weigh more than one unit; minus the score is the number of units that ZCARD does not
 --       count
 --   ~   units of the log may be given back before they expire, so a denial may end early; the score is -1
---   !n  the log is banned, for n microseconds: until the time that is minus the score it admits nothing
+--   !n  the log is banned for n microseconds; minus the score is the time at which the ban ends
 --
 -- KEYS    the logs of all questions, in the order of the questions; all are in one hash slot
--- ARGV    id         used by no other call; the entry of question q has the id "id.q", where the first q is 1
---         "again"    only if an earlier attempt of this call may have been executed; or
---         "known"    likewise, for a call that no caller waits for: grants what that attempt has granted and no more
---         groups     of questions that differ in nothing but their logs; each group begins with a verb:
+-- ARGV    id         of this call, different for each call; the entry of question q has the id "id.q", from q = 1
+--         "again"    if an earlier attempt of this call may have been executed; or
+--         "known"    the same, and no caller waits for the call: grants what that attempt has granted, and no more
+--         groups     of questions that differ only in their logs. Each group begins with a verb:
 --           admit    questions, limits, requests, cost, provisional (0 or 1), then max, window and ban of each limit
 --           one      questions, max, window: short for admit with 1 limit, 1 request, cost 1, not provisional, ban 0
 --           peek     questions, limits, then max, window and ban of each limit
---           settle   limits, id.q, requests, place, cost, actual, then the window of each limit: charges one of the
---                    requests that share the entry id.q what it has actually cost instead of cost. The request is the
---                    one at this place, where the first is 0. Let "own" be "id.q" if it is the only one, or else
---                    "id.q:place".
---                      actual < cost   an entry "own=" of the same score replaces its entry, or none if actual is 0.
---                                      If it shared the entry, each of the others gets an entry "id.q:place" instead.
---                                      If its entry is not in the log, as it has expired, nothing is given back.
---                      actual > cost   an entry "own+" is added for the difference, whatever became of the first.
---                    To repeat this with the same actual changes nothing, as long as an entry "own+" is in a log.
---           renew    logs, entries, the members of so many entries, then the window of each log: moves the entries to
---                    the present, in those of the logs in which they are and have not expired
+--           settle   limits, id.q, requests, position, cost, actual, then the window of each limit: changes the charge
+--                    of one request from cost to actual. The request is at this position, from 0, among the requests
+--                    that share the entry id.q. Let "own" be "id.q" if it is the only one, or else "id.q:position".
+--                      actual < cost   an entry "own=" with the same score replaces its entry, or none if actual is 0.
+--                                      If other requests share its entry, each of them gets an entry
+--                                      "id.q:position". If its entry is not in the log, nothing is given back.
+--                      actual > cost   an entry "own+" is added for the difference, even if the first one has expired.
+--                    Repeating this with the same actual changes nothing, as long as an entry "own+" is in a log.
+--           renew    logs, entries, the members of the entries, then the window of each log: moves the entries to the
+--                    present, in the logs that have them, unless they have expired
 --           reset    logs: deletes them, unless the call is "known"
---           probe    nothing; it has two keys, of which the second never exists. It runs every command that the other
---                    verbs run, and changes nothing.
---         Windows and bans are in microseconds, and whole milliseconds. A question of admit stands for so many
---         requests, of which as many as fit are granted, the first ones. Each takes its cost from all logs of the
---         question, or nothing from any.
+--           probe    has two keys, the second of which never exists: runs every command that the other verbs run, and
+--                    changes nothing
+--         Windows and bans are whole milliseconds, given in microseconds. A question of admit stands for the given
+--         number of requests. As many as fit are granted, from the first on. Each of them is charged its cost in all
+--         logs of the question, or in none.
 --
 -- Reply   a list with one element for each question:
 --           an integer from 0   admit: there is one log, every request is granted, and this many units remain, enough
 --                               for another request. settle: the number of units given back or charged. renew: the
---                               number of entries moved, of all logs. reset, probe: 0.
+--                               number of entries moved, in all logs. reset, probe: 0.
 --           -1                  the budget of the call was used up before this question: ask it again
 --           a list              admit, peek: how many requests are granted, then three integers for each log:
 --                                 remaining  units free after the grants; below zero if there are more than max
---                                 retry      microseconds until one request more fits this log, 0 if it does now;
+--                                 retry      microseconds until one more request fits this log, 0 if it fits now;
 --                                            negative if units of the log may be given back before that
 --                                 reset      microseconds until the log is empty, if nothing more is admitted
---                               If any log is banned, these are as if none was, and there is one more integer for
---                               each log: the microseconds until its ban ends, or 0. Requests that are granted came
---                               before the ban, and the others are under it.
---           a string            the error of this question alone: one of its logs is no sorted set, or is damaged,
---                               or would hold more units than 2^53. Nothing was charged.
+--                               If any log is banned, these integers ignore bans, and there is one more for each log:
+--                               the microseconds until its ban ends, or 0. Requests that are granted came before the
+--                               ban, and the others during it.
+--           a string            the error of this question alone: one of its logs is not a sorted set, or is damaged,
+--                               or would hold more than 2^53 units. Nothing was charged.
 --
 -- Ban     A question of admit bans each log that has no room for the first request that is not granted, if the ban of
---         its limit is not 0 and the log is not banned yet. The ban belongs to the log: no question has room in it,
---         whatever the ban of its own limit, until the ban ends or the log is deleted by reset. Nothing prolongs it.
---         To give units back does not end it, nor does an entry that expires.
--- Clock   TIME, read once. If the clock steps back, there are entries in what is now the future. They still count, so
---         no window is overfilled. A question about a log without room, or one to renew an entry from the future, then
---         moves them to the present, so that they expire a window from now. A ban that would last longer than when it
---         began is moved likewise. If the clock steps forward, entries expire and bans end earlier by as much.
--- Retry   A call that is sent again, with "again", grants what the earlier attempt has granted and charges nothing
---         twice, as long as the entries of that attempt have not expired. If it overtakes the earlier attempt, that one
---         charges nothing twice either, if as many requests fit as before, and units of none of them were given back
---         meanwhile. If another number fits, it charges these as well, until they expire: at most the requests of the
---         question, and never more than max. What a short reply says of a log may be a round trip old. If the units of
---         a log are not known, its remaining is 0. A settle that is sent again, whatever the call says, is one that is
---         repeated.
--- Time    A call has a budget, so that it never occupies the server for long: 1000 less 7 for each key, and at least
---         100. Reading or removing an entry takes 1, moving it to the present 2, cleaning a log 8 (but 0 if it is
---         done before any function is made), and giving back 1 for each request of the entry. Renewing an entry takes
---         nothing: it is as much work as a key, so a call should have few of both. Once the budget is used up,
---         expired entries stay in their logs, but their units are not counted. In a log with the mark * the
---         entries that expire have to be read to know their units; as long as some are left, the reply is -1, so a
---         question about such a log with n expired entries is answered after about n/1000 calls. If finding retry
---         would take more than the budget, retry is a time at which the request is still denied.
--- Expiry  No log expires before its newest entry does, or its ban ends. Each expires within two windows and a second
---         after an entry was added or renewed last or, if the clock has stepped back, after the question that has
---         moved its entries, or else a second after its ban. PEXPIRE is a seventh of the work of an admission, so it
---         runs only
---           - for the first entry: one window from now, since most logs of a flood get no second entry
+--         its limit is not 0 and the log is not banned yet. The ban belongs to the log: until it ends or reset deletes
+--         the log, no question has room in the log, even if its own limit has no ban. Nothing prolongs a ban. Units
+--         that are given back do not end it, and neither do entries that expire.
+-- Clock   TIME, read once. If the clock steps back, some entries are in the future. They still count, so no window is
+--         overfilled. A question about a log without room, or one that renews an entry in the future, moves them to
+--         the present, so that they expire a window from now. A ban that would last longer than n microseconds from
+--         now is moved in the same way. If the clock steps forward, entries expire and bans end too early by the step.
+-- Retry   A call that is sent again, with "again", grants what the earlier attempt granted, and charges nothing twice,
+--         as long as the entries of that attempt have not expired. If it overtakes the earlier attempt, the earlier
+--         attempt charges nothing twice either, if as many requests fit as before, and no units of them were given
+--         back in between. If another number fits, the earlier attempt charges these as well, until they expire: at
+--         most the requests of the question, and never more than max. What an integer in the reply says about a log
+--         may be a round trip old. If the units of a log are not known, its remaining is 0. A settle may be repeated
+--         in a call with "again" or without.
+-- Time    A call has a budget, so that it never occupies the server for long: 1000 minus 7 for each key, and at least
+--         100. Reading or removing an entry takes 1, moving it to the present 2, cleaning a log 8 (but 0 if it is done
+--         before any function is made), and giving back 1 for each request of the entry. Renewing an entry takes
+--         nothing from the budget, but is as much work as a key, so a call should have few of both. Once the budget is
+--         used up, expired entries stay in their logs, but their units are not counted. In a log with the mark *, the
+--         expired entries must be read to know their units. As long as some are left, the reply is -1, so a question
+--         about such a log with n expired entries is answered after about n/1000 calls. If finding retry would take
+--         more than the budget, retry is a time at which the request is still denied.
+-- Expiry  No log expires before its newest entry does, or before its ban ends. Each log expires within two windows and
+--         a second after an entry was added, renewed, or moved because the clock stepped back, or a second after its
+--         ban, whichever is later. PEXPIRE is a seventh of the work of an admission, so it runs only
+--           - for the first entry: one window from now, because most logs of a flood get no second entry
 --           - for the second entry: two windows from now
 --           - when entries have expired: two windows from now, or from the oldest entry that is left if none is added
 --           - when units were given back: two windows from the oldest entry that is left
---           - when a settle has added an entry: as for an admission's first entry, or else two windows from now
+--           - when a settle has added an entry: one window from now if it is the first entry, and otherwise two windows
 --           - when entries are renewed: two windows from now
 --           - when entries were moved from the future to the present: two windows from now
 --           - when a log is banned, and when nothing but the ban is left of it: to the end of the ban
---         A call that finds no expired entry comes within a window of the oldest entry, after which PEXPIRE has run
---         for two windows, so the log outlives the entry that the call adds. A second is added each time, since the
---         expiry of keys uses another clock. GT is used because after a step back of the clock the newest entry need
---         not be the one that was added last.
--- Failure A call with wrong arguments fails before anything is written. A server that rejects writes, or a user
---         without the right to a command, fails the whole call. What the call has charged is then taken back as far
---         as the server allows; units that a settle in the call has given back stay given back, and what it has
---         renewed stays renewed. Within a question nothing is written before all its logs are known to be sorted sets.
+--         If a call finds no expired entry, the oldest entry is less than a window old, and PEXPIRE has run for two
+--         windows since that entry was added. So the log outlives the entry that the call adds. A second is added each
+--         time, because the expiry of keys uses another clock. GT is used because, after the clock has stepped back,
+--         the newest entry may not be the last one that was added.
+-- Failure A call with wrong arguments fails before anything is written. If the server rejects writes, or the user has
+--         no right to a command, the whole call fails. It then takes back what it has charged, if the server allows
+--         this. Units that a settle in the call has given back stay given back, and entries that it has renewed stay
+--         renewed. A question writes nothing before all of its logs are known to be sorted sets.
 
 local call, try = redis.call, redis.pcall
 
--- Numbers become text by format('%.0f', n), since tostring and .. would cut them to fourteen digits. A number passed
--- to call keeps all digits, but formatting it is slow.
+-- Numbers are formatted by format('%.0f', n), because tostring and .. would cut them to fourteen digits. A number that
+-- is passed to call keeps all digits, but Redis takes longer to format it.
 local format = string.format
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
 local stamp = #time[2] == 6 and time[1] .. time[2] or format('%.0f', now)
 
-local id, again, only, keys = ARGV[1], false, false, #KEYS -- only: what an earlier attempt has granted
-local budget = keys < 128 and 1000 - 7 * keys or 100 -- entries that this call may still remove, read or add for others
+local id, again, knownOnly, keys = ARGV[1], false, false, #KEYS -- known: granted by an earlier attempt
+local budget = keys < 128 and 1000 - 7 * keys or 100 -- see "Time" above
 local slack = 1000 -- milliseconds
 local reply = {}
 
--- Nearly all calls are one group of plain questions, those with the verb one. They are answered before any function
--- is made, since making one takes time. The arguments of other calls are read into groups. Wrong arguments fail here,
--- before anything is written. A cutoff is the score up to which entries have expired. It is never negative, since the
--- scores of marks are.
+-- Nearly all calls are one group of plain questions, which have the verb one. They are answered before any function is
+-- made, because making functions takes time. The arguments of other calls are parsed into groups here, so that wrong
+-- arguments fail before anything is written. A cutoff is the score up to which entries have expired. It is never
+-- negative, because negative scores belong to marks.
 local groups
 local plain, max, window, cutoff = 0, nil, nil, nil
 if ARGV[2] == 'one' and not ARGV[6] and ARGV[3] + 0 == keys then
@@ -126,7 +126,7 @@ else
   groups = {}
   local a, logs = 2, 0
   if ARGV[a] == 'again' or ARGV[a] == 'known' then
-    a, again, only = a + 1, true, ARGV[a] == 'known'
+    a, again, knownOnly = a + 1, true, ARGV[a] == 'known'
   end
   local function number()
     a = a + 1
@@ -159,7 +159,7 @@ else
     elseif g.verb == 'settle' then
       g.logs, g.entry = number(), ARGV[a]
       a = a + 1
-      g.requests, g.place, g.cost, g.actual = number(), number(), number(), number()
+      g.requests, g.position, g.cost, g.actual = number(), number(), number(), number()
       limits(g, false)
     elseif g.verb == 'renew' then
       g.logs, g.members = number(), {}
@@ -175,7 +175,7 @@ else
     else
       return redis.error_reply('ERR exactlimit: unknown verb')
     end
-    g.charges = g.charges and not only
+    g.charges = g.charges and not knownOnly
     groups[#groups + 1] = g
     logs = logs + g.questions * g.logs
   end
@@ -188,10 +188,10 @@ else
   end
 end
 
--- Plain questions are answered here if that is simple. The reply to the others is false for now, and they are
--- answered below: those about logs that have no room for another request after this one, have marks, have too many
--- expired entries, or fail a command.
-local left = groups and (groups[2] or plain == 0)
+-- Plain questions are answered here in simple cases. The others get false for now, and are answered below: those about
+-- logs that have no room for another request after this one, have marks, have too many expired entries, or fail a
+-- command.
+local unanswered = groups and (groups[2] or plain == 0)
 for q = 1, plain do
   local log = KEYS[q]
   local held, expired, done = try('ZCARD', log), 0, nil
@@ -219,9 +219,9 @@ for q = 1, plain do
     end
   end
   reply[q] = done == 1 and max - held - 1
-  left = left or done ~= 1
+  unanswered = unanswered or done ~= 1
 end
-if not left then
+if not unanswered then
   return reply
 end
 
@@ -239,8 +239,8 @@ local function setExtra(log, extra)
   end
 end
 
--- marksOf returns how many marks a log has, the units that ZCARD does not count, whether units may be given back, and
--- of a ban the microseconds until it ends and its mark. Without a ban these are 0 and nil.
+-- marksOf returns the number of marks of a log, the number of units that ZCARD does not count, whether units may be
+-- given back, the microseconds until the ban ends, and the mark of the ban. Without a ban, the last two are 0 and nil.
 local function marksOf(log)
   local marks = call('ZRANGEBYSCORE', log, '-inf', '(0', 'WITHSCORES')
   local extra, provisional, ban, mark = 0, false, 0, nil
@@ -256,12 +256,12 @@ local function marksOf(log)
   return #marks / 2, extra, provisional, ban, mark
 end
 
--- setBan sets for how many microseconds a log is banned from now.
+-- setBan bans a log for ban microseconds from now.
 local function setBan(log, ban, mark)
   call('ZADD', log, format('%.0f', -now - ban), mark)
 end
 
--- empty deletes a log that has no live entries, except for its ban, if that lasts.
+-- empty deletes a log that has no live entries, but keeps its ban if it has not ended.
 local function empty(log, ban, mark)
   call('UNLINK', log)
   if ban > 0 then
@@ -270,18 +270,22 @@ local function empty(log, ban, mark)
   end
 end
 
--- clean removes expired entries, as far as the budget goes, from a log with so many members, of which old have a
--- score up to the cutoff. It returns the number of units and of entries that are live, the rank of the first of these
--- entries, the units that ZCARD does not count, whether units may be given back, what it removed, and the microseconds
--- until the ban ends, or 0. What it removed is false if nothing, "all" if no expired entry is left, or "some". A log
--- without live entries is deleted, but for its ban, and counts as one from which nothing was removed. It returns
--- nothing if the units of entries that are left are not known.
+-- clean removes as many expired entries from a log as the budget allows. The log has the given number of members, and
+-- the scores of old members are up to the cutoff. It returns
+--   - the units that are live, and the number of live entries
+--   - the rank of the first live entry
+--   - the number of units that ZCARD does not count
+--   - whether units may be given back
+--   - false if it has removed nothing, "all" if no expired entry is left, and otherwise "some"
+--   - the microseconds until the ban ends, or 0
+-- If there are no live entries, it empties the log and returns false instead of "all". If the units of the remaining
+-- entries are not known, it returns nothing.
 local function clean(log, cutoff, members, old)
   local marks, extra, provisional, ban, mark = marksOf(log)
   local expired = old - marks
   local live = members - old
   local longest = mark and string.sub(mark, 2) + 0 or 0
-  local stepped = ban > longest -- the clock, back
+  local stepped = ban > longest -- the clock has stepped back
   ban = math.max(0, math.min(ban, longest))
   if live == 0 then
     if ban == 0 or members > 1 or stepped then
@@ -297,7 +301,7 @@ local function clean(log, cutoff, members, old)
   end
   local removed = math.min(expired, math.max(0, budget))
   if removed > 0 then
-    budget = budget - removed - 8 -- the commands are as much work as some entries
+    budget = budget - removed - 8 -- the commands are as much work as 8 entries
     if extra > 0 then
       local before = extra
       for _, member in ipairs(call('ZRANGE', log, marks, marks + removed - 1)) do
@@ -319,30 +323,31 @@ local function clean(log, cutoff, members, old)
   if removed < expired and extra > 0 then
     return
   end
-  local were = expired > 0 and (removed == expired and 'all' or 'some')
-  return live + extra, live, marks + expired - removed, extra, provisional, were, ban
+  local cleaned = expired > 0 and (removed == expired and 'all' or 'some')
+  return live + extra, live, marks + expired - removed, extra, provisional, cleaned, ban
 end
 
--- expires returns the microseconds until the entry at a rank expires.
-local function expires(log, rank, window)
-  -- In this order no difference leaves the 53 bits that a number holds exactly, whatever the window.
+-- expiresIn returns the microseconds until the entry at a rank expires.
+local function expiresIn(log, rank, window)
+  -- Calculated in this order, each difference fits into the 53 bits that a number holds exactly, for any window.
   return window - (now - call('ZRANGE', log, rank, rank, 'WITHSCORES')[2])
 end
 
--- keep sets the expiry of a log after its expired entries were removed and none was added. See "Expiry".
+-- keep sets the expiry of a log whose expired entries were removed, and to which none was added. See "Expiry".
 local function keep(log, oldest, window)
-  call('PEXPIRE', log, format('%.0f', (expires(log, oldest, window) + window) / 1000 + slack), 'GT')
+  call('PEXPIRE', log, format('%.0f', (expiresIn(log, oldest, window) + window) / 1000 + slack), 'GT')
 end
 
--- roomIn returns the microseconds until so many units have expired. First is the rank of the oldest live entry.
-local function roomIn(log, units, first, extra, window)
+-- unitsExpireIn returns the microseconds until the given number of units has expired. The rank of the oldest live entry
+-- is oldest.
+local function unitsExpireIn(log, units, oldest, extra, window)
   if extra == 0 then
-    return expires(log, first + units - 1, window)
+    return expiresIn(log, oldest + units - 1, window)
   end
-  local step, score, entries = 4, nil, nil -- the first entries are enough for nearly all
+  local step, score, entries = 4, nil, nil -- nearly always a few entries are enough
   repeat
     step = math.max(1, math.min(step, budget))
-    entries = call('ZRANGE', log, first, first + step - 1, 'WITHSCORES')
+    entries = call('ZRANGE', log, oldest, oldest + step - 1, 'WITHSCORES')
     for i = 1, #entries, 2 do
       units = units - weight(entries[i])
       score = entries[i + 1]
@@ -351,17 +356,18 @@ local function roomIn(log, units, first, extra, window)
       end
     end
     budget = budget - #entries / 2
-    first, step = first + step, 4 * step
+    oldest, step = oldest + step, 4 * step
   until units <= 0 or budget <= 0 or #entries < 2
   return window - (now - score)
 end
 
--- restamp moves entries from the future to the present. The log may be banned for so long.
+-- restamp moves entries from the future to the present. If the log is banned, its ban ends in ban microseconds, and
+-- otherwise ban is 0.
 local function restamp(log, window, ban)
-  local most = math.max(1, math.floor(budget / 2)) -- one costs twice as much as what is only read or removed
-  local members = call('ZRANGEBYSCORE', log, '(' .. stamp, '+inf', 'LIMIT', 0, most)
+  local maxMoved = math.max(1, math.floor(budget / 2)) -- moving an entry takes 2
+  local members = call('ZRANGEBYSCORE', log, '(' .. stamp, '+inf', 'LIMIT', 0, maxMoved)
   budget = budget - 2 * #members
-  for from = 1, #members, 500 do -- unpack cannot push more than a few thousand values
+  for from = 1, #members, 500 do -- unpack cannot return more than a few thousand values
     local entries = {}
     for i = from, math.min(from + 499, #members) do
       entries[#entries + 1] = stamp
@@ -369,12 +375,12 @@ local function restamp(log, window, ban)
     end
     call('ZADD', log, 'XX', unpack(entries))
   end
-  if #members < most then -- nothing is left in the future
+  if #members < maxMoved then -- nothing is left in the future
     call('PEXPIRE', log, format('%.0f', math.max(2 * window, ban) / 1000 + slack))
   end
 end
 
--- name returns the member of an entry with an id that weighs so many units.
+-- name returns the member for an entry with an id and a number of units.
 local function name(entry, units)
   return units == 1 and entry or entry .. '*' .. format('%.0f', units)
 end
@@ -392,8 +398,8 @@ local function granted(g, at, entry)
   return 0
 end
 
--- unfinished returns the reply about logs of which the units are not known: -1, or what an earlier attempt of this
--- call has granted, since the question would be asked again in a call with another id.
+-- unfinished returns the reply about logs whose units are not known. It is -1, or what an earlier attempt of this call
+-- granted: after -1, the question would be asked again in a call with another id, and charged twice.
 local function unfinished(g, known)
   if known == 0 then
     return -1
@@ -407,15 +413,15 @@ local function unfinished(g, known)
   return reply
 end
 
--- fail takes back what the call has charged, as far as the server allows, and returns the error for the whole call.
-local charged = {} -- what questions that were not answered above have charged, and the marks of their bans
+-- fail takes back what the call has charged, if the server allows this, and returns the error of the whole call.
+local charged = {} -- entries that the functions below have added, and marks of bans
 local function fail(text)
   for i = #charged, 1, -1 do
     local log, member, new, units = unpack(charged[i])
     if new then
       try('UNLINK', log)
     elseif try('ZREM', log, member) == 1 and units > 1 then
-      local marked = try('ZSCORE', log, '*') -- it may have been lowered meanwhile
+      local marked = try('ZSCORE', log, '*') -- its score may have changed after the entry was added
       if type(marked) == 'string' then
         setExtra(log, -marked - (units - 1))
       end
@@ -427,32 +433,32 @@ local function fail(text)
   return { err = text }
 end
 
--- admit answers a question with the verb admit, one or peek, about the g.logs logs that follow KEYS[at].
+-- admit answers a question with the verb admit, one or peek. Its g.logs logs follow KEYS[at].
 local function admit(g, at, entry)
-  local members, units, live, first, extra, provisional, expired, ban = {}, {}, {}, {}, {}, {}, {}, {}
+  local members, units, live, oldest, extra, provisional, cleaned, ban = {}, {}, {}, {}, {}, {}, {}, {}
   for i = 1, g.logs do
     members[i] = call('ZCARD', KEYS[at + i])
   end
-  local grants = only and 0 or g.requests
+  local grants = knownOnly and 0 or g.requests
   for i = 1, g.logs do
     local log = KEYS[at + i]
     local old = members[i] > 0 and call('ZCOUNT', log, '-inf', g.cutoff[i]) or 0
-    units[i], live[i], first[i], extra[i], provisional[i], expired[i] = members[i], members[i], 0, 0, false, false
+    units[i], live[i], oldest[i], extra[i], provisional[i], cleaned[i] = members[i], members[i], 0, 0, false, false
     ban[i] = 0
     if old > 0 then
-      units[i], live[i], first[i], extra[i], provisional[i], expired[i], ban[i] =
+      units[i], live[i], oldest[i], extra[i], provisional[i], cleaned[i], ban[i] =
         clean(log, g.cutoff[i], members[i], old)
       if not units[i] then
         for j = 1, i - 1 do
-          if expired[j] == 'all' then
-            keep(KEYS[at + j], first[j], g.window[j])
+          if cleaned[j] == 'all' then
+            keep(KEYS[at + j], oldest[j], g.window[j])
           end
         end
         return unfinished(g, granted(g, at, entry))
       end
     end
-    local room = ban[i] > 0 and 0 or math.floor((g.max[i] - units[i]) / g.cost)
-    grants = math.min(grants, math.max(0, room))
+    local fits = ban[i] > 0 and 0 or math.floor((g.max[i] - units[i]) / g.cost)
+    grants = math.min(grants, math.max(0, fits))
   end
 
   local charge = g.charges and grants * g.cost or 0
@@ -464,7 +470,7 @@ local function admit(g, at, entry)
     local log, window = KEYS[at + i], g.window[i]
     if charge > 0 then
       local member, marks = name(entry, charge), {}
-      if call('ZADD', log, stamp, member) == 1 then -- it is there if this call was sent again, and that came first
+      if call('ZADD', log, stamp, member) == 1 then -- not if a retry of this call has overtaken it
         charged[#charged + 1] = { log, member, live[i] == 0, charge }
         if charge > 1 then
           extra[i] = extra[i] + charge - 1
@@ -482,11 +488,11 @@ local function admit(g, at, entry)
       units[i] = units[i] + charge
       if live[i] == 0 then
         call('PEXPIRE', log, window / 1000 + slack)
-      elseif live[i] == 1 or expired[i] then
+      elseif live[i] == 1 or cleaned[i] then
         call('PEXPIRE', log, 2 * window / 1000 + slack, 'GT')
       end
-    elseif expired[i] == 'all' then
-      keep(log, first[i], window)
+    elseif cleaned[i] == 'all' then
+      keep(log, oldest[i], window)
     end
     if g.ban[i] > 0 and ban[i] == 0 and g.charges and grants < g.requests and known == 0 and
       g.max[i] - units[i] < g.cost then
@@ -494,7 +500,7 @@ local function admit(g, at, entry)
       local mark = '!' .. format('%.0f', ban[i])
       setBan(log, ban[i], mark)
       call('PEXPIRE', log, ban[i] / 1000 + slack, 'GT')
-      first[i] = first[i] + 1
+      oldest[i] = oldest[i] + 1
       charged[#charged + 1] = { log, mark, false, 1 }
     end
     banned = banned or ban[i] > 0
@@ -508,18 +514,18 @@ local function admit(g, at, entry)
     local log, window = KEYS[at + i], g.window[i]
     local remaining, retry, reset = g.max[i] - units[i], 0, 0
     if charge > 0 and (charge > 1 or g.provisional) then
-      first[i] = call('ZCOUNT', log, '-inf', g.cutoff[i]) -- a mark may be new
+      oldest[i] = call('ZCOUNT', log, '-inf', g.cutoff[i]) -- because a mark may be new
     end
-    for _ = 1, 2 do -- again if entries from the future were moved
+    for _ = 1, 2 do -- twice if entries are moved from the future to the present
       if remaining < g.cost then
-        retry = roomIn(log, g.cost - remaining, first[i], extra[i], window)
+        retry = unitsExpireIn(log, g.cost - remaining, oldest[i], extra[i], window)
       elseif known > 0 and grants < g.requests then
-        retry = 1 -- the earlier attempt denied some, and there has been room since
+        retry = 1 -- the earlier attempt has denied some requests, but there is room now
       end
       if charge > 0 then
         reset = window
       elseif units[i] > 0 then
-        reset = expires(log, -1, window)
+        reset = expiresIn(log, -1, window)
       end
       if retry <= window and reset <= window then
         break
@@ -537,24 +543,24 @@ local function admit(g, at, entry)
   return reply
 end
 
--- giveBack lowers the charge of one request to what it has cost, and returns the units given back. Extra is the units
--- of each log that ZCARD does not count.
-local function giveBack(g, at, own, extra)
-  local single, together = name(g.entry .. ':' .. g.place, g.cost), name(g.entry, g.requests * g.cost)
-  local moved = 0
+-- lowerCharge lowers the charge of one request to what it cost, and returns the number of units given back. In each log
+-- i, ZCARD does not count extra[i] units.
+local function lowerCharge(g, at, own, extra)
+  local ownMember, sharedMember = name(g.entry .. ':' .. g.position, g.cost), name(g.entry, g.requests * g.cost)
+  local freed = 0
   for i = 1, g.logs do
     local log, entries = KEYS[at + i], {}
-    local score, member = call('ZSCORE', log, together), together
-    if score and g.requests > 1 then -- the entry becomes one for each of the requests
+    local score, member = call('ZSCORE', log, sharedMember), sharedMember
+    if score and g.requests > 1 then -- replace the entry by one for each of the other requests
       budget = budget - g.requests
-      for place = 0, g.requests - 1 do
-        if place ~= g.place then
+      for position = 0, g.requests - 1 do
+        if position ~= g.position then
           entries[#entries + 1] = score
-          entries[#entries + 1] = name(g.entry .. ':' .. place, g.cost)
+          entries[#entries + 1] = name(g.entry .. ':' .. position, g.cost)
         end
       end
     elseif g.requests > 1 then
-      score, member = call('ZSCORE', log, single), single
+      score, member = call('ZSCORE', log, ownMember), ownMember
     end
     if score then
       if g.actual > 0 then
@@ -565,26 +571,26 @@ local function giveBack(g, at, own, extra)
       if entries[1] then
         call('ZADD', log, unpack(entries))
       end
-      local oldest = call('ZRANGEBYSCORE', log, '(' .. g.cutoff[i], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
-      if not oldest then
+      local oldestScore = call('ZRANGEBYSCORE', log, '(' .. g.cutoff[i], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+      if not oldestScore then
         local _, _, _, ban, mark = marksOf(log)
         empty(log, ban, mark)
       else
         setExtra(log, extra[i] - (g.cost - g.actual) - (#entries / 2 - 1))
         call('ZADD', log, -1, '~')
-        -- The oldest entry may be another one now. See "Expiry".
-        call('PEXPIRE', log, format('%.0f', (oldest - now + 2 * g.window[i]) / 1000 + slack), 'GT')
+        -- The oldest entry may have changed. See "Expiry".
+        call('PEXPIRE', log, format('%.0f', (oldestScore - now + 2 * g.window[i]) / 1000 + slack), 'GT')
       end
-      moved = moved + g.cost - g.actual
+      freed = freed + g.cost - g.actual
     end
   end
-  return moved
+  return freed
 end
 
--- chargeMore charges what a request has cost beyond its charge, and returns the units charged.
-local function chargeMore(g, at, own, extra)
+-- raiseCharge charges what one request cost beyond its charge, and returns the number of units charged.
+local function raiseCharge(g, at, own, extra)
   local more = g.actual - g.cost
-  local member, members, moved = name(own .. '+', more), {}, 0
+  local member, members, added = name(own .. '+', more), {}, 0
   for i = 1, g.logs do
     if call('ZSCORE', KEYS[at + i], member) then
       return 0 -- this was done before
@@ -606,29 +612,29 @@ local function chargeMore(g, at, own, extra)
     else
       call('PEXPIRE', log, 2 * g.window[i] / 1000 + slack, 'GT')
     end
-    moved = moved + more
+    added = added + more
   end
-  return moved
+  return added
 end
 
--- settle changes the charge of one request to what it has cost.
+-- settle changes the charge of one request to what it cost.
 local function settle(g, at)
   local less = g.actual < g.cost
   if less and g.requests > 1 and budget <= 0 then
-    return -1 -- before anything, so that no other question finds one log with the units and another without
+    return -1 -- before any change, so that no question finds units given back in one log but not in another
   end
-  local own, extra = g.requests > 1 and g.entry .. ':' .. g.place or g.entry, {}
+  local own, extra = g.requests > 1 and g.entry .. ':' .. g.position or g.entry, {}
   for i = 1, g.logs do
     extra[i] = -(call('ZSCORE', KEYS[at + i], '*') or 0)
   end
-  return (less and giveBack or chargeMore)(g, at, own, extra)
+  return (less and lowerCharge or raiseCharge)(g, at, own, extra)
 end
 
 -- renew moves entries to the present.
 local function renew(g, at)
   local renewed = 0
   for i = 2, g.logs do
-    call('ZCARD', KEYS[at + i]) -- fails before anything is written
+    call('ZCARD', KEYS[at + i]) -- to fail before anything is written
   end
   for i = 1, g.logs do
     local log, window, entries, ahead = KEYS[at + i], g.window[i], {}, false
@@ -652,13 +658,15 @@ local function renew(g, at)
   return renewed
 end
 
+-- reset deletes logs.
 local function reset(g, at)
-  if not only then
+  if not knownOnly then
     call('UNLINK', unpack(KEYS, at + 1, at + g.logs))
   end
   return 0
 end
 
+-- probe runs every command that the other functions run, and changes nothing.
 local function probe(_, at)
   local log = KEYS[at + 1]
   call('ZCARD', log)
@@ -682,16 +690,16 @@ local answers = {
   one = admit, admit = admit, peek = admit, settle = settle, renew = renew, reset = reset, probe = probe,
 }
 
--- damaged reports whether an error is due to the content of a log: an error of Lua, which has no code, or one about a
--- number that was computed from the log.
+-- damaged reports whether the content of a log has caused an error. Such an error comes from Lua and has no code, or is
+-- about a number that was computed from the log.
 local function damaged(text)
   return not string.find(text, '^%u+ ') or string.find(text, '^ERR value is not ') or
     string.find(text, '^ERR invalid expire ')
 end
 
--- A server that rejects writes rejects this command, and the whole call fails. The command changes nothing, since no
--- log expires within a millisecond. But after it a server without free memory accepts writes too, as it does from any
--- script that has begun to write, so a question cannot fail halfway for want of memory.
+-- If the server rejects writes, it rejects this command, and the whole call fails. The command changes nothing, because
+-- no log expires within a millisecond. After it, even a server without free memory accepts all writes, because the
+-- script has begun to write. So no question fails halfway for lack of memory.
 local writable = try('PEXPIRE', KEYS[1], 1, 'GT')
 if type(writable) == 'table' then
   return fail(writable.err)

@@ -1,5 +1,5 @@
-// Package lua embeds the script that runs inside Redis. The comment at its head is its contract: what it takes, what it
-// answers, whose clock it reads. Package core is its only caller.
+// Package lua embeds the script that runs inside Redis. The comment at the head of the script specifies its arguments,
+// its reply and its effects. Package core is its only caller.
 package lua
 
 import _ "embed"

@@ -24,11 +24,8 @@ func main() { demo.Run(routes) }
 
 // routes is the service. The limits are all here, next to what they protect.
 func routes(limiter *core.Limiter, proxies []string) http.Handler {
-	clientIP := echolimit.ClientIP(echolimit.TrustedProxies(proxies...))
-	byIP := echolimit.New(limiter, clientIP)
+	byIP := echolimit.New(limiter, echolimit.ClientIP(echolimit.TrustedProxies(proxies...)))
 	byAPIKey := echolimit.New(limiter, echolimit.Header("X-API-Key"))
-	byToken := echolimit.New(limiter, echolimit.BearerToken())
-	byItem := echolimit.New(limiter, echolimit.Join(echolimit.PathParam("id"), clientIP))
 
 	e := echo.New()
 	e.Use(middleware.Recover())
@@ -38,8 +35,6 @@ func routes(limiter *core.Limiter, proxies []string) http.Handler {
 	api := e.Group("/api", byIP.Limit(core.PerMinute("api", 100)))
 	api.GET("/search", answer("results"), byIP.Limit(core.Limit{Name: "search", Max: 10, Window: 10 * time.Second}))
 	api.POST("/login", answer("welcome"), byIP.Limit(core.PerMinute("login", 5)))
-	api.GET("/me", answer("you"), byToken.Limit(core.PerMinute("me", 5)))
-	api.POST("/items/:id/votes", answer("counted"), byItem.Limit(core.PerMinute("vote", 2)))
 	api.GET("/report", answer("report"), byAPIKey.LimitFunc(reportLimits))
 	api.GET("/export", echo.WrapHandler(demo.Export()), byIP.Limit(core.InFlight("export", 2, 30*time.Second))) // slow
 	return e

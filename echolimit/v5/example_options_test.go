@@ -13,7 +13,7 @@ import (
 	"github.com/exactlimit/exactlimit/echolimit/v5"
 )
 
-// with asks like get, with header fields given as name, value and so on.
+// with is get with header fields, given as name, value, name, value and so on.
 func with(h http.Handler, target string, fields ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest("GET", target, nil)
 	for i := 0; i < len(fields); i += 2 {
@@ -59,7 +59,7 @@ func ExampleClientIP() {
 	e := echo.New()
 	byIP := echolimit.New(limiter, echolimit.ClientIP())
 	e.GET("/address", answer, byIP.Limit(core.PerMinute("address", 1)))
-	for _, claimed := range []string{"203.0.113.7", "203.0.113.8"} { // which nobody believes
+	for _, claimed := range []string{"203.0.113.7", "203.0.113.8"} { // not trusted
 		fmt.Println(with(e, "/address", "X-Forwarded-For", claimed).Code)
 	}
 	// Output:
@@ -69,7 +69,8 @@ func ExampleClientIP() {
 
 func ExampleProxyHeader() {
 	e := echo.New()
-	byIP := echolimit.New(limiter, echolimit.ClientIP(echolimit.TrustedProxies("192.0.2.0/24"), echolimit.ProxyHeader("CF-Connecting-IP")))
+	byIP := echolimit.New(limiter, echolimit.ClientIP(echolimit.TrustedProxies("192.0.2.0/24"),
+		echolimit.ProxyHeader("CF-Connecting-IP")))
 	e.GET("/cdn", answer, byIP.Limit(core.PerMinute("cdn", 1)))
 	for _, client := range []string{"203.0.113.7", "203.0.113.8", "203.0.113.7"} {
 		fmt.Println(with(e, "/cdn", "CF-Connecting-IP", client).Code) // from 192.0.2.1
@@ -119,7 +120,8 @@ func ExampleHeader() {
 	e := echo.New()
 	byAPIKey := echolimit.New(limiter, echolimit.Header("X-API-Key"))
 	e.GET("/header", answer, byAPIKey.Limit(core.PerMinute("header", 1)))
-	fmt.Println(with(e, "/header", "X-API-Key", "ann's").Code, with(e, "/header", "X-API-Key", "bob's").Code, get(e, "/header").Code)
+	fmt.Println(with(e, "/header", "X-API-Key", "ann's").Code,
+		with(e, "/header", "X-API-Key", "bob's").Code, get(e, "/header").Code)
 	// Output: 200 200 401
 }
 
@@ -139,7 +141,8 @@ func ExampleBearerToken() {
 	e := echo.New()
 	byToken := echolimit.New(limiter, echolimit.BearerToken())
 	e.GET("/bearer", answer, byToken.Limit(core.PerMinute("bearer", 1)))
-	fmt.Println(with(e, "/bearer", "Authorization", "Bearer ann's").Code, get(e, "/bearer").Header().Get("WWW-Authenticate"))
+	fmt.Println(with(e, "/bearer", "Authorization", "Bearer ann's").Code,
+		get(e, "/bearer").Header().Get("WWW-Authenticate"))
 	// Output: 200 Bearer
 }
 
@@ -222,7 +225,7 @@ func ExampleMiddleware_LimitRoutes() {
 func ExampleRoutes_Check() {
 	e := echo.New()
 	e.GET("/table", answer)
-	e.GET("/free", answer) // without an entry, which only CheckAll minds
+	e.GET("/free", answer) // without an entry, which only CheckAll reports
 	fmt.Println(echolimit.Routes{"GET /table": {core.PerMinute("table", 1)}}.Check(e))
 	// Output: <nil>
 }

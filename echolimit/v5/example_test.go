@@ -1,15 +1,11 @@
 package echolimit_test
 
 import (
-	"context"
 	"fmt"
-	"io"
-	"iter"
 	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/labstack/echo/v5"
@@ -47,7 +43,7 @@ func get(h http.Handler, target string) *httptest.ResponseRecorder {
 	return w
 }
 
-// post returns what a client sees of the answer to a request.
+// post sends a request, and returns what a client sees of the response.
 func post(h http.Handler, target string) string {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("POST", target, nil))
@@ -57,7 +53,7 @@ func post(h http.Handler, target string) string {
 	return fmt.Sprint(w.Code)
 }
 
-// Logins are closed while Redis does not answer; searches are limited by each instance then.
+// While Redis does not respond, logins are refused, and searches are limited by each instance.
 func ExampleNew_onFailure() {
 	search := echolimit.New(limiter, echolimit.ClientIP())
 	login := echolimit.New(limiter.OnFailure(core.FailClosed), echolimit.ClientIP())
@@ -83,7 +79,7 @@ func ExampleMiddleware_Limit() {
 	// 429
 }
 
-// Of the reports of one client, three are made at a time, and a hundred in a day.
+// A client may have three reports in progress, and a hundred per day.
 func ExampleMiddleware_Limit_inFlight() {
 	e := echo.New()
 	e.GET("/reports", answer, byIP.Limit(core.InFlight("reports", 3, 30*time.Second), core.PerDay("reports-daily", 100)))
@@ -121,7 +117,9 @@ func ExampleNew() {
 		return "", nil // no user: 401
 	})
 
-	for path, m := range map[string]*echolimit.Middleware{"/ip": byIP, "/key": byAPIKey, "/either": byEither, "/user": byUser} {
+	for path, m := range map[string]*echolimit.Middleware{
+		"/ip": byIP, "/key": byAPIKey, "/either": byEither, "/user": byUser,
+	} {
 		e.GET(path, answer, m.Limit(core.PerMinute("any", 5)))
 	}
 	fmt.Println(get(e, "/ip").Code, get(e, "/key").Code, get(e, "/either").Code, get(e, "/user").Code)
@@ -175,9 +173,9 @@ func ExampleRoutes() {
 		fmt.Println(err)
 	}
 	// Output:
-	// exactlimit: the table of limits does not fit the routes:
-	// 	POST /login: there are limits for it, and no such route
-	// 	POST /signin: there is no entry for it: write its limits, or nil if it needs none
+	// exactlimit: Routes does not match the registered routes:
+	// 	POST /login: has limits, but no such route is registered
+	// 	POST /signin: has no entry: write its limits, or nil if it needs none
 }
 
 func ExampleCost() {
@@ -196,41 +194,6 @@ func ExampleCost() {
 	// 200
 	// 429
 	// 200
-}
-
-// The tokens that a language model may use are reserved, and those that it has used are charged, also those of a stream
-// that its client has left.
-func ExampleCostAfter() {
-	e := echo.New()
-	const most = 1000 // tokens of a completion: so many are reserved, and those that it has used are charged
-	byKey := echolimit.New(limiter, echolimit.Header("X-API-Key"),
-		echolimit.Cost(func(*echo.Context) int { return most }),
-		echolimit.CostAfter(func(c *echo.Context) int {
-			used, _ := c.Get("used").(int)
-			return used
-		}))
-	e.POST("/chat", func(c *echo.Context) error {
-		prompt, err := io.ReadAll(c.Request().Body)
-		if err != nil {
-			return err
-		}
-		for chunk := range complete(c.Request().Context(), string(prompt), most) {
-			c.Set("used", chunk.used) // as it goes, since the client may leave
-			if _, err := io.WriteString(c.Response(), chunk.text); err != nil {
-				return err
-			}
-			http.NewResponseController(c.Response()).Flush()
-		}
-		return nil
-	}, byKey.Limit(core.PerMinute("tokens", 1500)))
-	for _, leaves := range []bool{false, true, false} {
-		w := chat(e, leaves)
-		fmt.Println(w.Code, w.Header()["Ratelimit"], len(w.Body.String())/len("Because. "))
-	}
-	// Output:
-	// 200 ["tokens";r=500;t=60] 5
-	// 200 ["tokens";r=220;t=60] 1
-	// 200 ["tokens";r=100;t=60] 5
 }
 
 func ExampleCountOnly() {
@@ -256,8 +219,8 @@ func ExampleCountOnly() {
 	// 429
 }
 
-// A guard against guessed passwords, for which others write rules of fail2ban. Only failures count, and a client that
-// makes more of them than Max in a Window is denied for all of Ban, whatever it tries meanwhile.
+// A guard against password guessing, like rules of fail2ban. Only failures count. A client with more than Max failures
+// in a Window is denied for the whole Ban, whatever it sends.
 func ExampleCountOnly_ban() {
 	login := func(c *echo.Context) error {
 		if c.QueryParam("password") != "sesame" {
@@ -271,7 +234,7 @@ func ExampleCountOnly_ban() {
 	e := echo.New()
 	guard := core.Limit{Name: "guesses", Max: 5, Window: time.Minute, Ban: time.Hour}
 	e.POST("/login", login, failures.Limit(guard))
-	for _, password := range []string{"a", "b", "c", "d", "e", "sesame"} { // the last one is right, and too late
+	for _, password := range []string{"a", "b", "c", "d", "e", "sesame"} { // the last one is correct, but too late
 		fmt.Println(post(e, "/login?password="+password))
 	}
 	// Output:
@@ -283,7 +246,7 @@ func ExampleCountOnly_ban() {
 	// 429, come back in 3600 seconds
 }
 
-// The RateLimit-Policy field says what a limit counts, unless that is requests.
+// The RateLimit-Policy field names the unit of a limit, unless it counts requests.
 func ExampleCost_unit() {
 	completions := echolimit.New(limiter, echolimit.ClientIP(), echolimit.Cost(func(c *echo.Context) int { return 600 }))
 	e := echo.New()
@@ -293,10 +256,11 @@ func ExampleCost_unit() {
 	// Output: "tokens";q=1000;w=60;qu="tokens"
 }
 
-// Staff, as an authentication in front has found out, are not limited. Echo's own middleware calls such a function a Skipper.
+// Staff are not limited. An authentication before the limiter sets "staff". Echo's own middleware calls such a
+// function a Skipper.
 func ExampleExempt() {
 	byIP := echolimit.New(limiter, echolimit.ClientIP(), echolimit.Exempt(func(c *echo.Context) bool {
-		return c.Get("staff") == true // as your authentication says
+		return c.Get("staff") == true // set by your authentication
 	}))
 	authenticate := func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c *echo.Context) error {
@@ -327,47 +291,4 @@ func ExampleDryRun() {
 	// Output:
 	// 200 ["trial";r=0;t=60]
 	// 200 ["trial";r=0;t=60]
-}
-
-// chunk is a part of what a language model answers, and complete stands for a call of one, which ends when its context
-// does.
-type chunk struct {
-	text string
-	used int // tokens until now, those of the prompt among them
-}
-
-func complete(ctx context.Context, _ string, _ int) iter.Seq[chunk] {
-	return func(yield func(chunk) bool) {
-		for i := range 5 {
-			if ctx.Err() != nil || !yield(chunk{text: "Because. ", used: 120 + 40*i}) {
-				return
-			}
-		}
-	}
-}
-
-// chat has a client send a question, which may leave when the answer begins.
-func chat(h http.Handler, leaves bool) *httptest.ResponseRecorder {
-	ctx, leave := context.WithCancel(context.Background())
-	defer leave()
-	w := &reader{ResponseRecorder: httptest.NewRecorder(), read: func() {
-		if leaves {
-			leave()
-		}
-	}}
-	r := httptest.NewRequestWithContext(ctx, "POST", "/chat", strings.NewReader("Why is the sky blue?"))
-	r.Header.Set("X-API-Key", "ann's")
-	h.ServeHTTP(w, r)
-	return w.ResponseRecorder
-}
-
-// reader is a client that reads an answer as it comes.
-type reader struct {
-	*httptest.ResponseRecorder
-	read func()
-}
-
-func (r *reader) Flush() {
-	r.ResponseRecorder.Flush()
-	r.read()
 }

@@ -9,9 +9,9 @@ import (
 	"github.com/exactlimit/exactlimit/internal/httplimit"
 )
 
-// KeyFunc returns the key that a request is counted by. Different strings are different clients. An empty string means
-// that the request has no key, and an error that the key is not known. In both cases the request is refused, with 401
-// unless the functions below say otherwise: it neither passes uncounted nor shares a budget with other such requests.
+// KeyFunc returns the key that a request is counted by. Different strings are different clients. An empty string
+// means that the request has no key, and an error that the key is not known. In both cases the request is refused,
+// with 401 unless stated otherwise below: it neither passes uncounted nor shares a budget with other such requests.
 // The text of your own errors goes to the limiter's log, never to the client.
 //
 // Begin your own keys with their kind, as in "user:" + id, so that no id equals a key of another kind. Keys are part of
@@ -28,8 +28,9 @@ type KeyFunc func(*echo.Context) (string, error)
 // but only the operator knows which of its bits are the IPv4 address. So that host is another client when it connects
 // without the translator.
 //
-// A connection without an address is refused with 500, as is a Unix socket's unless TrustedProxies names it.
-func ClientIP(opts ...AddressOption) KeyFunc { return of(httplimit.ClientIP(opts...)) }
+// Requests on a connection without an address are refused with 500. So are requests on a Unix socket, unless
+// TrustedProxies has "unix".
+func ClientIP(opts ...AddressOption) KeyFunc { return fromRequest(httplimit.ClientIP(opts...)) }
 
 // AddressOption changes how ClientIP finds an address, and how much of it counts.
 type AddressOption = httplimit.AddressOption
@@ -43,39 +44,40 @@ type AddressOption = httplimit.AddressOption
 // cannot be read, the nearest proxy counts as the client, and the limiter's log says so once.
 //
 // Name a proxy only if it adds the address of its peer, or replaces the header. Name no network that clients are in.
-// "unix" stands for the other end of a Unix socket. An empty list trusts no proxy, as ClientIP does without
+// "unix" stands for the peer on a Unix socket. An empty list trusts no proxy, as ClientIP does without
 // TrustedProxies.
 //
 // TrustedProxies panics if a proxy is neither an address nor a prefix, or if a prefix is so wide that clients could
 // choose their addresses.
 func TrustedProxies(proxies ...string) AddressOption { return httplimit.TrustedProxies(proxies...) }
 
-// ProxyHeader names the header in which trusted proxies send the client's address, in place of X-Forwarded-For. It is
-// Forwarded (RFC 7239), which is read as X-Forwarded-For is, or a header such as X-Real-IP or CF-Connecting-IP, which
-// is trusted if it is there once and holds one address. Such a header does not show what has written it, so name it
-// only if the trusted proxies replace what a client sends in it, and if clients cannot bypass the proxies.
+// ProxyHeader names the header in which trusted proxies send the client's address, in place of X-Forwarded-For. It
+// is Forwarded (RFC 7239), which is read as X-Forwarded-For is, or a header such as X-Real-IP or CF-Connecting-IP,
+// which is trusted if it is present once and contains one address. Such a header does not show which proxy has
+// written it, so name it only if the trusted proxies replace what a client sends in it, and if clients cannot bypass
+// the proxies.
 //
 // ClientIP panics if it has a ProxyHeader but no TrustedProxies.
 func ProxyHeader(name string) AddressOption { return httplimit.ProxyHeader(name) }
 
-// IPv6Prefix sets how many bits of an IPv6 address identify a client, from 32 to 128. The default is 64. Providers give
-// a home a /64 to a /56, and a company up to a /48, within which it may choose addresses. IPv6Prefix panics if bits is
-// another number.
+// IPv6Prefix sets how many bits of an IPv6 address identify a client, from 32 to 128. The default is 64. Providers
+// assign a home a /64 to a /56, and a company up to a /48, and clients can choose any address in it. IPv6Prefix
+// panics if bits is another number.
 func IPv6Prefix(bits int) AddressOption { return httplimit.IPv6Prefix(bits) }
 
-// FrameworkClientIP counts by what echo.Context.RealIP returns, and by /64 for IPv6. It is for services that have told
-// Echo which proxies to trust. Without an Echo.IPExtractor, it counts by the socket's peer.
+// FrameworkClientIP counts by what echo.Context.RealIP returns, and by /64 for IPv6. It is for services that have
+// configured the trusted proxies of Echo. Without an Echo.IPExtractor, it counts by the socket's peer.
 //
-// Use it with care. With an extractor that believes X-Forwarded-For from any client, such as echo.LegacyIPExtractor, a
-// client that can choose its address is never limited. Requests are therefore refused with 500 on each Echo whose
-// extractor believes X-Forwarded-For or X-Real-IP from all addresses, over IPv4 or IPv6. Echo's other extractors trust
-// loopback, link-local and private addresses unless they are told not to. ClientIP with TrustedProxies has no such
-// traps.
+// Use it with care. With an extractor that believes X-Forwarded-For from any client, such as echo.LegacyIPExtractor,
+// a client that can choose its address is never limited. Requests are therefore refused with 500 on each Echo whose
+// extractor believes X-Forwarded-For or X-Real-IP from all addresses, over IPv4 or IPv6. Echo's other extractors
+// trust loopback, link-local and private addresses unless they are told not to. ClientIP with TrustedProxies has
+// none of these problems.
 func FrameworkClientIP() KeyFunc {
 	return httplimit.FrameworkClientIP((*echo.Context).Request, func(c *echo.Context, r *http.Request) string {
-		own := c.Request()
+		original := c.Request()
 		c.SetRequest(r)
-		defer c.SetRequest(own)
+		defer c.SetRequest(original)
 		return c.RealIP()
 	}, "set Echo.IPExtractor to one that trusts your proxies alone, or to echo.ExtractIPDirect() if there are none")
 }
@@ -91,7 +93,9 @@ func FrameworkClientIP() KeyFunc {
 // request without the field is refused with 401. A request that has the field twice, longer than 8 KiB, or with a
 // control character, which decoders skip, is refused with 400. Whitespace around the value, which services trim, does
 // not count. Header panics if name is not the name of a field.
-func Header(name string, opts ...HashOption) KeyFunc { return of(httplimit.Header(name, opts...)) }
+func Header(name string, opts ...HashOption) KeyFunc {
+	return fromRequest(httplimit.Header(name, opts...))
+}
 
 // HashOption changes how a value that a client sends is hashed. The default is SHA-256.
 type HashOption = httplimit.HashOption
@@ -101,42 +105,44 @@ type HashOption = httplimit.HashOption
 // or few. HashKey panics if the secret is shorter.
 func HashKey(secret []byte) HashOption { return httplimit.HashKey(secret) }
 
-// BearerToken counts by the token in "Authorization: Bearer ...", as Header does by a value. A request without a token
-// is refused with 401 and a challenge. A token is a credential, not a user: see Header.
-func BearerToken(opts ...HashOption) KeyFunc { return of(httplimit.BearerToken(opts...)) }
+// BearerToken counts by the token in "Authorization: Bearer ...", like Header. A request without a token is refused
+// with 401 and a challenge. A token is a credential, not a user: see Header.
+func BearerToken(opts ...HashOption) KeyFunc { return fromRequest(httplimit.BearerToken(opts...)) }
 
-// Cookie counts by the value of a cookie, as Header does by that of a field. If there are several, the first counts,
-// which Context.Cookie returns too. Its %-escapes are decoded if possible, so a value is one client however it is
-// escaped. Cookie panics if name is not the name of a cookie.
-func Cookie(name string, opts ...HashOption) KeyFunc { return of(httplimit.Cookie(name, opts...)) }
+// Cookie counts by the value of a cookie, like Header. If there are several cookies of that name, the first one
+// counts, which is also what Context.Cookie returns. Its %-escapes are decoded if possible, so a value is one client
+// however it is escaped. Cookie panics if name is not the name of a cookie.
+func Cookie(name string, opts ...HashOption) KeyFunc {
+	return fromRequest(httplimit.Cookie(name, opts...))
+}
 
-// Query counts by a parameter of the query, as Header does by a field. If there are several, the first counts. Query
-// panics if name is empty.
+// Query counts by a parameter of the query, like Header. If there are several, the first one counts. Query panics if
+// name is empty.
 func Query(name string, opts ...HashOption) KeyFunc {
 	return httplimit.Query(name, func(c *echo.Context) string { return c.QueryParam(name) }, opts)
 }
 
-// PathParam counts by a parameter of the route, such as "id" of "/users/:id". A parameter is one client however it is
-// escaped, while Echo.Context.Param may return it as it was written. Any client can spend the budget of what a path
-// names: join PathParam with ClientIP if that matters. On a route without the parameter, requests are refused with 500.
-// PathParam panics if name is not just the name.
+// PathParam counts by a parameter of the route, such as "id" of "/users/:id". A parameter is one client however it
+// is escaped, while Echo.Context.Param may return it as it was written. Any client can use up the budget of what a
+// path names: join PathParam with ClientIP if that matters. On a route without the parameter, requests are refused
+// with 500. PathParam panics if name is empty, or is written as in a route, such as ":id".
 func PathParam(name string, opts ...HashOption) KeyFunc {
 	return httplimit.PathParam(name, func(c *echo.Context) (string, bool) {
 		value, found := c.PathValues().Get(name)
-		if c.Get(echo.ContextKeyHeaderAllow) != nil { // no route, and the names of another request's parameters
+		if c.Get(echo.ContextKeyHeaderAllow) != nil { // no route, but parameters of another route
 			return "", false
 		}
-		if escaped(c) {
-			value, _ = url.PathUnescape(value) // an error leaves nothing, which is refused
+		if paramsEscaped(c) {
+			value, _ = url.PathUnescape(value) // "" after an error, which is refused
 		}
 		return value, found
 	}, opts)
 }
 
-// escaped reports whether the parameters of the path are as they were written. RouterConfig's UnescapePathParamValues
-// and UseEscapedPathForMatching have them decoded already, and a second time would make "%2561" the same client as "a".
-// Decoded parameters in the route's template make up the decoded path.
-func escaped(c *echo.Context) bool {
+// paramsEscaped reports whether the parameters of the path are still escaped. With RouterConfig.UnescapePathParamValues
+// or UseEscapedPathForMatching, Echo has decoded them, and to decode them again would make "%2561" the same client as
+// "a". In that case the template with the parameters in place equals the decoded path.
+func paramsEscaped(c *echo.Context) bool {
 	u := c.Request().URL
 	if u.RawPath == "" {
 		return false
@@ -156,24 +162,26 @@ func Route() KeyFunc { return httplimit.Route(template) }
 func Global() KeyFunc { return httplimit.Global[*echo.Context] }
 
 // Join counts by all of keys together, such as a route and an address: requests that differ in one key are different
-// clients. If a request lacks a key, it is refused as that key says. Join panics if there are no keys or one is nil.
+// clients. If a request lacks a key, it is refused as by that key alone. Join panics if there are no keys or one is
+// nil.
 func Join(keys ...KeyFunc) KeyFunc { return httplimit.Join(keys) }
 
-// FirstOf counts by the first of keys that a request has, such as the user, or else the address. It passes over a key
-// only if it is missing: if the key function returns an empty string, or the credential of one of the functions above
-// is not there. A request with a malformed credential is refused, and so is one whose key function returns an error.
+// FirstOf counts by the first of keys that a request has, such as the user, or else the address. It skips a key only
+// if it is missing: if the key function returns an empty string, or if the credential of one of the functions above
+// is missing. A request with a malformed credential is refused, and so is one whose key function returns an error.
 // Otherwise a client could choose what it is counted by.
 //
-// The clients of FirstOf are its own: a client by one key is never the same as one by another key, or as one that the
-// same key counts outside of FirstOf. FirstOf panics if there are no keys or one is nil.
+// FirstOf keeps clients apart: a client by one key is never the same as one by another key, nor the same as a client
+// by that key outside of FirstOf. FirstOf panics if there are no keys or one is nil.
 func FirstOf(keys ...KeyFunc) KeyFunc { return httplimit.FirstOf(keys) }
 
-// template is of the route that a request matched.
+// template returns the template of the route that a request matched, or "" if it matched none.
 func template(c *echo.Context) string {
-	_, template := matched(c.RouteInfo())
+	_, template := entryOf(c.RouteInfo())
 	return template
 }
 
-func of(key func(*http.Request) (string, error)) KeyFunc {
+// fromRequest returns a KeyFunc that calls key with the request of the context.
+func fromRequest(key func(*http.Request) (string, error)) KeyFunc {
 	return func(c *echo.Context) (string, error) { return key(c.Request()) }
 }

@@ -27,11 +27,8 @@ func main() {
 
 // routes is the service. The limits are all here, next to what they protect.
 func routes(limiter *core.Limiter, proxies []string) http.Handler {
-	clientIP := ginlimit.ClientIP(ginlimit.TrustedProxies(proxies...))
-	byIP := ginlimit.New(limiter, clientIP)
+	byIP := ginlimit.New(limiter, ginlimit.ClientIP(ginlimit.TrustedProxies(proxies...)))
 	byAPIKey := ginlimit.New(limiter, ginlimit.Header("X-API-Key"))
-	byToken := ginlimit.New(limiter, ginlimit.BearerToken())
-	byItem := ginlimit.New(limiter, ginlimit.Join(ginlimit.PathParam("id"), clientIP))
 
 	r := gin.Default() // its logger shows why a request was answered 503
 	r.GET("/healthz", answer("ok"))
@@ -40,8 +37,6 @@ func routes(limiter *core.Limiter, proxies []string) http.Handler {
 	api := r.Group("/api", byIP.Limit(core.PerMinute("api", 100)))
 	api.GET("/search", byIP.Limit(core.Limit{Name: "search", Max: 10, Window: 10 * time.Second}), answer("results"))
 	api.POST("/login", byIP.Limit(core.PerMinute("login", 5)), answer("welcome"))
-	api.GET("/me", byToken.Limit(core.PerMinute("me", 5)), answer("you"))
-	api.POST("/items/:id/votes", byItem.Limit(core.PerMinute("vote", 2)), answer("counted"))
 	api.GET("/report", byAPIKey.LimitFunc(reportLimits), answer("report"))
 	api.GET("/export", byIP.Limit(core.InFlight("export", 2, 30*time.Second)), gin.WrapH(demo.Export())) // slow
 	return r

@@ -21,16 +21,17 @@ func ginKeys(limiter *core.Limiter, limit core.Limit, proxies []string, log io.W
 	})
 	secret := ginlimit.HashKey([]byte(secret))
 	for path, key := range map[string]ginlimit.KeyFunc{
-		"/address":  ginlimit.ClientIP(ginlimit.TrustedProxies(proxies...)),
-		"/header":   ginlimit.Header("X-API-Key"),
-		"/bearer":   ginlimit.BearerToken(secret),
-		"/cookie":   ginlimit.Cookie("session", secret),
-		"/query":    ginlimit.Query("api_key"),
-		"/path/:id": ginlimit.PathParam("id"),
-		"/join":     ginlimit.Join(ginlimit.Header("X-API-Key"), ginlimit.Route()),
-		"/first":    ginlimit.FirstOf(ginlimit.BearerToken(), ginlimit.Header("X-API-Key", secret)),
-		"/either":   ginlimit.FirstOf(ginlimit.Header("X-API-Key"), ginlimit.BearerToken(), ginlimit.ClientIP()),
-		"/mistake":  ginlimit.Join(ginlimit.Header("X-API-Key"), ginlimit.PathParam("id")),
+		"/address":         ginlimit.ClientIP(ginlimit.TrustedProxies(proxies...)),
+		"/header":          ginlimit.Header("X-API-Key"),
+		"/bearer":          ginlimit.BearerToken(secret),
+		"/cookie":          ginlimit.Cookie("session", secret),
+		"/query":           ginlimit.Query("api_key"),
+		"/path/:id":        ginlimit.PathParam("id"),
+		"/join":            ginlimit.Join(ginlimit.Header("X-API-Key"), ginlimit.Route()),
+		"/first":           ginlimit.FirstOf(ginlimit.BearerToken(), ginlimit.Header("X-API-Key", secret)),
+		"/either":          ginlimit.FirstOf(ginlimit.Header("X-API-Key"), ginlimit.BearerToken(), ginlimit.ClientIP()),
+		"/items/:id/votes": ginlimit.Join(ginlimit.PathParam("id"), ginlimit.ClientIP()),
+		"/mistake":         ginlimit.Join(ginlimit.Header("X-API-Key"), ginlimit.PathParam("id")),
 	} {
 		r.GET(path, ginlimit.New(limiter, key).Limit(limit), func(c *gin.Context) { c.String(http.StatusOK, body) })
 	}
@@ -58,5 +59,21 @@ func ginLimited(limiter *core.Limiter, limit core.Limit, proxies []string, handl
 	r := gin.New()
 	r.Use(ginlimit.New(limiter, ginlimit.ClientIP(ginlimit.TrustedProxies(proxies...))).Limit(limit))
 	r.Any("/*path", gin.WrapH(handler))
+	return r
+}
+
+func ginGuarded(limiter *core.Limiter, guard core.Limit, proxies []string, handler http.Handler) http.Handler {
+	gin.SetMode(gin.ReleaseMode)
+	r := gin.New()
+	for name, key := range map[string]ginlimit.KeyFunc{
+		"address": ginlimit.ClientIP(ginlimit.TrustedProxies(proxies...)),
+		"header":  ginlimit.Header("X-API-Key"),
+		"bearer":  ginlimit.BearerToken(),
+	} {
+		failures := ginlimit.New(limiter, key, ginlimit.CountOnly(forbidden))
+		r.Any("/guarded/"+name, failures.Limit(guard), gin.WrapH(handler))
+		r.Any("/single/"+name, ginlimit.New(limiter, key).Limit(single), failures.Limit(guard), gin.WrapH(handler))
+		r.Any("/open/"+name, ginlimit.New(limiter, key).Limit(unguarded(guard)), gin.WrapH(handler))
+	}
 	return r
 }

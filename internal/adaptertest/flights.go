@@ -17,18 +17,18 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// Busy is the address of a client that has as many requests in flight as Flight allows.
+// Busy is the address of a client with as many requests in flight as Flight allows.
 const Busy = "192.0.2.9"
 
-// flying returns how many requests of the client at addr are in flight.
-func flying(t *testing.T, limiter *core.Limiter, addr string) int {
+// inFlightNow returns how many requests of the client at addr are in flight.
+func inFlightNow(t *testing.T, limiter *core.Limiter, addr string) int {
 	t.Helper()
 	d, err := limiter.Peek(t.Context(), "ip:"+addr, Flight)
 	require.NoError(t, err)
 	return Flight.Max - d.Remaining
 }
 
-// inFlight checks that requests count while their handlers run, and no longer, however they end.
+// inFlight checks that requests count exactly while their handlers run, however they end.
 func inFlight(t *testing.T, app App) {
 	t.Run("streams", func(t *testing.T) { flyingStreams(t, app) })
 	t.Run("upgrades", func(t *testing.T) { flyingUpgrades(t, app) })
@@ -37,40 +37,33 @@ func inFlight(t *testing.T, app App) {
 	t.Run("instances", func(t *testing.T) { flyingInstances(t, app) })
 }
 
-// onRedis returns a limiter on the shared Redis, where a context that has ended keeps calls from it.
-func onRedis(t *testing.T, prefix string) *core.Limiter {
-	limiter, err := core.Connect(redistest.Shared(t).URL(), core.WithPrefix(prefix), core.WithTimeout(10*time.Second))
-	require.NoError(t, err)
-	t.Cleanup(func() { limiter.Close() })
-	return limiter
-}
-
-// tell and hear are what handlers do with channels: no longer than until the test has ended, which may have failed.
-func tell(t *testing.T, c chan<- bool) {
+// sendTo sends on c, unless the test ends before, for example because it has failed.
+func sendTo(t *testing.T, c chan<- bool) {
 	select {
 	case c <- true:
 	case <-t.Context().Done():
 	}
 }
 
-func hear(t *testing.T, c <-chan bool) {
+// receiveFrom receives from c, unless the test ends before.
+func receiveFrom(t *testing.T, c <-chan bool) {
 	select {
 	case <-c:
 	case <-t.Context().Done():
 	}
 }
 
-// flyingStreams has clients leave streams. One counts until its handler has noticed and returned, and others are told to
-// come back in a second.
+// flyingStreams has clients that leave streams. A stream counts until its handler has noticed and returned. Until then,
+// denied requests get a Retry-After of one second.
 func flyingStreams(t *testing.T, app App) {
 	for protocol := range protocols {
 		t.Run(protocol, func(t *testing.T) {
-			limiter, left, ends, ended := onRedis(t, redistest.Prefix()), make(chan bool), make(chan bool), make(chan bool)
+			limiter, left, end, ended := onRedis(t, redistest.Prefix()), make(chan bool), make(chan bool), make(chan bool)
 			handler := app(limiter)
-			server, client := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			server, client := startServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				handler.ServeHTTP(w, r)
 				if w.Header().Get("Retry-After") == "" {
-					tell(t, ended)
+					sendTo(t, ended)
 				}
 			}), protocol, func(w http.ResponseWriter, r *http.Request) {
 				io.WriteString(w, "event\n")
@@ -79,8 +72,8 @@ func flyingStreams(t *testing.T, app App) {
 				case <-r.Context().Done():
 				case <-t.Context().Done():
 				}
-				tell(t, left)
-				hear(t, ends)
+				sendTo(t, left)
+				receiveFrom(t, end)
 			})
 			get := func() *http.Response {
 				response, err := client.Get(server + "/flight/several")
@@ -95,53 +88,53 @@ func flyingStreams(t *testing.T, app App) {
 			assert.Equal(t, http.StatusTooManyRequests, third.StatusCode)
 			assert.Equal(t, "1", third.Header.Get("Retry-After"))
 			third.Body.Close()
-			assert.Equal(t, 0, charged(t, limiter, "127.0.0.1"), "of all limits or none")
+			assert.Equal(t, 0, charged(t, limiter, "127.0.0.1"), "of all limits or of none")
 
 			require.NoError(t, first.Body.Close())
 			<-left
-			assert.Equal(t, 2, flying(t, limiter, "127.0.0.1"), "its handler still runs")
-			ends <- true
+			assert.Equal(t, 2, inFlightNow(t, limiter, "127.0.0.1"), "the handler still runs")
+			end <- true
 			<-ended
-			assert.Equal(t, 1, flying(t, limiter, "127.0.0.1"))
+			assert.Equal(t, 1, inFlightNow(t, limiter, "127.0.0.1"))
 			fourth := get()
 			require.Equal(t, http.StatusOK, fourth.StatusCode)
 			assert.Equal(t, 1, charged(t, limiter, "127.0.0.1"))
 			for _, response := range []*http.Response{second, fourth} {
 				require.NoError(t, response.Body.Close())
 				<-left
-				ends <- true
+				end <- true
 				<-ended
 			}
-			assert.Zero(t, flying(t, limiter, "127.0.0.1"))
-			assert.Equal(t, 1, charged(t, limiter, "127.0.0.1"), "the hour is as before")
+			assert.Zero(t, inFlightNow(t, limiter, "127.0.0.1"))
+			assert.Equal(t, 1, charged(t, limiter, "127.0.0.1"), "Inner does not change")
 		})
 	}
 }
 
-// flyingUpgrades has handlers leave HTTP, as for websockets. They count until they return.
+// flyingUpgrades has handlers that hijack the connection. They count until they return.
 func flyingUpgrades(t *testing.T, app App) {
-	limiter, ends, ended := onRedis(t, redistest.Prefix()), make(chan bool), make(chan bool)
+	limiter, end, ended := onRedis(t, redistest.Prefix()), make(chan bool), make(chan bool)
 	handler := app(limiter)
-	server, client := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server, client := startServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handler.ServeHTTP(w, r)
-		tell(t, ended)
+		sendTo(t, ended)
 	}), "HTTP/1.1", func(w http.ResponseWriter, _ *http.Request) {
 		Upgrade(w)
-		hear(t, ends)
+		receiveFrom(t, end)
 	})
 	for range Flight.Max + 1 {
 		response, err := client.Get(server + "/flight")
 		require.NoError(t, err)
 		require.Equal(t, http.StatusSwitchingProtocols, response.StatusCode)
-		assert.Equal(t, 1, flying(t, limiter, "127.0.0.1"))
-		ends <- true
+		assert.Equal(t, 1, inFlightNow(t, limiter, "127.0.0.1"))
+		end <- true
 		<-ended
-		assert.Zero(t, flying(t, limiter, "127.0.0.1"))
+		assert.Zero(t, inFlightNow(t, limiter, "127.0.0.1"))
 		response.Body.Close()
 	}
 }
 
-// flyingPanics has handlers panic, before and after they have begun an answer.
+// flyingPanics has handlers that panic, before and after the response has begun.
 func flyingPanics(t *testing.T, app App) {
 	limiter := inProcess(t)
 	handler := app(limiter)
@@ -155,18 +148,18 @@ func flyingPanics(t *testing.T, app App) {
 		} {
 			require.NoError(t, limiter.Reset(t.Context(), "ip:192.0.2.1", Inner))
 			r := httptest.NewRequest("GET", path, nil)
-			r = r.WithContext(with(t.Context(), func(w http.ResponseWriter, r *http.Request) {
-				assert.Equal(t, 1, flying(t, limiter, "192.0.2.1"), path)
+			r = r.WithContext(withHandler(t.Context(), func(w http.ResponseWriter, r *http.Request) {
+				assert.Equal(t, 1, inFlightNow(t, limiter, "192.0.2.1"), path)
 				panics(w, r)
 			}))
 			assert.Panics(t, func() { handler.ServeHTTP(httptest.NewRecorder(), r) })
-			assert.Zero(t, flying(t, limiter, "192.0.2.1"), path)
+			assert.Zero(t, inFlightNow(t, limiter, "192.0.2.1"), path)
 		}
 	}
 }
 
-// flyingStatuses has clients that leave or stay, and answers that count or not. The limit of requests in flight does not
-// care.
+// flyingStatuses has clients that leave or stay, and responses that count or not. Neither changes the limit of requests
+// in flight.
 func flyingStatuses(t *testing.T, app App) {
 	limiter := onRedis(t, redistest.Prefix())
 	handler := app(limiter)
@@ -179,15 +172,15 @@ func flyingStatuses(t *testing.T, app App) {
 		{"/flight/several", 200, false, 1},
 		{"/flight/several", 500, true, 1},
 		{"/flight/failures", 200, false, 0},
-		{"/flight/failures", 200, true, 1}, // its status is the choice of the client
+		{"/flight/failures", 200, true, 1}, // the client could have chosen the status
 		{"/flight/failures", 401, false, 1},
 		{"/flight/mapped?status=401", 400, false, 1},
 	} {
 		require.NoError(t, limiter.Reset(t.Context(), "ip:192.0.2.1", Inner))
 		ctx, leave := context.WithCancel(t.Context())
 		r := httptest.NewRequest("GET", row.target, nil)
-		r = r.WithContext(with(ctx, func(w http.ResponseWriter, _ *http.Request) {
-			assert.Equal(t, 1, flying(t, limiter, "192.0.2.1"), i)
+		r = r.WithContext(withHandler(ctx, func(w http.ResponseWriter, _ *http.Request) {
+			assert.Equal(t, 1, inFlightNow(t, limiter, "192.0.2.1"), i)
 			if row.leaves {
 				leave()
 			}
@@ -195,19 +188,19 @@ func flyingStatuses(t *testing.T, app App) {
 		}))
 		handler.ServeHTTP(httptest.NewRecorder(), r)
 		leave()
-		assert.Zero(t, flying(t, limiter, "192.0.2.1"), i)
+		assert.Zero(t, inFlightNow(t, limiter, "192.0.2.1"), i)
 		assert.Equal(t, row.charged, charged(t, limiter, "192.0.2.1"), i)
 	}
 }
 
-// flyingInstances has two instances asked by many clients at once. No more handlers run at a time than the limit allows,
-// and all that is left is free.
+// flyingInstances has many clients at two instances at once. No more handlers run at once than the limit allows, and in
+// the end no request is in flight.
 func flyingInstances(t *testing.T, app App) {
 	prefix := redistest.Prefix()
 	limiters := []*core.Limiter{onRedis(t, prefix), onRedis(t, prefix)}
 	handlers := []http.Handler{app(limiters[0]), app(limiters[1])}
 	var now, most, passed, denied atomic.Int64
-	ctx := with(t.Context(), func(http.ResponseWriter, *http.Request) {
+	ctx := withHandler(t.Context(), func(http.ResponseWriter, *http.Request) {
 		n := now.Add(1)
 		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
 		}
@@ -235,5 +228,5 @@ func flyingInstances(t *testing.T, app App) {
 	assert.EqualValues(t, Flight.Max, most.Load())
 	assert.Positive(t, passed.Load())
 	assert.Positive(t, denied.Load())
-	assert.Zero(t, flying(t, limiters[0], "192.0.2.1"))
+	assert.Zero(t, inFlightNow(t, limiters[0], "192.0.2.1"))
 }

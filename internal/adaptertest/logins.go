@@ -17,11 +17,10 @@ import (
 // Logins is the limit of /logins, which counts failures only.
 var Logins = core.PerHour("logins", 300)
 
-// attempts counts the handlers of /logins that run at a time.
-
+// attempts counts the handlers of /logins and /vault that run now, and the most that ran at once.
 var attempts struct{ now, most atomic.Int64 }
 
-// Attempt is the handler of /logins: it takes a moment, and answers with a status.
+// Attempt is the handler of /logins and /vault. It takes a millisecond and responds with status.
 func Attempt(w http.ResponseWriter, status int) {
 	now := attempts.now.Add(1)
 	for most := attempts.most.Load(); now > most && !attempts.most.CompareAndSwap(most, now); most = attempts.most.Load() {
@@ -31,8 +30,8 @@ func Attempt(w http.ResponseWriter, status int) {
 	w.WriteHeader(status)
 }
 
-// logins has a thousand attempts at once, every second of which fails. Exactly the failures count, and no more handlers run at
-// a time than the limit has room for.
+// logins makes a thousand attempts at once, of which every second one fails. Exactly the failures count, and no more
+// handlers run at once than the limit has room for.
 func logins(t *testing.T, app App) {
 	for name, url := range map[string]string{"in-process": "", "redis": redistest.Start(t).URL()} {
 		t.Run(name, func(t *testing.T) {
@@ -63,12 +62,13 @@ func logins(t *testing.T, app App) {
 			}
 			all.Wait()
 			assert.EqualValues(t, 1000, passed.Load()+failed.Load()+denied.Load())
-			assert.LessOrEqual(t, attempts.most.Load(), int64(Logins.Max), "at a time")
+			assert.LessOrEqual(t, attempts.most.Load(), int64(Logins.Max), "at once")
 			assert.LessOrEqual(t, failed.Load(), int64(Logins.Max))
 			d, err := limiter.Peek(t.Context(), "ip:192.0.2.1", Logins)
 			require.NoError(t, err)
 			assert.EqualValues(t, failed.Load(), Logins.Max-d.Remaining, "exactly the failures are charged")
-			t.Logf("%d passed, %d failed, %d denied, %d at a time", passed.Load(), failed.Load(), denied.Load(), attempts.most.Load())
+			t.Logf("%d passed, %d failed, %d denied, %d at once", passed.Load(), failed.Load(),
+				denied.Load(), attempts.most.Load())
 		})
 	}
 }

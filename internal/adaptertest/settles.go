@@ -22,10 +22,10 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// Spent is the limit of requests whose cost is known afterwards.
+// Spent is a limit for requests whose cost is known only afterwards.
 var Spent = core.PerHour("spent", 1_000_000)
 
-// spent returns how much of Spent the client at addr has used.
+// spent returns how many units of Spent the client at addr has used.
 func spent(t *testing.T, limiter *core.Limiter, addr string) int {
 	t.Helper()
 	d, err := limiter.Peek(t.Context(), "ip:"+addr, Spent)
@@ -33,9 +33,9 @@ func spent(t *testing.T, limiter *core.Limiter, addr string) int {
 	return Spent.Max - d.Remaining
 }
 
-// settles has requests reserve 10 units and cost 25, over each protocol, and end in every way there is.
+// settles has requests that reserve 10 units and cost 25, and that end in every possible way, over each protocol.
 func settles(t *testing.T, app App) {
-	answer := func(status int) http.HandlerFunc {
+	respond := func(status int) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }
 	}
 	left := func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
@@ -48,10 +48,10 @@ func settles(t *testing.T, app App) {
 	defer backend.Close()
 	target, err := url.Parse(backend.URL)
 	require.NoError(t, err)
-	proxies := httputil.NewSingleHostReverseProxy(target) // it panics with http.ErrAbortHandler if the client leaves
+	proxies := httputil.NewSingleHostReverseProxy(target) // panics with http.ErrAbortHandler if the client leaves
 	proxies.ErrorLog = log.New(io.Discard, "", 0)
-	dies := func(http.ResponseWriter, *http.Request) { panic("a handler") }
-	diesLater := func(w http.ResponseWriter, _ *http.Request) {
+	panics := func(http.ResponseWriter, *http.Request) { panic("a handler") }
+	panicsLater := func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusOK)
 		panic("a handler")
 	}
@@ -60,35 +60,35 @@ func settles(t *testing.T, app App) {
 		for _, row := range []struct {
 			name, path string
 			handler    http.HandlerFunc
-			leaves     string // when the client does
+			leaves     string // when the client leaves
 			charged    int
 		}{
-			{"an answer", "/spent", answer(200), "", 25},
-			{"a failure", "/spent", answer(500), "", 25},
-			{"no answer", "/spent", func(http.ResponseWriter, *http.Request) {}, "", 25},
+			{"a response", "/spent", respond(200), "", 25},
+			{"a failure", "/spent", respond(500), "", 25},
+			{"no response", "/spent", func(http.ResponseWriter, *http.Request) {}, "", 25},
 			{"the client leaves", "/spent", left, "running", 25},
-			{"a stream that the client leaves", "/spent", streams, "answered", 25},
-			{"a stream through a proxy that the client leaves", "/spent", proxies.ServeHTTP, "answered", 25},
-			{"an answer cut off, for more than was reserved", "/spent", aborts, "", 25},
-			{"an answer cut off, for less", "/spent?actual=5", aborts, "", 10},
-			{"an answer cut off, where some count", "/tried", aborts, "", 25},
-			{"a panic", "/spent", dies, "", 10},
-			{"a panic within an answer", "/spent", diesLater, "", 10},
-			{"one that counts", "/tried", answer(401), "", 25},
-			{"one that does not", "/tried", answer(200), "", 0},
-			{"one of which the client does not wait to see whether it does", "/tried", left, "running", 25},
-			{"a stream of which it has seen that it does not", "/tried", streams, "answered", 0},
-			{"a panic where some count", "/tried", dies, "", 10},
+			{"a stream that the client leaves", "/spent", streams, "responding", 25},
+			{"a stream through a proxy that the client leaves", "/spent", proxies.ServeHTTP, "responding", 25},
+			{"an aborted response, for more than was reserved", "/spent", aborts, "", 25},
+			{"an aborted response, for less", "/spent?actual=5", aborts, "", 10},
+			{"an aborted response, with CountOnly", "/tried", aborts, "", 25},
+			{"a panic", "/spent", panics, "", 10},
+			{"a panic within a response", "/spent", panicsLater, "", 10},
+			{"a status that counts", "/tried", respond(401), "", 25},
+			{"a status that does not count", "/tried", respond(200), "", 0},
+			{"the client leaves, with CountOnly", "/tried", left, "running", 25},
+			{"a stream that does not count", "/tried", streams, "responding", 0},
+			{"a panic, with CountOnly", "/tried", panics, "", 10},
 			{"an error that counts", "/fails?status=401", nil, "", 25},
 		} {
 			t.Run(protocol+" "+row.name, func(t *testing.T) {
 				limiter, runs, ended := inProcess(t), make(chan struct{}, 1), make(chan struct{}, 1)
 				handler := app(limiter)
-				server, client := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				server, client := startServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					defer func() {
 						ended <- struct{}{}
 						if recover() != nil {
-							panic(http.ErrAbortHandler) // which the server does not log
+							panic(http.ErrAbortHandler) // the server does not log it
 						}
 					}()
 					handler.ServeHTTP(w, r)
@@ -107,11 +107,11 @@ func settles(t *testing.T, app App) {
 				}
 				r, err := http.NewRequestWithContext(ctx, "GET", server+row.path+separator+"cost=10&actual=25", nil)
 				require.NoError(t, err)
-				came := make(chan struct{})
+				received := make(chan struct{})
 				go func() {
-					defer close(came)
+					defer close(received)
 					if response, err := client.Do(r); err == nil {
-						if row.leaves == "answered" {
+						if row.leaves == "responding" {
 							leave()
 						}
 						io.Copy(io.Discard, response.Body)
@@ -124,14 +124,14 @@ func settles(t *testing.T, app App) {
 				}
 				<-ended
 				assert.Equal(t, row.charged, spent(t, limiter, "127.0.0.1"))
-				<-came
+				<-received
 			})
 		}
 	}
 }
 
-// settlesOfMany has a thousand requests at once, of all costs, with handlers that panic and clients that leave. What is
-// charged is exactly the sum of what was settled, and of what panics have left as it was reserved.
+// settlesOfMany makes a thousand requests at once, of many costs, with handlers that panic and clients that leave. What
+// is charged is exactly the sum of the settled costs, and of the reservations after panics.
 func settlesOfMany(t *testing.T, app App) {
 	for name, url := range map[string]string{"in-process": "", "redis": redistest.Start(t).URL()} {
 		t.Run(name, func(t *testing.T) {
@@ -148,7 +148,7 @@ func settlesOfMany(t *testing.T, app App) {
 					defer leave()
 					charged := actual
 					r := httptest.NewRequest("GET", fmt.Sprintf("/spent?cost=%d&actual=%d", cost, actual), nil)
-					r = r.WithContext(with(ctx, func(w http.ResponseWriter, _ *http.Request) {
+					r = r.WithContext(withHandler(ctx, func(w http.ResponseWriter, _ *http.Request) {
 						switch i % 7 {
 						case 0:
 							charged = cost

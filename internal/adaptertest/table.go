@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-// request is one of a timeline, on the clock that stands still in between.
+// request is an event on the timeline of a row.
 type request struct {
 	at     time.Duration
-	method string // GET when empty
+	method string // GET if empty
 	target string
-	from   string // 192.0.2.1:1234 when empty
-	header string // "Name: value", one a line
+	from   string // 192.0.2.1:1234 if empty
+	header string // lines of "Name: value"
 }
 
 const ms = time.Millisecond
@@ -24,7 +24,7 @@ var table = []struct {
 		{target: "/one"},
 		{at: 3300 * ms, target: "/one"},
 		{at: 3300 * ms, target: "/one"}, // denied: 6.7 s rounded up
-		{at: 9999 * ms, target: "/one"}, // one millisecond early
+		{at: 9999 * ms, target: "/one"}, // one millisecond too early
 		{at: 10000 * ms, target: "/one"},
 		{at: 10000 * ms, target: "/one", from: "192.0.2.2:1234"},
 		{at: 60000 * ms, target: "/one"},
@@ -40,16 +40,16 @@ var table = []struct {
 	{"stacked", []request{
 		{target: "/stacked"},
 		{target: "/stacked"},
-		{target: "/stacked"}, // denied by inner, charged to outer
-		{target: "/stacked"}, // denied by outer: inner is not asked
+		{target: "/stacked"}, // denied by inner, but charged to outer
+		{target: "/stacked"}, // denied by outer, so not decided by inner
 	}},
 	{"deep", []request{
 		{target: "/deep"},
 		{target: "/deep"},
-		{target: "/deep"}, // burst is full for a second and outer, since this request, for a minute; inner is not asked
+		{target: "/deep"}, // burst is full for a second, and outer for a minute since this request
 		{at: 1000 * ms, target: "/deep"},
 	}},
-	{"twice", []request{{target: "/twice"}, {target: "/twice"}}}, // charged twice, told of once
+	{"twice", []request{{target: "/twice"}, {target: "/twice"}}}, // charged twice, but once in the fields
 	{"keys", []request{
 		{target: "/keys", header: "X-API-Key: ann"},
 		{target: "/keys", header: "X-API-Key: bob"},
@@ -62,16 +62,17 @@ var table = []struct {
 		{target: "/table/2"},
 		{target: "/table/3"},
 		{target: "/free"},
-		{target: "/free", from: "@"}, // not even asked for its address
+		{target: "/free", from: "@"}, // its address is not needed
 	}},
 	{"methods", []request{
 		{target: "/one", method: "HEAD"},
 		{target: "/one", method: "OPTIONS"},
-		{target: "/one", method: "HEAD"}, // denied, and no body
+		{target: "/one", method: "HEAD"}, // denied, without a body
 		{target: "/one", method: "OPTIONS"},
 		{target: "/one"},
 	}},
-	{"legacy", []request{{target: "/legacy"}, {target: "/legacy"}, {target: "/legacy"}, {at: 1500 * ms, target: "/legacy"}}},
+	{"legacy", []request{{target: "/legacy"}, {target: "/legacy"}, {target: "/legacy"},
+		{at: 1500 * ms, target: "/legacy"}}},
 	{"secret", []request{{target: "/secret"}, {target: "/secret"}, {target: "/secret"}}},
 	{"text", []request{
 		{target: "/text"},
@@ -80,13 +81,14 @@ var table = []struct {
 		{target: "/text", header: "X-API-Key: ann"},
 		{target: "/text", header: "X-API-Key: ann"},
 	}},
-	{"begun", []request{{target: "/begun"}, {target: "/begun"}, {target: "/begun"}}}, // what is on its way stays as it is
+	// the response that has begun does not change
+	{"begun", []request{{target: "/begun"}, {target: "/begun"}, {target: "/begun"}}},
 	{"cost", []request{
 		{target: "/cost?cost=2"},
-		{target: "/cost?cost=2"}, // denied, and not charged
+		{target: "/cost?cost=2"}, // denied and not charged
 		{target: "/cost?cost=1"},
 		{target: "/cost?cost=1"}, // denied
-		{target: "/cost?cost=4"}, // never: the service's mistake
+		{target: "/cost?cost=4"}, // more than Max: a mistake of the service
 		{target: "/cost?cost=0"},
 	}},
 	{"failures", []request{
@@ -95,7 +97,7 @@ var table = []struct {
 		{target: "/failures?status=204"},
 		{target: "/failures?status=200"},
 		{target: "/failures?status=500"},
-		{target: "/failures?status=200"}, // denied, though it would succeed
+		{target: "/failures?status=200"}, // denied, although it would succeed
 		{at: 10000 * ms, target: "/failures?status=200"},
 	}},
 	{"settled", []request{
@@ -103,20 +105,20 @@ var table = []struct {
 		{target: "/settled?cost=2&actual=2"},
 		{target: "/settled?cost=1&actual=0"}, // denied
 		{at: 60000 * ms, target: "/settled?cost=1&actual=9"},
-		{at: 61000 * ms, target: "/settled?cost=1&actual=0"}, // denied, since more than Max has been charged
+		{at: 61000 * ms, target: "/settled?cost=1&actual=0"}, // denied, because more than Max was charged
 		{at: 119999 * ms, target: "/settled?cost=1&actual=0"},
 		{at: 120000 * ms, target: "/settled?cost=3&actual=0"},
-		{at: 120000 * ms, target: "/settled?cost=1&actual=-1"}, // the service's mistake, so the reservation stays
+		{at: 120000 * ms, target: "/settled?cost=1&actual=-1"}, // a mistake of the service, so the reservation stays
 		{at: 120000 * ms, target: "/settled?cost=1&actual=1"},
-		{at: 120000 * ms, target: "/settled?cost=4&actual=1"}, // never
+		{at: 120000 * ms, target: "/settled?cost=4&actual=1"}, // more than Max
 	}},
 	{"guard", []request{
 		{target: "/guard?status=401"},
 		{target: "/guard?status=200"}, // given back
 		{target: "/guard?status=401"},
-		{at: 1000 * ms, target: "/guard?status=200"},  // denied, though it would succeed, and banned for a minute
-		{at: 11000 * ms, target: "/guard?status=200"}, // the log is empty
-		{at: 60999 * ms, target: "/guard?status=200"}, // one millisecond early
+		{at: 1000 * ms, target: "/guard?status=200"},  // denied, although it would succeed, and banned for a minute
+		{at: 11000 * ms, target: "/guard?status=200"}, // the log is empty, but the ban goes on
+		{at: 60999 * ms, target: "/guard?status=200"}, // one millisecond too early
 		{at: 60999 * ms, target: "/guard?status=200", from: "192.0.2.2:1234"},
 		{at: 61000 * ms, target: "/guard?status=200"},
 	}},
@@ -146,11 +148,11 @@ var table = []struct {
 	}},
 	{"exempt", []request{
 		{target: "/exempt", header: "X-API-Key: ann"},
-		{target: "/exempt", header: "X-API-Key: ann\nX-Staff: yes"}, // neither counted nor told of limits
+		{target: "/exempt", header: "X-API-Key: ann\nX-Staff: yes"}, // neither counted nor with fields
 		{target: "/exempt", header: "X-API-Key: ann"},
 		{target: "/exempt", header: "X-API-Key: ann"}, // denied
 		{target: "/exempt", header: "X-API-Key: ann\nX-Staff: yes"},
-		{target: "/exempt", header: "X-Staff: yes"}, // not even asked for its key
+		{target: "/exempt", header: "X-Staff: yes"}, // its key is not needed
 		{target: "/exempt/plan", header: "X-Staff: yes"},
 		{target: "/exempt/plan", header: "X-API-Key: ann"},
 		{target: "/exempt/table", header: "X-Staff: yes"},
@@ -171,14 +173,14 @@ var table = []struct {
 	{"flight", []request{
 		{target: "/flight"},
 		{target: "/flight"},
-		{target: "/flight"},                    // each ends before the next
-		{target: "/flight", from: Busy + ":1"}, // denied: two are under way
-		{target: "/flight/several"},            // of two limits
-		{target: "/flight/several"},            // the last of the hour
+		{target: "/flight"},                    // admitted, because the others have ended
+		{target: "/flight", from: Busy + ":1"}, // denied: two are in flight
+		{target: "/flight/several"},            // two limits
+		{target: "/flight/several"},            // the last one of Inner
 		{target: "/flight/several"},            // denied
 		{target: "/flight/several", from: Busy + ":1"},
 		{target: "/flight/mapped?status=401", from: "192.0.2.2:1"},
-		{target: "/flight/mapped?status=401", from: "192.0.2.2:1"}, // the hour counts failures
+		{target: "/flight/mapped?status=401", from: "192.0.2.2:1"}, // Inner counts failures
 		{target: "/flight/mapped?status=401", from: "192.0.2.2:1"}, // denied
 		{target: "/flight", from: "192.0.2.2:1"},
 		{target: "/flight/failures", from: "192.0.2.2:1"}, // denied
@@ -189,14 +191,14 @@ var table = []struct {
 		{target: "/plan", header: "X-Plan: flight"},
 		{target: "/plan", header: "X-Plan: flight", from: Busy + ":1"}, // denied
 	}},
-	{"panic", []request{{target: "/panic"}, {target: "/panic"}, {target: "/panic"}}}, // charged all the same
+	{"panic", []request{{target: "/panic"}, {target: "/panic"}, {target: "/panic"}}}, // charged nevertheless
 	{"quoted", []request{{target: "/quoted"}, {at: 1 * ms, target: "/quoted"}}},
 	{"header", []request{
 		{target: "/header"},
 		{target: "/header", header: "X-API-Key:"},
 		{target: "/header", header: "X-API-Key: ann"},
 		{target: "/header", header: "x-api-key: ann"},
-		{target: "/header", header: "X-API-Key: ann\nX-API-Key: bob"}, // who knows which one the handler reads
+		{target: "/header", header: "X-API-Key: ann\nX-API-Key: bob"}, // the handler may read either
 		{target: "/header", header: "X-API-Key: bob\nX-API-Key: ann"},
 		{target: "/header", header: "X-API-Key: ANN"},
 	}},
@@ -240,14 +242,14 @@ var table = []struct {
 		{target: "/query?x=1&api%5Fkey=%61nn"},
 		{target: "/query?api_key=ann&api_key=bob"}, // the first, as the handler reads it
 		{target: "/query?api_key=bob"},
-		{target: "/query?api_key=bob%0A"}, // a decoder of base64 would read bob
+		{target: "/query?api_key=bob%0A"}, // a base64 decoder would read bob
 		{target: "/query?api_key=" + strings.Repeat("k", 8193)},
 	}},
 	{"path", []request{
 		{target: "/path/ann"},
 		{target: "/path/%61nn"},
 		{target: "/path/a%6En?x=1"},
-		{target: "/path/%2561nn"}, // "%61nn" is somebody else
+		{target: "/path/%2561nn"}, // "%61nn" is another client
 		{target: "/path/bob%0D%0A"},
 		{target: "/path/ANN"},
 		{target: "/path"},
@@ -261,30 +263,33 @@ var table = []struct {
 		{target: "/join/1", from: "192.0.2.2:1234"},
 		{target: "/join/1", from: "@"},
 	}},
-	{"global", []request{{target: "/global"}, {target: "/global", from: "192.0.2.2:1234"}, {target: "/global", from: "@"}}},
+	{"global", []request{{target: "/global"}, {target: "/global", from: "192.0.2.2:1234"},
+		{target: "/global", from: "@"}}},
 	{"own", []request{
 		{target: "/own?user=ann"},
 		{target: "/own?user=ann"},
 		{target: "/own?user=ann"},
-		{target: "/own"},             // an empty key is no bucket
-		{target: "/own?user=broken"}, // and the client reads nothing of the error
+		{target: "/own"},             // an empty key is refused
+		{target: "/own?user=broken"}, // the client does not see the error
 	}},
 	{"plan", []request{
 		{target: "/plan", header: "X-Plan: free"},
 		{target: "/plan", header: "X-Plan: free"},
-		{target: "/plan", header: "X-Plan: pro"}, // the same log with more room
+		{target: "/plan", header: "X-Plan: pro"}, // the same log with a larger Max
 		{target: "/plan", header: "X-Plan: pro"},
-		{target: "/plan"}, // no limits are no licence
+		{target: "/plan"}, // no limits: refused
 		{target: "/plan", header: "X-Plan: invalid"},
 		{target: "/plan", header: "X-Plan: broken"},
 	}},
 	{"denied", []request{{target: "/denied"}, {target: "/denied"}, {at: 5 * ms, target: "/denied"}}},
-	{"silent", []request{{target: "/silent"}, {target: "/silent"}, {target: "/silent"}}}, // a denial is a 429, whoever forgets to say so
-	{"answered", []request{{target: "/answered"}}},                                       // one answer, not two
+	// a denial is a 429, even if OnDenied writes nothing
+	{"silent", []request{{target: "/silent"}, {target: "/silent"}, {target: "/silent"}}},
+	{"answered", []request{{target: "/answered"}}}, // one response, not two
 	{"addresses", []request{
 		{target: "/one", from: "192.0.2.9:1"},
 		{target: "/one", from: "[::ffff:192.0.2.9]:2"},
-		{target: "/one", from: "192.0.2.9:3", header: "X-Forwarded-For: 192.0.2.10\nX-Real-IP: 192.0.2.10\nForwarded: for=192.0.2.10"},
+		{target: "/one", from: "192.0.2.9:3",
+			header: "X-Forwarded-For: 192.0.2.10\nX-Real-IP: 192.0.2.10\nForwarded: for=192.0.2.10"},
 		{target: "/one", from: "[2001:db8:1:2::3]:1"},
 		{target: "/one", from: "[2001:db8:1:2:ffff:ffff:ffff:ffff%eth0]:2"},
 		{target: "/one", from: "[2001:db8:1:2::4]:3"}, // the same /64
@@ -294,15 +299,17 @@ var table = []struct {
 	{"proxied", []request{
 		{target: "/proxied", from: "10.0.0.1:80", header: "X-Forwarded-For: 192.0.2.9"},
 		{target: "/proxied", from: "10.0.0.2:80", header: "X-Forwarded-For: 192.0.2.10, 192.0.2.9, 10.0.0.1"},
-		{target: "/proxied", from: "192.0.2.9:1", header: "X-Forwarded-For: 192.0.2.10"}, // the same client without the proxies
+		// the same client without the proxies
+		{target: "/proxied", from: "192.0.2.9:1", header: "X-Forwarded-For: 192.0.2.10"},
 		{target: "/proxied", from: "10.0.0.1:80", header: "X-Forwarded-For: 192.0.2.10"},
 		{target: "/proxied", from: "10.0.0.1:80"},
 		{target: "/proxied", from: "@"},
 	}},
-	{"framework", []request{{target: "/framework"}, {target: "/framework", header: "X-Forwarded-For: 192.0.2.10"}}}, // anybody's choice
+	// refused, because clients can choose their addresses
+	{"framework", []request{{target: "/framework"}, {target: "/framework", header: "X-Forwarded-For: 192.0.2.10"}}},
 }
 
-// unavailable is asked of a limiter that cannot decide.
+// unavailable is the timeline of a limiter that makes no decisions.
 var unavailable = []request{
 	{target: "/one"},
 	{target: "/several"},

@@ -1,49 +1,27 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/exactlimit/exactlimit/internal/oracle"
 )
-
-// admission is an admitted request: decided some time between these two moments.
-type admission struct{ sent, received time.Duration }
-
-// worstWindow returns the largest number of admissions that surely lie within less than a window, whenever between sent
-// and received each of them was decided. It never overstates.
-func worstWindow(admissions []admission, window time.Duration) int {
-	sorted := slices.SortedFunc(slices.Values(admissions), func(a, b admission) int { return cmp.Compare(a.sent, b.sent) })
-	worst := 0
-	for i, first := range sorted {
-		n := 0
-		for _, a := range sorted[i:] {
-			if a.sent-first.sent >= window {
-				break
-			}
-			if a.received-first.sent < window {
-				n++
-			}
-		}
-		worst = max(worst, n)
-	}
-	return worst
-}
 
 const (
 	accuracyMax    = 100
-	accuracyWindow = time.Second // a whole one, since httprate-redis keeps windows by the second
+	accuracyWindow = time.Second // a whole second, as httprate-redis needs
 	accuracyRuns   = 2
 )
 
-// volley is requests that goroutines send at once.
+// volley is a number of requests that goroutines send at once.
 type volley struct {
 	at                   time.Duration // since a whole second of the clock
 	requests, goroutines int
 }
 
-// pattern is an arrival of requests that some way of counting gets wrong.
+// pattern is a sequence of requests that some algorithms count incorrectly.
 type pattern struct {
 	name      string
 	instances int
@@ -52,9 +30,9 @@ type pattern struct {
 
 func patterns() []pattern {
 	const w, n = accuracyWindow, accuracyMax
-	// Whether a window goes by the clock, or begins with the limiter or with the first request, it ends just behind the second.
-	// So the second volley fills one window and the third the next. What follows keeps asking while an estimate that is made
-	// of the last window fades.
+	// Fixed windows end right after the first second, whether they follow the clock or begin with the limiter or the
+	// first request. So the second volley fills one window and the third the next. The requests that follow test
+	// estimates that are based on the previous window.
 	border := []volley{{w * 2 / 100, 1, 1}, {w * 95 / 100, 2 * n, 16}, {w * 107 / 100, 2 * n, 16}}
 	var steady []volley
 	for i := range 5 * n {
@@ -67,39 +45,41 @@ func patterns() []pattern {
 	return []pattern{{"border", 1, border}, {"steady", 1, steady}, {"burst", 1, burst}, {"burst at two", 2, burst}}
 }
 
-// waits says whether a pattern takes its time, and begins with a second of the clock.
-func (p pattern) waits() bool { return len(p.volleys) > 1 }
+// timed reports whether a pattern has volleys at certain times, and so begins with a second of the clock.
+func (p pattern) timed() bool { return len(p.volleys) > 1 }
 
-// accuracy has every contender face every pattern, and returns the most that each let into a window. It is an error if
-// exactlimit lets in anything but what was asked for.
-func accuracy(contenders, memory []contender, redis *server, progress func(string)) (redisResults, memoryResults []exactness, _ error) {
+// accuracy plays every pattern to every contender, and returns the most that each admitted in a window. If exactlimit
+// does not admit exactly the limit, that is an error.
+func accuracy(
+	contenders, memory []contender, redis *server, progress func(string),
+) (redisResults, memoryResults []exactness, _ error) {
 	onRedis := len(contenders)
 	contenders = slices.Concat(contenders, memory)
 	results := make([]exactness, len(contenders))
 	for i, c := range contenders {
-		results[i] = exactness{Contender: c.name, How: c.how, Asked: accuracyMax, Admitted: map[string]int{}}
+		results[i] = exactness{Contender: c.name, How: c.how, Limit: accuracyMax, Admitted: map[string]int{}}
 	}
 	for run := range accuracyRuns {
 		for j, p := range patterns() {
 			admitted, errs := make([]int, len(contenders)), make([]error, len(contenders))
-			face := func(i int) {
+			play := func(i int) {
 				s := setup{prefix: fmt.Sprintf("a%d-%d-%d", run, j, i), workers: 256, max: accuracyMax, window: accuracyWindow}
 				if i < onRedis {
 					s.addrs = []string{redis.addr}
 				} else if p.instances > 1 {
-					return // memory is one instance's own
+					return // instances do not share memory
 				}
-				admitted[i], errs[i] = p.face(contenders[i], s)
+				admitted[i], errs[i] = p.play(contenders[i], s)
 			}
-			if p.waits() { // nobody is busy, so all at the same time
-				var waiting sync.WaitGroup
+			if p.timed() { // mostly waiting, so all contenders at the same time
+				var all sync.WaitGroup
 				for i := range contenders {
-					waiting.Go(func() { face(i) })
+					all.Go(func() { play(i) })
 				}
-				waiting.Wait()
+				all.Wait()
 			} else {
 				for i := range contenders {
-					face(i)
+					play(i)
 				}
 			}
 			for i, c := range contenders {
@@ -120,10 +100,10 @@ func accuracy(contenders, memory []contender, redis *server, progress func(strin
 	return results[:onRedis], results[onRedis:], nil
 }
 
-// face sends the requests of a pattern, all of one key, and returns the worst window.
-func (p pattern) face(c contender, s setup) (worst int, _ error) {
+// play sends the requests of a pattern, all with one key, and returns the worst window.
+func (p pattern) play(c contender, s setup) (worst int, _ error) {
 	start := time.Now()
-	if p.waits() {
+	if p.timed() {
 		start = start.Add(time.Until(start.Truncate(accuracyWindow).Add(accuracyWindow)))
 		time.Sleep(time.Until(start))
 	}
@@ -140,10 +120,10 @@ func (p pattern) face(c contender, s setup) (worst int, _ error) {
 		limiters[i] = l
 	}
 	var (
-		mu         sync.Mutex
-		failure    error
-		admissions []admission
-		senders    sync.WaitGroup
+		mu       sync.Mutex
+		failure  error
+		admitted []oracle.Span
+		senders  sync.WaitGroup
 	)
 	for _, v := range p.volleys {
 		time.Sleep(v.at - time.Since(start))
@@ -157,7 +137,7 @@ func (p pattern) face(c contender, s setup) (worst int, _ error) {
 					if err != nil {
 						failure = err
 					} else if ok {
-						admissions = append(admissions, admission{sent, received})
+						admitted = append(admitted, oracle.Span{From: int64(sent), To: int64(received), Units: 1})
 					}
 					mu.Unlock()
 				}
@@ -165,11 +145,11 @@ func (p pattern) face(c contender, s setup) (worst int, _ error) {
 		}
 	}
 	senders.Wait()
-	worst = worstWindow(admissions, accuracyWindow)
+	worst = oracle.Most(admitted, int64(accuracyWindow))
 	for _, l := range limiters {
 		if l.decidedLocally() > 0 && worst != accuracyMax && failure == nil {
-			failure = fmt.Errorf("%s: %d admitted, not %d, since %d requests were decided without Redis: is the machine too busy?",
-				p.name, worst, accuracyMax, l.decidedLocally())
+			failure = fmt.Errorf("%s: %d admitted, not %d, because %d requests were decided without Redis:"+
+				" the machine may be too busy", p.name, worst, accuracyMax, l.decidedLocally())
 		}
 	}
 	return worst, failure

@@ -13,20 +13,20 @@ import (
 	"github.com/exactlimit/exactlimit/core"
 )
 
-// footprint is what full logs take, in bytes.
+// footprint is the memory of a full log, in bytes.
 type footprint struct {
 	Max                 int
-	Redis, InProcess    float64 // the log of one key, with the key
-	PerRedis, PerMemory float64 // of it, for each admitted request
-	Hot                 bool    // whether many goroutines have filled the log at once, in Redis only
+	Redis, InProcess    float64 // of the log of one key, including the key
+	PerRedis, PerMemory float64 // for each admitted request
+	Hot                 bool    // whether many goroutines filled the log at once; only in Redis
 }
 
-// footprints fills logs by asking: one request at a time, as the clients of most services do, and then a large log by
-// many goroutines at once, as a hot key's.
+// footprints fills logs with requests: first one at a time, as most clients of services send them, and then many at
+// once into a large log, like that of a hot key.
 func footprints(addrs []string) ([]footprint, error) {
 	sizes := []int{10, 100, 128, 1000, 10_000}
 	all := make([]footprint, len(sizes))
-	for i, n := range sizes { // all of them before there is a client, whose buffers would be freed meanwhile
+	for i, n := range sizes { // before there is a client, whose buffers could be freed during a measurement
 		inProcess, err := bytesInProcess(n)
 		if err != nil {
 			return nil, err
@@ -46,17 +46,18 @@ func footprints(addrs []string) ([]footprint, error) {
 
 const hotMax = 100_000
 
-// fill has goroutines fill a log of n, and sees that it holds n and no more.
+// fill fills a log of n requests by goroutines, and checks that it then has no room.
 func fill(l *core.Limiter, key string, n, goroutines int, by core.Source) error {
 	limit := core.Limit{Name: "bench", Max: n, Window: time.Hour}
-	var asked atomic.Int64
+	var requests atomic.Int64
 	var fillers sync.WaitGroup
 	errs := make([]error, goroutines)
 	for i := range errs {
 		fillers.Go(func() {
-			for asked.Add(1) <= int64(n) {
+			for requests.Add(1) <= int64(n) {
 				if d, err := l.Allow(ctx, key, limit); err != nil || !d.Allowed || d.Source != by {
-					errs[i] = fmt.Errorf("bytes: a request for a log of %d: allowed %v by %v: %v", n, d.Allowed, d.Source, err)
+					errs[i] = fmt.Errorf("bytes: a request to a log of %d: allowed is %v, source is %v: %v",
+						n, d.Allowed, d.Source, err)
 					return
 				}
 			}
@@ -72,6 +73,7 @@ func fill(l *core.Limiter, key string, n, goroutines int, by core.Source) error 
 	return nil
 }
 
+// bytesInRedis returns the memory of a log of n requests, filled by goroutines.
 func bytesInRedis(addr string, n, goroutines int) (float64, error) {
 	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{addr}, DisableCache: true})
 	if err != nil {
@@ -84,7 +86,7 @@ func bytesInRedis(addr string, n, goroutines int) (float64, error) {
 	if err := do("FLUSHALL", "SYNC").Error(); err != nil {
 		return 0, err
 	}
-	l, err := core.Connect("redis://"+addr, core.WithTimeout(10*time.Second)) // every request has to be counted in Redis
+	l, err := core.Connect("redis://"+addr, core.WithTimeout(10*time.Second)) // all requests must be counted in Redis
 	if err != nil {
 		return 0, err
 	}
@@ -97,7 +99,7 @@ func bytesInRedis(addr string, n, goroutines int) (float64, error) {
 		return 0, fmt.Errorf("bytes: keys %q: %v", keys, err)
 	}
 	var sum int64
-	for _, key := range keys { // all of them, should a log ever have several
+	for _, key := range keys { // all, in case a log has several
 		size, err := do("MEMORY", "USAGE", key, "SAMPLES", "0").AsInt64()
 		if err != nil {
 			return 0, err
@@ -107,7 +109,7 @@ func bytesInRedis(addr string, n, goroutines int) (float64, error) {
 	return float64(sum), nil
 }
 
-// bytesInProcess divides what the heap has grown by between enough keys that what else is on it does not matter.
+// bytesInProcess divides the growth of the heap by a number of keys that is so large that other growth does not matter.
 func bytesInProcess(n int) (float64, error) {
 	keys := max(20, 500_000/n)
 	l, err := core.NewInProcess()
@@ -126,10 +128,11 @@ func bytesInProcess(n int) (float64, error) {
 	return float64(after-before) / float64(keys), nil
 }
 
+// heap returns the size of the heap after garbage collection.
 func heap() int64 {
 	var m runtime.MemStats
 	runtime.GC()
-	runtime.GC() // what the first one's finalizers let go
+	runtime.GC() // frees what the finalizers of the first one released
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
 }

@@ -11,19 +11,19 @@ import (
 	"time"
 )
 
-// ceiling says how near limiting through Go comes to the most that the script can do: Redis has one core to itself, and who
-// asks has another, be it redis-benchmark or us. The rates are of calls for "return 1", and else of decisions, per second.
+// ceiling compares exactlimit in Go with the highest rates of Redis itself. Redis has one core to itself, and
+// redis-benchmark or exactlimit has another. All rates are per second.
 type ceiling struct {
-	Nothing, Bare float64 // "return 1", and five commands
-	One, Batch    float64 // the decision script with one question in a call, and with many
-	Go            float64 // through Go
-	Ratio         float64 // Go over Batch
+	Nothing, Bare float64 // calls of a script that returns 1, and of one with five commands
+	One, Batch    float64 // decisions of the script with one question in a call, and with many
+	Go            float64 // decisions of exactlimit in Go
+	Ratio         float64 // Go divided by Batch
 }
 
-// batch is how many questions a call of many asks.
+// batch is the number of questions in a call with many.
 const batch = 32
 
-// bare does the five commands of a sliding log and nothing else: the most that a script with them can reach.
+// bare is a script with only the five commands of a sliding log. No script with these commands can be faster.
 const bare = `
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -36,7 +36,7 @@ return n`
 const (
 	rawQuestions = 150_000
 	redisCore    = "0"
-	askCore      = "1"
+	loadCore     = "1"
 
 	decideScript = "../../lua/decide.lua"
 )
@@ -47,10 +47,10 @@ func measureCeiling(rounds int, length time.Duration, progress func(string)) (*c
 			return nil, fmt.Errorf("%w: %s is not installed", errSkipped, tool)
 		}
 	}
-	if err := exec.Command("taskset", "-c", redisCore+","+askCore, "true").Run(); err != nil {
-		return nil, fmt.Errorf("%w: it takes two cores", errSkipped)
+	if err := exec.Command("taskset", "-c", redisCore+","+loadCore, "true").Run(); err != nil {
+		return nil, fmt.Errorf("%w: two cores are needed", errSkipped)
 	}
-	decide, err := os.ReadFile(decideScript) // not by its Go name, which another checkout may not have
+	decide, err := os.ReadFile(decideScript) // not through package lua, which may differ in another checkout
 	if err != nil {
 		return nil, fmt.Errorf("%w: %v", errSkipped, err)
 	}
@@ -78,9 +78,9 @@ func measureCeiling(rounds int, length time.Duration, progress func(string)) (*c
 			name := "through Go"
 			if i < len(scripts) {
 				name = scripts[i].name
-				perSecond, err = scripts[i].raw(redis)
+				perSecond, err = scripts[i].benchmark(redis)
 			} else {
-				perSecond, err = pinned(redis, length)
+				perSecond, err = throughGo(redis, length)
 			}
 			if err != nil {
 				return nil, fmt.Errorf("ceiling: %w", err)
@@ -90,32 +90,36 @@ func measureCeiling(rounds int, length time.Duration, progress func(string)) (*c
 		}
 	}
 	return &ceiling{
-		Nothing: median(rates[0]), Bare: median(rates[1]), One: median(rates[2]), Batch: median(rates[3]), Go: median(rates[4]),
-		Ratio: median(ratios(rates[4], rates[3])),
+		Nothing: median(rates[0]),
+		Bare:    median(rates[1]),
+		One:     median(rates[2]),
+		Batch:   median(rates[3]),
+		Go:      median(rates[4]),
+		Ratio:   median(ratios(rates[4], rates[3])),
 	}, nil
 }
 
 var errSkipped = errors.New("skipped")
 
-// script is one that redis-benchmark calls.
+// script is a script for redis-benchmark.
 type script struct {
 	name, text string
 	questions  int      // in a call, each with a key
-	args       []string // behind an id
-	adds       bool     // an entry for each question
+	args       []string // after the id of the call
+	adds       bool     // whether it adds an entry for each question
 }
 
-// raw has redis-benchmark call a script, under names and ids as long as ours, and returns how many questions it answers per
-// second. A number is drawn for each place, so of twenty questions about a key hardly two have one id; that so many entries
-// are there is checked.
-func (s script) raw(redis *server) (float64, error) {
+// benchmark runs redis-benchmark with a script, with keys and ids as long as those of exactlimit, and returns the
+// questions per second. The ids are random numbers, so a few entries of a key may have the same id. It checks that
+// nearly all have their own.
+func (s script) benchmark(redis *server) (float64, error) {
 	sha, err := redis.do("SCRIPT", "LOAD", s.text).ToString()
 	if err != nil {
 		return 0, err
 	}
 	_, port, _ := strings.Cut(redis.addr, ":")
 	out, err := exec.Command("taskset", slices.Concat(
-		[]string{"-c", askCore, "redis-benchmark", "-p", port, "--csv", "-r", "10000",
+		[]string{"-c", loadCore, "redis-benchmark", "-p", port, "--csv", "-r", "10000",
 			"-n", strconv.Itoa(rawQuestions / s.questions), "-c", "20", "-P", "32", "evalsha", sha, strconv.Itoa(s.questions)},
 		slices.Repeat([]string{"b:{__rand_int__}:bench:10000v3"}, s.questions),
 		[]string{"__rand_int__"}, s.args)...).Output()
@@ -125,10 +129,12 @@ func (s script) raw(redis *server) (float64, error) {
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 	fields := strings.Split(lines[len(lines)-1], ",")
 	if len(fields) < 2 {
-		return 0, fmt.Errorf("redis-benchmark says %q", out)
+		return 0, fmt.Errorf("redis-benchmark printed %q", out)
 	}
 	if s.adds {
-		entries, err := redis.do("EVAL", "local n = 0 for _, k in ipairs(redis.call('KEYS', '*')) do n = n + redis.call('ZCARD', k) end return n", "0").AsInt64()
+		entries, err := redis.do("EVAL",
+			"local n = 0 for _, k in ipairs(redis.call('KEYS', '*')) do n = n + redis.call('ZCARD', k) end return n",
+			"0").AsInt64()
 		if err != nil || entries < rawQuestions*99/100 {
 			return 0, fmt.Errorf("%s: %d entries of %d questions: %v", s.name, entries, rawQuestions, err)
 		}
@@ -137,15 +143,15 @@ func (s script) raw(redis *server) (float64, error) {
 	return calls * float64(s.questions), err
 }
 
-// pinned has this program run once more, on a core of its own, to ask as the scenario spread/256 does.
-func pinned(redis *server, length time.Duration) (float64, error) {
+// throughGo runs the scenario spread/256 in a child process on its own core.
+func throughGo(redis *server, length time.Duration) (float64, error) {
 	all := scenarios()
 	s := all[slices.IndexFunc(all, func(s scenario) bool { return s.name == "spread/256" })]
 	j := s.job(s.contenders[0], servers{redis}, "b")
 	j.Length = length
 	var t turn
-	if err := j.result("", &t, "env", "GOMAXPROCS=1", "taskset", "-c", askCore); err != nil {
+	if err := j.result("", &t, "env", "GOMAXPROCS=1", "taskset", "-c", loadCore); err != nil {
 		return 0, err
 	}
-	return t.perSecond(), s.doubt(t, servers{redis}, s.contenders[0])
+	return t.perSecond(), s.validate(t, servers{redis}, s.contenders[0])
 }

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// job is what a child process does. Each turn has a process of its own, so no contender inherits the heap of another,
-// and a build of another checkout (-against) is measured in exactly the same way.
+// job is the task of a child process. Each turn has its own process, so that no contender inherits the heap of another,
+// and a build for another checkout (-against) is measured in the same way.
 type job struct {
 	Scenario  string
 	Contender string
@@ -21,20 +21,20 @@ type job struct {
 	Prefix    string
 	Length    time.Duration
 	Check     bool  // only check that the contender limits
-	Spins     int64 // of a goroutine after each decision, in the scenarios named overload
+	Spins     int64 // steps of spin after each decision, in the scenarios named overload
 	Bytes     bool  // measure the bytes of full logs instead
 }
 
-// run is the whole life of a child: it does the job and writes the result to out as JSON. The scenarios in which the
-// parent takes part read from in, to learn when to begin or to stop.
+// run is the main function of a child: it does the job, and writes the result to out as JSON. In some scenarios it
+// reads lines from in, with which the parent tells it to proceed.
 func (j job) run(in io.Reader, out io.Writer) error {
-	answer := json.NewEncoder(out)
+	encoder := json.NewEncoder(out)
 	if j.Bytes {
 		all, err := footprints(j.Addrs)
 		if err != nil {
 			return err
 		}
-		return answer.Encode(all)
+		return encoder.Encode(all)
 	}
 	all := scenarios()
 	i := slices.IndexFunc(all, func(s scenario) bool { return s.name == j.Scenario })
@@ -51,12 +51,12 @@ func (j job) run(in io.Reader, out io.Writer) error {
 	setup.addrs, setup.prefix, setup.workers = j.Addrs, j.Prefix, s.goroutines
 	switch {
 	case s.kind == service:
-		return serveChild(c, setup, j.Check, in, answer)
+		return serveChild(c, setup, j.Check, in, encoder)
 	case j.Check:
 		if err := c.check(setup, [2]string{s.walks()[0].keys[0], "192.0.2.99:1"}); err != nil {
 			return err
 		}
-		return answer.Encode(turn{})
+		return encoder.Encode(turn{})
 	}
 	l, err := c.open(setup)
 	if err != nil {
@@ -65,14 +65,14 @@ func (j job) run(in io.Reader, out io.Writer) error {
 	defer l.close()
 	var t turn
 	if s.kind == overload {
-		t, err = overloadChild(l, s.walks(), j, in, answer)
+		t, err = overloadChild(l, s.walks(), j, in, encoder)
 	} else {
 		t, err = run(l, s.walks(), j.Length, j.Addrs)
 	}
 	if err != nil {
 		return err
 	}
-	return answer.Encode(t)
+	return encoder.Encode(t)
 }
 
 // child is a running process of this program, or of its build for another checkout.
@@ -83,7 +83,7 @@ type child struct {
 	stderr bytes.Buffer
 }
 
-// start runs exe for a job, behind a wrapper such as taskset if one is given. An empty exe is this program.
+// start starts exe for a job, behind a wrapper such as taskset if one is given. An empty exe is this program.
 func (j job) start(exe string, wrapper ...string) (*child, error) {
 	if exe == "" {
 		self, err := os.Executable()
@@ -111,7 +111,7 @@ func (j job) start(exe string, wrapper ...string) (*child, error) {
 	return c, c.cmd.Start()
 }
 
-// read waits for the child's next value. A child that fails writes none, and its last words are the error.
+// read waits for the next value of the child. If the child fails, the error contains what it wrote to stderr.
 func (c *child) read(value any) error {
 	if err := c.out.Decode(value); err != nil {
 		failed := c.cmd.Wait()
@@ -120,20 +120,20 @@ func (c *child) read(value any) error {
 	return nil
 }
 
-// tell lets a child that waits for the parent go on.
-func (c *child) tell() error {
+// proceed lets a child that waits for the parent proceed.
+func (c *child) proceed() error {
 	_, err := c.in.Write([]byte("\n"))
 	return err
 }
 
-// stop ends the child if it has not ended.
+// stop kills the child if it has not ended.
 func (c *child) stop() {
 	c.in.Close()
 	c.cmd.Process.Kill()
 	c.cmd.Wait()
 }
 
-// result starts a child, and waits for its only value.
+// result starts a child and waits for its only value.
 func (j job) result(exe string, value any, wrapper ...string) error {
 	c, err := j.start(exe, wrapper...)
 	if err != nil {
@@ -176,7 +176,7 @@ func build(dir string) (exe string, remove func(), err error) {
 func copyFile(to, from string) error {
 	text, err := os.ReadFile(from)
 	if err != nil {
-		return fmt.Errorf("%w: run it in internal/bench, as go run -C does", err)
+		return fmt.Errorf("%w: run this program in internal/bench, as go run -C does", err)
 	}
 	return os.WriteFile(to, text, 0o644)
 }

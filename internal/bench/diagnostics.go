@@ -12,11 +12,11 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 )
 
-// diagnostics is what exactlimit says about its path to Redis.
+// diagnostics is what exactlimit logged and measured about its path to Redis.
 type diagnostics struct {
 	// Warnings are the log messages of level Warn and above, and how often each was written.
 	Warnings map[string]int `json:",omitempty"`
-	// Outage is how long the circuit breaker was open, by the metric. It is zero where that is not measured.
+	// Outage is how long the circuit breaker was open, by the metric. It is zero if that was not measured.
 	Outage time.Duration `json:",omitempty"`
 }
 
@@ -30,17 +30,19 @@ func (d *diagnostics) add(other diagnostics) {
 	d.Outage += other.Outage
 }
 
-// words is a slog.Handler that counts warnings. The zero value is ready to use.
-type words struct {
+// warningCounter is a slog.Handler that counts warnings. The zero value is ready to use.
+type warningCounter struct {
 	mu     sync.Mutex
 	counts map[string]int
 }
 
-func (w *words) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
-func (w *words) WithAttrs([]slog.Attr) slog.Handler               { return w }
-func (w *words) WithGroup(string) slog.Handler                    { return w }
+func (w *warningCounter) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= slog.LevelWarn
+}
+func (w *warningCounter) WithAttrs([]slog.Attr) slog.Handler { return w }
+func (w *warningCounter) WithGroup(string) slog.Handler      { return w }
 
-func (w *words) Handle(_ context.Context, r slog.Record) error {
+func (w *warningCounter) Handle(_ context.Context, r slog.Record) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.counts == nil {
@@ -50,13 +52,13 @@ func (w *words) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-func (w *words) warnings() map[string]int {
+func (w *warningCounter) counted() map[string]int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return maps.Clone(w.counts)
 }
 
-// outageDuration reads the metric that tells for how long the circuit breaker was open.
+// outageDuration reads the metric for how long the circuit breaker was open.
 func outageDuration(reader metric.Reader) (time.Duration, error) {
 	const name = "exactlimit.outage.duration"
 	var all metricdata.ResourceMetrics
@@ -76,5 +78,5 @@ func outageDuration(reader metric.Reader) (time.Duration, error) {
 			return time.Duration(seconds * float64(time.Second)), nil
 		}
 	}
-	return 0, errors.New("exactlimit no longer has the metric " + name)
+	return 0, errors.New("exactlimit has no metric " + name)
 }

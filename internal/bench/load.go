@@ -8,32 +8,32 @@ import (
 	"time"
 )
 
-// walk is the keys that one goroutine asks for: in an order, from a place in it, and around.
+// walk is the sequence of keys of one goroutine: an order, which it repeats, and where it starts.
 type walk struct {
 	keys  []string
-	order []uint32 // indices, since pointers would give the garbage collector work
-	from  int
+	order []uint32 // indices, because the garbage collector would scan pointers
+	start int
 }
 
 // turn is what one contender did in one round.
 type turn struct {
-	Asked, Denied int
-	DeniedBefore  int    // while warming up
-	Local         int    // decided without Redis, of those that were to be decided by Redis
-	Failed        int    // calls with an error, which only the scenarios named overload forgive
-	Failure       string // the first of them
-	Elapsed       time.Duration
-	Mallocs       uint64
-	RedisCPU      time.Duration // that all servers used
-	P50, P99      time.Duration
-	Timed         int // calls
-	Said          diagnostics
+	Requests, Denied int
+	DeniedBefore     int    // while warming up
+	Local            int    // decisions without Redis, if Redis should have decided
+	Failed           int    // calls with an error, which only the scenarios named overload allow
+	Failure          string // the first of them
+	Elapsed          time.Duration
+	Mallocs          uint64
+	RedisCPU         time.Duration // of all servers
+	P50, P99         time.Duration
+	Timed            int // the number of timed calls
+	Diagnostics      diagnostics
 
 	samples []time.Duration // of the timed calls, sorted
 }
 
-func (t turn) perSecond() float64    { return float64(t.Asked) / t.Elapsed.Seconds() }
-func (t turn) per(n float64) float64 { return n / float64(max(1, t.Asked)) }
+func (t turn) perSecond() float64    { return float64(t.Requests) / t.Elapsed.Seconds() }
+func (t turn) per(n float64) float64 { return n / float64(max(1, t.Requests)) }
 
 // summarize computes the quantiles from sorted samples.
 func (t *turn) summarize() {
@@ -41,18 +41,18 @@ func (t *turn) summarize() {
 	t.P50, t.P99, t.Timed = quantile(t.samples, 0.5), quantile(t.samples, 0.99), len(t.samples)
 }
 
-// samplesPerTurn is about how many calls of a turn are timed. Timing all of them would be most of what a cached denial
-// takes.
+// samplesPerTurn is about how many calls of a turn are timed. To time a call takes longer than a cached denial, so not
+// all calls are timed.
 const samplesPerTurn = 20_000
 
-// run gives a limiter a turn: a fifth of the time to warm up, then the rest, which counts.
+// run gives a limiter a turn, of which the first fifth is warm-up and does not count.
 func run(l *limiter, walks []walk, length time.Duration, addrs []string) (turn, error) {
 	warmUp := length / 5
 	warm, err := load(l, walks, warmUp, 16)
 	if err != nil {
 		return turn{}, err
 	}
-	every := max(1, 4*warm.Asked/samplesPerTurn)
+	every := max(1, 4*warm.Requests/samplesPerTurn)
 	busy, err := redisCPU(addrs)
 	if err != nil {
 		return turn{}, err
@@ -66,13 +66,13 @@ func run(l *limiter, walks []walk, length time.Duration, addrs []string) (turn, 
 	measured.RedisCPU = after - busy
 	measured.DeniedBefore = warm.Denied
 	measured.Local = l.decidedLocally() - local
-	if l.said != nil && err == nil {
-		measured.Said, err = l.said()
+	if l.diagnostics != nil && err == nil {
+		measured.Diagnostics, err = l.diagnostics()
 	}
 	return measured, err
 }
 
-// load has one goroutine for each walk ask as fast as it is answered, and times each of their every-th calls.
+// load runs one goroutine for each walk, which calls the limiter without a pause, and times every every-th call.
 func load(l *limiter, walks []walk, length time.Duration, every int) (turn, error) {
 	var (
 		stop    atomic.Bool
@@ -86,11 +86,11 @@ func load(l *limiter, walks []walk, length time.Duration, every int) (turn, erro
 		turns[i].samples = make([]time.Duration, 0, 2*samplesPerTurn/len(walks))
 	}
 	worker := func(w walk, t *turn) {
-		samples, asked, denied, allow := t.samples, 0, 0, l.allow
+		samples, requests, denied, allow := t.samples, 0, 0, l.allow
 		if l.each != nil {
 			allow = l.each()
 		}
-		place, untilTimed := w.from%len(w.order), every
+		place, untilTimed := w.start%len(w.order), every
 		for !stop.Load() {
 			key := w.keys[w.order[place]]
 			if place++; place == len(w.order) {
@@ -107,16 +107,16 @@ func load(l *limiter, walks []walk, length time.Duration, every int) (turn, erro
 				untilTimed = every
 			}
 			if err != nil {
-				failure := err // err itself must not escape, which would cost each call an allocation
+				failure := err // a copy, because each call would allocate if err escaped
 				failed.Store(&failure)
 				stop.Store(true)
 			}
-			asked++
+			requests++
 			if !ok {
 				denied++
 			}
 		}
-		t.samples, t.Asked, t.Denied = samples, asked, denied // at the end: neighbours share a cache line
+		t.samples, t.Requests, t.Denied = samples, requests, denied // only at the end, because neighbors share a cache line
 	}
 
 	runtime.ReadMemStats(&before)
@@ -135,7 +135,7 @@ func load(l *limiter, walks []walk, length time.Duration, every int) (turn, erro
 		return turn{}, *err
 	}
 	for _, t := range turns {
-		sum.Asked += t.Asked
+		sum.Requests += t.Requests
 		sum.Denied += t.Denied
 		sum.samples = append(sum.samples, t.samples...)
 	}

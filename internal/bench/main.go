@@ -3,18 +3,18 @@
 //
 //	go run -C internal/bench .
 //
-// It takes about ten minutes and prints a report in Markdown. Absolute numbers are this machine's; the ratios, each
-// taken within one round in which all contenders had their turn, travel better.
+// It takes about ten minutes and prints a report in Markdown. Absolute numbers are valid for this machine only. The
+// ratios, each taken within one round in which all contenders had their turn, depend on it less.
 //
-// Both scenarios and contenders can be chosen by regular expressions. exactlimit always runs, since the others are
+// Scenarios and contenders can be selected by regular expressions. exactlimit always runs, because the others are
 // compared with it:
 //
 //	go run -C internal/bench . -only 'hot|zipf' -contenders rueidis
 //	go run -C internal/bench . -only overload -contenders none
 //	go run -C internal/bench . -only service -rounds 9 -for 2s
 //
-// To compare two versions of exactlimit in one interleaved run, name the root of another checkout, such as one that
-// git worktree made. This program is built for it too, and its exactlimit becomes the contender "other":
+// To compare two versions of exactlimit in one interleaved run, name the root of another checkout, such as one made by
+// git worktree. This program is also built for that checkout, whose exactlimit becomes the contender "other":
 //
 //	git worktree add --detach /tmp/before HEAD~5
 //	go run -C internal/bench . -only 'spread|hot|service' -contenders none -against /tmp/before
@@ -36,12 +36,13 @@ func main() {
 	var (
 		asJSON     = flag.Bool("json", false, "print JSON instead of Markdown")
 		rounds     = flag.Int("rounds", 5, "`turns` of each contender in each scenario")
-		length     = flag.Duration("for", 700*time.Millisecond, "`time` of a turn, of which a fifth is to warm up")
+		length     = flag.Duration("for", 700*time.Millisecond, "`time` of a turn, of which a fifth is warm-up")
 		only       = flag.String("only", "", "`regexp` of the scenarios to run: "+strings.Join(names(), " "))
 		contenders = flag.String("contenders", "", "`regexp` of the contenders to compare exactlimit with; all if empty")
-		against    = flag.String("against", "", "root `directory` of another checkout of exactlimit, which becomes a contender")
-		svg        = flag.String("svg", "../../testdata/speed.svg", "`file` to draw the chart to; empty for none")
-		child      = flag.String("child", "", "used by the program itself")
+		against    = flag.String("against", "",
+			"root `directory` of another checkout of exactlimit, which becomes a contender")
+		svg   = flag.String("svg", "../../testdata/speed.svg", "`file` to draw the chart to; empty for none")
+		child = flag.String("child", "", "used by the program itself")
 	)
 	flag.Parse()
 	if *child != "" {
@@ -87,7 +88,7 @@ func main() {
 	switch {
 	case *svg == "":
 	case !r.charted() || *contenders != "" || *against != "":
-		fmt.Fprintln(os.Stderr, "no chart: it shows all contenders in scenarios that the flags have left out")
+		fmt.Fprintln(os.Stderr, "no chart: it needs all contenders, and scenarios that the flags have excluded")
 	default:
 		if err := os.WriteFile(*svg, []byte(chart(r)), 0o644); err != nil {
 			fail(err)
@@ -100,6 +101,7 @@ func fail(err error) {
 	os.Exit(1)
 }
 
+// names returns what -only can select.
 func names() []string {
 	var names []string
 	for _, s := range scenarios() {
@@ -108,16 +110,16 @@ func names() []string {
 	return append(names, "ceiling", "accuracy", "bytes")
 }
 
-// plan is what the flags ask for.
+// plan is what the flags select.
 type plan struct {
 	wanted     func(scenario string) bool
-	contenders func(name string) bool // besides ours
+	contenders func(name string) bool // besides exactlimit
 	rounds     int
 	length     time.Duration
 }
 
-// measure runs everything that is wanted, beside a build for another checkout of exactlimit unless against is empty.
-// With an error it returns what was measured until then.
+// measure runs everything that is selected. Unless against is empty, a build for that checkout is another contender.
+// Together with an error it returns what was measured before.
 func (p plan) measure(against string) (*report, error) {
 	start := time.Now()
 	r := &report{Rounds: p.rounds, Turn: p.length, Against: against}
@@ -153,7 +155,7 @@ func (p plan) measure(against string) (*report, error) {
 			return r, err
 		}
 	}
-	progress("everyone limits")
+	progress("all contenders limit")
 	spin := spinsPerMicrosecond()
 	for _, s := range all {
 		on := servers{redis}[:min(1, s.masters)]

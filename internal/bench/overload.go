@@ -14,13 +14,13 @@ import (
 
 const (
 	overloadProcesses = 2
-	overloadTurns     = 4 // how many times as long as others these turns are, since decisions are few
+	overloadTurns     = 4 // these turns are so many times as long as others, because decisions are few
 
-	// peerDeadline is how long the callers of a peer wait. exactlimit has a timeout of its own, which is as long.
+	// peerDeadline is the deadline of calls to a peer. exactlimit has its own timeout, which is as long.
 	peerDeadline = 100 * time.Millisecond
 )
 
-// overloadTurn has processes ask and compute at once, more than the machine has processors for.
+// overloadTurn runs processes that together compute more than the machine has processors for.
 func overloadTurn(j job, exe string) (turn, error) {
 	var children []*child
 	for range overloadProcesses {
@@ -42,7 +42,7 @@ func overloadTurn(j job, exe string) (turn, error) {
 		return turn{}, err
 	}
 	for _, c := range children {
-		if err := c.tell(); err != nil {
+		if err := c.proceed(); err != nil {
 			return turn{}, err
 		}
 	}
@@ -52,7 +52,7 @@ func overloadTurn(j job, exe string) (turn, error) {
 		if err := c.read(&t); err != nil {
 			return turn{}, err
 		}
-		sum.Asked += t.Asked
+		sum.Requests += t.Requests
 		sum.Denied += t.Denied
 		sum.Local += t.Local
 		sum.Failed += t.Failed
@@ -62,9 +62,9 @@ func overloadTurn(j job, exe string) (turn, error) {
 		sum.Mallocs += t.Mallocs
 		sum.Timed += t.Timed
 		sum.Elapsed = max(sum.Elapsed, t.Elapsed)
-		// Of the process that fared worse.
+		// The worse of the processes.
 		sum.P50, sum.P99 = max(sum.P50, t.P50), max(sum.P99, t.P99)
-		sum.Said.add(t.Said)
+		sum.Diagnostics.add(t.Diagnostics)
 	}
 	after, err := redisCPU(j.Addrs)
 	sum.RedisCPU = after - busy
@@ -72,11 +72,11 @@ func overloadTurn(j job, exe string) (turn, error) {
 }
 
 // overloadChild connects, waits until the other processes are ready too, and then overloads the machine.
-func overloadChild(l *limiter, walks []walk, j job, in io.Reader, answer *json.Encoder) (turn, error) {
+func overloadChild(l *limiter, walks []walk, j job, in io.Reader, encoder *json.Encoder) (turn, error) {
 	if _, err := load(l, walks, 50*time.Millisecond, 1); err != nil {
 		return turn{}, err
 	}
-	if err := answer.Encode(true); err != nil {
+	if err := encoder.Encode(true); err != nil {
 		return turn{}, err
 	}
 	if _, err := bufio.NewReader(in).ReadString('\n'); err != nil {
@@ -96,16 +96,16 @@ func overloadChild(l *limiter, walks []walk, j job, in io.Reader, answer *json.E
 	for i, w := range walks {
 		workers.Go(func() {
 			t := &turns[i]
-			for place := w.from % len(w.order); !stop.Load(); place = (place + 1) % len(w.order) {
+			for place := w.start % len(w.order); !stop.Load(); place = (place + 1) % len(w.order) {
 				ctx, cancel := ctx, context.CancelFunc(func() {})
-				if !l.patient {
+				if !l.ownTimeout {
 					ctx, cancel = context.WithTimeout(ctx, peerDeadline)
 				}
 				sent := time.Now()
 				ok, err := l.allow(ctx, w.keys[w.order[place]])
 				t.samples = append(t.samples, time.Since(sent))
 				cancel()
-				t.Asked++
+				t.Requests++
 				if err != nil {
 					text := err.Error()
 					failure.CompareAndSwap(nil, &text)
@@ -124,7 +124,7 @@ func overloadChild(l *limiter, walks []walk, j job, in io.Reader, answer *json.E
 	runtime.ReadMemStats(&after)
 	sum.Mallocs = after.Mallocs - before.Mallocs
 	for _, t := range turns {
-		sum.Asked += t.Asked
+		sum.Requests += t.Requests
 		sum.Denied += t.Denied
 		sum.Failed += t.Failed
 		sum.samples = append(sum.samples, t.samples...)
@@ -135,26 +135,25 @@ func overloadChild(l *limiter, walks []walk, j job, in io.Reader, answer *json.E
 	sum.summarize()
 	sum.Local = l.decidedLocally() - local
 	var err error
-	if l.said != nil {
-		sum.Said, err = l.said()
+	if l.diagnostics != nil {
+		sum.Diagnostics, err = l.diagnostics()
 	}
 	return sum, err
 }
 
-// spin computes for n steps. A step takes a processor's time, unlike a wait for the clock, which ends while others
-// compute.
+// spin computes for n steps. Unlike a wait for the clock, it takes more time if other goroutines use the processor.
 func spin(n int64) {
 	x := uint64(n)
 	for range n {
 		x = x*6364136223846793005 + 1442695040888963407
 	}
-	spun.CompareAndSwap(0, x|1) // the compiler must not see that x is of no use
+	spun.CompareAndSwap(0, x|1) // so that the compiler does not remove the loop
 }
 
 var spun atomic.Uint64
 
-// spinsPerMicrosecond measures how many steps of spin fit into a microsecond. The fastest of several attempts had the
-// processor to itself.
+// spinsPerMicrosecond measures how many steps of spin fit into a microsecond. The fastest of several attempts was
+// not interrupted.
 func spinsPerMicrosecond() int64 {
 	const n = 1_000_000
 	var took []time.Duration

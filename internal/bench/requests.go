@@ -16,7 +16,8 @@ import (
 	"github.com/exactlimit/exactlimit/ginlimit"
 )
 
-// Whole requests through a router, a limiter in this process and a handler that says 200. Their keys are addresses.
+// The contenders in this file handle whole requests: a router, a limiter in this process and a handler that sends 200.
+// Their keys are addresses.
 
 var throughGin = []contender{
 	{name: ours, module: "github.com/exactlimit/exactlimit", how: "2 fields", open: func(s setup) (*limiter, error) {
@@ -31,9 +32,10 @@ var throughGin = []contender{
 		handler := ginApp(ululegin.NewMiddleware(ululeOf(ululememory.NewStore(), s)))
 		return serve(handler, func() {}, "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset"), nil
 	}},
-	{name: "bare Gin", module: "github.com/gin-gonic/gin", how: "no limit", reference: true, open: func(setup) (*limiter, error) {
-		return serve(ginApp(), func() {}), nil
-	}},
+	{name: "bare Gin", module: "github.com/gin-gonic/gin", how: "no limit", reference: true,
+		open: func(setup) (*limiter, error) {
+			return serve(ginApp(), func() {}), nil
+		}},
 }
 
 var throughEcho = []contender{
@@ -45,12 +47,14 @@ var throughEcho = []contender{
 		handler := echoApp(echolimit.New(l, echolimit.ClientIP()).Limit(limitOf(s)))
 		return serve(handler, func() { l.Close() }, "Ratelimit", "Ratelimit-Policy"), nil
 	}},
-	{name: "Echo's limiter", module: "github.com/labstack/echo/v4", how: "no fields", open: func(s setup) (*limiter, error) {
-		return serve(echoApp(middleware.RateLimiter(echoStore(s))), func() {}), nil
-	}},
-	{name: "bare Echo", module: "github.com/labstack/echo/v4", how: "no limit", reference: true, open: func(setup) (*limiter, error) {
-		return serve(echoApp(), func() {}), nil
-	}},
+	{name: "Echo's limiter", module: "github.com/labstack/echo/v4", how: "no fields",
+		open: func(s setup) (*limiter, error) {
+			return serve(echoApp(middleware.RateLimiter(echoStore(s))), func() {}), nil
+		}},
+	{name: "bare Echo", module: "github.com/labstack/echo/v4", how: "no limit", reference: true,
+		open: func(setup) (*limiter, error) {
+			return serve(echoApp(), func() {}), nil
+		}},
 }
 
 func ginApp(limit ...gin.HandlerFunc) http.Handler {
@@ -68,30 +72,30 @@ func echoApp(limit ...echo.MiddlewareFunc) http.Handler {
 	return e
 }
 
-// serve makes a limiter that asks with whole requests, whose answers have these fields. Each goroutine uses a request and
-// an answer of its own again and again.
+// serve returns a limiter that sends whole requests to handler, and checks that the responses have these fields. Each
+// goroutine reuses its own request and recorder.
 func serve(handler http.Handler, close func(), fields ...string) *limiter {
 	each := func() allow {
 		request, _ := http.NewRequest("GET", "/", nil)
-		answer := &answer{fields: http.Header{}}
-		seen := false
+		recorder := &recorder{fields: http.Header{}}
+		checked := false
 		return func(_ context.Context, address string) (bool, error) {
 			request.RemoteAddr = address
-			answer.status = 0
-			clear(answer.fields)
-			handler.ServeHTTP(answer, request)
-			if answer.status == http.StatusTooManyRequests {
+			recorder.status = 0
+			clear(recorder.fields)
+			handler.ServeHTTP(recorder, request)
+			if recorder.status == http.StatusTooManyRequests {
 				return false, nil
 			}
-			// Once by name; from then on their number is enough, and costs the requests that are measured nothing.
-			for i := 0; i < len(fields) && !seen; i++ {
-				if answer.fields[fields[i]] == nil {
-					return false, fmt.Errorf("the answer has no field %s", fields[i])
+			// The names are checked once. Afterwards their number is enough, which costs the measured requests nothing.
+			for i := 0; i < len(fields) && !checked; i++ {
+				if recorder.fields[fields[i]] == nil {
+					return false, fmt.Errorf("the response has no field %s", fields[i])
 				}
 			}
-			seen = true
-			if answer.status != http.StatusOK || len(answer.fields) != len(fields) {
-				return false, fmt.Errorf("answered %d with %v", answer.status, answer.fields)
+			checked = true
+			if recorder.status != http.StatusOK || len(recorder.fields) != len(fields) {
+				return false, fmt.Errorf("the response has status %d and fields %v", recorder.status, recorder.fields)
 			}
 			return true, nil
 		}
@@ -99,12 +103,12 @@ func serve(handler http.Handler, close func(), fields ...string) *limiter {
 	return &limiter{allow: each(), close: close, each: each}
 }
 
-// answer is a ResponseWriter that is used again and again, so that what is measured is the server's.
-type answer struct {
+// recorder is a ResponseWriter that is reused, so that it does not allocate.
+type recorder struct {
 	fields http.Header
 	status int
 }
 
-func (a *answer) Header() http.Header         { return a.fields }
-func (a *answer) WriteHeader(status int)      { a.status = status }
-func (a *answer) Write(b []byte) (int, error) { return len(b), nil }
+func (r *recorder) Header() http.Header         { return r.fields }
+func (r *recorder) WriteHeader(status int)      { r.status = status }
+func (r *recorder) Write(b []byte) (int, error) { return len(b), nil }

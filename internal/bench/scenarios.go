@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// scenario is a load that each of its contenders gets in turn.
+// scenario is a load that each of its contenders handles in turn.
 type scenario struct {
 	name, about string
 	contenders  []contender
 	kind        kind
-	masters     int // of Redis: none, one, or several for a cluster
+	masters     int // masters of Redis: none, one, or several for a cluster
 	setup       setup
 	goroutines  int
 	walks       func() []walk // one for each goroutine
@@ -23,9 +23,9 @@ type scenario struct {
 type kind int
 
 const (
-	loop     kind = iota // goroutines ask as fast as they are answered
-	overload             // goroutines of two processes ask, and compute between their questions
-	service              // an HTTP server is asked over sockets
+	loop     kind = iota // goroutines send requests without a pause
+	overload             // goroutines of two processes compute between requests
+	service              // clients send requests to an HTTP server
 )
 
 const zipfS = 1.1
@@ -35,16 +35,16 @@ func scenarios() []scenario {
 	never := setup{max: 1000, window: 10 * time.Second}
 	local := setup{max: 10_000, window: 100 * time.Millisecond} // short, so that logs are cleaned within a turn
 	spread := func(goroutines int) func() []walk {
-		return func() []walk { return around(numbered("user-%05d", 10_000), goroutines) }
+		return func() []walk { return inTurn(numbered("user-%05d", 10_000), goroutines) }
 	}
-	onHot := func() []walk { return around(hot, 256) }
-	byZipf := func() []walk { return drawn(numbered("user-%06d", 100_000), 256) }
+	onHot := func() []walk { return inTurn(hot, 256) }
+	byZipf := func() []walk { return zipfian(numbered("user-%06d", 100_000), 256) }
 	byAddress := func(goroutines int) func() []walk {
 		return func() []walk { return shuffled(addresses(1000), goroutines) }
 	}
 	metered := never
 	metered.metered = true
-	minute := setup{max: 1000, window: time.Minute} // longer than a turn, after which budgets are compared with requests
+	minute := setup{max: 1000, window: time.Minute} // longer than a turn, because audit compares budgets with requests
 	return []scenario{
 		{name: "spread/256", about: "10,000 keys, never at the limit", contenders: onRedis, masters: 1,
 			setup: never, goroutines: 256, walks: spread(256)},
@@ -60,7 +60,7 @@ func scenarios() []scenario {
 			setup: setup{max: 100, window: 10 * time.Second}, goroutines: 256, walks: byZipf, denies: true},
 		{name: "cluster", about: "Redis Cluster of 3 masters, 10,000 keys, never at the limit, 256 goroutines",
 			contenders: onCluster, masters: 3, setup: never, goroutines: 256, walks: spread(256)},
-		{name: "service", about: fmt.Sprintf("a Gin server on Redis, asked over %d keep-alive connections; "+
+		{name: "service", about: fmt.Sprintf("a Gin server on Redis, with requests over %d keep-alive connections; "+
 			"10,000 clients by %s, never at the limit", connections, apiKey),
 			contenders: services, kind: service, masters: 1, setup: minute, goroutines: connections},
 		{name: "overload/3ms", about: "2 processes of 64 goroutines that compute for 3 ms after each decision; " +
@@ -84,8 +84,8 @@ func scenarios() []scenario {
 	}
 }
 
-// choose leaves those contenders that are wanted. The first is ours, which the others are compared with, and stays. If
-// there is a build for another checkout, it comes second.
+// choose keeps the contenders that are wanted, and always exactlimit, which is the first. If there is a build for
+// another checkout, it becomes the second.
 func (s *scenario) choose(wanted func(string) bool, other contender) {
 	chosen := s.contenders[:1:1]
 	if other.exe != "" {
@@ -116,8 +116,8 @@ func addresses(n int) []string {
 	return keys
 }
 
-// around has each worker begin elsewhere and go through all keys.
-func around(keys []string, workers int) []walk {
+// inTurn has each worker go through all keys in turn, beginning at different ones.
+func inTurn(keys []string, workers int) []walk {
 	order := make([]uint32, len(keys))
 	for i := range order {
 		order[i] = uint32(i)
@@ -129,8 +129,8 @@ func around(keys []string, workers int) []walk {
 	return walks
 }
 
-// shuffled has each worker go through all keys in an order of its own. In one order, workers that share nothing but
-// keys would meet at one key and then go on in step.
+// shuffled has each worker go through all keys in its own order. With the same order, workers would meet at a key and
+// then go on in step.
 func shuffled(keys []string, workers int) []walk {
 	walks := make([]walk, workers)
 	for i := range walks {
@@ -143,8 +143,8 @@ func shuffled(keys []string, workers int) []walk {
 	return walks
 }
 
-// drawn has each worker go through a sequence of its own, the same for every contender.
-func drawn(keys []string, workers int) []walk {
+// zipfian has each worker go through its own sequence of keys, which is the same for all contenders.
+func zipfian(keys []string, workers int) []walk {
 	walks := make([]walk, workers)
 	for i := range walks {
 		zipf := rand.NewZipf(rand.New(rand.NewSource(int64(i))), zipfS, 1, uint64(len(keys)-1))
@@ -157,12 +157,12 @@ func drawn(keys []string, workers int) []walk {
 	return walks
 }
 
-// performer does a job that has one result: in a child process, or in this one in tests.
+// performer runs a job with one result: in a child process or, in tests, in this process.
 type performer func(j job, exe string, result any) error
 
 func inChild(j job, exe string, result any) error { return j.result(exe, result) }
 
-// job of a contender. A build for another checkout knows its own exactlimit by our name.
+// job returns the job of a contender. In a build for another checkout, its exactlimit has the name ours.
 func (s scenario) job(c contender, redis servers, prefix string) job {
 	name := c.name
 	if c.exe != "" {
@@ -171,7 +171,7 @@ func (s scenario) job(c contender, redis servers, prefix string) job {
 	return job{Scenario: s.name, Contender: name, Addrs: redis.addrs(), Prefix: prefix}
 }
 
-// check makes sure that every contender limits.
+// check checks that every contender limits.
 func (s scenario) check(redis servers, perform performer) error {
 	for i, c := range s.contenders {
 		if c.reference {
@@ -195,9 +195,8 @@ func (s scenario) check(redis servers, perform performer) error {
 	return nil
 }
 
-// play gives every contender a turn in each round. The order rotates, so that none always runs first or behind the
-// same one.
-// A goroutine of the kind overload computes for spin steps per microsecond of burn.
+// play gives every contender a turn in each round. The order rotates, so that none always runs first or after the same
+// one. In the kind overload, a goroutine computes for spin steps per microsecond of burn.
 func (s scenario) play(redis servers, rounds int, length time.Duration, spin int64, perform performer,
 	progress func(string)) (result, error) {
 	turns := make([][]turn, len(s.contenders))
@@ -210,7 +209,7 @@ func (s scenario) play(redis servers, rounds int, length time.Duration, spin int
 			}
 			turns[i] = append(turns[i], t)
 			progress(fmt.Sprintf("%s %d/%d %s %s/s%s", s.name, round+1, rounds, s.contenders[i].name,
-				amount(t.perSecond()), t.trouble()))
+				amount(t.perSecond()), t.problems()))
 		}
 	}
 	return s.sum(turns), nil
@@ -237,49 +236,49 @@ func (s scenario) turn(redis servers, i, round int, length time.Duration, spin i
 	if err != nil {
 		return turn{}, err
 	}
-	return t, s.doubt(t, redis, c)
+	return t, s.validate(t, redis, c)
 }
 
-// doubt is an error if a turn has not measured what it should.
-func (s scenario) doubt(t turn, redis servers, c contender) error {
-	if t.Asked < 10 || t.Asked == t.Failed {
-		return fmt.Errorf("%d calls, of which %d failed: %s", t.Asked, t.Failed, t.Failure)
+// validate returns an error if a turn did not measure what it should.
+func (s scenario) validate(t turn, redis servers, c contender) error {
+	if t.Requests < 10 || t.Requests == t.Failed {
+		return fmt.Errorf("%d calls, of which %d failed: %s", t.Requests, t.Failed, t.Failure)
 	}
 	if s.denies != (t.Denied+t.DeniedBefore > 0) {
-		return fmt.Errorf("%d denials of %d requests, and %d before", t.Denied, t.Asked, t.DeniedBefore)
+		return fmt.Errorf("%d denials of %d requests, and %d before", t.Denied, t.Requests, t.DeniedBefore)
 	}
-	if s.kind != overload && t.Local > t.Asked/2 {
-		return fmt.Errorf("%d of %d requests were decided without Redis: %v", t.Local, t.Asked, t.Said.Warnings)
+	if s.kind != overload && t.Local > t.Requests/2 {
+		return fmt.Errorf("%d of %d requests were decided without Redis: %v", t.Local, t.Requests, t.Diagnostics.Warnings)
 	}
 	if c.reference || len(redis) == 0 {
 		return nil
 	}
 	n, err := redis.keys()
 	if err == nil && n == 0 {
-		err = fmt.Errorf("%d requests have written no key to Redis", t.Asked)
+		err = fmt.Errorf("%d requests wrote no key to Redis", t.Requests)
 	}
 	return err
 }
 
-// trouble is what a turn had of it, in words that follow a rate.
-func (t turn) trouble() string {
+// problems describes the problems of a turn, to be printed after its rate.
+func (t turn) problems() string {
 	var b strings.Builder
 	if t.Failed > 0 {
-		fmt.Fprintf(&b, ", %d of %d calls failed: %s", t.Failed, t.Asked, t.Failure)
+		fmt.Fprintf(&b, ", %d of %d calls failed: %s", t.Failed, t.Requests, t.Failure)
 	}
 	if t.Local > 0 {
-		fmt.Fprintf(&b, ", %d of %d decided without Redis", t.Local, t.Asked)
+		fmt.Fprintf(&b, ", %d of %d decided without Redis", t.Local, t.Requests)
 	}
-	if t.Said.Outage > 0 {
-		fmt.Fprintf(&b, ", breaker open for %v", t.Said.Outage.Round(time.Millisecond))
+	if t.Diagnostics.Outage > 0 {
+		fmt.Fprintf(&b, ", breaker open for %v", t.Diagnostics.Outage.Round(time.Millisecond))
 	}
-	for message, n := range t.Said.Warnings {
+	for message, n := range t.Diagnostics.Warnings {
 		fmt.Fprintf(&b, ", logged %d times: %s", n, message)
 	}
 	return b.String()
 }
 
-// sum takes the medians over the rounds.
+// sum returns the medians over the rounds.
 func (s scenario) sum(turns [][]turn) result {
 	of := func(turns []turn, f func(turn) float64) []float64 {
 		values := make([]float64, len(turns))
@@ -306,14 +305,14 @@ func (s scenario) sum(turns [][]turn) result {
 			Denied:    median(of(turns[i], func(t turn) float64 { return t.per(float64(t.Denied)) })),
 			RedisCPU:  time.Duration(median(of(turns[i], func(t turn) float64 { return t.per(float64(t.RedisCPU)) }))),
 		}
-		for _, t := range turns[i] { // what is rare is summed, since its median says nothing
-			x.Asked += t.Asked
+		for _, t := range turns[i] { // rare events are summed, because their median is mostly 0
+			x.Requests += t.Requests
 			x.Local += t.Local
 			x.Failed += t.Failed
 			if x.Failure == "" {
 				x.Failure = t.Failure
 			}
-			x.Said.add(t.Said)
+			x.Diagnostics.add(t.Diagnostics)
 		}
 		r.Rows = append(r.Rows, x)
 	}

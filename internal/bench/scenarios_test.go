@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// inThisProcess performs a job as a child process does, without one.
+// inThisProcess runs a job without a child process.
 func inThisProcess(j job, _ string, result any) error {
 	var out bytes.Buffer
 	if err := j.run(strings.NewReader(""), &out); err != nil {
@@ -37,7 +37,7 @@ func inThisProcess(j job, _ string, result any) error {
 	return json.Unmarshal(out.Bytes(), result)
 }
 
-// What needs no Redis is measured here too, so that a peer that changes fails early.
+// The scenarios without Redis run, so that an incompatible version of a peer fails here.
 func TestContendersInProcess(t *testing.T) {
 	for _, s := range scenarios() {
 		if s.masters > 0 {
@@ -46,13 +46,14 @@ func TestContendersInProcess(t *testing.T) {
 		if err := s.check(nil, inThisProcess); err != nil {
 			t.Error(err)
 		}
-		if r, err := s.play(nil, 1, 20*time.Millisecond, 1, inThisProcess, func(string) {}); err != nil || len(r.Rows) != len(s.contenders) {
+		r, err := s.play(nil, 1, 20*time.Millisecond, 1, inThisProcess, func(string) {})
+		if err != nil || len(r.Rows) != len(s.contenders) {
 			t.Error(s.name, err)
 		}
 	}
 }
 
-func named(t *testing.T, name string) scenario {
+func scenarioNamed(t *testing.T, name string) scenario {
 	t.Helper()
 	all := scenarios()
 	i := slices.IndexFunc(all, func(s scenario) bool { return s.name == name })
@@ -62,7 +63,7 @@ func named(t *testing.T, name string) scenario {
 	return all[i]
 }
 
-// Each kind of scenario is played for a moment, in child processes and on real servers.
+// Each kind of scenario runs briefly, in child processes and on real servers.
 func TestScenariosOnRedis(t *testing.T) {
 	redis, err := startServer()
 	if err != nil {
@@ -71,7 +72,7 @@ func TestScenariosOnRedis(t *testing.T) {
 	defer redis.stop()
 	for _, c := range []struct {
 		name       string
-		contenders []string // besides ours
+		contenders []string // besides exactlimit
 	}{
 		{"hot", []string{"redis_rate+AP", "redis_rate+AP8", "ulule/limiter+AP", "ulule/limiter+AP8"}},
 		{"service", []string{"ulule/limiter", "rueidislimiter", "bare Gin"}},
@@ -79,7 +80,7 @@ func TestScenariosOnRedis(t *testing.T) {
 		{"cluster", []string{"redis_rate", "redis_rate+AP", "redis_rate+AP8", "rueidislimiter"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := named(t, c.name)
+			s := scenarioNamed(t, c.name)
 			s.choose(func(name string) bool { return slices.Contains(c.contenders, name) }, contender{})
 			on := servers{redis}
 			if s.masters > 1 {
@@ -99,7 +100,7 @@ func TestScenariosOnRedis(t *testing.T) {
 				t.Errorf("%d rows", len(r.Rows))
 			}
 			for _, x := range r.Rows {
-				if x.Asked == 0 || x.P99 == 0 || x.RedisCPU <= 0 {
+				if x.Requests == 0 || x.P99 == 0 || x.RedisCPU <= 0 {
 					t.Errorf("%+v", x)
 				}
 			}
@@ -107,30 +108,30 @@ func TestScenariosOnRedis(t *testing.T) {
 	}
 }
 
-// A turn that has measured something else than it should is an error.
-func TestDoubt(t *testing.T) {
+// A turn that did not measure what it should is an error.
+func TestValidate(t *testing.T) {
 	redis, err := startServer()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer redis.stop()
-	s, on := named(t, "hot"), servers{redis}
+	s, on := scenarioNamed(t, "hot"), servers{redis}
 	if err := on.flush(); err != nil {
 		t.Fatal(err)
 	}
 	for want, turn := range map[string]turn{
-		"no key":          {Asked: 1000},
-		"denials":         {Asked: 1000, Denied: 1},
-		"before":          {Asked: 1000, DeniedBefore: 1},
-		"without Redis":   {Asked: 1000, Local: 501},
+		"no key":          {Requests: 1000},
+		"denials":         {Requests: 1000, Denied: 1},
+		"before":          {Requests: 1000, DeniedBefore: 1},
+		"without Redis":   {Requests: 1000, Local: 501},
 		"0 calls":         {},
-		"no route to you": {Asked: 1000, Failed: 1000, Failure: "no route to you"},
+		"no route to you": {Requests: 1000, Failed: 1000, Failure: "no route to you"},
 	} {
-		if err := s.doubt(turn, on, s.contenders[0]); err == nil || !strings.Contains(err.Error(), want) {
+		if err := s.validate(turn, on, s.contenders[0]); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, not %q", turn, err, want)
 		}
 	}
-	// A key that has expired was written too.
+	// A key that has expired was also written.
 	if err := redis.do("SET", "a", "1", "PX", "1").Error(); err != nil {
 		t.Fatal(err)
 	}
@@ -141,12 +142,12 @@ func TestDoubt(t *testing.T) {
 			break
 		}
 	}
-	if err := s.doubt(turn{Asked: 1000, Local: 10}, on, s.contenders[0]); err != nil {
+	if err := s.validate(turn{Requests: 1000, Local: 10}, on, s.contenders[0]); err != nil {
 		t.Error(err)
 	}
 }
 
-// ours is always compared, and a build for another checkout comes next to it.
+// exactlimit is always chosen, and a build for another checkout is the second contender.
 func TestChoose(t *testing.T) {
 	for _, c := range []struct {
 		pattern string
@@ -157,7 +158,7 @@ func TestChoose(t *testing.T) {
 		{"AP8", contender{}, []string{ours, "redis_rate+AP8", "ulule/limiter+AP8"}},
 		{"vnmchuo", contender{name: "other", exe: "/tmp/bench"}, []string{ours, "other", "vnmchuo"}},
 	} {
-		s := named(t, "hot")
+		s := scenarioNamed(t, "hot")
 		s.choose(func(name string) bool { return strings.Contains(name, c.pattern) }, c.other)
 		var got []string
 		for _, x := range s.contenders {
@@ -167,7 +168,7 @@ func TestChoose(t *testing.T) {
 			t.Errorf("%s: %q, not %q", c.pattern, got, c.want)
 		}
 		if j := s.job(s.contenders[min(1, len(got)-1)], nil, ""); c.other.exe != "" && j.Contender != ours {
-			t.Errorf("a build for another checkout is asked for %q", j.Contender)
+			t.Errorf("a build for another checkout gets a job for %q", j.Contender)
 		}
 	}
 }
@@ -183,17 +184,18 @@ func TestURL(t *testing.T) {
 	}
 }
 
-// Answers are read whole, in however many pieces they come, and nothing but 200 and 429 passes for an answer.
-func TestAsk(t *testing.T) {
+// Responses are read completely, in however many pieces they arrive. Only 200 and 429 are valid.
+func TestSend(t *testing.T) {
 	for _, c := range []struct {
-		answer   string
-		admitted bool
-		left     int
-		failure  string
+		response  string
+		admitted  bool
+		remaining int
+		failure   string
 	}{
 		{"HTTP/1.1 200 OK\r\nRateLimit: \"bench\";r=41;t=3\r\nContent-Length: 2\r\n\r\nok", true, 41, ""},
 		{"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Ratelimit-Remaining: 7\r\n\r\nok", true, 7, ""},
-		{"HTTP/1.1 429 Too Many Requests\r\nX-Ratelimit-Remaining: 0\r\nContent-Length: 12\r\n\r\nNot so fast!", false, 0, ""},
+		{"HTTP/1.1 429 Too Many Requests\r\nX-Ratelimit-Remaining: 0\r\nContent-Length: 12\r\n\r\nNot so fast!",
+			false, 0, ""},
 		{"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", false, 0, "503"},
 		{"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno", false, 0, "no"},
 		{"HTTP/1.1 200 OK\r\n\r\nok", false, 0, "Content-Length"},
@@ -206,19 +208,19 @@ func TestAsk(t *testing.T) {
 				if _, err := server.Read(make([]byte, 4096)); err != nil {
 					return
 				}
-				for text := range slices.Chunk([]byte(c.answer), piece) {
+				for text := range slices.Chunk([]byte(c.response), piece) {
 					if _, err := server.Write(text); err != nil {
 						return
 					}
 				}
 			}()
 			conn := &conn{Conn: client}
-			admitted, err := conn.ask(request("/", "key-1"))
+			admitted, err := conn.send(request("/", "key-1"))
 			if admitted != c.admitted || (err != nil) != (c.failure != "") || !strings.Contains(fmt.Sprint(err), c.failure) {
-				t.Errorf("%q: %v %v", c.answer, admitted, err)
+				t.Errorf("%q: %v %v", c.response, admitted, err)
 			}
-			if left, err := conn.left(); c.failure == "" && (left != c.left || err != nil) {
-				t.Errorf("%q: %d left: %v", c.answer, left, err)
+			if left, err := conn.remaining(); c.failure == "" && (left != c.remaining || err != nil) {
+				t.Errorf("%q: %d left: %v", c.response, left, err)
 			}
 			conn.close()
 		}

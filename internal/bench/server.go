@@ -19,20 +19,20 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// server is a redis-server of our own on loopback. It dies with us, and leaves no files.
+// server is a redis-server on loopback. It dies with this process, and leaves no files.
 type server struct {
 	addr   string
-	file   string // that a node of a cluster writes, or empty
+	file   string // the configuration that a node of a cluster writes, or empty
 	cmd    *exec.Cmd
-	client rueidis.Client // for what is not measured
+	client rueidis.Client // not used for measurements
 }
 
-// startServer runs a redis-server, behind a wrapper such as taskset if one is given.
+// startServer starts a redis-server, behind a wrapper such as taskset if one is given.
 func startServer(wrapper ...string) (*server, error) {
 	return startServerWith(nil, wrapper...)
 }
 
-// startServerWith is startServer with further words of configuration.
+// startServerWith is startServer with more arguments for redis-server.
 func startServerWith(config []string, wrapper ...string) (*server, error) {
 	port, err := freePort()
 	if err != nil {
@@ -59,7 +59,7 @@ func startServerWith(config []string, wrapper ...string) (*server, error) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	s.stop()
-	return nil, fmt.Errorf("redis-server does not answer: %w\n%s", err, log)
+	return nil, fmt.Errorf("redis-server does not respond: %w\n%s", err, log)
 }
 
 func (s *server) stop() {
@@ -86,7 +86,7 @@ func (s *server) version() string {
 	return version
 }
 
-// freePort returns a port on which nothing listens now.
+// freePort returns a port on which no process listens now.
 func freePort() (string, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -101,7 +101,7 @@ type servers []*server
 
 const slots = 16384
 
-// startCluster runs a Redis Cluster of so many masters, among which the slots are shared evenly.
+// startCluster starts a Redis Cluster whose masters have equal shares of the slots.
 func startCluster(masters int) (servers, error) {
 	var all servers
 	for i := range masters {
@@ -131,13 +131,13 @@ func startCluster(masters int) (servers, error) {
 	for deadline := time.Now().Add(30 * time.Second); !all.agree(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			all.stop()
-			return nil, errors.New("the cluster does not come together")
+			return nil, errors.New("the nodes of the cluster do not agree")
 		}
 	}
 	return all, nil
 }
 
-// agree reports whether every master knows the others and finds all slots served.
+// agree reports whether every master knows the others and the masters of all slots.
 func (all servers) agree() bool {
 	for _, s := range all {
 		info, err := s.do("CLUSTER", "INFO").ToString()
@@ -157,8 +157,7 @@ func (all servers) addrs() []string {
 	return addrs
 }
 
-// flush empties all servers and their statistics before it returns, so that no turn pays for the keys of the one
-// before.
+// flush deletes all keys and statistics before it returns, so that no turn pays for the keys of the previous one.
 func (all servers) flush() error {
 	for _, s := range all {
 		if err := errors.Join(s.flush(), s.do("CONFIG", "RESETSTAT").Error()); err != nil {
@@ -168,7 +167,7 @@ func (all servers) flush() error {
 	return nil
 }
 
-// keys returns how many keys there are, and how many have expired since flush.
+// keys returns how many keys were written since flush: those that exist and those that have expired.
 func (all servers) keys() (int64, error) {
 	var sum int64
 	for _, s := range all {
@@ -197,8 +196,8 @@ func (all servers) stop() {
 	}
 }
 
-// redisCPU returns the CPU time that servers have used. It asks over a connection of its own, so that it needs no
-// client in the process that is measured.
+// redisCPU returns the CPU time that servers have used. It opens its own connections, so that the measured process
+// needs no client.
 func redisCPU(addrs []string) (time.Duration, error) {
 	var sum time.Duration
 	for _, addr := range addrs {
@@ -230,7 +229,7 @@ func redisCPU(addrs []string) (time.Duration, error) {
 			}
 		}
 		if found != 2 {
-			return 0, fmt.Errorf("INFO cpu of Redis says %q", text)
+			return 0, fmt.Errorf("INFO cpu of Redis returned %q", text)
 		}
 	}
 	return sum, nil

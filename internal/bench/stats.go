@@ -6,7 +6,7 @@ type number interface {
 	~int | ~int64 | ~float64
 }
 
-// median returns the middle value, or the mean of the middle two, and 0 of nothing.
+// median returns the middle value, or the mean of the middle two, or 0 if there are no values.
 func median[T number](values []T) T {
 	if len(values) == 0 {
 		return 0
@@ -19,7 +19,8 @@ func median[T number](values []T) T {
 	return (sorted[middle-1] + sorted[middle]) / 2
 }
 
-// quantile returns the smallest of sorted values that a share q of them does not exceed, and 0 of nothing.
+// quantile returns the smallest of the sorted values that at least a share q of them does not exceed, or 0 if there are
+// no values.
 func quantile[T number](sorted []T, q float64) T {
 	if len(sorted) == 0 {
 		return 0
@@ -31,7 +32,7 @@ func quantile[T number](sorted []T, q float64) T {
 	return sorted[min(max(rank, 0), len(sorted)-1)]
 }
 
-// ratios divides what we did in each round by what a peer did in the same round, when the machine was alike for both.
+// ratios divides our rate in each round by that of a peer in the same round, because the speed of the machine varies.
 func ratios(ours, peers []float64) []float64 {
 	r := make([]float64, len(ours))
 	for i := range ours {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"math/rand"
 	"testing"
 	"time"
 )
@@ -27,59 +26,35 @@ func TestQuantile(t *testing.T) {
 		sorted []int
 		q      float64
 		want   int
-	}{{nil, 0.5, 0}, {[]int{7}, 0.99, 7}, {hundred, 0.5, 50}, {hundred, 0.99, 99}, {hundred, 0, 1}, {hundred, 1, 100}, {[]int{1, 2, 3}, 0.5, 2}} {
+	}{
+		{nil, 0.5, 0}, {[]int{7}, 0.99, 7}, {hundred, 0.5, 50}, {hundred, 0.99, 99}, {hundred, 0, 1}, {hundred, 1,
+			100}, {[]int{1, 2, 3}, 0.5, 2},
+	} {
 		if got := quantile(c.sorted, c.q); got != c.want {
 			t.Errorf("quantile %v of %d values = %v, want %v", c.q, len(c.sorted), got, c.want)
 		}
 	}
 }
 
-// A round in which the machine was slow for both says the same as one in which it was not.
+// A round in which the machine was slow for both has the same ratio as others.
 func TestRatios(t *testing.T) {
 	if got := median(ratios([]float64{100, 50, 98}, []float64{50, 25, 10})); got != 2 {
 		t.Error(got)
 	}
 }
 
-// Of all sets of admissions, the largest that fits into less than a window.
-func TestWorstWindow(t *testing.T) {
-	random := rand.New(rand.NewSource(1))
-	for range 300 {
-		admissions := make([]admission, random.Intn(11))
-		for i := range admissions {
-			sent := time.Duration(random.Intn(30))
-			admissions[i] = admission{sent, sent + time.Duration(random.Intn(8))}
-		}
-		window, want := time.Duration(1+random.Intn(15)), 0
-		for set := range 1 << len(admissions) {
-			n, first, last := 0, time.Duration(1000), time.Duration(-1)
-			for i, a := range admissions {
-				if set>>i&1 == 1 {
-					n, first, last = n+1, min(first, a.sent), max(last, a.received)
-				}
-			}
-			if last-first < window {
-				want = max(want, n)
-			}
-		}
-		if got := worstWindow(admissions, window); got != want {
-			t.Fatalf("worstWindow(%v, %v) = %d, want %d", admissions, window, got, want)
-		}
-	}
-}
-
 func TestLoad(t *testing.T) {
 	errs := error(nil)
 	l := &limiter{allow: func(_ context.Context, key string) (bool, error) { return key != "user-1", errs }}
-	r, err := run(l, around(numbered("user-%d", 2), 2), 20*time.Millisecond, nil)
-	if err != nil || r.Asked == 0 || r.Timed == 0 || r.Denied < r.Asked/3 || r.Denied > 2*r.Asked/3 {
-		t.Error(r.Asked, r.Denied, r.Timed, err)
+	r, err := run(l, inTurn(numbered("user-%d", 2), 2), 20*time.Millisecond, nil)
+	if err != nil || r.Requests == 0 || r.Timed == 0 || r.Denied < r.Requests/3 || r.Denied > 2*r.Requests/3 {
+		t.Error(r.Requests, r.Denied, r.Timed, err)
 	}
 	if r.per(float64(r.Mallocs)) > 0.1 {
 		t.Errorf("the load itself makes %.2f allocations for each call", r.per(float64(r.Mallocs)))
 	}
 	errs = errSkipped
-	if _, err := run(l, around(numbered("user-%d", 2), 2), 20*time.Millisecond, nil); err != errSkipped {
+	if _, err := run(l, inTurn(numbered("user-%d", 2), 2), 20*time.Millisecond, nil); err != errSkipped {
 		t.Error(err)
 	}
 }

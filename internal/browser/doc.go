@@ -1,3 +1,3 @@
-// Package browser has no code but tests, of the page of the example servers in Chromium. It is a module of its own, so that
-// what drives the browser stays out of everybody's build.
+// Package browser contains only tests, which run pages in Chromium. It is a module of its own, so that the packages
+// that drive the browser are in no other build.
 package browser

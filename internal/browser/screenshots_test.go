@@ -13,32 +13,33 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-var screenshots = flag.String("screenshots", "", "the folder to write the README's pictures of the page to")
+var screenshots = flag.String("screenshots", "", "the `folder` to write the README's screenshots of the page to")
 
-// TestScreenshots takes what the README shows: a page that shares its window with that of a second server.
+// TestScreenshots takes the README's screenshots: a page whose server shares its limits with a second server.
 //
 //	go test -run Screenshots . -screenshots ../../testdata
 //
-// Its font is Inter where that is installed, as by Debian's fonts-inter.
+// The font is Inter if it is installed. On Debian it is in the package fonts-inter.
 func TestScreenshots(t *testing.T) {
 	if *screenshots == "" {
-		t.Skip("for those who ask with -screenshots")
+		t.Skip("runs only with -screenshots")
 	}
 	for _, scheme := range []string{"light", "dark"} {
 		t.Run(scheme, func(t *testing.T) {
 			redis := redistest.Start(t)
 			other := open(t, serve(t, "echolimit", "-redis", redis.URL()))
 			p := open(t, serve(t, "ginlimit", "-redis", redis.URL()), "prefers-color-scheme", scheme)
-			p.do(chromedp.EmulateViewport(1120, 950, chromedp.EmulateScale(1.5)))
-			scene(p, other)
+			p.do(chromedp.EmulateViewport(1120, 960, chromedp.EmulateScale(1.5)))
+			sendForScreenshot(p, other)
 			picture := get(p, chromedp.CaptureScreenshot())
 			require.NoError(t, os.WriteFile(filepath.Join(*screenshots, "demo-"+scheme+".png"), picture, 0o644))
 		})
 	}
 }
 
-// scene has the window filled: some that are leaving, two of the other page's, the rest of this one, and who came too late.
-func scene(p, other *tab) {
+// sendForScreenshot fills the window: with requests that expire, two of the other page, a burst that is denied in part,
+// and one more denied request.
+func sendForScreenshot(p, other *tab) {
 	for range 3 {
 		p.click("one")
 		time.Sleep(350 * time.Millisecond)

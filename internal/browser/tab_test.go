@@ -3,7 +3,6 @@ package browser
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -25,15 +24,16 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/adapters"
 )
 
-// patience is how long a test waits for what must come. No test asserts how fast it does.
+// patience is how long a test waits before it fails. No test asserts a time.
 const patience = time.Minute
 
 var (
-	frameworks []string        // the adapters, which are the packages that have an example
-	binaries   string          // the folder of the examples
-	chromium   context.Context // one process; every tab has a window and storage of its own
+	binaries string          // the folder of the compiled examples
+	chromium context.Context // one process; each tab has its own window and storage
 )
 
 func TestMain(m *testing.M) {
@@ -45,43 +45,30 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// setUp compiles the examples, starts Chromium and runs the tests.
 func setUp(m *testing.M) (int, error) {
 	dir, err := os.MkdirTemp("", "exactlimit-browser-")
 	if err != nil {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	examples := exec.Command("go", "list", "./...")
-	examples.Dir = "../.."
-	packages, err := examples.Output()
-	if err != nil {
-		return 0, err
-	}
-	for _, pkg := range strings.Fields(string(packages)) {
-		framework, isExample := strings.CutSuffix(strings.TrimPrefix(pkg, "github.com/exactlimit/exactlimit/"), "/example")
-		if !isExample {
-			continue
-		}
-		frameworks = append(frameworks, framework)
-		build := exec.Command("go", "build", "-o", filepath.Join(dir, binary(framework)), pkg)
+	for _, adapter := range adapters.All {
+		build := exec.Command("go", "build", "-o", filepath.Join(dir, binary(adapter.Dir)), "./"+adapter.Dir+"/example")
 		build.Dir = "../.."
 		if out, err := build.CombinedOutput(); err != nil {
 			return 0, fmt.Errorf("%w\n%s", err, out)
 		}
 	}
-	if len(frameworks) == 0 {
-		return 0, errors.New("there are no examples")
-	}
 	binaries = dir
 
-	// What makes a browser of 2026 look for its maker at start is off: the tests are alone with their servers.
+	// Without these flags Chromium connects to its vendor's servers when it starts.
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-component-update", true),
 		chromedp.DisableGPU,
 	)
 	if os.Getuid() == 0 {
-		options = append(options, chromedp.NoSandbox) // Chromium has none for root
+		options = append(options, chromedp.NoSandbox) // Chromium has no sandbox for root
 	}
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	defer stop()
@@ -89,24 +76,25 @@ func setUp(m *testing.M) (int, error) {
 	chromium, cancel = chromedp.NewContext(allocator)
 	defer cancel()
 	if err := chromedp.Do(chromium); err != nil {
-		return 0, fmt.Errorf("Chromium does not start; Debian has it in the package chromium: %w", err)
+		return 0, fmt.Errorf("Chromium does not start; on Debian, install the package chromium: %w", err)
 	}
 	return m.Run(), nil
 }
 
-// binary is the name of an adapter's example in the folder of all.
-func binary(framework string) string { return strings.ReplaceAll(framework, "/", "-") }
+// binary returns the file name of an adapter's compiled example.
+func binary(adapter string) string { return strings.ReplaceAll(adapter, "/", "-") }
 
-// serve runs an example until the test ends, and returns its URL.
-func serve(t *testing.T, framework string, args ...string) string {
+// serve runs an adapter's example until the test ends, and returns its URL.
+func serve(t testing.TB, adapter string, args ...string) string {
 	t.Helper()
-	address, _ := start(t, framework, args...)
+	address, _ := start(t, adapter, args...)
 	return address
 }
 
-func start(t *testing.T, framework string, args ...string) (address string, stop func()) {
+// start is serve, and returns a function that kills the server earlier.
+func start(t testing.TB, adapter string, args ...string) (address string, stop func()) {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(binaries, binary(framework)), append([]string{"-addr", "127.0.0.1:0"}, args...)...)
+	cmd := exec.Command(filepath.Join(binaries, binary(adapter)), append([]string{"-addr", "127.0.0.1:0"}, args...)...)
 	cmd.Env = append(os.Environ(), "REDIS_URL=")
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
@@ -125,15 +113,15 @@ func start(t *testing.T, framework string, args ...string) (address string, stop
 
 // tab is an open page.
 type tab struct {
-	t   *testing.T
+	t   testing.TB
 	ctx context.Context
 
-	mayComplain bool
+	mayComplain bool // the page may log errors and send requests to other servers
 }
 
-// open opens the page at a URL, with what media queries find there, such as prefers-color-scheme, in pairs. When the test ends,
-// the page must have complained of nothing and asked nobody else.
-func open(t *testing.T, address string, media ...string) *tab {
+// open opens the page at a URL, with values of media features such as prefers-color-scheme, in pairs. When the test
+// ends, the page must have logged no error, and have sent no request to another server.
+func open(t testing.TB, address string, media ...string) *tab {
 	t.Helper()
 	server, err := url.Parse(address)
 	require.NoError(t, err)
@@ -151,7 +139,7 @@ func open(t *testing.T, address string, media ...string) *tab {
 		case *runtime.EventConsoleAPICalled:
 			complain("console:", e.Args[0].Description, string(e.Args[0].Value))
 		case *log.EventEntryAdded:
-			// That an answer was a 429 is an error to a browser, and what this page is about.
+			// Chromium logs each 429 as an error, but the page expects them.
 			if !strings.Contains(e.Entry.Text, "status of 429 ") {
 				complain("log:", e.Entry.Source, e.Entry.Text, e.Entry.URL)
 			}
@@ -204,7 +192,7 @@ func call[P, R any](p *tab, command cdp.Command[P, R], params P) R {
 	return result
 }
 
-// eval returns the value of an expression in the page.
+// eval returns the value of an expression in the page. If it is a promise, eval waits for it.
 func eval[T any](p *tab, expression string) T {
 	p.t.Helper()
 	return get(p, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
@@ -215,23 +203,43 @@ func (p *tab) click(id string) {
 	p.do(chromedp.Click(chromedp.ID(id)))
 }
 
-// choose switches to a route as one does with a pointer.
+// choose clicks on a route, and waits until the page shows it, so that the next click does not miss what still moves.
 func (p *tab) choose(route string) {
 	p.t.Helper()
-	p.do(chromedp.Click(chromedp.CSS("input[value=" + route + "]")))
-	p.becomes(`(({method, path, key}) => document.getElementById("route").textContent === method + " " + path + (key ? "  X-API-Key: " + key : ""))
-		(document.querySelector("input[value=`+route+`]").dataset)`, "true") // or the next click may miss what still moves
+	input := "input[value=" + route + "]"
+	p.do(chromedp.Click(chromedp.CSS(input)))
+	p.becomes(text("route")+` === (({method, path, key}) => method + " " + path + (key ? "  X-API-Key: " + key : ""))
+		(document.querySelector("`+input+`").dataset)`, "true")
+}
+
+// text returns the expression of an element's text.
+func text(id string) string {
+	return fmt.Sprintf("document.getElementById(%q).textContent", id)
 }
 
 func (p *tab) text(id string) string {
 	p.t.Helper()
-	return eval[string](p, fmt.Sprintf("document.getElementById(%q).textContent", id))
+	return eval[string](p, text(id))
+}
+
+// record makes the page collect the texts of elements, joined by spaces, whenever they change. They are the elements of
+// the page's array recorded. A test that must see a text that does not last reads them there.
+func (p *tab) record(ids ...string) {
+	p.t.Helper()
+	eval[any](p, fmt.Sprintf(`{
+		const elements = %q.split(" ").map((id) => document.getElementById(id));
+		window.recorded = [];
+		new MutationObserver(() => {
+			const texts = elements.map((e) => e.textContent).join(" ");
+			if (texts !== recorded.at(-1)) recorded.push(texts);
+		}).observe(document.body, {childList: true, characterData: true, subtree: true});
+	}`, strings.Join(ids, " ")))
 }
 
 // sees waits until an element has a text.
 func (p *tab) sees(id, want string) {
 	p.t.Helper()
-	p.becomes(fmt.Sprintf("document.getElementById(%q).textContent", id), want)
+	p.becomes(text(id), want)
 }
 
 // becomes waits until an expression has a value.

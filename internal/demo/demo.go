@@ -1,5 +1,5 @@
-// Package demo is the page of the example servers: it sends requests to their routes and shows the window sliding, by
-// what the RateLimit fields of the answers say and by nothing else.
+// Package demo is the web page of the example servers. The page sends requests to their routes and draws the sliding
+// window, from nothing but the RateLimit fields of the responses.
 package demo
 
 import (
@@ -14,6 +14,8 @@ import (
 var (
 	//go:embed page.html
 	page string
+	//go:embed icon.svg
+	icon string
 	//go:embed page.css
 	style string
 	//go:embed fields.js
@@ -26,12 +28,16 @@ var (
 	script string
 )
 
-// Handler serves the page. It is one document, so that one route is enough to mount it: style and script are inside, and
-// the Content-Security-Policy allows them by their hashes, requests to the server it came from, and no more.
+// Handler serves the page. The page is one document that contains its icon, style and script, so one route is enough to
+// serve it. Its Content-Security-Policy allows exactly these, by their hashes, and requests to the server itself.
 func Handler() http.Handler {
 	style := "\n" + style
 	script := "\n" + strings.Join([]string{fields, log, timeline, script}, "\n")
-	body := strings.NewReplacer("{{style}}", style, "{{script}}", script).Replace(page)
+	body := strings.NewReplacer(
+		"{{icon}}", "data:image/svg+xml;base64,"+base64.StdEncoding.EncodeToString([]byte(icon)),
+		"{{style}}", style,
+		"{{script}}", script,
+	).Replace(page)
 	policy := strings.Join([]string{
 		"default-src 'none'",
 		"style-src " + hash(style),
@@ -53,7 +59,7 @@ func Handler() http.Handler {
 	})
 }
 
-// hash is the source expression that allows an element with exactly this text.
+// hash returns the source expression that allows an inline element with exactly this text.
 func hash(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"

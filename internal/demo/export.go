@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Export answers with something that takes three seconds to make, so that several are under way at once. It has begun
-// the answer by then.
+// Export answers with a document that takes three seconds to write, so that several requests are in flight at once. It
+// sends the header first, which tells the page that the request was admitted.
 func Export() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -16,7 +16,7 @@ func Export() http.Handler {
 		select {
 		case <-time.After(3 * time.Second):
 			io.WriteString(w, "\"export\"}\n")
-		case <-r.Context().Done(): // the client has left
+		case <-r.Context().Done(): // the client has disconnected
 		}
 	})
 }

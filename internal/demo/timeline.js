@@ -1,31 +1,81 @@
-// A Timeline draws a Log: time to the right, up to now; the number in the window upwards, up to Max. A request is where it
-// came: admitted, at the count that it made, or denied, above Max.
+// A Timeline draws a Log. Time runs to the right and ends now; the number of requests in the window runs upwards, to
+// Max. An admitted request is a dot at the number in the window with it. A denied one is a cross above Max.
 class Timeline {
-  static past = 0.22; // of the width is behind the window's edge
+  static past = 0.22; // the part of the width that shows time before the window
 
   #canvas;
   #context;
   #small;
-  #colors;
+  #colors; // by the names of the style's properties
+  #family; // of fonts
   #width = 0;
   #height = 0;
 
+  // The constructor takes what to call when the timeline must be drawn again although its log has not changed.
   constructor(canvas, small, changed) {
     this.#canvas = canvas;
     this.#context = canvas.getContext("2d");
     this.#small = small;
     new ResizeObserver(changed).observe(canvas);
-    addEventListener("resize", changed); // zooming, too, and another screen
-    const colors = () => {
-      const style = getComputedStyle(document.documentElement);
-      this.#colors = (name) => style.getPropertyValue("--" + name);
+    addEventListener("resize", changed); // also after zooming, and on another screen
+    const readStyle = () => {
+      const style = getComputedStyle(document.body);
+      const names = ["admitted", "denied", "others", "window", "panel", "line", "quiet"];
+      this.#colors = Object.fromEntries(names.map((name) => [name, style.getPropertyValue("--" + name)]));
+      this.#family = style.fontFamily;
       changed();
     };
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", colors);
-    colors();
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", readStyle);
+    readStyle();
   }
 
-  // fit gives the canvas as many pixels as the screen has where it is.
+  // span returns how much time the timeline of a log shows.
+  static span(log) {
+    return log.window / (1 - Timeline.past);
+  }
+
+  // label describes the timeline for screen readers.
+  label(text) {
+    const label = "Timeline: " + text;
+    if (this.#canvas.getAttribute("aria-label") !== label) this.#canvas.setAttribute("aria-label", label);
+  }
+
+  // draw draws a log at a time, and crosses at the times of denials. While no response has described the log, its Max
+  // is 0, and draw writes the lines of hint.
+  draw(log, denials, now, hint) {
+    this.#fit();
+    const c = this.#context;
+    const colors = this.#colors;
+    const w = this.#width;
+    const h = this.#height;
+    const small = this.#small;
+    const box = small
+      ? { left: 0, right: w - 1, top: 6, bottom: h - 1 }
+      : { left: 0, right: w - 22, top: 92, bottom: h - 38 };
+    const x0 = box.left + (box.right - box.left) * Timeline.past; // the start of the window
+    const x = (t) => box.right - ((now - t) / (log.window || 1)) * (box.right - x0);
+    const step = (box.bottom - box.top) / (log.max || 10);
+    const y = (n) => box.bottom - n * step;
+    c.clearRect(0, 0, w, h);
+
+    c.fillStyle = colors.window;
+    c.fillRect(x0, small ? 0 : 1, box.right - x0, box.bottom - (small ? 0 : 1));
+    this.#area(log, now, box, x, y);
+    c.lineWidth = 1;
+    line(c, colors.line, box.left, box.bottom + 0.5, w, box.bottom + 0.5);
+    line(c, colors.quiet, x0, small ? 0 : 1, x0, box.bottom + (small ? 0 : 6));
+    if (!small) line(c, colors.quiet, box.right, box.bottom, box.right, box.bottom + 6);
+    c.setLineDash([3, 4]);
+    line(c, colors.quiet, box.left, Math.round(y(log.max || 10)) - 0.5, w, Math.round(y(log.max || 10)) - 0.5);
+    c.setLineDash([]);
+    if (!small) {
+      this.#texts(log, box, x0, y, hint);
+      this.#requests(log, box, x0, x, y, step, now);
+      this.#denials(denials, box, x0, x, now);
+    }
+  }
+
+  // fit gives the canvas one pixel for each of the screen's.
   #fit() {
     const ratio = devicePixelRatio;
     const width = Math.round(this.#canvas.clientWidth * ratio);
@@ -38,44 +88,7 @@ class Timeline {
     this.#height = height / ratio;
   }
 
-  // span is how much time a log's timeline shows.
-  static span(log) {
-    return log.window / (1 - Timeline.past);
-  }
-
-  // draw shows a log at a time, with when requests were denied; a log of window 0 is one of which nothing is known.
-  draw(log, denials, now) {
-    this.#fit();
-    const c = this.#context;
-    const color = this.#colors;
-    const w = this.#width;
-    const h = this.#height;
-    const small = this.#small;
-    const box = small ? { left: 0, right: w - 1, top: 6, bottom: h - 1 } : { left: 0, right: w - 22, top: 92, bottom: h - 38 };
-    const x0 = box.left + (box.right - box.left) * Timeline.past; // the window's edge
-    const x = (t) => box.right - ((now - t) / (log.window || 1)) * (box.right - x0);
-    const step = (box.bottom - box.top) / (log.max || 10);
-    const y = (n) => box.bottom - n * step;
-    c.clearRect(0, 0, w, h);
-
-    c.fillStyle = color("window");
-    c.fillRect(x0, small ? 0 : 1, box.right - x0, box.bottom - (small ? 0 : 1));
-    this.#area(log, now, box, x, y);
-    c.lineWidth = 1;
-    line(c, color("line"), box.left, box.bottom + 0.5, w, box.bottom + 0.5);
-    line(c, color("quiet"), x0, small ? 0 : 1, x0, box.bottom + (small ? 0 : 6));
-    if (!small) line(c, color("quiet"), box.right, box.bottom, box.right, box.bottom + 6);
-    c.setLineDash([3, 4]);
-    line(c, color("quiet"), box.left, Math.round(y(log.max || 10)) - 0.5, w, Math.round(y(log.max || 10)) - 0.5);
-    c.setLineDash([]);
-    if (!small) {
-      this.#words(log, box, x0, y);
-      this.#marks(log, box, x0, x, y, step, now);
-      this.#denials(denials, box, x0, x, now);
-    }
-  }
-
-  // area fills what is below the count, which steps up where a request came and down where one has been in for a window.
+  // area fills the space below the count, which steps up when a request is admitted and down when it leaves the window.
   #area(log, now, box, x, y) {
     const c = this.#context;
     const steps = [];
@@ -102,39 +115,39 @@ class Timeline {
     filled.lineTo(box.right, y(0));
     filled.lineTo(box.left, y(0));
     c.globalAlpha = 0.12;
-    c.fillStyle = this.#colors("admitted");
+    c.fillStyle = this.#colors.admitted;
     c.fill(filled);
     c.globalAlpha = 0.55;
     c.lineWidth = 1.5;
     c.lineJoin = "round";
-    c.strokeStyle = this.#colors("admitted");
+    c.strokeStyle = this.#colors.admitted;
     c.stroke(outline);
     c.globalAlpha = 1;
   }
 
-  // marks draws requests at the count that each made. Behind the edge they fade: they hold no place any more.
-  #marks(log, box, x0, x, y, step, now) {
+  // requests draws each admitted request. Those that have left the window are faint.
+  #requests(log, box, x0, x, y, step, now) {
     const c = this.#context;
     const radius = Math.max(1.5, Math.min(6, step * 0.36));
     for (const e of log.entries) {
       const at = x(e.at);
       if (at < box.left - radius) continue;
-      const gone = e.end <= now;
-      c.globalAlpha = gone ? 0.28 : 1;
+      const ended = e.end <= now;
+      c.globalAlpha = ended ? 0.28 : 1;
       if (e.own) {
-        c.fillStyle = this.#colors("admitted");
-        circle(c, at, y(e.rank), radius + (still.matches ? 0 : grow(now - e.at) * radius));
+        c.fillStyle = this.#colors.admitted;
+        circle(c, at, y(e.rank), radius + (still.matches ? 0 : growth(now - e.at) * radius));
         c.fill();
         continue;
       }
-      // Somewhere on the thin line, and at the ring at the latest.
-      const since = Math.max(x(e.from), box.left, gone ? box.left : x0);
-      c.globalAlpha = gone ? 0.12 : 0.4;
+      // A request from elsewhere is a ring at the latest possible time, with a line that begins at the earliest.
+      const since = Math.max(x(e.from), box.left, ended ? box.left : x0);
+      c.globalAlpha = ended ? 0.12 : 0.4;
       c.lineWidth = 1;
-      if (at - radius > since) line(c, this.#colors("others"), since, y(e.rank), at - radius, y(e.rank));
-      c.globalAlpha = gone ? 0.28 : 1;
-      c.fillStyle = this.#colors("panel");
-      c.strokeStyle = this.#colors("others");
+      if (at - radius > since) line(c, this.#colors.others, since, y(e.rank), at - radius, y(e.rank));
+      c.globalAlpha = ended ? 0.28 : 1;
+      c.fillStyle = this.#colors.panel;
+      c.strokeStyle = this.#colors.others;
       c.lineWidth = Math.min(1.75, radius * 0.6);
       circle(c, at, y(e.rank), radius - c.lineWidth / 2);
       c.fill();
@@ -143,15 +156,16 @@ class Timeline {
     c.globalAlpha = 1;
   }
 
-  // denials draws crosses above Max, those of one moment above each other.
+  // denials draws a cross for each denied request. Those at about the same time form a column; a number above it counts
+  // those for which the column has no row.
   #denials(denials, box, x0, x, now) {
     const c = this.#context;
     const gap = 13;
     const rows = 4;
     c.save();
-    c.strokeStyle = this.#colors("denied");
-    c.fillStyle = this.#colors("denied");
-    c.font = "600 12px " + getComputedStyle(document.body).fontFamily;
+    c.strokeStyle = this.#colors.denied;
+    c.fillStyle = this.#colors.denied;
+    c.font = "600 12px " + this.#family;
     c.textAlign = "center";
     c.lineCap = "round";
     const pixel = x(now) - x(now - 1);
@@ -166,9 +180,8 @@ class Timeline {
       line(c, null, at - r, middle - r, at + r, middle + r);
       line(c, null, at - r, middle + r, at + r, middle - r);
     };
-    // More than there are rows for are a number, and numbers that would touch are one.
-    const more = [];
-    const flush = () => {
+    const more = []; // numbers above columns; those that would touch are merged
+    const endColumn = () => {
       if (row <= rows) return;
       const at = x(first);
       const last = more.at(-1);
@@ -179,34 +192,34 @@ class Timeline {
     };
     for (const t of denials) {
       if ((t - first) * pixel >= 11) {
-        flush();
+        endColumn();
         first = t;
         row = 0;
       }
       if (x(t) > box.left) draw(x(first), row);
       row++;
     }
-    flush();
+    endColumn();
     c.globalAlpha = 1;
     for (const m of more) c.fillText("+" + m.count, (m.from + m.to) / 2, box.top - 13 - rows * gap);
     c.restore();
   }
 
-  #words(log, box, x0, y) {
+  // texts names the limit and the times.
+  #texts(log, box, x0, y, hint) {
     const c = this.#context;
-    const family = getComputedStyle(document.body).fontFamily;
-    c.font = "12px " + family;
-    c.fillStyle = this.#colors("quiet");
+    const middle = (x0 + box.right) / 2;
+    c.font = "12px " + this.#family;
+    c.fillStyle = this.#colors.quiet;
     c.textAlign = "left";
     c.fillText(log.max ? "Max " + log.max : "Max", 14, y(log.max || 10) - 8);
     c.textAlign = "center";
     c.fillText(log.window ? log.window / 1000 + " s ago" : "one window ago", x0, box.bottom + 23);
-    c.fillText(log.flights ? "under way" : "the window", (x0 + box.right) / 2, box.bottom + 23);
+    if (!log.inFlight) c.fillText("the window", middle, box.bottom + 23);
     if (!log.max) {
-      c.font = "14px " + family;
-      c.fillText("Send a request: its answer", (x0 + box.right) / 2, (box.top + box.bottom) / 2 - 8);
-      c.fillText("tells what the limit is.", (x0 + box.right) / 2, (box.top + box.bottom) / 2 + 12);
-      c.font = "12px " + family;
+      c.font = "14px " + this.#family;
+      hint.forEach((text, i) => c.fillText(text, middle, (box.top + box.bottom) / 2 - 8 + 20 * i));
+      c.font = "12px " + this.#family;
     }
     c.textAlign = "right";
     c.fillText("now", box.right + 8, box.bottom + 23);
@@ -215,8 +228,8 @@ class Timeline {
 
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
-// grow is by how much a mark is larger than it will be, this long after it came.
-function grow(age) {
+// growth returns by how much a dot is enlarged, at an age in milliseconds.
+function growth(age) {
   return age < 0 || age > 240 ? 0 : (1 - age / 240) ** 2;
 }
 

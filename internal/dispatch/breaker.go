@@ -18,10 +18,10 @@ type State uint8
 const (
 	// Closed means that calls go to Redis.
 	Closed State = iota
-	// HalfOpen means that probes find out whether Redis answers. If there may be no connection, calls wait for the
-	// outcome. Otherwise they go to Redis.
+	// HalfOpen means that probes test whether Redis answers. Calls go to Redis too. But if there may be no connection,
+	// they wait for the result.
 	HalfOpen
-	// Open means that no calls go to Redis, but probes do from time to time.
+	// Open means that only probes go to Redis.
 	Open
 )
 
@@ -38,28 +38,28 @@ type breaker struct {
 	now     func() time.Duration
 	probe   func(ctx context.Context, hashTag string) error
 	changed func(from, to State, since time.Duration, cause error)
-	closing context.Context // ends before close is called
+	closing context.Context // cancelled before close is called
 
-	mu       sync.Mutex               // held to change the state
-	ended    bool                     // close was called, and no probe begins any more
-	incident atomic.Pointer[incident] // nil while the state is Closed
-	probes   sync.WaitGroup
+	mu         sync.Mutex               // held to change the state
+	closed     bool                     // close was called, so no probes may start
+	incident   atomic.Pointer[incident] // nil while the state is Closed
+	background sync.WaitGroup
 }
 
-// incident is a time in which a breaker is half-open or open.
+// incident is one period in which a breaker is half-open or open.
 type incident struct {
-	hashTag string                // of the question that failed, to probe with
-	since   time.Duration         // when it began, by Dispatcher.Now
-	lost    atomic.Bool           // there may be no connection
-	open    atomic.Bool           // the state is Open, not HalfOpen
-	cause   atomic.Pointer[error] // the last failure
-	settled chan struct{}         // closed when the state is no longer HalfOpen
-	over    chan struct{}         // closed when the state is Closed again
+	hashTag      string                // of the question that failed, for the probes
+	since        time.Duration         // when it began, by Dispatcher.Now
+	disconnected atomic.Bool           // there may be no connection
+	open         atomic.Bool           // the state is Open, not HalfOpen
+	cause        atomic.Pointer[error] // the last failure
+	resolved     chan struct{}         // closed when the state is no longer HalfOpen
+	over         chan struct{}         // closed when the state is Closed again
 }
 
-// pass returns nil if a call may be sent, or an error if it may not. If there may be no connection, it first waits
-// until the breaker opens or closes.
-func (b *breaker) pass() error {
+// allow returns nil if a call may be sent, and otherwise an error. If there may be no connection, it first waits until
+// the breaker opens or closes.
+func (b *breaker) allow() error {
 	for {
 		i := b.incident.Load()
 		switch {
@@ -67,26 +67,26 @@ func (b *breaker) pass() error {
 			return nil
 		case i.open.Load():
 			return *i.cause.Load()
-		case !i.lost.Load():
+		case !i.disconnected.Load():
 			return nil
 		}
 		select {
-		case <-i.settled:
+		case <-i.resolved:
 		case <-b.closing.Done():
 			return ErrClosed
 		}
 	}
 }
 
-// open returns the last failure if the state is Open, and nil otherwise.
-func (b *breaker) open() error {
+// openError returns the last failure if the state is Open, and nil otherwise.
+func (b *breaker) openError() error {
 	if i := b.incident.Load(); i != nil && i.open.Load() {
 		return *i.cause.Load()
 	}
 	return nil
 }
 
-// awaitClosed returns when the state is Closed, or reports false if it is not within the given time.
+// awaitClosed waits for the state Closed, and reports whether it came within the given time.
 func (b *breaker) awaitClosed(within time.Duration) bool {
 	i := b.incident.Load()
 	if i == nil {
@@ -103,27 +103,27 @@ func (b *breaker) awaitClosed(within time.Duration) bool {
 	return false
 }
 
-// suspect makes a closed breaker half-open, because a question with the given hash tag has failed. If lost is true
-// there may be no connection, which is noted in a half-open breaker too.
-func (b *breaker) suspect(hashTag string, cause error, lost bool) {
-	if i := b.incident.Load(); i != nil && (!lost || i.lost.Load()) {
+// suspect makes a closed breaker half-open, because a question with the given hash tag has failed. The argument
+// disconnected means that there may be no connection. It also takes effect if the breaker is half-open already.
+func (b *breaker) suspect(hashTag string, cause error, disconnected bool) {
+	if i := b.incident.Load(); i != nil && (!disconnected || i.disconnected.Load()) {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch i := b.incident.Load(); {
-	case b.ended:
+	case b.closed:
 	case i != nil:
-		i.lost.Store(i.lost.Load() || lost)
+		i.disconnected.Store(i.disconnected.Load() || disconnected)
 	default:
 		i := &incident{
-			hashTag: strings.Clone(hashTag), since: b.now(), settled: make(chan struct{}), over: make(chan struct{}),
+			hashTag: strings.Clone(hashTag), since: b.now(), resolved: make(chan struct{}), over: make(chan struct{}),
 		}
 		i.cause.Store(&cause)
-		i.lost.Store(lost)
+		i.disconnected.Store(disconnected)
 		b.incident.Store(i)
 		b.changed(Closed, HalfOpen, i.since, cause)
-		b.probes.Go(func() { b.keepProbing(i) })
+		b.background.Go(func() { b.keepProbing(i) })
 	}
 }
 
@@ -132,19 +132,18 @@ const (
 	maxPause = 500 * time.Millisecond
 	// probeTimeout is how long a probe waits for its answer. It is long because a Redis that hangs answers as soon as
 	// it continues. dialTimeout is how long a probe waits if it may have to make a connection. It is shorter because
-	// the server that is being dialed may be gone, and another may have taken its place.
+	// another server may meanwhile have replaced the one that is being dialed.
 	probeTimeout, dialTimeout = 5 * time.Second, time.Second
 )
 
-// keepProbing probes until it can close the breaker. If that takes longer than half a timeout, it opens the breaker
-// meanwhile.
+// keepProbing probes until it can close the breaker. If that takes longer than half a timeout, it opens the breaker.
 func (b *breaker) keepProbing(i *incident) {
-	settled := func() bool { return b.closing.Err() != nil || b.incident.Load() != i || i.open.Load() }
-	b.clock.call(b.clock.timeout/2, settled, func() { b.setOpen(i) })
+	cancelled := func() bool { return b.closing.Err() != nil || b.incident.Load() != i || i.open.Load() }
+	b.clock.afterFunc(b.clock.timeout/2, cancelled, func() { b.setOpen(i) })
 	for pause := time.Millisecond; ; pause = min(2*pause, maxPause) {
 		var answered, late atomic.Bool
-		b.clock.call(b.clock.timeout, answered.Load, func() { late.Store(true) })
-		err := b.ask(i)
+		b.clock.afterFunc(b.clock.timeout, answered.Load, func() { late.Store(true) })
+		err := b.sendProbe(i)
 		answered.Store(true)
 		switch {
 		case err == nil && !late.Load():
@@ -156,7 +155,7 @@ func (b *breaker) keepProbing(i *incident) {
 		default:
 			i.cause.Store(&err)
 			if _, rejected := rueidis.IsRedisErr(err); !rejected || readOnly(err) {
-				i.lost.Store(true)
+				i.disconnected.Store(true)
 			}
 		}
 		select {
@@ -167,10 +166,10 @@ func (b *breaker) keepProbing(i *incident) {
 	}
 }
 
-// ask sends a probe, and returns its error.
-func (b *breaker) ask(i *incident) error {
+// sendProbe sends a probe, and returns its error.
+func (b *breaker) sendProbe(i *incident) error {
 	timeout := probeTimeout
-	if i.lost.Load() {
+	if i.disconnected.Load() {
 		timeout = dialTimeout
 	}
 	ctx, cancel := context.WithCancel(b.closing) // without a deadline, at which rueidis would close the connection
@@ -188,7 +187,7 @@ func (b *breaker) setOpen(i *incident) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.incident.Load() == i && !i.open.Swap(true) {
-		close(i.settled)
+		close(i.resolved)
 		b.changed(HalfOpen, Open, i.since, *i.cause.Load())
 	}
 }
@@ -203,14 +202,14 @@ func (b *breaker) setClosed(i *incident) {
 		b.changed(Open, Closed, i.since, nil)
 	} else {
 		b.changed(HalfOpen, Closed, i.since, nil)
-		close(i.settled)
+		close(i.resolved)
 	}
 }
 
-// close returns when there are no more probes. The context closing must have ended.
+// close waits until there are no more probes. The context closing must have been cancelled.
 func (b *breaker) close() {
 	b.mu.Lock()
-	b.ended = true
+	b.closed = true
 	b.mu.Unlock()
-	b.probes.Wait()
+	b.background.Wait()
 }

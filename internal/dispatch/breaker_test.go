@@ -32,7 +32,8 @@ func newBroken() *broken {
 			return b.answer()
 		},
 		changed: func(from, to State, _ time.Duration, cause error) {
-			b.changes = append(b.changes, fmt.Sprint(now().Milliseconds(), " ", stateNames[from], "->", stateNames[to], " ", cause))
+			change := fmt.Sprint(now().Milliseconds(), " ", stateNames[from], "->", stateNames[to], " ", cause)
+			b.changes = append(b.changes, change)
 		},
 	}
 	b.closing, b.close = context.WithCancel(context.Background())
@@ -105,8 +106,8 @@ func TestBreaker(t *testing.T) {
 				for i := range b.changes {
 					assert.Contains(t, b.changes[i], row.want[i])
 				}
-				assert.NoError(t, b.open())
-				assert.NoError(t, b.pass())
+				assert.NoError(t, b.openError())
+				assert.NoError(t, b.allow())
 				b.suspect("key", timeout, row.lost) // and it starts anew
 				synctest.Wait()
 				assert.Contains(t, b.changes[len(row.want)], "Closed->HalfOpen")
@@ -133,17 +134,17 @@ func TestPass(t *testing.T) {
 		}
 		pass := func() <-chan error {
 			passed := make(chan error, 1)
-			go func() { passed <- b.pass() }()
+			go func() { passed <- b.allow() }()
 			synctest.Wait()
 			return passed
 		}
-		assert.NoError(t, b.pass())
+		assert.NoError(t, b.allow())
 		b.suspect("key", context.DeadlineExceeded, false)
 		assert.NoError(t, <-pass(), "half-open")
 		b.suspect("key", io.EOF, true)
 		waits := pass()
 		assert.Empty(t, waits, "the connection is lost")
-		assert.NoError(t, b.open(), "questions may come")
+		assert.NoError(t, b.openError(), "questions may come")
 		answers <- nil
 		assert.NoError(t, <-waits, "closed")
 
@@ -152,16 +153,16 @@ func TestPass(t *testing.T) {
 		time.Sleep(90 * time.Millisecond)
 		synctest.Wait()
 		assert.ErrorIs(t, <-waits, io.EOF, "open")
-		assert.ErrorIs(t, b.pass(), io.EOF)
-		assert.ErrorIs(t, b.open(), io.EOF)
+		assert.ErrorIs(t, b.allow(), io.EOF)
+		assert.ErrorIs(t, b.openError(), io.EOF)
 		refused := errors.New("refused")
 		answers <- refused
 		synctest.Wait()
-		assert.ErrorIs(t, b.open(), refused, "the latest cause")
+		assert.ErrorIs(t, b.openError(), refused, "the latest cause")
 		answers <- nil
 		synctest.Wait()
-		assert.NoError(t, b.pass(), "closed")
-		assert.NoError(t, b.open())
+		assert.NoError(t, b.allow(), "closed")
+		assert.NoError(t, b.openError())
 
 		b.suspect("key", io.EOF, true)
 		waits = pass()
@@ -187,7 +188,7 @@ func TestProbesAreFewWhileOpen(t *testing.T) {
 		assert.Equal(t, []string{"0 Closed->HalfOpen NOPERM no", "50 HalfOpen->Open NOPERM no"}, b.changes)
 		assert.Greater(t, b.probes, 100)
 		assert.Less(t, b.probes, 300)
-		assert.False(t, b.incident.Load().lost.Load())
+		assert.False(t, b.incident.Load().disconnected.Load())
 		b.end()
 	})
 }

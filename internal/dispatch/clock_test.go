@@ -12,6 +12,8 @@ import (
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
 // clocked is a clock of the tests. While it is late, each tick of 5 ms takes 15.
@@ -36,10 +38,10 @@ func newClocked(t *testing.T, timeout time.Duration) *clocked {
 	return c
 }
 
-func (c *clocked) wait() *Ticket {
-	t := new(Ticket)
+func (c *clocked) wait() *Future {
+	t := new(Future)
 	t.begin(0)
-	c.add(t)
+	c.expireAfterTimeout(t)
 	return t
 }
 
@@ -57,7 +59,7 @@ func TestClock(t *testing.T) {
 					took := time.Since(begun)
 					assert.LessOrEqual(t, took, timeout)
 					assert.GreaterOrEqual(t, took, timeout-timeout/16)
-					assert.True(t, ticket.in(expired))
+					assert.True(t, ticket.is(expired))
 				})
 				time.Sleep(timeout / 100)
 			}
@@ -121,7 +123,8 @@ func TestWaitsBeginInALateTick(t *testing.T) {
 	}
 }
 
-// The clock keeps what still waits, and not what waited during the whole timeout. It stands still soon after nobody waits.
+// The clock keeps what still waits, and not what waited during the whole timeout. It stands still soon after nobody
+// waits.
 func TestClockKeepsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClocked(t, time.Minute)
@@ -131,11 +134,11 @@ func TestClockKeepsNothing(t *testing.T) {
 			runtime.ReadMemStats(&m)
 			return m.HeapAlloc
 		}
-		before, hung, ticket := held(), c.wait(), new(Ticket)
+		before, hung, ticket := held(), c.wait(), new(Future)
 		for range 20 {
 			for range 100_000 {
 				ticket.begin(0)
-				c.add(ticket)
+				c.expireAfterTimeout(ticket)
 				ticket.send()
 				ticket.answer(nil)
 				<-ticket.done
@@ -143,10 +146,10 @@ func TestClockKeepsNothing(t *testing.T) {
 			time.Sleep(2 * time.Second)
 		}
 		assert.Less(t, held(), before+10<<20) // two ticks have 1.6 MB each
-		assert.True(t, hung.in(waiting))
+		assert.True(t, hung.is(waiting))
 		<-hung.done
 		ticket.begin(0)
-		c.add(ticket)
+		c.expireAfterTimeout(ticket)
 		ticket.leave()
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
@@ -159,7 +162,7 @@ func TestClockKeepsNothing(t *testing.T) {
 func TestAlarmsThatHang(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClocked(t, 100*time.Millisecond)
-		c.call(10*time.Millisecond, func() bool { return false }, func() { time.Sleep(time.Hour) })
+		c.afterFunc(10*time.Millisecond, func() bool { return false }, func() { time.Sleep(time.Hour) })
 		begun, ticket := time.Now(), c.wait()
 		<-ticket.done
 		assert.LessOrEqual(t, time.Since(begun), 100*time.Millisecond)
@@ -177,13 +180,13 @@ func TestEarlierUse(t *testing.T) {
 		<-ticket.done
 		time.Sleep(100 * time.Millisecond)
 		ticket.begin(0)
-		c.add(ticket)
+		c.expireAfterTimeout(ticket)
 		time.Sleep(100 * time.Millisecond)
 		synctest.Wait()
-		assert.True(t, ticket.in(waiting))
+		assert.True(t, ticket.is(waiting))
 		time.Sleep(60 * time.Millisecond)
 		synctest.Wait()
-		assert.True(t, ticket.in(expired))
+		assert.True(t, ticket.is(expired))
 	})
 }
 
@@ -193,13 +196,13 @@ func TestIdleAlarm(t *testing.T) {
 		c := newClocked(t, time.Hour)
 		closing, stop := context.WithCancel(context.Background())
 		c.closing = closing
-		c.call(time.Minute, func() bool { return true }, func() { t.Error("rang") })
+		c.afterFunc(time.Minute, func() bool { return true }, func() { t.Error("rang") })
 		rang := false
-		c.call(2*time.Minute, func() bool { return rang }, func() { rang = true })
+		c.afterFunc(2*time.Minute, func() bool { return rang }, func() { rang = true })
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		assert.True(t, rang)
-		c.call(time.Hour, func() bool { return true }, nil)
+		c.afterFunc(time.Hour, func() bool { return true }, nil)
 		stop()
 		time.Sleep(time.Second)
 		synctest.Wait()
@@ -210,12 +213,10 @@ func TestIdleAlarm(t *testing.T) {
 // A caller waits for the timeout where Redis says nothing, and its question counts as one that Redis did not decide.
 func TestTimeout(t *testing.T) {
 	release := make(chan struct{})
-	d := start(t, func(_ context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
-		if isCall(words) {
-			<-release
-		}
+	d := start(t, redistest.OnlyCalls(func(_ []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+		<-release
 		return send()
-	}, func(c *Config[*question]) { c.Timeout = 20 * time.Millisecond })
+	}), func(c *Config[*question]) { c.Timeout = 20 * time.Millisecond })
 	err := d.Do(context.Background(), d.about("a"))
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.EqualError(t, err, "no answer within 20ms")
@@ -231,7 +232,7 @@ func TestCloseWaitsForAlarms(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClocked(t, 100*time.Millisecond)
 		var done atomic.Bool
-		c.call(50*time.Millisecond, func() bool { return false }, func() {
+		c.afterFunc(50*time.Millisecond, func() bool { return false }, func() {
 			time.Sleep(time.Second)
 			done.Store(true)
 		})

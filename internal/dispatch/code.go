@@ -7,7 +7,7 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// Code returns the code of an error of the server, which is the first word of its text, such as READONLY, or "".
+// Code returns the code of an error reply, such as READONLY, or "" if err is another error.
 func Code(err error) string {
 	rejection, is := rueidis.IsRedisErr(err)
 	if !is {
@@ -16,10 +16,10 @@ func Code(err error) string {
 	return CodeOf(rejection.Error())
 }
 
-// CodeOf returns the code of an error that the server has answered with, given its text: the first word, if it is one
-// of codes. Rueidis leaves out the code ERR, so the first word may be another, as in "DB index is out of range" and
-// "SELECT is not allowed in cluster mode". When a script runs a command that the user has no right to, servers send a
-// text without a code; CodeOf returns NOPERM then, as for calls outside a script.
+// CodeOf returns the code of an error reply, given its text. It is the first word if that is one of codes, and
+// otherwise ERR. Rueidis leaves out the code ERR, so the first word may be no code, as in "DB index is out of range"
+// and "SELECT is not allowed in cluster mode". If a script runs a command that the user has no right to, servers send a
+// text without a code. CodeOf then returns NOPERM, as for commands outside a script.
 func CodeOf(text string) string {
 	text = strings.TrimPrefix(text, "ERR ")
 	if strings.HasPrefix(text, "The user executing the script can't run this command") || // Redis 7.0
@@ -32,7 +32,7 @@ func CodeOf(text string) string {
 	return "ERR"
 }
 
-// codes are the codes of errors that Redis and Valkey have.
+// codes are the error codes of Redis and Valkey.
 var codes = []string{
 	"ASK", "BUSY", "BUSYGROUP", "BUSYKEY", "CLUSTERDOWN", "CROSSSLOT", "DENIED", "EXECABORT", "INPROG", "INVALIDOBJ",
 	"IOERR", "LOADING", "MASTERDOWN", "MISCONF", "MOVED", "NOAUTH", "NOGOODSLAVE", "NOGROUP", "NOMASTERLINK", "NOPERM",
@@ -40,11 +40,11 @@ var codes = []string{
 	"UNKILLABLE", "WRONGPASS", "WRONGTYPE",
 }
 
-// noScript reports whether the server does not have the script. The call had no effect then.
+// noScript reports whether a call had no effect because the server does not have the script.
 func noScript(err error) bool { return Code(err) == "NOSCRIPT" }
 
-// readOnly reports whether the server is a replica. The call had no effect then.
+// readOnly reports whether a call had no effect because the server is a replica.
 func readOnly(err error) bool { return Code(err) == "READONLY" }
 
-// tryAgain reports whether the keys of the call are on two nodes while their slot moves. The call had no effect then.
+// tryAgain reports whether a call had no effect because its slot is moving, and its keys are on two nodes.
 func tryAgain(err error) bool { return Code(err) == "TRYAGAIN" }

@@ -8,38 +8,39 @@ import (
 	"time"
 )
 
-// link is the queue of the questions to one server, with the workers that ask them.
+// link is the queue of the questions to one server, and the workers that ask them.
 type link[Q Question[Q]] struct {
-	d       *Dispatcher[Q]
-	breaker breaker
-	most    int           // the number of workers
-	room    int           // the most questions in the queue
-	heard   atomic.Uint64 // how many calls have ended
+	d          *Dispatcher[Q]
+	breaker    breaker
+	maxWorkers int           // the most workers
+	maxQueue   int           // the most questions in the queue
+	callsEnded atomic.Uint64 // how many calls have ended
 
-	mu      sync.Mutex
-	wake    sync.Cond // signals idle workers
-	queue   []Q       // the questions, from index head on
-	head    int
-	idle    int  // how many workers wait for questions
-	gathers bool // a worker is about to take what is in the queue
-	started int  // how many workers there are
-	closed  bool
-	workers sync.WaitGroup
+	mu         sync.Mutex
+	wake       sync.Cond // signals idle workers
+	queue      []Q       // the questions begin at index head
+	head       int
+	idle       int  // how many workers wait for questions
+	gathering  bool // a worker is about to take the questions in the queue
+	workers    int  // how many workers there are
+	closed     bool
+	background sync.WaitGroup // the workers, and the goroutines that resend calls
 }
 
 const (
-	// maxInFlight is the number of workers of a link: while Redis answers what one has asked, the questions of the next
-	// are on their way. With more, each would ask fewer questions at once, which costs Redis more work for each question.
-	maxInFlight = 2
-	// maxSize and maxQuestions limit the questions that a worker asks at once to what Redis answers in half a millisecond,
-	// or in a few if they are about many slots. Consecutive questions that are alike have the size of one.
+	// maxWorkers is the most workers of a link. While Redis answers one worker, the questions of the other are on their
+	// way. With more workers, each would send fewer questions at once, which is more work for Redis.
+	maxWorkers = 2
+	// maxSize and maxQuestions limit the questions that a worker sends at once to what Redis answers in half a
+	// millisecond, or in a few milliseconds if they are about many slots. Consecutive questions that are alike have the
+	// size of one.
 	maxSize, maxQuestions = 128, 512
-	// maxQueue is the most questions in a queue, to bound its memory.
+	// maxQueue is the most questions in a queue. It bounds the memory that they take.
 	maxQueue = 1 << 16
 )
 
 func newLink[Q Question[Q]](d *Dispatcher[Q]) *link[Q] {
-	l := &link[Q]{d: d, most: maxInFlight, room: maxQueue}
+	l := &link[Q]{d: d, maxWorkers: maxWorkers, maxQueue: maxQueue}
 	l.wake.L = &l.mu
 	l.breaker = breaker{
 		clock: &d.clock, now: d.Now, closing: d.closing,
@@ -58,7 +59,7 @@ func newLink[Q Question[Q]](d *Dispatcher[Q]) *link[Q] {
 
 // push puts a question into the queue, unless the breaker is open.
 func (l *link[Q]) push(q Q) error {
-	if err := l.breaker.open(); err != nil {
+	if err := l.breaker.openError(); err != nil {
 		return err
 	}
 	l.mu.Lock()
@@ -66,10 +67,10 @@ func (l *link[Q]) push(q Q) error {
 	switch {
 	case l.closed:
 		return ErrClosed
-	case len(l.queue)-l.head >= l.room:
+	case len(l.queue)-l.head >= l.maxQueue:
 		return ErrQueueFull
 	}
-	if l.head > 0 && len(l.queue) == cap(l.queue) { // move the questions to the front rather than let the slice grow
+	if l.head > 0 && len(l.queue) == cap(l.queue) { // move the questions to the front instead of growing the slice
 		n := copy(l.queue, l.queue[l.head:])
 		clear(l.queue[n:])
 		l.queue, l.head = l.queue[:n], 0
@@ -79,29 +80,30 @@ func (l *link[Q]) push(q Q) error {
 	return nil
 }
 
-// wakeWorker makes sure that a worker will look at the queue, unless all of them have calls in flight, after which
-// they do so anyway. The link must be locked.
+// wakeWorker ensures that a worker will take questions from the queue. There is nothing to do if all workers have calls
+// in flight, because they look into the queue afterwards. The link must be locked.
 func (l *link[Q]) wakeWorker() {
 	switch {
-	case l.gathers:
+	case l.gathering:
 	case l.idle > 0:
 		l.wake.Signal()
-	case l.started < l.most:
-		l.started++
-		l.workers.Go(l.work)
+	case l.workers < l.maxWorkers:
+		l.workers++
+		l.background.Go(l.work)
 	}
 }
 
-// again puts questions that were sent back at the front of the queue, in their order, if their callers still wait.
-func (l *link[Q]) again(questions []Q) {
+// requeue puts questions of a call back to the front of the queue, in their order. It drops those whose callers no
+// longer wait.
+func (l *link[Q]) requeue(questions []Q) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var front []Q
 	for _, q := range questions {
-		switch t := q.ticket(); {
+		switch f := q.future(); {
 		case l.closed:
-			t.answer(ErrClosed)
-		case t.change(sent, waiting):
+			f.answer(ErrClosed)
+		case f.change(sent, waiting):
 			front = append(front, q)
 		}
 	}
@@ -111,8 +113,8 @@ func (l *link[Q]) again(questions []Q) {
 	}
 }
 
-// take waits until there are questions in the queue, and appends as many of them to questions as may be asked at
-// once. It reports false if the link is closed.
+// take waits until there are questions in the queue, takes as many of them as may be sent at once, and appends them to
+// questions. It reports false if the link is closed.
 func (l *link[Q]) take(questions []Q) (_ []Q, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -122,13 +124,13 @@ func (l *link[Q]) take(questions []Q) (_ []Q, ok bool) {
 			l.wake.Wait()
 			l.idle--
 		}
-		// Let callers that can run now add their questions, such as those that the last call has answered. Another
-		// worker may take the questions meanwhile; then wait again.
-		l.gathers = true
+		// Let callers that are ready to run add their questions, such as those whose last question was just answered.
+		// If another worker takes the questions meanwhile, wait again.
+		l.gathering = true
 		l.mu.Unlock()
 		runtime.Gosched()
 		l.mu.Lock()
-		l.gathers = false
+		l.gathering = false
 	}
 	size := 0
 	for _, q := range l.queue[l.head:] {
@@ -146,19 +148,19 @@ func (l *link[Q]) take(questions []Q) (_ []Q, ok bool) {
 	if l.head += len(questions); l.head == len(l.queue) {
 		l.queue, l.head = l.queue[:0], 0
 	} else {
-		l.wakeWorker() // those that are left may have woken no worker, as this one was about to take what has come
+		l.wakeWorker() // for the rest of the questions, for which push has woken no worker while l.gathering was set
 	}
 	return questions, !l.closed
 }
 
-// listen makes the breaker half-open if no call ends within the timeout from now. It is called when a caller has left
-// because its context ended, which is no evidence that Redis does not answer. If all callers leave early, there is no
-// other.
-func (l *link[Q]) listen(hashTag string) {
+// watchForReply makes the breaker half-open if no call ends within the timeout from now. It is called when a caller
+// leaves because its context has ended. This does not show that Redis is silent. But if all callers leave before the
+// timeout, nothing else would show it.
+func (l *link[Q]) watchForReply(hashTag string) {
 	hashTag = strings.Clone(hashTag)
-	if before := l.heard.Load(); l.breaker.incident.Load() == nil {
-		moot := func() bool { return l.heard.Load() != before || l.d.closing.Err() != nil }
-		l.d.clock.call(l.d.Timeout, moot, func() { l.breaker.suspect(hashTag, errNoAnswer, false) })
+	if ended := l.callsEnded.Load(); l.breaker.incident.Load() == nil {
+		cancelled := func() bool { return l.callsEnded.Load() != ended || l.d.closing.Err() != nil }
+		l.d.clock.afterFunc(l.d.Timeout, cancelled, func() { l.breaker.suspect(hashTag, errNoAnswer, false) })
 	}
 }
 
@@ -169,13 +171,13 @@ func (l *link[Q]) drain(err error) {
 	l.queue, l.head = nil, 0
 	l.mu.Unlock()
 	for _, q := range questions {
-		if t := q.ticket(); t.send() {
-			t.answer(err)
+		if f := q.future(); f.send() {
+			f.answer(err)
 		}
 	}
 }
 
-// close lets the workers end, and answers the questions in the queue.
+// close makes the workers return, and answers the questions in the queue.
 func (l *link[Q]) close() {
 	l.mu.Lock()
 	l.closed = true

@@ -12,47 +12,51 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// nodes maps the slots of Redis Cluster to links, one for each master. The first link is for slots of which the master
-// is not known, and for a Redis that is no cluster.
+// nodes maps the slots of Redis Cluster to links, one for each master. The first link is for slots with an unknown
+// master, and for a Redis that is not a cluster.
 //
-// The map may be out of date, since the client finds the master of each slot by itself: a slot in the wrong link is
-// slower, and shares the fate of another master, but its questions are answered.
+// The map may be out of date. The client finds the master of each slot by itself, so questions in the wrong link are
+// answered too. But they are slower, and the circuit breaker of another master may stop them.
 type nodes[Q Question[Q]] struct {
-	table atomic.Pointer[table[Q]]
-	due   atomic.Int64 // when to ask for the map again, by Dispatcher.Now
+	table     atomic.Pointer[table[Q]]
+	refreshAt atomic.Int64 // when to get the map again, by Dispatcher.Now
 
-	mu     sync.Mutex // held to change what follows, and table
-	closed bool
-	asking sync.WaitGroup // the goroutine that asks for the map
+	mu         sync.Mutex // protects the following fields and changes of table
+	closed     bool
+	background sync.WaitGroup // the goroutine that gets the map
 }
 
-// table is one version of the map. It is not changed.
+// table is one version of the map. It is immutable.
 type table[Q Question[Q]] struct {
-	links []*link[Q]
-	of    []uint16 // for each slot the index of its link; nil until a cluster has told
+	links     []*link[Q]
+	linkIndex []uint16 // for each slot the index in links; nil until a cluster has sent its map
 }
 
 const (
 	// mapAge is how old the map may become. After a failure to get it, mapRetry passes until the next attempt.
 	mapAge, mapRetry = 10 * time.Second, time.Second
-	// mapTimeout is how long a node may take to tell the map.
+	// mapTimeout is how long a node may take to send the map.
 	mapTimeout = time.Second
 )
 
-func (t *table[Q]) link(slot int) *link[Q] {
-	if t.of == nil {
-		return t.links[0]
+// index returns the index of the link of a slot.
+func (t *table[Q]) index(slot int) int {
+	if t.linkIndex == nil {
+		return 0
 	}
-	return t.links[t.of[slot]]
+	return int(t.linkIndex[slot])
 }
 
 // link returns the link of a slot.
-func (n *nodes[Q]) link(slot int) *link[Q] { return n.table.Load().link(slot) }
+func (n *nodes[Q]) link(slot int) *link[Q] {
+	t := n.table.Load()
+	return t.links[t.index(slot)]
+}
 
-// keep asks a cluster for the map in the background if it is due.
-func (n *nodes[Q]) keep(d *Dispatcher[Q], client rueidis.Client) {
-	due, now := n.due.Load(), d.Now()
-	if now < time.Duration(due) || !n.due.CompareAndSwap(due, int64(now+mapAge)) {
+// refresh gets the map from the cluster in the background, if it is due.
+func (n *nodes[Q]) refresh(d *Dispatcher[Q], client rueidis.Client) {
+	refreshAt, now := n.refreshAt.Load(), d.Now()
+	if now < time.Duration(refreshAt) || !n.refreshAt.CompareAndSwap(refreshAt, int64(now+mapAge)) {
 		return
 	}
 	n.mu.Lock()
@@ -60,32 +64,32 @@ func (n *nodes[Q]) keep(d *Dispatcher[Q], client rueidis.Client) {
 	if n.closed {
 		return
 	}
-	n.asking.Go(func() {
+	n.background.Go(func() {
 		masters, err := askMasters(d.closing, client)
 		if err != nil {
-			n.due.Store(int64(d.Now() + mapRetry))
+			n.refreshAt.Store(int64(d.Now() + mapRetry))
 			return
 		}
-		n.set(d, masters)
+		n.update(d, masters)
 	})
 }
 
-// set makes a new table. A master keeps the link of its first slot, so that after a failover the questions to a slot
-// use the link, and the circuit breaker, that they used before.
-func (n *nodes[Q]) set(d *Dispatcher[Q], masters [][]slotRange) {
+// update makes a new table. A master keeps the link of its first slot, so that after a failover the questions to a slot
+// use the same link and circuit breaker as before.
+func (n *nodes[Q]) update(d *Dispatcher[Q], masters [][]slotRange) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
 		return
 	}
 	old := n.table.Load()
-	t := &table[Q]{links: slices.Clone(old.links), of: make([]uint16, slots)}
-	link := make([]int, len(masters)) // 0 as long as a master has none
+	t := &table[Q]{links: slices.Clone(old.links), linkIndex: make([]uint16, slots)}
+	link := make([]int, len(masters)) // 0 if a master has none yet
 	used := make([]bool, len(old.links)+len(masters))
 	used[0] = true
-	if old.of != nil {
+	if old.linkIndex != nil {
 		for m, ranges := range masters {
-			if l := old.of[ranges[0].first]; !used[l] {
+			if l := old.linkIndex[ranges[0].first]; !used[l] {
 				link[m], used[l] = int(l), true
 			}
 		}
@@ -100,28 +104,28 @@ func (n *nodes[Q]) set(d *Dispatcher[Q], masters [][]slotRange) {
 		}
 		for _, r := range ranges {
 			for slot := r.first; slot <= r.last; slot++ {
-				t.of[slot] = uint16(link[m])
+				t.linkIndex[slot] = uint16(link[m])
 			}
 		}
 	}
 	n.table.Store(t)
 }
 
-// close ends asking, and returns all links. No link is added afterwards.
+// close waits for the goroutine in the background, and returns all links. No link is added afterwards.
 func (n *nodes[Q]) close() []*link[Q] {
 	n.mu.Lock()
 	n.closed = true
 	n.mu.Unlock()
-	n.asking.Wait()
+	n.background.Wait()
 	return n.table.Load().links
 }
 
 // slotRange is a range of slots.
 type slotRange struct{ first, last int }
 
-// askMasters asks one node after the other for the slots of each master.
+// askMasters gets the slots of each master from the first node that answers.
 func askMasters(ctx context.Context, client rueidis.Client) (masters [][]slotRange, err error) {
-	defer caught(func(p error) { err = p })
+	defer recoverPanic(func(p error) { err = p })
 	err = errors.New("the client has no nodes")
 	for _, node := range client.Nodes() {
 		if masters, err = askNode(ctx, node); err == nil {
@@ -131,6 +135,7 @@ func askMasters(ctx context.Context, client rueidis.Client) (masters [][]slotRan
 	return nil, err
 }
 
+// askNode gets the slots of each master from one node.
 func askNode(ctx context.Context, node rueidis.Client) ([][]slotRange, error) {
 	ctx, cancel := context.WithCancel(ctx) // without a deadline, at which rueidis would close the connection
 	defer cancel()
@@ -142,8 +147,9 @@ func askNode(ctx context.Context, node rueidis.Client) ([][]slotRange, error) {
 	return parseSlots(rows)
 }
 
-// parseSlots returns the slots of each master from the reply to CLUSTER SLOTS. Each row has the first and the last slot
-// of a range and then its nodes, of which the first is the master. A node has an address, a port and other fields.
+// parseSlots returns the slots of each master, given the reply to CLUSTER SLOTS. Each row of the reply has the first
+// and the last slot of a range, and then the nodes of the range, beginning with the master. A node has an address, a
+// port and other fields.
 func parseSlots(rows []rueidis.RedisMessage) (masters [][]slotRange, err error) {
 	malformed := errors.New("not a reply to CLUSTER SLOTS")
 	index := map[string]int{}
@@ -158,7 +164,7 @@ func parseSlots(rows []rueidis.RedisMessage) (masters [][]slotRange, err error) 
 		if err := errors.Join(err1, err2, err3); err != nil || first < 0 || last < first || last >= slots || len(node) < 2 {
 			return nil, malformed
 		}
-		host, _ := node[0].ToString() // may be null, if the node does not know it
+		host, _ := node[0].ToString() // null if the node does not know it
 		port, err := node[1].AsInt64()
 		if err != nil {
 			return nil, malformed

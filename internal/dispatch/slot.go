@@ -5,8 +5,8 @@ import "github.com/redis/rueidis"
 // slots is the number of slots of Redis Cluster.
 const slots = 16384
 
-// slotOf returns the slot of the keys with a hash tag in Redis Cluster, by the CRC-16 (XMODEM) of the tag. See the
-// sections "Key distribution model" and "Hash tags" of the Redis Cluster specification.
+// slotOf returns the slot, in Redis Cluster, of the keys with a hash tag. It is computed from the CRC-16 (XMODEM) of
+// the tag: see the sections "Key distribution model" and "Hash tags" of the Redis Cluster specification.
 func slotOf(hashTag string) int {
 	var crc uint16
 	for i := range len(hashTag) {
@@ -30,7 +30,7 @@ var crcTable = func() (table [256]uint16) {
 	return table
 }()
 
-// slotIn returns the slot of the keys with a hash tag, or 0 if the client's Redis is no cluster.
+// slotIn returns the slot of the keys with a hash tag, or 0 if the client is not connected to a cluster.
 func slotIn(client rueidis.Client, hashTag string) int {
 	if client.Mode() != rueidis.ClientModeCluster {
 		return 0

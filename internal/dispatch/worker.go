@@ -6,8 +6,8 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// worker takes questions from the queue of its link and asks them, in as few calls as there can be, which it sends all
-// at once. On one server that is one call. In Redis Cluster it is one call for each slot.
+// worker takes questions from the queue of its link, and makes as few calls of them as possible, which it sends
+// together. To a single server it sends one call. To Redis Cluster it sends one call for each slot.
 type worker[Q Question[Q]] struct {
 	link      *link[Q]
 	newBatch  func() Batch[Q]
@@ -19,27 +19,27 @@ func newWorker[Q Question[Q]](l *link[Q]) *worker[Q] {
 	return &worker[Q]{link: l, newBatch: l.d.Batches()}
 }
 
-// work runs a worker until the link is closed. It drops questions whose callers no longer wait. Calls that have to be
-// sent again hold up no others.
+// work runs a worker until the link is closed. It drops questions whose callers no longer wait. It resends failed calls
+// in the background, so that they do not delay others.
 func (l *link[Q]) work() {
 	w := newWorker(l)
 	for ok := true; ok; {
 		w.questions, ok = l.take(w.questions[:0])
-		w.questions = slices.DeleteFunc(w.questions, func(q Q) bool { return !q.ticket().send() })
+		w.questions = slices.DeleteFunc(w.questions, func(q Q) bool { return !q.future().send() })
 		if len(w.questions) == 0 {
 			continue
 		}
 		client, err := l.d.Client()
 		if err == nil {
-			err = l.breaker.pass()
+			err = l.breaker.allow()
 		}
 		if err != nil {
 			for _, q := range w.questions {
-				q.ticket().answer(err)
+				q.future().answer(err)
 			}
-		} else if again := l.send(client, w.encode(client)); len(again) > 0 {
-			l.workers.Go(func() { l.sendAgain(client, again) })
-			w = newWorker(l) // since the calls use the memory of this one
+		} else if failed := l.send(client, w.encode(client)); len(failed) > 0 {
+			l.background.Go(func() { l.resend(client, failed) })
+			w = newWorker(l) // because the failed calls use the memory of this one
 		}
 		clear(w.questions)
 	}
@@ -48,27 +48,27 @@ func (l *link[Q]) work() {
 // encode returns calls that ask the questions.
 func (w *worker[Q]) encode(client rueidis.Client) []*call[Q] {
 	if client.Mode() == rueidis.ClientModeCluster {
-		slices.SortStableFunc(w.questions, order[Q])
-		w.link.d.nodes.keep(w.link.d, client)
+		slices.SortStableFunc(w.questions, compareSlots[Q])
+		w.link.d.nodes.refresh(w.link.d, client)
 	}
 	n, now := 0, w.link.d.Now()
 	for rest := w.questions; len(rest) > 0; n++ {
 		if n == len(w.calls) {
 			w.calls = append(w.calls, &call[Q]{batch: w.newBatch()})
 		}
-		asks := 1
-		for asks < len(rest) && goTogether(rest[0], rest[asks]) {
-			asks++
+		count := 1
+		for count < len(rest) && canShareCall(rest[0], rest[count]) {
+			count++
 		}
-		w.calls[n].encode(rest[:asks], now)
-		rest = rest[asks:]
+		w.calls[n].encode(rest[:count], now)
+		rest = rest[count:]
 	}
 	return w.calls[:n]
 }
 
-// order orders questions so that those that go together are next to each other.
-func order[Q Question[Q]](a, b Q) int {
-	s, t := a.ticket(), b.ticket()
+// compareSlots orders questions so that those that can share a call are next to each other.
+func compareSlots[Q Question[Q]](a, b Q) int {
+	s, t := a.future(), b.future()
 	if s.slot == t.slot && s.alone != t.alone {
 		if s.alone {
 			return 1
@@ -78,8 +78,8 @@ func order[Q Question[Q]](a, b Q) int {
 	return s.slot - t.slot
 }
 
-// goTogether reports whether two questions may be asked in one call.
-func goTogether[Q Question[Q]](a, b Q) bool {
-	s, t := a.ticket(), b.ticket()
+// canShareCall reports whether two questions may be asked in one call.
+func canShareCall[Q Question[Q]](a, b Q) bool {
+	s, t := a.future(), b.future()
 	return s.slot == t.slot && s.alone == t.alone && (!s.alone || b.Alike(a))
 }

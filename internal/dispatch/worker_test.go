@@ -6,19 +6,22 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
 // A worker asks its questions in one call for each slot, in the order in which they came. Those that have to go alone
 // share a call only with questions that are alike.
 func TestQuestionsOfOneSlotGoTogether(t *testing.T) {
 	d := start(t, nil)
-	d.client.mode = rueidis.ClientModeCluster
+	d.client.Cluster = true
 	w := newWorker(d.nodes.link(0))
 	for range 2 { // the second time with the calls of the first
 		w.questions = nil
@@ -58,7 +61,7 @@ func (d *dispatched) askAtOnce(names ...string) (outcomes []*outcome) {
 	}
 	for _, o := range outcomes { // each waits for the lock now
 		q := o.question
-		d.eventually(func() bool { return q.ticket().use() == 1 })
+		d.eventually(func() bool { return q.future().use() == 1 })
 	}
 	return outcomes
 }
@@ -67,23 +70,27 @@ func (d *dispatched) askAtOnce(names ...string) (outcomes []*outcome) {
 func TestSomeCallsFail(t *testing.T) {
 	names := []string{"a", "b", "c", "d", "e", "f", "g"}
 	for name, row := range map[string]struct {
-		err   error
-		fails bool
+		err    error
+		fails  bool
+		queues bool // the worker asks again, so that its next calls would wait too
 	}{
-		"lost":     {io.EOF, false},
-		"READONLY": {rejection(t, "READONLY no"), false},
-		"TRYAGAIN": {rejection(t, "TRYAGAIN no"), false},
-		"NOPERM":   {rejection(t, "NOPERM no"), true},
+		"lost":     {err: io.EOF},
+		"READONLY": {err: rejection(t, "READONLY no")},
+		"TRYAGAIN": {err: rejection(t, "TRYAGAIN no"), queues: true},
+		"NOPERM":   {err: rejection(t, "NOPERM no"), fails: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			release := make(chan struct{})
+			end := sync.OnceFunc(func() { close(release) })
+			t.Cleanup(end)
+			if row.queues {
+				end()
+			}
 			var attempts [2]atomic.Int32
-			d := onCluster(t, pointer("{}"), func(
-				_ context.Context, words []string, send func() rueidis.RedisResult,
-			) rueidis.RedisResult {
+			d := onCluster(t, pointer("{}"), func(words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
 				n := slices.IndexFunc([]string{"b", "e"}, func(s string) bool { return strings.HasSuffix(words[3], ":"+s) })
 				switch {
-				case !isCall(words) || n < 0:
+				case !redistest.IsCall(words) || n < 0:
 				case attempts[n].Add(1) == 1:
 					return rueidis.NewErrorResult(row.err)
 				default:
@@ -91,7 +98,7 @@ func TestSomeCallsFail(t *testing.T) {
 				}
 				return send()
 			})
-			d.nodes.link(0).most = 1
+			d.nodes.link(0).maxWorkers = 1
 			outcomes := d.askAtOnce(names...)
 			for i, o := range outcomes {
 				if i != 1 && i != 4 {
@@ -99,7 +106,7 @@ func TestSomeCallsFail(t *testing.T) {
 				}
 			}
 			require.NoError(t, d.Do(context.Background(), d.about("later")), "the worker goes on")
-			close(release)
+			end()
 			for _, i := range []int{1, 4} {
 				if row.fails {
 					assert.ErrorIs(t, outcomes[i].wait(t).err, row.err)
@@ -116,9 +123,7 @@ func TestSomeCallsFail(t *testing.T) {
 func TestTheTextIsSentOnce(t *testing.T) {
 	none := rejection(t, "NOSCRIPT no")
 	var loaded atomic.Bool
-	d := onCluster(t, pointer("{}"), func(
-		_ context.Context, words []string, send func() rueidis.RedisResult,
-	) rueidis.RedisResult {
+	d := onCluster(t, pointer("{}"), func(words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
 		if words[0] == "EVAL" {
 			loaded.Store(true)
 		} else if !loaded.Load() {
@@ -126,7 +131,7 @@ func TestTheTextIsSentOnce(t *testing.T) {
 		}
 		return send()
 	})
-	d.nodes.link(0).most = 1
+	d.nodes.link(0).maxWorkers = 1
 	var names []string
 	for i := range 50 {
 		names = append(names, fmt.Sprint(i))
@@ -135,7 +140,31 @@ func TestTheTextIsSentOnce(t *testing.T) {
 		require.NoError(t, o.wait(t).err)
 		assert.EqualValues(t, 1, o.count)
 	}
-	assert.Len(t, d.client.sent(func(words []string) bool { return words[0] == "EVAL" }), 1)
+	assert.Len(t, d.client.Sent(func(words []string) bool { return words[0] == "EVAL" }), 1)
+}
+
+// If the user may not send the text, no call has an effect, and the text is not sent with each call all the same.
+func TestTheTextIsRejected(t *testing.T) {
+	none, no := rejection(t, "NOSCRIPT no"), rejection(t, "NOPERM no")
+	d := onCluster(t, pointer("{}"), func(words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+		if redistest.IsProbe(words) {
+			return send()
+		}
+		if words[0] == "EVAL" {
+			return rueidis.NewErrorResult(no)
+		}
+		return rueidis.NewErrorResult(none)
+	})
+	d.nodes.link(0).maxWorkers = 1
+	var names []string
+	for i := range 50 {
+		names = append(names, fmt.Sprint(i))
+	}
+	for _, o := range d.askAtOnce(names...) {
+		assert.ErrorIs(t, o.wait(t).err, no)
+	}
+	texts := d.client.Sent(func(words []string) bool { return words[0] == "EVAL" && !redistest.IsProbe(words) })
+	assert.Less(t, len(texts), 25, "once for all calls that are sent at once")
 }
 
 // However many questions come at once, a link has a bounded number of workers, each of a bounded number of calls.
@@ -151,8 +180,8 @@ func TestMemoryOfABurst(t *testing.T) {
 			}
 		}
 	})
-	d.client.mode, d.client.nodes = rueidis.ClientModeCluster, map[string]rueidis.Client{}
-	d.client.do = func(_ context.Context, _ []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+	d.client.Cluster = true
+	d.client.Hook = func(_ []string, send func() rueidis.RedisResult) rueidis.RedisResult {
 		return send()
 	}
 	for range 3 {
@@ -164,6 +193,6 @@ func TestMemoryOfABurst(t *testing.T) {
 			require.NoError(t, o.wait(t).err)
 		}
 	}
-	assert.LessOrEqual(t, made.Load(), int32(maxInFlight*maxSize))
-	assert.LessOrEqual(t, d.nodes.link(0).started, maxInFlight)
+	assert.LessOrEqual(t, made.Load(), int32(maxWorkers*maxSize))
+	assert.LessOrEqual(t, d.nodes.link(0).workers, maxWorkers)
 }

@@ -32,10 +32,10 @@ func TestEverythingIsDocumented(t *testing.T) {
 		}
 		p, err := doc.NewFromFiles(fset, files, "github.com/exactlimit/exactlimit/"+dir)
 		require.NoError(t, err)
-		functions := func(of string, all []*doc.Func) {
+		functions := func(receiver string, all []*doc.Func) {
 			for _, f := range all {
-				assert.NotEmpty(t, f.Doc, "%s: %s%s has no comment", dir, of, f.Name)
-				assert.NotEmpty(t, f.Examples, "%s: %s%s has no Example", dir, of, f.Name)
+				assert.NotEmpty(t, f.Doc, "%s: %s%s has no comment", dir, receiver, f.Name)
+				assert.NotEmpty(t, f.Examples, "%s: %s%s has no Example", dir, receiver, f.Name)
 			}
 		}
 		assert.NotEmpty(t, p.Doc, dir)

@@ -29,7 +29,7 @@ import (
 
 func TestMain(m *testing.M) { redistest.Main(m) }
 
-// build compiles packages to binaries of the same names in a folder of the test's.
+// build compiles packages in dir, and returns the paths of the binaries.
 func build(t *testing.T, dir string, packages ...string) []string {
 	t.Helper()
 	var binaries []string
@@ -53,13 +53,14 @@ func buildExamples(t *testing.T) []string {
 	return build(t, "../..", packages...)
 }
 
-// server is a running process that said where it listens.
+// server is a running process, with the line in which it printed its address.
 type server struct {
 	addr string
 	line string
 	cmd  *exec.Cmd
 }
 
+// run starts a server, which runs until the end of the test.
 func run(t *testing.T, binary string, args ...string) *server {
 	t.Helper()
 	cmd := exec.Command(binary, args...)
@@ -81,11 +82,12 @@ func run(t *testing.T, binary string, args ...string) *server {
 	return &server{addr, line, cmd}
 }
 
+// runExample starts an example server on a free port.
 func runExample(t *testing.T, binary string, args ...string) *server {
 	return run(t, binary, append([]string{"-addr", "127.0.0.1:0"}, args...)...)
 }
 
-// exchange sends a request on a connection of its own and returns the answer's bytes, but for the date.
+// exchange sends a request on a new connection, and returns the response without its date.
 func (s *server) exchange(t *testing.T, request string) string {
 	t.Helper()
 	conn, err := net.Dial("tcp", s.addr)
@@ -98,14 +100,14 @@ func (s *server) exchange(t *testing.T, request string) string {
 		fmt.Fprintf(conn, "%s\r\n", header)
 	}
 	fmt.Fprint(conn, "\r\n")
-	answer, err := io.ReadAll(conn)
+	response, err := io.ReadAll(conn)
 	require.NoError(t, err)
-	return regexp.MustCompile(`(?m)^Date: .*\r\n`).ReplaceAllString(string(answer), "")
+	return regexp.MustCompile(`(?m)^Date: .*\r\n`).ReplaceAllString(string(response), "")
 }
 
-// All examples give the same bytes to the same requests, from the first to the last. What depends on the fraction of a
-// second that a machine takes, the seconds left in a window, is compared on a clock that stands still in adaptertest.
-func TestExamplesAnswerAlike(t *testing.T) {
+// All examples send the same bytes for the same requests. Only numbers of seconds may differ, because they depend on
+// the speed of the machine; adaptertest compares them on a fake clock.
+func TestExamplesAreIdentical(t *testing.T) {
 	redistest.Long(t)
 	var servers []*server
 	for _, binary := range buildExamples(t) {
@@ -113,7 +115,8 @@ func TestExamplesAnswerAlike(t *testing.T) {
 	}
 	assert.Contains(t, servers[0].line, "logs kept in this process")
 	seconds := regexp.MustCompile(`(;t=|Retry-After: )\d+`)
-	requests := []string{"GET /healthz", "GET /api/report", "POST /api/login", "GET /api/report\nX-API-Key: ann", "GET /api/report\nX-API-Key: pro-ann"}
+	requests := []string{"GET /healthz", "GET /api/report", "POST /api/login", "GET /api/report\nX-API-Key: ann",
+		"GET /api/report\nX-API-Key: pro-ann"}
 	for range 11 {
 		requests = append(requests, "GET /api/search", "POST /api/login", "GET /api/report\nX-API-Key: bob")
 	}
@@ -124,8 +127,8 @@ func TestExamplesAnswerAlike(t *testing.T) {
 	for _, request := range requests {
 		first := servers[0].exchange(t, request)
 		for i, server := range servers[1:] {
-			answer := server.exchange(t, request)
-			require.Equal(t, seconds.ReplaceAllString(first, "${1}N"), seconds.ReplaceAllString(answer, "${1}N"),
+			response := server.exchange(t, request)
+			require.Equal(t, seconds.ReplaceAllString(first, "${1}N"), seconds.ReplaceAllString(response, "${1}N"),
 				"%s of %s", request, adapters.All[i+1].Dir)
 		}
 		path, _, _ := strings.Cut(request, "\n")
@@ -135,14 +138,14 @@ func TestExamplesAnswerAlike(t *testing.T) {
 		"GET /healthz 200":    1,
 		"GET /api/search 200": 10, "GET /api/search 429": 1,
 		"POST /api/login 200": 5, "POST /api/login 429": 7,
-		// 3 for bob, 30 for pro-bob, and one each for ann and pro-ann. The last of pro-bob's are denied by "api" instead,
-		// which by then has admitted its 100.
+		// 3 for bob, 30 for pro-bob, and one each for ann and pro-ann. The last ones of pro-bob are denied by "api", which
+		// has admitted 100 by then.
 		"GET /api/report 200": 35, "GET /api/report 401": 1, "GET /api/report 429": 58,
 	}, statuses)
 }
 
-// Several processes of all frameworks on one Redis admit, of any burst, exactly Max between them; and when Retry-After
-// is over, the next.
+// Processes of all frameworks on one Redis together admit exactly Max requests of a burst, and the next one after
+// Retry-After.
 func TestProcessesShareLimits(t *testing.T) {
 	redistest.Long(t)
 	redis := redistest.Start(t)
@@ -193,8 +196,8 @@ func TestProcessesShareLimits(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 }
 
-// Told to stop, the examples finish what they have begun and end well; told nonsense, they say so and end badly.
-func TestExamplesStopAndRefuse(t *testing.T) {
+// On a signal, the examples exit with status 0. With an invalid flag, they print an error without secrets and fail.
+func TestExamplesStop(t *testing.T) {
 	redistest.Long(t)
 	for i, binary := range buildExamples(t) {
 		t.Run(adapters.All[i].Dir, func(t *testing.T) {
@@ -205,17 +208,17 @@ func TestExamplesStopAndRefuse(t *testing.T) {
 				require.NoError(t, s.cmd.Wait(), sig)
 			}
 
-			var said bytes.Buffer
+			var stderr bytes.Buffer
 			cmd := exec.Command(binary, "-addr", "127.0.0.1:0", "-redis", "http://ann:hunter2@localhost")
-			cmd.Stderr = &said
+			cmd.Stderr = &stderr
 			assert.Error(t, cmd.Run())
-			assert.Contains(t, said.String(), "must begin with redis://")
-			assert.NotContains(t, said.String(), "hunter2")
+			assert.Contains(t, stderr.String(), "must begin with redis://")
+			assert.NotContains(t, stderr.String(), "hunter2")
 		})
 	}
 }
 
-// With Redis down from the start an example starts, limits by itself, and by Redis once that is there.
+// If Redis is down, the examples start and limit in-process, and use Redis as soon as it is up.
 func TestExamplesStartWithoutRedis(t *testing.T) {
 	redistest.Long(t)
 	redis := redistest.Start(t)

@@ -11,8 +11,8 @@ import (
 	"github.com/exactlimit/exactlimit/internal/adapters"
 )
 
-// The layers of the house: who may import what, of what is not the standard library's. A dependency that is not named here
-// weighs on every user's build, so naming one is a decision.
+// Packages import only what is listed here, beside the standard library. Each dependency makes the builds of all users
+// larger, so to add one to the list is a decision.
 func TestImports(t *testing.T) {
 	const module = "github.com/exactlimit/exactlimit/"
 	allowed := map[string][]string{
@@ -23,7 +23,7 @@ func TestImports(t *testing.T) {
 		"internal/httplimit": {module + "core"},
 		"internal/demo":      {module + "core"},
 	}
-	frameworks := map[string]string{"core": ""} // which each package may be built of
+	frameworks := map[string]string{"core": ""} // the framework that each package may depend on
 	for _, adapter := range adapters.All {
 		example := adapter.Dir + "/example"
 		allowed[adapter.Dir] = []string{module + "core", module + "internal/httplimit", adapter.Framework}
@@ -44,17 +44,19 @@ func TestImports(t *testing.T) {
 			assert.NotContains(t, imports, "net/http", "an import of %s", pkg)
 		}
 	}
-	// A user of core alone builds no framework, and a user of one framework no other.
+	// Core depends on no framework, and an adapter on no other framework than its own.
 	for pkg, own := range frameworks {
 		deps := list(t, "-deps", "-f", "{{.ImportPath}}", module+pkg)
 		for _, adapter := range adapters.All {
 			if adapter.Framework != own {
-				assert.NotContains(t, deps, adapter.Framework, "what %s is built of", pkg)
+				assert.NotContains(t, deps, adapter.Framework, "a dependency of %s", pkg)
 			}
 		}
-		for _, path := range []string{"github.com/stretchr/testify/assert", "pgregory.net/rapid", "go.uber.org/goleak",
-			"github.com/dunglas/httpsfv", "github.com/anishathalye/porcupine", "go.opentelemetry.io/otel/sdk/metric", "github.com/gin-contrib/cors"} {
-			assert.NotContains(t, deps, path, "what %s is built of", pkg)
+		for _, path := range []string{
+			"github.com/stretchr/testify/assert", "pgregory.net/rapid", "go.uber.org/goleak", "github.com/dunglas/httpsfv",
+			"github.com/anishathalye/porcupine", "go.opentelemetry.io/otel/sdk/metric", "github.com/gin-contrib/cors",
+		} {
+			assert.NotContains(t, deps, path, "a dependency of %s", pkg)
 		}
 	}
 }

@@ -39,7 +39,7 @@ func readmes(t *testing.T) map[string]string {
 	return texts
 }
 
-// snippets returns the Go code of all READMEs, one text a block.
+// snippets returns the blocks of Go code of all READMEs.
 func snippets(t *testing.T) (blocks []string) {
 	t.Helper()
 	code := regexp.MustCompile("(?ms)^ *```go\n(.*?)^ *```")
@@ -52,7 +52,7 @@ func snippets(t *testing.T) (blocks []string) {
 	return blocks
 }
 
-// Each link of a README to a file, or to a heading of one, leads there.
+// Each link in a README to a file or a heading has a target.
 func TestReadmeLinks(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	heading := regexp.MustCompile(`(?m)^#+ (.*)$|<a id="([^"]*)">`)
@@ -84,7 +84,7 @@ func TestReadmeLinks(t *testing.T) {
 	}
 }
 
-// The README can be read in one go.
+// The README is short.
 func TestReadmeIsShort(t *testing.T) {
 	text := readmes(t)["README.md"]
 	assert.LessOrEqual(t, strings.Count(text, "\n"), 220, "lines")
@@ -94,7 +94,7 @@ func TestReadmeIsShort(t *testing.T) {
 	}
 }
 
-// trimmed is the lines of a text without their indentation.
+// trimmed returns text without indentation.
 func trimmed(text string) string {
 	var out strings.Builder
 	for line := range strings.Lines(text) {
@@ -103,7 +103,7 @@ func trimmed(text string) string {
 	return out.String()
 }
 
-// Every snippet of a README stands in an Example, which the compiler has seen; of a whole program, its main does.
+// Each snippet of a README is in an Example, so it compiles. Of a whole program, the body of main is.
 func TestReadmeSnippetsAreExamples(t *testing.T) {
 	var examples strings.Builder
 	dirs := []string{"core"}
@@ -129,10 +129,11 @@ func TestReadmeSnippetsAreExamples(t *testing.T) {
 	}
 }
 
-// v4 makes a program for Echo v5 one for Echo v4, as the README says in words.
-var v4 = strings.NewReplacer("labstack/echo/v5", "labstack/echo/v4", "echolimit/v5", "echolimit", "*echo.Context", "echo.Context")
+// v4 changes a program for Echo v5 into one for Echo v4, as the README describes.
+var v4 = strings.NewReplacer("labstack/echo/v5", "labstack/echo/v4", "echolimit/v5", "echolimit",
+	"*echo.Context", "echo.Context")
 
-// The programs of the README, pasted into an empty module by somebody new, each give their 429.
+// The programs of the README limit requests when they are pasted into an empty module.
 func TestReadmeProgramsLimit(t *testing.T) {
 	redistest.Long(t)
 	root, err := filepath.Abs("../..")
@@ -159,7 +160,7 @@ func TestReadmeProgramsLimit(t *testing.T) {
 				"main.go": program,
 				"go.mod": "module example.com/new\n\ngo 1.25.0\n\nrequire github.com/exactlimit/exactlimit v0.0.0\n\n" +
 					"replace github.com/exactlimit/exactlimit => " + root + "\n",
-				"go.sum": string(sums), // the versions are this module's, so nothing is looked up
+				"go.sum": string(sums), // the versions of this module, so nothing is downloaded
 			} {
 				require.NoError(t, os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644))
 			}
@@ -167,6 +168,14 @@ func TestReadmeProgramsLimit(t *testing.T) {
 			tidy.Dir = dir
 			out, err := tidy.CombinedOutput()
 			require.NoError(t, err, "%s", out)
+			deps := exec.Command("go", "list", "-deps", ".")
+			deps.Dir = dir
+			out, err = deps.Output()
+			require.NoError(t, err)
+			for _, other := range adapters.All {
+				built := slices.Contains(strings.Fields(string(out)), other.Framework)
+				assert.Equal(t, other.Framework == adapter.Framework, built, "the program is built of %s", other.Framework)
+			}
 
 			cmd := exec.Command(build(t, dir, ".")[0])
 			cmd.Env = append(os.Environ(), "REDIS_URL=")
@@ -185,7 +194,9 @@ func TestReadmeProgramsLimit(t *testing.T) {
 				return r.StatusCode
 			}
 			statuses := []int{0}
-			for deadline := time.Now().Add(10 * time.Second); statuses[0] == 0 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+			deadline := time.Now().Add(10 * time.Second)
+			for statuses[0] == 0 && time.Now().Before(deadline) {
+				time.Sleep(20 * time.Millisecond)
 				statuses[0] = login()
 			}
 			for range 5 {

@@ -28,74 +28,75 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// What clients send to say who they are is nowhere but in their requests: not in the commands that Redis gets, not in what
-// it keeps, nor in its memory, and not in answers, logs and errors, be they admitted, denied, malformed or without a Redis.
+// The credentials of clients are only in their requests: not in the commands, the files or the memory of Redis, and not
+// in responses, logs and errors, whether requests are admitted, denied or malformed, and whether Redis is up or down.
 func TestSecretsStayHere(t *testing.T) {
 	redis := redistest.Start(t, "rdbcompression no", "appendonly yes")
 	client := redis.Client(t)
 	commands := monitor(t, redis.Addr)
-	said := captureOutput(t)
+	out := captureOutput(t)
 
 	limiter, err := core.Connect(redis.URL())
 	require.NoError(t, err)
 	defer limiter.Close()
-	gin.DefaultWriter, gin.DefaultErrorWriter = said, said
+	gin.DefaultWriter, gin.DefaultErrorWriter = out, out
 	var apps []http.Handler
 	for _, adapter := range adapters.All {
-		apps = append(apps, adapter.Keys(limiter, core.PerHour(adapter.Dir, 1), nil, said))
+		apps = append(apps, adapter.Keys(limiter, core.PerHour(adapter.Dir, 1), nil, out))
 	}
-	askAll := func(secret string) {
+	sendAll := func(secret string) {
 		for _, app := range apps {
-			ask := func(header, value, target string) {
+			send := func(header, value, target string) {
 				r := httptest.NewRequest("GET", target, nil)
 				r.Header.Add(header, value)
 				w := httptest.NewRecorder()
 				app.ServeHTTP(w, r)
-				fmt.Fprintln(said, w.Code, w.Header(), w.Body)
+				fmt.Fprintln(out, w.Code, w.Header(), w.Body)
 			}
-			for range 3 { // admitted, denied by Redis, and denied from memory
-				ask("X-API-Key", secret+"-header", "/header")
-				ask("Authorization", "Bearer "+secret, "/bearer")
-				ask("Cookie", "session="+secret, "/cookie")
-				ask("Accept", "*/*", "/query?api_key="+secret)
-				ask("Accept", "*/*", "/path/"+secret)
-				ask("X-API-Key", secret+"-joined", "/join")
-				ask("X-API-Key", secret+"-first", "/first")
+			for range 3 { // admitted, denied by Redis, and denied by the cache
+				send("X-API-Key", secret+"-header", "/header")
+				send("Authorization", "Bearer "+secret, "/bearer")
+				send("Cookie", "session="+secret, "/cookie")
+				send("Accept", "*/*", "/query?api_key="+secret)
+				send("Accept", "*/*", "/path/"+secret)
+				send("X-API-Key", secret+"-joined", "/join")
+				send("X-API-Key", secret+"-first", "/first")
 			}
-			ask("X-API-Key", secret+"-"+strings.Repeat("k", 10_000), "/header")
-			ask("Authorization", "Bearer "+secret+" "+secret, "/bearer")
-			ask("Authorization", "Basic "+secret, "/bearer")
-			ask("X-API-Key", secret+"-mistake", "/mistake")
+			send("X-API-Key", secret+"-"+strings.Repeat("k", 10_000), "/header")
+			send("Authorization", "Bearer "+secret+" "+secret, "/bearer")
+			send("Authorization", "Basic "+secret, "/bearer")
+			send("X-API-Key", secret+"-mistake", "/mistake")
 		}
 	}
-	askAll("hunter2-in-redis")
+	sendAll("hunter2-in-redis")
 	redistest.Do(t, client, "SAVE")
-	sought := map[string][]byte{
+	places := map[string][]byte{
 		"the commands": commands(),
 		"the files":    files(t, redistest.Do(t, client, "CONFIG", "GET", "dir")),
 		"the memory":   memory(t, redistest.Do(t, client, "INFO", "server")),
 	}
-	for where, text := range sought {
+	for place, text := range places {
 		if len(text) > 0 {
-			assert.True(t, bytes.Contains(text, []byte("header:x-api-key:")), "the hash is in %s, so the search finds what is there", where)
+			assert.True(t, bytes.Contains(text, []byte("header:x-api-key:")),
+				"the hash is in %s, so the search works", place)
 		}
 	}
 	redis.Kill()
-	askAll("hunter2-without-redis")
+	sendAll("hunter2-without-redis")
 	limiter.Close()
-	askAll("hunter2-closed")
-	sought["all that was said"] = []byte(said.String())
+	sendAll("hunter2-closed")
+	places["the responses and logs"] = []byte(out.String())
 	for _, status := range []string{"200", "429", "400", "401", "500", "503"} {
-		assert.True(t, strings.Contains(said.String(), "\n"+status+" map"), "an answer with %s", status)
+		assert.True(t, strings.Contains(out.String(), "\n"+status+" map"), "a response with %s", status)
 	}
-	for where, text := range sought {
+	for place, text := range places {
 		if i := bytes.Index(text, []byte("hunter2")); i >= 0 {
-			t.Errorf("in %s: %q", where, text[max(0, i-100):min(len(text), i+100)])
+			t.Errorf("in %s: %q", place, text[max(0, i-100):min(len(text), i+100)])
 		}
 	}
 }
 
-// monitor returns what Redis was told, from now on until it is called.
+// monitor records the commands of Redis until the function that it returns is called, which returns them.
 func monitor(t *testing.T, addr string) func() []byte {
 	conn, err := net.Dial("tcp", addr)
 	require.NoError(t, err)
@@ -121,7 +122,7 @@ func monitor(t *testing.T, addr string) func() []byte {
 	}
 }
 
-// files returns what is in the folder of a Redis.
+// files returns the contents of all files in the directory of Redis.
 func files(t *testing.T, config rueidis.RedisResult) []byte {
 	dir, err := config.AsStrMap()
 	require.NoError(t, err)
@@ -137,19 +138,19 @@ func files(t *testing.T, config rueidis.RedisResult) []byte {
 	return all.Bytes()
 }
 
-// memory returns all that a Redis has in its memory; nothing where nobody may look.
+// memory returns the writable memory of Redis, or nil if this process may not read it.
 func memory(t *testing.T, info rueidis.RedisResult) []byte {
 	text, err := info.ToString()
 	require.NoError(t, err)
 	pid := regexp.MustCompile(`process_id:(\d+)`).FindStringSubmatch(text)[1]
 	maps, err := os.ReadFile("/proc/" + pid + "/maps")
 	if err != nil {
-		t.Log("the memory of Redis is not looked at: ", err)
+		t.Log("the memory of Redis cannot be read: ", err)
 		return nil
 	}
 	mem, err := os.Open("/proc/" + pid + "/mem")
 	if err != nil {
-		t.Log("the memory of Redis is not looked at: ", err)
+		t.Log("the memory of Redis cannot be read: ", err)
 		return nil
 	}
 	defer mem.Close()
@@ -158,14 +159,14 @@ func memory(t *testing.T, info rueidis.RedisResult) []byte {
 		var from, to int64
 		var rights string
 		fmt.Sscanf(line, "%x-%x %s", &from, &to, &rights)
-		if strings.HasPrefix(rights, "rw") { // what it has written
+		if strings.HasPrefix(rights, "rw") { // writable
 			io.Copy(all, io.NewSectionReader(mem, from, to-from))
 		}
 	}
 	return all.Bytes()
 }
 
-// output collects what is written, from wherever.
+// output is a buffer to which many goroutines may write.
 type output struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -183,14 +184,14 @@ func (o *output) String() string {
 	return o.text.String()
 }
 
-// captureOutput collects what is logged until the end of the test.
+// captureOutput returns what is logged until the end of the test.
 func captureOutput(t *testing.T) *output {
-	said, before := new(output), slog.Default()
-	slog.SetDefault(slog.New(slog.NewTextHandler(said, &slog.HandlerOptions{Level: slog.LevelDebug})))
-	log.SetOutput(said)
+	out, before := new(output), slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	log.SetOutput(out)
 	t.Cleanup(func() {
 		slog.SetDefault(before)
 		log.SetOutput(os.Stderr)
 	})
-	return said
+	return out
 }

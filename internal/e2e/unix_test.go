@@ -15,8 +15,8 @@ import (
 	"github.com/exactlimit/exactlimit/internal/adapters"
 )
 
-// On a Unix socket nobody has an address: not who binds theirs to a file whose name reads like one. A proxy there is
-// believed where it is named.
+// No peer on a Unix socket has an address, even if its socket's file is named like one. TrustedProxies("unix") trusts
+// the peer as a proxy.
 func TestUnixSocket(t *testing.T) {
 	for _, row := range []struct {
 		name     string
@@ -27,7 +27,7 @@ func TestUnixSocket(t *testing.T) {
 		{"no proxy", nil, "", []int{500, 500, 500}},
 		{"another proxy", []string{"203.0.113.7"}, "198.51.100.1", []int{500, 500, 500}},
 		{"the proxy", []string{"unix"}, "198.51.100.1", []int{200, 429, 429}},
-		{"the proxy, silent", []string{"unix"}, "", []int{500, 500, 500}},
+		{"the proxy without a header", []string{"unix"}, "", []int{500, 500, 500}},
 	} {
 		for _, adapter := range adapters.All {
 			t.Run(row.name+"/"+adapter.Dir, func(t *testing.T) {
@@ -40,7 +40,7 @@ func TestUnixSocket(t *testing.T) {
 				go server.Serve(listener)
 				defer server.Close()
 				for _, status := range row.statuses {
-					got := askOnUnix(t, listener.Addr(), row.header)
+					got := sendOnUnix(t, listener.Addr(), row.header)
 					assert.Equal(t, status, got)
 				}
 			})
@@ -48,8 +48,8 @@ func TestUnixSocket(t *testing.T) {
 	}
 }
 
-// askOnUnix sends a request from a socket that is bound to a file named like an address and port.
-func askOnUnix(t *testing.T, addr net.Addr, forwardedFor string) int {
+// sendOnUnix sends a request from a socket that is bound to a file named like an address.
+func sendOnUnix(t *testing.T, addr net.Addr, forwardedFor string) int {
 	t.Chdir(t.TempDir())
 	local := &net.UnixAddr{Name: "203.0.113.7:1234", Net: "unix"}
 	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {

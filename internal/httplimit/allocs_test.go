@@ -19,7 +19,7 @@ func TestAllocations(t *testing.T) {
 	require.NoError(t, err)
 	defer limiter.Close()
 	gate := NewGate(limiter, ClientIP(), noRoute)
-	policy := Fixed[*http.Request]([]core.Limit{core.PerDay("roomy", 1_000_000)})
+	policy := FixedPolicy[*http.Request]([]core.Limit{core.PerDay("roomy", 1_000_000)})
 	r, h := &http.Request{RemoteAddr: "203.0.113.7:1234", URL: &url.URL{Path: "/search"}}, http.Header{}
 	assert.LessOrEqual(t, testing.AllocsPerRun(10_000, func() {
 		clear(h)

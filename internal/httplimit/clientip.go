@@ -10,15 +10,15 @@ import (
 )
 
 // AddressOption changes how ClientIP finds an address, and how much of it counts.
-type AddressOption func(*addresses)
+type AddressOption func(*addressFinder)
 
-// addresses finds the client of a request by its address.
-type addresses struct {
-	named   bool           // TrustedProxies was given, perhaps with an empty list
-	proxies []netip.Prefix // normal, so that they hold what normal returns
-	unix    bool           // what is at the other end of a Unix socket is a proxy too
-	header  string         // what the proxies tell addresses in, as net/http spells it
-	bits    int            // of an IPv6 address that make out one client
+// addressFinder finds the address of a request's client.
+type addressFinder struct {
+	proxies      []netip.Prefix // normalized, so that they contain what normalize returns
+	proxiesGiven bool           // TrustedProxies was given, perhaps with an empty list
+	trustUnix    bool           // the peer on a Unix socket is a trusted proxy
+	header       string         // in which the proxies send addresses, in canonical form
+	ipv6Bits     int            // of an IPv6 address that identify a client
 }
 
 const (
@@ -26,33 +26,33 @@ const (
 	forwarded     = "Forwarded"
 )
 
-// ClientIP returns a key function for the address of the client: of the socket's peer or, where that is one of the trusted
-// proxies, what the proxies say. An address is made normal before it is looked at, and IPv6 counts by /64, which is what
-// one client is given to choose from.
+// ClientIP returns a key function for the address of the client: the peer of the socket or, if that is a trusted proxy,
+// the address that the proxies send. Addresses are normalized before they are compared. IPv6 counts by /64, because a
+// client can usually choose any address in its /64.
 //
-// A connection that has no address, as on a Unix socket, is a mistake of the service.
+// A connection without an address, such as a Unix socket's, is a configuration error.
 func ClientIP(opts ...AddressOption) func(*http.Request) (string, error) {
-	a := &addresses{bits: 64}
+	f := &addressFinder{ipv6Bits: 64}
 	for _, opt := range opts {
-		opt(a)
+		opt(f)
 	}
-	if a.header != "" && !a.named {
-		panic(fmt.Sprintf("exactlimit: ProxyHeader(%q) needs TrustedProxies; otherwise any client can set it", a.header))
+	if f.header != "" && !f.proxiesGiven {
+		panic(fmt.Sprintf("exactlimit: ProxyHeader(%q) needs TrustedProxies; otherwise any client can set it", f.header))
 	}
-	if a.header == "" {
-		a.header = xForwardedFor
+	if f.header == "" {
+		f.header = xForwardedFor
 	}
 	return func(r *http.Request) (string, error) {
-		addr, err := a.find(r)
+		addr, err := f.find(r)
 		if err != nil {
 			return "", err
 		}
-		return a.key(addr), nil
+		return f.key(addr), nil
 	}
 }
 
-// TrustedProxies names the proxies whose word is taken for the addresses of those that come through them: addresses,
-// prefixes, and "unix" for whatever is at the other end of a Unix socket. An empty list trusts no proxy.
+// TrustedProxies names the proxies whose header is trusted: addresses, prefixes, and "unix" for the peer on a Unix
+// socket. An empty list trusts no proxy.
 func TrustedProxies(proxies ...string) AddressOption {
 	var prefixes []netip.Prefix
 	unix := false
@@ -63,30 +63,32 @@ func TrustedProxies(proxies ...string) AddressOption {
 		}
 		prefixes = append(prefixes, parseProxy(proxy))
 	}
-	return func(a *addresses) {
-		a.named = true
-		a.proxies = append(a.proxies, prefixes...)
-		a.unix = a.unix || unix
+	return func(f *addressFinder) {
+		f.proxiesGiven = true
+		f.proxies = append(f.proxies, prefixes...)
+		f.trustUnix = f.trustUnix || unix
 	}
 }
 
-// parseProxy panics where a prefix would trust other addresses than it seems to.
+// parseProxy parses an address or a prefix. It panics if the prefix would trust other addresses than it seems to.
 func parseProxy(proxy string) netip.Prefix {
 	prefix, err := netip.ParsePrefix(proxy)
 	if addr, notAddr := netip.ParseAddr(proxy); notAddr == nil && addr.Zone() == "" {
 		prefix, err = netip.PrefixFrom(addr, addr.BitLen()), nil
 	}
 	if err != nil {
-		panic(fmt.Sprintf("exactlimit: TrustedProxies: %q is no address and no prefix: write one such as \"10.0.0.1\" or \"10.0.0.0/8\"", proxy))
+		panic(fmt.Sprintf("exactlimit: TrustedProxies: %q is neither an address nor a prefix:"+
+			" write one such as \"10.0.0.1\" or \"10.0.0.0/8\"", proxy))
 	}
 	if masked := prefix.Masked(); masked != prefix {
-		panic(fmt.Sprintf("exactlimit: TrustedProxies: %q has bits behind its prefix: write %q or %q", proxy, masked, prefix.Addr()))
+		panic(fmt.Sprintf("exactlimit: TrustedProxies: %q has bits set behind its prefix: write %q or %q",
+			proxy, masked, prefix.Addr()))
 	}
-	if addr := normal(prefix.Addr()); addr != prefix.Addr() {
-		panic(fmt.Sprintf("exactlimit: TrustedProxies: %q holds IPv4 addresses, which are compared as such:"+
+	if addr := normalize(prefix.Addr()); addr != prefix.Addr() {
+		panic(fmt.Sprintf("exactlimit: TrustedProxies: %q contains IPv4 addresses, which are compared as IPv4:"+
 			" write %s/%d", proxy, addr, max(0, prefix.Bits()-96)))
 	}
-	// The widest that networks of proxies come in are 10.0.0.0/8 and fc00::/7.
+	// The widest prefixes that networks of proxies have are 10.0.0.0/8 and fc00::/7.
 	if widest := map[int]int{32: 8, 128: 7}[prefix.Addr().BitLen()]; prefix.Bits() < widest {
 		panic(fmt.Sprintf("exactlimit: TrustedProxies: with %q any client could choose its address:"+
 			" name only the proxies", proxy))
@@ -94,62 +96,66 @@ func parseProxy(proxy string) netip.Prefix {
 	return prefix
 }
 
-// ProxyHeader names the header that the trusted proxies tell addresses in: Forwarded, or one with a single address in it.
+// ProxyHeader names the header in which the trusted proxies send addresses: Forwarded, or one with a single address.
 func ProxyHeader(name string) AddressOption {
 	checkFieldName(name)
 	name = http.CanonicalHeaderKey(name)
-	return func(a *addresses) { a.header = name }
+	return func(f *addressFinder) { f.header = name }
 }
 
-// IPv6Prefix sets how many bits of an IPv6 address make out one client.
+// IPv6Prefix sets how many bits of an IPv6 address identify a client.
 func IPv6Prefix(bits int) AddressOption {
 	if bits < 32 || bits > 128 {
-		panic(fmt.Sprintf("exactlimit: IPv6Prefix of %d bits: write one from 32, which is a whole provider, to 128, which is one address", bits))
+		panic(fmt.Sprintf("exactlimit: IPv6Prefix(%d): write a number from 32, which is a whole provider,"+
+			" to 128, which is one address", bits))
 	}
-	return func(a *addresses) { a.bits = bits }
+	return func(f *addressFinder) { f.ipv6Bits = bits }
 }
 
-// FrameworkClientIP returns a key function for the address that the framework finds, made normal as ClientIP's are. The
-// function find returns what the framework finds in a request that takes the place of c's own.
+// FrameworkClientIP returns a key function for the address that the framework finds, normalized as by ClientIP.
+// request returns the request of c. clientIP returns the address that the framework finds when r takes the place of
+// that request.
 //
-// If the framework believes strangers, a client can choose its address, so requests are refused, and advice says what
-// to write. Each request asks anew: one key function may serve several engines, and Gin's contexts do not tell
-// theirs.
+// If the framework trusts headers from any peer, clients can choose their addresses. Such requests are refused with an
+// error that ends in advice, which says what to write instead. Each request checks this again, because one key function
+// may serve several engines, and Gin's contexts do not show their engine.
 func FrameworkClientIP[C any](
-	own func(C) *http.Request, find func(C, *http.Request) string, advice string,
+	request func(C) *http.Request, clientIP func(c C, r *http.Request) string, advice string,
 ) func(C) (string, error) {
-	const claimed = "198.51.100.1"
-	believed := mistakef("FrameworkClientIP: headers are believed from anyone, so clients can choose their addresses: %s", advice)
-	// Strangers come from addresses that no proxy has: a reserved one (RFC 1112, section 4), and an ORCHID (RFC 7343).
-	var strangers []*http.Request
+	const spoofed = "198.51.100.1"
+	errSpoofable := configErrorf("FrameworkClientIP: the framework trusts headers from any client,"+
+		" so clients can choose their addresses: %s", advice)
+	// The probes come from addresses that no proxy has: a reserved one (RFC 1112, section 4), and an ORCHID (RFC 7343).
+	var probes []*http.Request
 	for _, remote := range []string{"240.0.0.1:1", "[2001:20::1]:1"} {
-		strangers = append(strangers, &http.Request{
+		probes = append(probes, &http.Request{
 			Method:     http.MethodGet,
 			URL:        &url.URL{Path: "/"},
-			Header:     http.Header{"X-Forwarded-For": {claimed}, "X-Real-Ip": {claimed}},
+			Header:     http.Header{"X-Forwarded-For": {spoofed}, "X-Real-Ip": {spoofed}},
 			RemoteAddr: remote,
 		})
 	}
-	a := addresses{bits: 64}
+	f := addressFinder{ipv6Bits: 64}
 	return func(c C) (string, error) {
-		for _, stranger := range strangers {
-			if find(c, stranger) == claimed {
-				return "", believed
+		for _, probe := range probes {
+			if clientIP(c, probe) == spoofed {
+				return "", errSpoofable
 			}
 		}
-		found := find(c, own(c))
+		found := clientIP(c, request(c))
 		addr, ok := parseHop(found)
 		if !ok {
-			return "", mistakef("FrameworkClientIP: the framework says %.64q, which is no address: configure it, or use ClientIP", found)
+			return "", configErrorf("FrameworkClientIP: the framework returns %.64q, which is not an address:"+
+				" configure the framework, or use ClientIP", found)
 		}
-		return a.key(addr), nil
+		return f.key(addr), nil
 	}
 }
 
 var (
-	// nat64 is the prefix under which IPv4 addresses are seen from IPv6 (RFC 6052, section 2.1).
+	// nat64 is the prefix that represents IPv4 addresses in IPv6 (RFC 6052, section 2.1).
 	nat64 = netip.MustParsePrefix("64:ff9b::/96")
-	// localNAT64 is the prefix for translators of an operator's own (RFC 8215).
+	// localNAT64 is the prefix for an operator's own translators (RFC 8215).
 	localNAT64 = netip.MustParsePrefix("64:ff9b:1::/48")
 	// sixToFour is the prefix that is followed by the IPv4 address of the site (RFC 3056, section 2).
 	sixToFour = netip.MustParsePrefix("2002::/16")
@@ -157,16 +163,16 @@ var (
 	teredo = netip.MustParsePrefix("2001::/32")
 )
 
-// key names the client at a normal address.
+// key returns the key of the client at a normalized address.
 //
-// A host with an IPv4 address has all of a 6to4 /48 to choose from, and with Teredo as many /64s as there are servers,
-// each of which it shares with the server's other clients. So it counts by the IPv4 address. That is not the normal
-// form: a proxy is not to be trusted because of an address that was made of its own.
+// A host with an IPv4 address can choose any address in its 6to4 /48. With Teredo, it has as many /64s as there are
+// servers, and shares each of them with the server's other clients. So both count by the IPv4 address. Normalize does
+// not do this, because a proxy must not be trusted for an address that any host can make from its own.
 //
 // Under the prefix of RFC 8215 each address stands for one IPv4 host, and only the operator knows which bits of it
 // are the IPv4 address. There each address is a client: by /64, all hosts behind a translator could be one.
-func (a *addresses) key(addr netip.Addr) string {
-	bits := a.bits
+func (f *addressFinder) key(addr netip.Addr) string {
+	bits := f.ipv6Bits
 	switch bytes := addr.As16(); {
 	case sixToFour.Contains(addr):
 		addr = netip.AddrFrom4([4]byte(bytes[2:]))
@@ -184,72 +190,77 @@ func (a *addresses) key(addr netip.Addr) string {
 }
 
 // find returns the address of the client.
-func (a *addresses) find(r *http.Request) (netip.Addr, error) {
+func (f *addressFinder) find(r *http.Request) (netip.Addr, error) {
 	nearest, unix := peer(r)
-	trusted := a.trust(nearest)
+	trusted := f.trusts(nearest)
 	if unix {
-		if !a.unix {
-			return nearest, mistakef("ClientIP on a Unix socket, whose peers have no address: where that is a proxy, write TrustedProxies(\"unix\")")
+		if !f.trustUnix {
+			return nearest, configErrorf("ClientIP on a Unix socket, whose peers have no address:" +
+				" if the peer is a proxy, write TrustedProxies(\"unix\")")
 		}
 		trusted = true
 	}
 	if !trusted {
 		if !nearest.IsValid() {
-			return nearest, mistakef("ClientIP: the connection is from %q, which is no address: count by something else", r.RemoteAddr)
+			return nearest, configErrorf("ClientIP: the connection is from %q, which is not an address:"+
+				" use another key function", r.RemoteAddr)
 		}
 		return nearest, nil
 	}
-	var named netip.Addr
-	switch fields := r.Header[a.header]; a.header {
+	var client netip.Addr
+	switch fields := r.Header[f.header]; f.header {
 	case xForwardedFor:
-		named = a.walk(fields, parseHop)
+		client = f.firstUntrusted(fields, parseHop)
 	case forwarded:
-		named = a.walk(fields, parseForwarded)
-	default: // a single address, so that two of them say nothing
+		client = f.firstUntrusted(fields, parseForwarded)
+	default: // a single address; two fields are as good as none
 		if len(fields) == 1 {
 			if addr, ok := parseHop(fields[0]); ok {
-				named = addr
+				client = addr
 			}
 		}
 	}
 	switch {
-	case named.IsValid():
-		return named, nil
+	case client.IsValid():
+		return client, nil
 	case unix:
-		return named, mistakef("ClientIP: the proxy on the Unix socket names no client:"+
-			" let it set %s, or name the header that it sets with ProxyHeader", a.header)
+		return client, configErrorf("ClientIP: the proxy on the Unix socket sends no address of the client:"+
+			" let it set %s, or name the header that it sets with ProxyHeader", f.header)
 	}
-	r.Response = unnamed
+	r.Response = noClientAddress
 	return nearest, nil
 }
 
-// unnamed marks a request whose trusted proxy names no client, for the gate, which has a log. The gate and a key
-// function see nothing but the request in common, whatever functions are around the latter, and in a server nothing else
-// sets Response.
-var unnamed = new(http.Response)
+// noClientAddress marks a request whose trusted proxy sends no address of the client, so that the gate can log it. The
+// gate and a key function share nothing but the request, because any number of functions may wrap the key function. In
+// a server, nothing else sets Response.
+var noClientAddress = new(http.Response)
 
-// walk follows the hops that list fields tell of, from the nearest on, for as long as they are trusted. It returns the
-// first that is not or, where the list ends or cannot be read before that, the last that was: what is further away may have
-// been written by anybody. If there is none, it returns the zero Addr.
-func (a *addresses) walk(fields []string, parse func(string) (netip.Addr, bool)) (nearest netip.Addr) {
+// firstUntrusted reads the hops in list fields, beginning with the nearest, and returns the first that is not a trusted
+// proxy. If the list ends, or continues with something that cannot be parsed, it returns the last trusted proxy,
+// because anything further away may have been written by the client. If there is no hop, it returns the zero Addr.
+func (f *addressFinder) firstUntrusted(
+	fields []string, parse func(string) (netip.Addr, bool),
+) (hop netip.Addr) {
 	for i := len(fields) - 1; i >= 0; i-- {
 		for rest, more := fields[i], true; more; {
-			var hop string
-			rest, hop, more = cutLast(rest, ',')
-			addr, ok := parse(hop)
+			var element string
+			rest, element, more = cutLast(rest, ',')
+			addr, ok := parse(element)
 			if !ok {
-				return nearest
+				return hop
 			}
-			if nearest = addr; !a.trust(addr) {
-				return addr
+			if hop = addr; !f.trusts(hop) {
+				return hop
 			}
 		}
 	}
-	return nearest
+	return hop
 }
 
-func (a *addresses) trust(addr netip.Addr) bool {
-	for _, proxy := range a.proxies {
+// trusts reports whether addr is a trusted proxy's.
+func (f *addressFinder) trusts(addr netip.Addr) bool {
+	for _, proxy := range f.proxies {
 		if proxy.Contains(addr) {
 			return true
 		}
@@ -257,8 +268,8 @@ func (a *addresses) trust(addr netip.Addr) bool {
 	return false
 }
 
-// peer returns the address at the other end of the connection; the zero Addr where it has none. That of a Unix socket is a
-// file name, which its owner chooses, perhaps so that it reads like an address.
+// peer returns the address at the other end of the connection, or the zero Addr if it has none. The address of a Unix
+// socket's peer is not read: it is a file name, and its owner can choose one that looks like an IP address.
 func peer(r *http.Request) (addr netip.Addr, unix bool) {
 	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	if local != nil && strings.HasPrefix(local.Network(), "unix") {
@@ -268,12 +279,12 @@ func peer(r *http.Request) (addr netip.Addr, unix bool) {
 	if err != nil {
 		return netip.Addr{}, false
 	}
-	return normal(remote.Addr()), false
+	return normalize(remote.Addr()), false
 }
 
-// normal returns the one form of an address: IPv4 where it is IPv4 written as IPv6, and without a zone. Otherwise all of
-// IPv4 would be one /64, and every zone a client of its own.
-func normal(addr netip.Addr) netip.Addr {
+// normalize returns the canonical form of an address: without a zone, and IPv4 if it is IPv4 represented as IPv6.
+// Otherwise all of IPv4 would be in one /64, and each zone would be another client.
+func normalize(addr netip.Addr) netip.Addr {
 	addr = addr.Unmap().WithZone("")
 	if nat64.Contains(addr) {
 		bytes := addr.As16()

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// addressRow is a request and the key that it has. Headers are "Name: value", one a line.
+// addressRow is a request and its key. Headers are lines of "Name: value".
 type addressRow struct{ remote, header, key string }
 
 const (
@@ -44,10 +44,9 @@ var peers = []addressRow{
 	{"[::ffff:cb00:7107]:1234", "", "ip:203.0.113.7"},
 	{"[64:ff9b::203.0.113.7]:1234", "", "ip:203.0.113.7"},
 	{"[64:ff9b::cb00:7107%eth0]:1234", "", "ip:203.0.113.7"},
-	{"[64:ff9b::1:203.0.113.7]:1234", "", "ip:64:ff9b::/64"}, // beside the prefix
+	{"[64:ff9b::1:203.0.113.7]:1234", "", "ip:64:ff9b::/64"}, // not in the prefix
 
-	// RFC 8215: an address is one host, in all the places where a translator may put the IPv4 address (RFC 6052,
-	// section 2.2).
+	// RFC 8215: each address is one host, wherever in it a translator puts the IPv4 address (RFC 6052, section 2.2).
 	{"[64:ff9b:1::203.0.113.7]:1234", "", "ip:64:ff9b:1::cb00:7107/128"},
 	{"[64:ff9b:1::203.0.113.8%eth0]:1234", "", "ip:64:ff9b:1::cb00:7108/128"},
 	{"[64:ff9b:1:abcd:cb:71:700::]:1234", "", "ip:64:ff9b:1:abcd:cb:71:700:0/128"},
@@ -55,15 +54,15 @@ var peers = []addressRow{
 	{"[64:ff9b:1:ffff:ffff:ffff:ffff:ffff]:1", "", "ip:64:ff9b:1:ffff:ffff:ffff:ffff:ffff/128"},
 	{"[64:ff9b:2::203.0.113.7]:1234", "", "ip:64:ff9b:2::/64"},
 
-	// 6to4: the IPv4 address, whichever of its 2^80 the host chooses.
+	// 6to4: the IPv4 address, whichever of its 2^80 addresses the host chooses.
 	{"[2002:cb00:7107::1]:1234", "", "ip:203.0.113.7"},
 	{"[2002:cb00:7107:ffff:ffff:ffff:ffff:ffff]:1234", "", "ip:203.0.113.7"},
 	{"[2002:cb00:7108::%eth0]:1234", "", "ip:203.0.113.8"},
 
-	// Teredo: the IPv4 address that is inverted in it, whichever server, flags and port the host chooses.
+	// Teredo: the inverted IPv4 address, whichever server, flags and port the host chooses.
 	{"[2001:0:4136:e378:8000:63bf:34ff:8ef8]:1234", "", "ip:203.0.113.7"},
 	{"[2001:0:102:304:0:ffff:34ff:8ef8]:1234", "", "ip:203.0.113.7"},
-	{"[2001:0:4136:e378:8000:63bf:34ff:8ef7]:1234", "", "ip:203.0.113.8"}, // another client of the first one's server
+	{"[2001:0:4136:e378:8000:63bf:34ff:8ef7]:1234", "", "ip:203.0.113.8"}, // another client of the same server
 	{"[2001:1:4136:e378:8000:63bf:34ff:8ef8]:1234", "", "ip:2001:1:4136:e378::/64"},
 	{"[2003:cb00:7107::1]:1234", "", "ip:2003:cb00:7107::/64"},
 	{"[2001:db8:1:2:3:4:5:6]:1234", "", "ip:2001:db8:1:2::/64"},
@@ -81,8 +80,10 @@ var peers = []addressRow{
 	{"example.com:1234", "", ""},
 	{"[2001:db8::1]", "", ""},
 	{"\x00:1", "", ""},
-	// Nobody is believed unasked.
-	{"203.0.113.7:1", "X-Forwarded-For: 198.51.100.1\nForwarded: for=198.51.100.1\nX-Real-IP: 198.51.100.1\nCF-Connecting-IP: 198.51.100.1", "ip:203.0.113.7"},
+
+	// By default, no header is trusted.
+	{"203.0.113.7:1", "X-Forwarded-For: 198.51.100.1\nForwarded: for=198.51.100.1\n" +
+		"X-Real-IP: 198.51.100.1\nCF-Connecting-IP: 198.51.100.1", "ip:203.0.113.7"},
 	{"127.0.0.1:1", "X-Forwarded-For: 198.51.100.1", "ip:127.0.0.1"},
 	{"10.0.0.1:1", "X-Forwarded-For: 198.51.100.1", "ip:10.0.0.1"},
 }
@@ -94,21 +95,21 @@ var forwardedFor = []addressRow{
 	{proxy6, "X-Forwarded-For: 203.0.113.7", "ip:203.0.113.7"},
 	{"[::ffff:10.0.0.1]:80", "X-Forwarded-For: 203.0.113.7", "ip:203.0.113.7"},
 	{"192.0.2.1:80", "X-Forwarded-For: 203.0.113.7", "ip:203.0.113.7"},
-	{"192.0.2.2:80", "X-Forwarded-For: 203.0.113.7", "ip:192.0.2.2"}, // no proxy of ours
+	{"192.0.2.2:80", "X-Forwarded-For: 203.0.113.7", "ip:192.0.2.2"}, // not a trusted proxy
 	{client + ":1", "X-Forwarded-For: 10.0.0.9", "ip:203.0.113.7"},
 
-	// From the right, over trusted hops only.
+	// From the right, and only past trusted hops.
 	{proxy, "X-Forwarded-For: 198.51.100.1, 203.0.113.7", "ip:203.0.113.7"},
 	{proxy, "X-Forwarded-For: 198.51.100.1, 203.0.113.7, 10.0.0.2", "ip:203.0.113.7"},
 	{proxy, "X-Forwarded-For: 10.0.0.9, 198.51.100.1, 203.0.113.7, 10.0.0.2, fd00::3", "ip:203.0.113.7"},
 	{proxy, "X-Forwarded-For: 198.51.100.1\nX-Forwarded-For: 203.0.113.7", "ip:203.0.113.7"},
 	{proxy, "X-Forwarded-For: 198.51.100.1, 203.0.113.7\nX-Forwarded-For: 10.0.0.2", "ip:203.0.113.7"},
 	{proxy, "x-forwarded-for: 198.51.100.1\nX-FORWARDED-FOR: 203.0.113.7", "ip:203.0.113.7"},
-	{proxy, "X-Forwarded-For: 10.0.0.3, 10.0.0.2", "ip:10.0.0.3"}, // all trusted: the furthest
+	{proxy, "X-Forwarded-For: 10.0.0.3, 10.0.0.2", "ip:10.0.0.3"}, // all are trusted: the furthest one
 	{proxy, "", "ip:10.0.0.1"},
 	{proxy, "Forwarded: for=203.0.113.7\nX-Real-IP: 203.0.113.7\nX_Forwarded_For: 203.0.113.7", "ip:10.0.0.1"},
 
-	// As addresses are written.
+	// Spellings of addresses.
 	{proxy, "X-Forwarded-For: 203.0.113.7:4711", "ip:203.0.113.7"},
 	{proxy, "X-Forwarded-For: \t 203.0.113.7 \t", "ip:203.0.113.7"},
 	{proxy, "X-Forwarded-For: 198.51.100.1,203.0.113.7", "ip:203.0.113.7"},
@@ -120,13 +121,13 @@ var forwardedFor = []addressRow{
 	{proxy, "X-Forwarded-For: ::ffff:203.0.113.7", "ip:203.0.113.7"},
 	{proxy, "X-Forwarded-For: [::ffff:203.0.113.7]:443", "ip:203.0.113.7"},
 	{proxy, "X-Forwarded-For: 64:ff9b::203.0.113.7", "ip:203.0.113.7"},
-	{proxy, "X-Forwarded-For: 203.0.113.7, ::ffff:10.0.0.2", "ip:203.0.113.7"}, // a proxy, however it is written
-	{proxy, "X-Forwarded-For: 198.51.100.1, 2002:a00:2::1", "ip:10.0.0.2"},     // no proxy, whatever its address was made of
+	{proxy, "X-Forwarded-For: 203.0.113.7, ::ffff:10.0.0.2", "ip:203.0.113.7"}, // also a proxy
+	{proxy, "X-Forwarded-For: 198.51.100.1, 2002:a00:2::1", "ip:10.0.0.2"},     // not a proxy
 	{"[2002:a00:2::1]:80", "X-Forwarded-For: 198.51.100.1", "ip:10.0.0.2"},
 	{proxy, "X-Forwarded-For: 198.51.100.1, 2002:cb00:7107::9", "ip:203.0.113.7"},
 	{proxy, "X-Forwarded-For: 64:ff9b:1::203.0.113.7", "ip:64:ff9b:1::cb00:7107/128"},
 
-	// What cannot be read ends the walk at the last that is trusted, and what is to the left of it counts for nothing.
+	// An element that cannot be parsed ends the search at the last trusted hop. What is to the left of it is ignored.
 	{proxy, "X-Forwarded-For:", "ip:10.0.0.1"},
 	{proxy, "X-Forwarded-For: unknown", "ip:10.0.0.1"},
 	{proxy, "X-Forwarded-For: 198.51.100.1, unknown", "ip:10.0.0.1"},
@@ -151,7 +152,7 @@ var forwardedFor = []addressRow{
 var forwardedElements = []addressRow{
 	{proxy, "Forwarded: for=203.0.113.7", "ip:203.0.113.7"},
 	{client + ":1", "Forwarded: for=198.51.100.1", "ip:203.0.113.7"},
-	{proxy, "X-Forwarded-For: 198.51.100.1", "ip:10.0.0.1"}, // the other is not looked at
+	{proxy, "X-Forwarded-For: 198.51.100.1", "ip:10.0.0.1"}, // not the header that ProxyHeader names
 	{proxy, "Forwarded: for=198.51.100.1, for=203.0.113.7;proto=https;by=10.0.0.1", "ip:203.0.113.7"},
 	{proxy, "Forwarded: for=198.51.100.1\nForwarded: For=\"203.0.113.7:4711\"", "ip:203.0.113.7"},
 	{proxy, "Forwarded: proto=https ; FOR = 203.0.113.7 ; host=\"a;for=1.2.3.4,b\"", "ip:203.0.113.7"},
@@ -160,7 +161,7 @@ var forwardedElements = []addressRow{
 	{proxy, "Forwarded: for=203.0.113.7, for=10.0.0.2;by=10.0.0.1", "ip:203.0.113.7"},
 	{proxy, "Forwarded: host=\"a\\\"b\";for=203.0.113.7", "ip:203.0.113.7"},
 
-	// A quote that the client leaves open does not swallow what the proxy adds.
+	// An unclosed quote of the client does not hide what the proxy adds.
 	{proxy, "Forwarded: for=\"198.51.100.1, for=203.0.113.7", "ip:203.0.113.7"},
 	{proxy, "Forwarded: for=\"\\, for=\"[2001:db8::1]\"", "ip:2001:db8::/64"},
 
@@ -169,7 +170,7 @@ var forwardedElements = []addressRow{
 	{proxy, "Forwarded: for=198.51.100.1, for=unknown", "ip:10.0.0.1"},
 	{proxy, "Forwarded: for=198.51.100.1, for=_hidden, for=10.0.0.2", "ip:10.0.0.2"},
 	{proxy, "Forwarded: for=198.51.100.1, proto=https", "ip:10.0.0.1"},
-	{proxy, "Forwarded: for=198.51.100.1;for=203.0.113.7", "ip:10.0.0.1"}, // twice
+	{proxy, "Forwarded: for=198.51.100.1;for=203.0.113.7", "ip:10.0.0.1"}, // two parameters
 	{proxy, "Forwarded: for=203.0.113.7:_", "ip:10.0.0.1"},
 	{proxy, "Forwarded: for", "ip:10.0.0.1"},
 	{proxy, "Forwarded: for=\"", "ip:10.0.0.1"},
@@ -201,7 +202,12 @@ func TestClientIP(t *testing.T) {
 	for _, row := range single {
 		row.check(t, ClientIP(TrustedProxies(trusted...), ProxyHeader("CF-Connecting-IP")))
 	}
-	for bits, key := range map[int]string{32: "ip:2001:db8::/32", 56: "ip:2001:db8:1:200::/56", 64: "ip:2001:db8:1:2ff::/64", 128: "ip:2001:db8:1:2ff:3:4:5:6/128"} {
+	for bits, key := range map[int]string{
+		32:  "ip:2001:db8::/32",
+		56:  "ip:2001:db8:1:200::/56",
+		64:  "ip:2001:db8:1:2ff::/64",
+		128: "ip:2001:db8:1:2ff:3:4:5:6/128",
+	} {
 		addressRow{"[2001:db8:1:2ff:3:4:5:6]:1", "", key}.check(t, ClientIP(IPv6Prefix(bits)))
 		addressRow{"[::ffff:203.0.113.7]:1", "", "ip:203.0.113.7"}.check(t, ClientIP(IPv6Prefix(bits)))
 		addressRow{"[2002:cb00:7107::1]:1", "", "ip:203.0.113.7"}.check(t, ClientIP(IPv6Prefix(bits)))
@@ -209,7 +215,7 @@ func TestClientIP(t *testing.T) {
 	}
 }
 
-// An empty list of proxies, as an optional setting gives it, trusts none.
+// An empty list of proxies, which may come from an optional setting, trusts no proxy.
 func TestNoTrustedProxies(t *testing.T) {
 	var none []string
 	for _, row := range peers {
@@ -231,23 +237,27 @@ func TestNoTrustedProxies(t *testing.T) {
 	addressRow{proxy, "X-Forwarded-For: 203.0.113.7", "ip:203.0.113.7"}.check(t, some)
 }
 
-// The peer of a Unix socket has a name and no address, even where the name reads like one.
+// The peer of a Unix socket has no address, even if its name looks like one.
 func TestClientIPOnUnixSockets(t *testing.T) {
+	const writeUnix, setHeader = `write TrustedProxies("unix")`, "let it set X-Forwarded-For"
+	const forwardedFor = "X-Forwarded-For: "
+	unix, network := TrustedProxies("unix"), TrustedProxies("10.0.0.0/8")
+	type opts = []AddressOption
 	for _, row := range []struct {
-		opts         []AddressOption
-		header, key  string
-		instead      string
-		remote, from string
+		opts         opts
+		remote       string
+		header       string
+		key, instead string
 	}{
-		{instead: `write TrustedProxies("unix")`, remote: "@"},
-		{instead: `write TrustedProxies("unix")`, remote: "203.0.113.7:1234"},
-		{opts: []AddressOption{TrustedProxies("10.0.0.0/8")}, header: "X-Forwarded-For: 203.0.113.7", remote: "10.0.0.1:80", instead: `write TrustedProxies("unix")`},
-		{opts: []AddressOption{TrustedProxies("unix")}, header: "X-Forwarded-For: 198.51.100.1, 203.0.113.7", remote: "@", key: "ip:203.0.113.7"},
-		{opts: []AddressOption{TrustedProxies("unix")}, header: "X-Forwarded-For: 203.0.113.7, 10.0.0.1", remote: "", key: "ip:10.0.0.1"},
-		{opts: []AddressOption{TrustedProxies("unix", "10.0.0.0/8")}, header: "X-Forwarded-For: 203.0.113.7, 10.0.0.1", remote: "", key: "ip:203.0.113.7"},
-		{opts: []AddressOption{TrustedProxies("unix"), ProxyHeader("X-Real-IP")}, header: "X-Real-IP: 203.0.113.7", remote: "@", key: "ip:203.0.113.7"},
-		{opts: []AddressOption{TrustedProxies("unix")}, remote: "@", instead: "let it set X-Forwarded-For"},
-		{opts: []AddressOption{TrustedProxies("unix")}, header: "X-Forwarded-For: unknown", remote: "@", instead: "let it set X-Forwarded-For"},
+		{nil, "@", "", "", writeUnix},
+		{nil, "203.0.113.7:1234", "", "", writeUnix},
+		{opts{network}, "10.0.0.1:80", forwardedFor + "203.0.113.7", "", writeUnix},
+		{opts{unix}, "@", forwardedFor + "198.51.100.1, 203.0.113.7", "ip:203.0.113.7", ""},
+		{opts{unix}, "", forwardedFor + "203.0.113.7, 10.0.0.1", "ip:10.0.0.1", ""},
+		{opts{unix, network}, "", forwardedFor + "203.0.113.7, 10.0.0.1", "ip:203.0.113.7", ""},
+		{opts{unix, ProxyHeader("X-Real-IP")}, "@", "X-Real-IP: 203.0.113.7", "ip:203.0.113.7", ""},
+		{opts{unix}, "@", "", "", setHeader},
+		{opts{unix}, "@", forwardedFor + "unknown", "", setHeader},
 	} {
 		local := &net.UnixAddr{Name: "/run/app.sock", Net: "unix"}
 		r := addressRow{row.remote, row.header, ""}.request()
@@ -258,11 +268,11 @@ func TestClientIPOnUnixSockets(t *testing.T) {
 			assert.ErrorContains(t, err, row.instead)
 		}
 	}
-	addressRow{"203.0.113.7:1", "X-Forwarded-For: 198.51.100.1", "ip:203.0.113.7"}.check(t, ClientIP(TrustedProxies("unix")))
+	addressRow{"203.0.113.7:1", forwardedFor + "198.51.100.1", "ip:203.0.113.7"}.check(t, ClientIP(unix))
 }
 
-// Who names the wrong proxies is told so at once.
-func TestProxiesThatMakeNoSense(t *testing.T) {
+// Invalid address options panic with what to write instead.
+func TestInvalidAddressOptions(t *testing.T) {
 	for _, row := range []struct {
 		opts    func() AddressOption
 		instead string
@@ -275,27 +285,27 @@ func TestProxiesThatMakeNoSense(t *testing.T) {
 		{func() AddressOption { return TrustedProxies("::ffff:10.0.0.0/104") }, "write 10.0.0.0/8"},
 		{func() AddressOption { return TrustedProxies("::ffff:10.0.0.1") }, "write 10.0.0.1/32"},
 		{func() AddressOption { return TrustedProxies("64:ff9b::/96") }, "write 0.0.0.0/0"},
-		{func() AddressOption { return TrustedProxies("proxy.internal") }, "no address and no prefix"},
-		{func() AddressOption { return TrustedProxies("fe80::1%eth0") }, "no address and no prefix"},
-		{func() AddressOption { return TrustedProxies("10.0.0.0/8, fd00::/8") }, "no address and no prefix"},
-		{func() AddressOption { return TrustedProxies("") }, "no address and no prefix"},
+		{func() AddressOption { return TrustedProxies("proxy.internal") }, "neither an address nor a prefix"},
+		{func() AddressOption { return TrustedProxies("fe80::1%eth0") }, "neither an address nor a prefix"},
+		{func() AddressOption { return TrustedProxies("10.0.0.0/8, fd00::/8") }, "neither an address nor a prefix"},
+		{func() AddressOption { return TrustedProxies("") }, "neither an address nor a prefix"},
 		{func() AddressOption { return ProxyHeader("X-Real-IP") }, "needs TrustedProxies; otherwise any client can set it"},
 		{func() AddressOption { return ProxyHeader("") }, "not the name of a header field"},
-		{func() AddressOption { return ProxyHeader("Host") }, "a key function that returns the request's Host"},
-		{func() AddressOption { return IPv6Prefix(0) }, "write one from 32"},
-		{func() AddressOption { return IPv6Prefix(129) }, "write one from 32"},
+		{func() AddressOption { return ProxyHeader("Host") }, "a key function that returns Request.Host"},
+		{func() AddressOption { return IPv6Prefix(0) }, "write a number from 32"},
+		{func() AddressOption { return IPv6Prefix(129) }, "write a number from 32"},
 	} {
 		func() {
 			defer func() {
-				said, _ := recover().(string)
-				assert.Contains(t, said, row.instead)
+				message, _ := recover().(string)
+				assert.Contains(t, message, row.instead)
 			}()
 			ClientIP(row.opts())
 			t.Error("no panic: ", row.instead)
 		}()
 	}
-	for _, fine := range []string{"10.0.0.0/8", "fc00::/7", "fd00::/8", "2400:cb00::/32", "10.0.0.1", "::1", "unix"} {
-		assert.NotPanics(t, func() { TrustedProxies(fine) }, fine)
+	for _, valid := range []string{"10.0.0.0/8", "fc00::/7", "fd00::/8", "2400:cb00::/32", "10.0.0.1", "::1", "unix"} {
+		assert.NotPanics(t, func() { TrustedProxies(valid) }, valid)
 	}
 }
 
@@ -309,7 +319,7 @@ func TestFrameworkClientIP(t *testing.T) {
 		"2001:db8::1":          "ip:2001:db8::/64",
 		"2002:cb00:7107::9":    "ip:203.0.113.7",
 		"fe80::1%eth0":         "ip:fe80::/64",
-		"":                     "", // as Gin and Echo say for nobody
+		"":                     "", // what Gin and Echo return if there is no address
 		"<nil>":                "",
 		"unknown":              "",
 		"203.0.113.7, 1.1.1.1": "",
@@ -319,23 +329,23 @@ func TestFrameworkClientIP(t *testing.T) {
 		assert.Equal(t, want, key, found)
 		assert.Equal(t, want == "", err != nil, found)
 	}
-	gullible := func(_, r *http.Request) string { return r.Header.Get("X-Forwarded-For") }
-	_, err := FrameworkClientIP(self, gullible, "write something else")(&http.Request{})
-	assert.EqualError(t, err, "exactlimit: FrameworkClientIP: headers are believed from anyone,"+
+	spoofable := func(_, r *http.Request) string { return r.Header.Get("X-Forwarded-For") }
+	_, err := FrameworkClientIP(self, spoofable, "write something else")(&http.Request{})
+	assert.EqualError(t, err, "exactlimit: FrameworkClientIP: the framework trusts headers from any client,"+
 		" so clients can choose their addresses: write something else")
 }
 
-// requireAddress checks that a key of ClientIP's names an address.
+// requireAddress checks that a key of ClientIP contains an address.
 func requireAddress(t *testing.T, key string) {
-	name, ok := strings.CutPrefix(key, "ip:")
+	addr, ok := strings.CutPrefix(key, "ip:")
 	require.True(t, ok, key)
-	name, _, _ = strings.Cut(name, "/")
-	_, err := netip.ParseAddr(name)
+	addr, _, _ = strings.Cut(addr, "/")
+	_, err := netip.ParseAddr(addr)
 	require.NoError(t, err, key)
 }
 
-// Whatever the peer, no panic, and a key that names an address. Normalising twice is normalising once, and the key of the
-// normal form is the key.
+// The key of any peer contains an address. To normalize twice is to normalize once, and a normalized address has the
+// same key.
 func FuzzPeer(f *testing.F) {
 	for _, row := range peers {
 		f.Add(row.remote)
@@ -347,9 +357,9 @@ func FuzzPeer(f *testing.F) {
 			return
 		}
 		requireAddress(t, key)
-		once := normal(netip.MustParseAddrPort(remote).Addr())
-		require.Equal(t, once, normal(once))
-		again, err := ClientIP()(&http.Request{RemoteAddr: netip.AddrPortFrom(once, 1).String()})
+		normalized := normalize(netip.MustParseAddrPort(remote).Addr())
+		require.Equal(t, normalized, normalize(normalized))
+		again, err := ClientIP()(&http.Request{RemoteAddr: netip.AddrPortFrom(normalized, 1).String()})
 		require.NoError(t, err)
 		require.Equal(t, key, again)
 	})

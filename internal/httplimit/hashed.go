@@ -12,42 +12,48 @@ import (
 )
 
 // HashOption changes how a value that a client sends becomes part of a key.
-type HashOption func(*hashing)
+type HashOption func(*hasher)
 
-// hashing makes keys of values that clients send, so that no secret among them leaves the process and none is too long.
-type hashing struct {
-	prefix string // what kind of value it is, and its name
+// hasher makes keys of values that clients send, so that no secret leaves the process, and all keys are short.
+type hasher struct {
+	prefix string // the kind of value, and its name
 	secret []byte // of the HMAC; nil for plain SHA-256
 }
 
-// HashKey makes the hash an HMAC (RFC 2104) under a secret of the service's.
+// HashKey makes the hash an HMAC (RFC 2104) under a secret of the service.
 func HashKey(secret []byte) HashOption {
 	if len(secret) < 16 {
-		panic(fmt.Sprintf("exactlimit: HashKey of %d bytes can be guessed:"+
-			" write at least 16, the same for all instances, or leave it out", len(secret)))
+		panic(fmt.Sprintf("exactlimit: a HashKey of %d bytes can be guessed:"+
+			" write at least 16 bytes, the same in all instances, or leave it out", len(secret)))
 	}
 	secret = append([]byte(nil), secret...)
-	return func(h *hashing) { h.secret = secret }
+	return func(h *hasher) { h.secret = secret }
 }
 
-// most is the longest value that is read, in bytes: hashing takes longer the longer it is, and no credential is.
-const most = 8 << 10
+// maxValueLen is the length in bytes of the longest value that is accepted. No credential is longer, and hashing a
+// longer value costs more time.
+const maxValueLen = 8 << 10
 
-// hashed returns a key function for the value that read returns, if there is one. The name ends the prefix; behind it
-// there is always the hash alone, of one length, so names cannot run into it. What the value is, what says in words that
-// clients read.
+// hashedKey returns a key function for the value that read returns; the empty value is a missing one. A key is the kind
+// of value, its name and a hash of fixed length, so that no value under one name equals a value under another.
+// description names the value in problem bodies.
 //
-// A value with a control character is refused. Services read through such characters, as a decoder of base64 does
-// through line breaks, so a client could write one credential in any number of ways and be a new client with each. For
-// the same reason whitespace around a value does not count, be it Unicode's: many services trim it.
-func hashed[C any](kind, name, what string, read func(C) (string, error), opts []HashOption) func(C) (string, error) {
-	h := hashing{prefix: kind + ":" + name + ":"}
+// A value with a control character is refused. Many parsers skip such characters, as base64 decoders skip line breaks,
+// so a client could write one credential in any number of ways, and be a new client with each. For the same reason,
+// whitespace around a value, including Unicode's, does not count: many services trim it.
+func hashedKey[C any](
+	kind, name, description string, read func(C) (string, error), opts []HashOption,
+) func(C) (string, error) {
+	h := hasher{prefix: kind + ":" + name + ":"}
 	for _, opt := range opts {
 		opt(&h)
 	}
-	missing := &keyError{status: http.StatusUnauthorized, detail: "The " + what + " is missing."}
-	tooLong := &keyError{status: http.StatusBadRequest, detail: "The " + what + " is too long."}
-	control := &keyError{status: http.StatusBadRequest, detail: "The " + what + " holds a control character."}
+	missing := &keyError{status: http.StatusUnauthorized, detail: "The " + description + " is missing."}
+	tooLong := &keyError{status: http.StatusBadRequest, detail: "The " + description + " is too long."}
+	control := &keyError{
+		status: http.StatusBadRequest,
+		detail: "The " + description + " contains a control character.",
+	}
 	return func(c C) (string, error) {
 		value, err := read(c)
 		switch {
@@ -55,7 +61,7 @@ func hashed[C any](kind, name, what string, read func(C) (string, error), opts [
 			return "", err
 		case value == "":
 			return "", missing
-		case len(value) > most:
+		case len(value) > maxValueLen:
 			return "", tooLong
 		case strings.ContainsFunc(value, unicode.IsControl):
 			return "", control
@@ -64,7 +70,7 @@ func hashed[C any](kind, name, what string, read func(C) (string, error), opts [
 	}
 }
 
-func (h *hashing) key(value string) string {
+func (h *hasher) key(value string) string {
 	var sum [sha256.Size]byte
 	if h.secret == nil {
 		sum = sha256.Sum256([]byte(value))
@@ -77,64 +83,75 @@ func (h *hashing) key(value string) string {
 	return string(base64.RawURLEncoding.AppendEncode(append(buffer[:0], h.prefix...), sum[:]))
 }
 
-// Header returns a key function for the value of a header field, such as an API key. Of two fields nobody can say which one
-// who comes after will read, so they are refused.
+// Header returns a key function for the value of a header field, such as an API key. A request with two such fields is
+// refused, because handlers may read either.
 func Header(name string, opts ...HashOption) func(*http.Request) (string, error) {
 	checkFieldName(name)
 	canonical := http.CanonicalHeaderKey(name)
-	twice := &keyError{status: http.StatusBadRequest, detail: "The " + name + " header is there more than once."}
-	return hashed("header", strings.ToLower(name), name+" header", func(r *http.Request) (string, error) {
-		return one(r.Header[canonical], twice)
+	duplicate := &keyError{
+		status: http.StatusBadRequest,
+		detail: "The " + name + " header appears more than once.",
+	}
+	return hashedKey("header", strings.ToLower(name), name+" header", func(r *http.Request) (string, error) {
+		return singleValue(r.Header[canonical], duplicate)
 	}, opts)
 }
 
-// one returns the only value of a field, without the whitespace around it: HTTP/1.1 has removed that, and Go's HTTP/2
-// has not.
-func one(values []string, twice error) (string, error) {
+// singleValue returns the value of a field that has at most one, and errDuplicate if it has more. It trims the
+// whitespace around the value, which net/http does in HTTP/1.1 but not in HTTP/2.
+func singleValue(values []string, errDuplicate error) (string, error) {
 	switch len(values) {
 	case 0:
 		return "", nil
 	case 1:
-		return trim(values[0]), nil
+		return trimSpace(values[0]), nil
 	}
-	return "", twice
+	return "", errDuplicate
 }
 
 // BearerToken returns a key function for the token of the Authorization field (RFC 6750, section 2.1).
 func BearerToken(opts ...HashOption) func(*http.Request) (string, error) {
 	const challenge = "Bearer" // RFC 6750, section 3
-	missing := &keyError{status: http.StatusUnauthorized, detail: "The bearer token is missing.", challenge: challenge}
-	malformed := &keyError{status: http.StatusBadRequest, detail: "The Authorization header holds no single bearer token.", challenge: challenge}
-	return hashed("bearer", "", "bearer token", func(r *http.Request) (string, error) {
-		value, err := one(r.Header["Authorization"], malformed)
+	missing := &keyError{
+		status:    http.StatusUnauthorized,
+		detail:    "The bearer token is missing.",
+		challenge: challenge,
+	}
+	malformed := &keyError{
+		status:    http.StatusBadRequest,
+		detail:    "The Authorization header does not contain exactly one bearer token.",
+		challenge: challenge,
+	}
+	return hashedKey("bearer", "", "bearer token", func(r *http.Request) (string, error) {
+		value, err := singleValue(r.Header["Authorization"], malformed)
 		if err != nil {
 			return "", err
 		}
-		if strings.ContainsFunc(value, isOddSpace) { // some parsers read a token behind a tab
+		if strings.ContainsFunc(value, isAmbiguousSpace) { // some parsers read a token behind a tab
 			return "", malformed
 		}
 		scheme, token, _ := strings.Cut(value, " ")
-		token = trim(token)
+		token = trimSpace(token)
 		switch {
 		case !strings.EqualFold(scheme, "Bearer") || token == "":
 			return "", missing
-		case strings.ContainsAny(token, " ,"): // who comes after may read the first part, or the last
+		case strings.ContainsAny(token, " ,"): // handlers may read the first part, or the last
 			return "", malformed
 		}
 		return token, nil
 	}, opts)
 }
 
-// isOddSpace reports whether a parser may take r for a space, or pass over it, which is none in HTTP's grammar.
-func isOddSpace(r rune) bool { return unicode.IsControl(r) || r != ' ' && unicode.IsSpace(r) }
+// isAmbiguousSpace reports whether r is not a space in HTTP's grammar, but may be one to a parser, or be skipped by it.
+func isAmbiguousSpace(r rune) bool { return unicode.IsControl(r) || r != ' ' && unicode.IsSpace(r) }
 
-// Cookie returns a key function for the value of a cookie. Escapes are read where they can be, as Gin does and as
-// handlers in Echo may, so that no other spelling of a value is another client.
+// Cookie returns a key function for the value of a cookie. Its %-escapes are decoded if possible, as by Gin and perhaps
+// by handlers in Echo, so that a value is one client however it is escaped.
 func Cookie(name string, opts ...HashOption) func(*http.Request) (string, error) {
 	if name == "" || strings.Trim(name, tokenChars) != "" {
 		panic(fmt.Sprintf("exactlimit: %q is not the name of a cookie: write one such as \"session\"", name))
 	}
-	return hashed("cookie", name, name+" cookie", func(r *http.Request) (string, error) {
+	return hashedKey("cookie", name, name+" cookie", func(r *http.Request) (string, error) {
 		cookie, err := r.Cookie(name)
 		if err != nil { // there is none
 			return "", nil
@@ -149,19 +166,23 @@ func Cookie(name string, opts ...HashOption) func(*http.Request) (string, error)
 // Query returns a key function for a parameter of the query, as the framework reads it.
 func Query[C any](name string, read func(c C) string, opts []HashOption) func(C) (string, error) {
 	if name == "" {
-		panic("exactlimit: Query of no name: write that of a parameter, such as \"api_key\"")
+		panic("exactlimit: Query(\"\"): write the name of a parameter, such as \"api_key\"")
 	}
-	return hashed("query", name, name+" parameter of the query", func(c C) (string, error) { return read(c), nil }, opts)
+	return hashedKey("query", name, name+" query parameter", func(c C) (string, error) { return read(c), nil }, opts)
 }
 
-// PathParam returns a key function for a parameter of the route. The one that reads it says whether the route has it.
-func PathParam[C any](name string, read func(c C) (value string, found bool), opts []HashOption) func(C) (string, error) {
+// PathParam returns a key function for a parameter of the route. read also reports whether the route has the parameter.
+func PathParam[C any](
+	name string, read func(C) (value string, found bool), opts []HashOption,
+) func(C) (string, error) {
 	if name == "" || strings.Trim(name, ":*/") != name {
-		panic(fmt.Sprintf("exactlimit: %q is not the name of a parameter: write \"id\" for the route \"/users/:id\"", name))
+		panic(fmt.Sprintf("exactlimit: %q is not the name of a parameter:"+
+			" write \"id\" for the route \"/users/:id\"", name))
 	}
-	unknown := mistakef("PathParam(%q) on a route that has no such parameter: put it on routes such as \"/users/:%s\"", name, name)
-	empty := &keyError{status: http.StatusBadRequest, detail: "The " + name + " in the path is empty."}
-	return hashed("path", name, name+" in the path", func(c C) (string, error) {
+	unknown := configErrorf("PathParam(%q) on a route that has no such parameter:"+
+		" use it on routes such as \"/users/:%s\"", name, name)
+	empty := &keyError{status: http.StatusBadRequest, detail: "The " + name + " path parameter is empty."}
+	return hashedKey("path", name, name+" path parameter", func(c C) (string, error) {
 		value, found := read(c)
 		switch {
 		case !found:

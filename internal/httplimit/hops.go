@@ -5,16 +5,16 @@ import (
 	"strings"
 )
 
-// What proxies write into headers, read from the right: what is there was written by the nearest proxy, whatever others,
-// the client among them, have put to its left.
+// The functions in this file read what proxies write into headers. They read from the right: the nearest proxy has
+// written what is there, whatever the client and other proxies have written to the left of it.
 
-// cutLast cuts a list at its last separator that is not within a quoted string (RFC 9110, section 5.6.4), and says whether
-// there was one. It reads from the right, so a quote that is left open to the left of it changes nothing.
+// cutLast cuts a list at its last separator that is not within a quoted string (RFC 9110, section 5.6.4), and reports
+// whether there is one. It reads from the right, so an unclosed quote to the left of the separator changes nothing.
 func cutLast(list string, separator byte) (rest, last string, found bool) {
 	quoted := false
 	for i := len(list) - 1; i >= 0; i-- {
 		switch {
-		case list[i] == '"' && !escaped(list[:i]):
+		case list[i] == '"' && !escapesNext(list[:i]):
 			quoted = !quoted
 		case list[i] == separator && !quoted:
 			return list[:i], list[i+1:], true
@@ -23,26 +23,26 @@ func cutLast(list string, separator byte) (rest, last string, found bool) {
 	return "", list, false
 }
 
-// escaped says whether what follows a text is escaped by it: it ends in an odd number of backslashes.
-func escaped(before string) bool {
-	return (len(before)-len(strings.TrimRight(before, `\`)))%2 == 1
+// escapesNext reports whether text escapes the character behind it: whether it ends in an odd number of backslashes.
+func escapesNext(text string) bool {
+	return (len(text)-len(strings.TrimRight(text, `\`)))%2 == 1
 }
 
-// parseForwarded reads the parameter "for" of one element of Forwarded (RFC 7239, sections 4 and 6).
+// parseForwarded parses the parameter "for" of one element of Forwarded (RFC 7239, sections 4 and 6).
 func parseForwarded(element string) (addr netip.Addr, ok bool) {
 	for more := true; more; {
 		var pair string
 		element, pair, more = cutLast(element, ';')
 		name, value, _ := strings.Cut(pair, "=")
-		if !strings.EqualFold(trim(name), "for") {
+		if !strings.EqualFold(trimSpace(name), "for") {
 			continue
 		}
-		if ok { // twice
+		if ok { // a second one
 			return netip.Addr{}, false
 		}
-		value = trim(value)
+		value = trimSpace(value)
 		if n := len(value); n >= 2 && value[0] == '"' && value[n-1] == '"' {
-			value = value[1 : n-1] // an address has nothing to escape
+			value = value[1 : n-1] // an address contains nothing to escape
 		}
 		if addr, ok = parseHop(value); !ok { // "unknown", or a name that hides the address
 			return netip.Addr{}, false
@@ -51,9 +51,9 @@ func parseForwarded(element string) (addr netip.Addr, ok bool) {
 	return addr, ok
 }
 
-// parseHop reads an address as proxies write it: with a port or without, in brackets or not, among spaces.
+// parseHop parses an address as proxies write it: with or without a port, brackets and surrounding spaces.
 func parseHop(hop string) (netip.Addr, bool) {
-	host, port := trim(hop), ""
+	host, port := trimSpace(hop), ""
 	if inner, ok := strings.CutPrefix(host, "["); ok {
 		if host, port, ok = strings.Cut(inner, "]"); !ok || !strings.Contains(host, ":") {
 			return netip.Addr{}, false
@@ -62,10 +62,11 @@ func parseHop(hop string) (netip.Addr, bool) {
 		host, port = host[:i], host[i:]
 	}
 	addr, err := netip.ParseAddr(host)
-	return normal(addr), err == nil && (port == "" || isPort(port))
+	return normalize(addr), err == nil && (port == "" || isPort(port))
 }
 
-// isPort knows a colon with a number or, as in Forwarded, with a name that hides it (RFC 7239, section 6.2).
+// isPort reports whether port is a colon and a number or, as in Forwarded, a name that hides the number (RFC 7239,
+// section 6.2).
 func isPort(port string) bool {
 	number, ok := strings.CutPrefix(port, ":")
 	if hidden, _ := strings.CutPrefix(number, "_"); hidden != number {
@@ -76,5 +77,5 @@ func isPort(port string) bool {
 
 const tokenChars = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-// trim removes optional whitespace (RFC 9110, section 5.6.3).
-func trim(s string) string { return strings.Trim(s, " \t") }
+// trimSpace removes optional whitespace (RFC 9110, section 5.6.3).
+func trimSpace(s string) string { return strings.Trim(s, " \t") }

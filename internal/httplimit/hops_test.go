@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Whatever a client writes into the headers of proxies, to the left of what the proxy adds, the client is whom the proxy
-// says. And whatever the proxy says, no panic, and a key that names an address.
+// A client cannot change its key by what it writes to the left of what the proxy adds. And whatever the proxy adds, the
+// key contains an address.
 func FuzzForwardedFor(f *testing.F) {
 	for _, row := range slices.Concat(forwardedFor, forwardedElements) {
 		_, value, _ := strings.Cut(row.header, ":")
@@ -44,7 +44,7 @@ func FuzzForwardedFor(f *testing.F) {
 	})
 }
 
-// Two quoted-string readings of a list agree wherever the list is well formed, from whichever side it is read.
+// A well-formed list has the same elements, whether it is read from the right or from the left.
 func FuzzCutLast(f *testing.F) {
 	for _, row := range forwardedElements {
 		f.Add(row.header)
@@ -58,14 +58,14 @@ func FuzzCutLast(f *testing.F) {
 			parts = append(parts, last)
 		}
 		slices.Reverse(parts)
-		require.Equal(t, list, strings.Join(parts, ","), "nothing is lost")
+		require.Equal(t, list, strings.Join(parts, ","), "no part is lost")
 		if forward, ok := cutForward(list); ok {
 			require.Equal(t, forward, parts)
 		}
 	})
 }
 
-// cutForward reads a list as RFC 9110 writes it, from the left; ok says that it is well formed.
+// cutForward splits a list as RFC 9110 describes it, from the left, and reports whether it is well-formed.
 func cutForward(list string) (parts []string, ok bool) {
 	quoted, start := false, 0
 	for i := 0; i < len(list); i++ {

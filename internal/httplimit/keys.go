@@ -8,39 +8,41 @@ import (
 	"strings"
 )
 
-// keyError is why a request has no key, in words that its sender may read.
+// keyError is the reason why a request has no key, in words that the client may read.
 type keyError struct {
 	status    int // 401 if the key is missing
 	detail    string
-	challenge string // of WWW-Authenticate (RFC 9110, section 11.6.1), where there is a scheme for it
+	challenge string // of WWW-Authenticate (RFC 9110, section 11.6.1), if there is a scheme for the credential
 }
 
 func (e *keyError) Error() string { return e.detail }
 
-// mistake is why a key function cannot work in the service as it is written, whoever asks. Its words are for the service.
-type mistake struct{ text string }
+// configError is the reason why a key function works for no client, in words for the developers of the service. The
+// request is refused with 500.
+type configError struct{ text string }
 
-func (e *mistake) Error() string { return "exactlimit: " + e.text }
+func (e *configError) Error() string { return "exactlimit: " + e.text }
 
-// Mistake is the error of a key function that cannot work in the service as it is written. It is answered with 500.
-func Mistake(text string) error { return &mistake{text} }
+// configErrorf returns a configError.
+func configErrorf(format string, args ...any) error {
+	return &configError{fmt.Sprintf(format, args...)}
+}
 
-func mistakef(format string, args ...any) error { return Mistake(fmt.Sprintf(format, args...)) }
-
-// checkFieldName panics where a name is no header field's, or not of one that net/http keeps with the others.
+// checkFieldName panics if name is not the name of a header field, or if net/http does not keep that field in
+// Request.Header.
 func checkFieldName(name string) {
 	if name == "" || strings.Trim(name, tokenChars) != "" {
 		panic(fmt.Sprintf("exactlimit: %q is not the name of a header field: write one such as \"X-API-Key\"", name))
 	}
 	if strings.EqualFold(name, "Host") {
-		panic("exactlimit: net/http takes Host out of the header fields: write a key function that returns the request's Host")
+		panic("exactlimit: net/http does not keep Host in Request.Header: write a key function that returns Request.Host")
 	}
 }
 
-// FirstOf returns a key function that counts by the first key that a request has. Only a key that is missing is passed
-// over. A client whose malformed key were passed over too could choose what it is counted by. Keys carry their place in
-// the list, so that a key of one function never equals that of another. If a request has no key at all, the first
-// function that says why is the one that is answered.
+// FirstOf returns a key function that counts by the first key that a request has. It skips a key only if it is missing:
+// if it also skipped malformed keys, clients could choose what they are counted by. Keys begin with the index of their
+// function, so that the keys of two functions are never equal. If a request has no key at all, the first error is
+// returned.
 func FirstOf[C any, K ~func(C) (string, error)](keys []K) func(C) (string, error) {
 	checkKeys("FirstOf", keys)
 	return func(c C) (string, error) {
@@ -60,14 +62,15 @@ func FirstOf[C any, K ~func(C) (string, error)](keys []K) func(C) (string, error
 	}
 }
 
-// isMissing reports whether an error says that a request has no key, rather than one that is refused.
+// isMissing reports whether err means that a request has no key, rather than one that is refused.
 func isMissing(err error) bool {
 	var refused *keyError
 	return errors.As(err, &refused) && refused.status == http.StatusUnauthorized
 }
 
-// Join returns a key function for all of keys together: who differs in one of them is another client. Each part has its
-// length before it, so what a client writes into one never reads as the next. If one is missing there is no key.
+// Join returns a key function for all of keys together: requests that differ in one of them are different clients. Each
+// key is preceded by its length, so that a client cannot write one key that looks like two. If one is missing, there is
+// no key.
 func Join[C any, K ~func(C) (string, error)](keys []K) func(C) (string, error) {
 	checkKeys("Join", keys)
 	return func(c C) (string, error) {
@@ -92,16 +95,16 @@ func checkKeys[K ~func(C) (string, error), C any](function string, keys []K) {
 	}
 	for _, key := range keys {
 		if key == nil {
-			panic("exactlimit: " + function + " was given a nil key")
+			panic("exactlimit: " + function + " has a nil key")
 		}
 	}
 }
 
-// Route returns a key function for the template of the route that a request matched, as "/users/:id". Where it matched none
-// the template is empty, so all such requests are one client: their paths are whatever anybody writes.
+// Route returns a key function for the template of the route that a request matched, such as "/users/:id". The template
+// of requests that match no route is empty, so they are one client: otherwise each path would be a new one.
 func Route[C any](template func(C) string) func(C) (string, error) {
 	return func(c C) (string, error) { return "route:" + template(c), nil }
 }
 
-// Global is a key function that takes everybody for one client.
+// Global is a key function that counts all requests together.
 func Global[C any](C) (string, error) { return "global", nil }

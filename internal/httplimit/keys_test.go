@@ -14,30 +14,30 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// values are what clients send, among them what looks like keys of others, or like two values.
+// values are what clients may send. Some look like keys of other functions, or like two values.
 var values = []string{
 	"hunter2", "hunter3", "HUNTER2", "hunter 2", "ip:203.0.113.7", "203.0.113.7", "global", "route:/", "0:global",
-	"header:x-api-key:", "join:3:abc", "a:b", "a}b", "%7D", "a%20b", "a b", "ü", "\xff", strings.Repeat("k", most),
+	"header:x-api-key:", "join:3:abc", "a:b", "a}b", "%7D", "a%20b", "a b", "ü", "\xff", strings.Repeat("k", maxValueLen),
 }
 
 func header(name string, values ...string) *http.Request {
 	return &http.Request{Header: http.Header{http.CanonicalHeaderKey(name): values}}
 }
 
-// cookie is a request with a cookie, escaped as clients do it.
+// cookie returns a request with a cookie, escaped as clients escape it.
 func cookie(name, value string) *http.Request {
 	return header("Cookie", name+"="+url.QueryEscape(value))
 }
 
-// say is a key function that returns what it is given.
-func say(s string) (string, error) { return s, nil }
+// identity is a key function that returns its argument.
+func identity(s string) (string, error) { return s, nil }
 
 func constant(found string, err error) func(string) (string, error) {
 	return func(string) (string, error) { return found, err }
 }
 
-// What a client sends is in no key, however short; values that differ are clients that differ, and one value is another
-// client in each place that it may come from.
+// No key contains what a client sends, however short that is. Different values are different clients, and so is the
+// same value in different places of a request.
 func TestHashedValues(t *testing.T) {
 	secret, other := HashKey([]byte("0123456789abcdef")), HashKey([]byte("0123456789abcdeF"))
 	read := func(s string) string { return s }
@@ -64,26 +64,26 @@ func TestHashedValues(t *testing.T) {
 			if strings.Contains(value, "hunter") {
 				assert.NotContains(t, got, value)
 			}
-			what := fmt.Sprintf("%s of %.20q", name, value)
-			assert.NotContains(t, seen, got, what)
-			seen[got] = what
+			source := fmt.Sprintf("%s of %.20q", name, value)
+			assert.NotContains(t, seen, got, source)
+			seen[got] = source
 		}
 		_, err := key("")
 		var missing *keyError
 		require.ErrorAs(t, err, &missing, name)
-		_, err = key(strings.Repeat("k", most+1))
+		_, err = key(strings.Repeat("k", maxValueLen+1))
 		assert.ErrorContains(t, err, "is too long.", name)
-		// Decoders of base64 skip these, or services trim them.
+		// Base64 decoders skip these characters, or services trim them.
 		for _, control := range []string{"\n", "\r\n", "\t", "\x00", "\x7f", "\u0085"} {
 			_, err = key("hunt" + control + "er2")
-			assert.ErrorContains(t, err, "holds a control character.", "%s with %q", name, control)
+			assert.ErrorContains(t, err, "contains a control character.", "%s with %q", name, control)
 		}
 	}
 }
 
-// The hash is what anybody computes who has the secret: SHA-256, or HMAC-SHA-256 (RFC 4231, test case 1).
+// The hash is SHA-256, or HMAC-SHA-256 if there is a secret (RFC 4231, test case 1).
 func TestHashes(t *testing.T) {
-	h := hashing{prefix: ":"}
+	h := hasher{prefix: ":"}
 	assert.Equal(t, ":ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0", h.key("abc"))
 	h.secret = []byte("\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b\x0b")
 	sum, err := base64.RawURLEncoding.DecodeString(h.key("Hi There")[1:])
@@ -96,11 +96,11 @@ func TestHeader(t *testing.T) {
 	_, err := key(header("X-API-Key"))
 	assert.EqualError(t, err, "The X-API-Key header is missing.")
 	_, err = key(header("X-API-Key", "ann", "bob"))
-	assert.EqualError(t, err, "The X-API-Key header is there more than once.")
+	assert.EqualError(t, err, "The X-API-Key header appears more than once.")
 	_, err = key(header("X-API-Key", "ann", "ann"))
 	assert.Error(t, err)
 
-	// HTTP/1.1 removes the whitespace around a value, and Go's HTTP/2 does not.
+	// net/http trims the whitespace around a value in HTTP/1.1, but not in HTTP/2.
 	want, err := key(header("X-API-Key", "ann"))
 	require.NoError(t, err)
 	for _, value := range []string{" ann", "ann ", "\t ann \t"} {
@@ -117,7 +117,8 @@ func TestHeader(t *testing.T) {
 	for _, name := range []string{"", "host", " ", "X API", "X-API-Key:", "ü", "a\n", "a,b", `"a"`, "(a)", "a\x7f"} {
 		assert.Panics(t, func() { Header(name) }, name)
 	}
-	assert.PanicsWithValue(t, "exactlimit: HashKey of 15 bytes can be guessed: write at least 16, the same for all instances, or leave it out",
+	assert.PanicsWithValue(t, "exactlimit: a HashKey of 15 bytes can be guessed:"+
+		" write at least 16 bytes, the same in all instances, or leave it out",
 		func() { HashKey([]byte("0123456789abcde")) })
 	for _, name := range []string{"", "a b", "a=b", "a;b"} {
 		assert.Panics(t, func() { Cookie(name) }, name)
@@ -127,10 +128,12 @@ func TestHeader(t *testing.T) {
 	}
 }
 
+const notOneToken = "The Authorization header does not contain exactly one bearer token."
+
 var bearers = []struct {
 	value string
-	as    string // the token that it is as good as; empty: none
-	says  string
+	token string // empty if the request is refused
+	err   string
 }{
 	{"Bearer abc.def-_~+/==", "abc.def-_~+/==", ""},
 	{"bearer abc.def-_~+/==", "abc.def-_~+/==", ""},
@@ -143,14 +146,14 @@ var bearers = []struct {
 	{"Bearer", "", "The bearer token is missing."},
 	{"Bearer  ", "", "The bearer token is missing."},
 	{"Bearerabc", "", "The bearer token is missing."},
-	{"Bearer\tabc", "", "The Authorization header holds no single bearer token."}, // some parsers take it for a token
-	{"Bearer \tabc", "", "The Authorization header holds no single bearer token."},
-	{"Bearer abc\x00", "", "The Authorization header holds no single bearer token."},
+	{"Bearer\tabc", "", notOneToken}, // some parsers accept it
+	{"Bearer \tabc", "", notOneToken},
+	{"Bearer abc\x00", "", notOneToken},
 	{"Basic YTpi", "", "The bearer token is missing."},
-	{"Bearer a b", "", "The Authorization header holds no single bearer token."},
-	{"Bearer a\tb", "", "The Authorization header holds no single bearer token."},
-	{"Bearer a, Bearer b", "", "The Authorization header holds no single bearer token."},
-	{"Bearer a,b", "", "The Authorization header holds no single bearer token."},
+	{"Bearer a b", "", notOneToken},
+	{"Bearer a\tb", "", notOneToken},
+	{"Bearer a, Bearer b", "", notOneToken},
+	{"Bearer a,b", "", notOneToken},
 }
 
 // A cookie is one client however it is escaped.
@@ -165,15 +168,15 @@ func TestCookie(t *testing.T) {
 		assert.NoError(t, err, cookie)
 		assert.Equal(t, want, got, cookie)
 	}
-	for cookie, says := range map[string]string{
+	for cookie, want := range map[string]string{
 		"":                "The session cookie is missing.",
 		"Session=a":       "The session cookie is missing.",
 		"session=":        "The session cookie is missing.",
-		"session=a%0A":    "The session cookie holds a control character.",
-		"session=a%0D%0A": "The session cookie holds a control character.",
+		"session=a%0A":    "The session cookie contains a control character.",
+		"session=a%0D%0A": "The session cookie contains a control character.",
 	} {
 		_, err := key(header("Cookie", cookie))
-		assert.EqualError(t, err, says, cookie)
+		assert.EqualError(t, err, want, cookie)
 	}
 	_, err = key(header("Cookie", "session=100%")) // not escaped at all
 	assert.NoError(t, err)
@@ -183,23 +186,23 @@ func TestBearerToken(t *testing.T) {
 	key := BearerToken()
 	for _, row := range bearers {
 		got, err := key(header("Authorization", row.value))
-		if row.as == "" {
-			assert.EqualError(t, err, row.says, row.value)
+		if row.token == "" {
+			assert.EqualError(t, err, row.err, row.value)
 			continue
 		}
-		want, _ := key(header("Authorization", "Bearer "+row.as))
+		want, _ := key(header("Authorization", "Bearer "+row.token))
 		assert.NoError(t, err, row.value)
 		assert.Equal(t, want, got, row.value)
 	}
 	_, err := key(header("Authorization", "Bearer a", "Bearer a"))
-	assert.EqualError(t, err, "The Authorization header holds no single bearer token.")
+	assert.EqualError(t, err, notOneToken)
 }
 
-// FirstOf passes over a key only if it is missing. Every other refusal or error is the answer, since a client could
-// otherwise choose by what it is counted.
+// FirstOf skips a key only if it is missing. It returns any other error, because otherwise a client could choose
+// what it is counted by.
 func TestFirstOf(t *testing.T) {
 	type key = func(string) (string, error)
-	broken, mistaken := errors.New("broken"), Mistake("mistaken")
+	broken, config := errors.New("broken"), configErrorf("config")
 	missing := &keyError{status: http.StatusUnauthorized, detail: "missing"}
 	missingToo := &keyError{status: http.StatusUnauthorized, detail: "missing, too"}
 	malformed := &keyError{status: http.StatusBadRequest, detail: "malformed"}
@@ -212,15 +215,18 @@ func TestFirstOf(t *testing.T) {
 		{"the first", []key{constant("ann", nil), constant("bob", nil)}, "0:ann", nil},
 		{"an empty key is missing", []key{constant("", nil), constant("ann", nil)}, "1:ann", nil},
 		{"a missing credential is missing", []key{constant("", missing), constant("ann", nil)}, "1:ann", nil},
-		{"also when it is wrapped", []key{constant("", fmt.Errorf("own: %w", missing)), constant("ann", nil)}, "1:ann", nil},
-		{"one string of two keys is two clients", []key{constant("", nil), constant("", nil), constant("ann", nil)}, "2:ann", nil},
+		{"also if it is wrapped", []key{constant("", fmt.Errorf("own: %w", missing)), constant("ann", nil)}, "1:ann", nil},
+		{"the same string of another function is another client",
+			[]key{constant("", nil), constant("", nil), constant("ann", nil)}, "2:ann", nil},
 		{"no key at all", []key{constant("", nil), constant("", nil)}, "", nil},
-		{"the first that is missing says so", []key{constant("", nil), constant("", missing), constant("", missingToo)}, "", missing},
+		{"the first error of a missing key", []key{constant("", nil), constant("", missing), constant("", missingToo)},
+			"", missing},
 		{"a malformed credential is refused", []key{constant("", malformed), constant("ann", nil)}, "", malformed},
-		{"also behind one that is missing", []key{constant("", missing), constant("", malformed), constant("ann", nil)}, "", malformed},
-		{"an error of the user's is the answer", []key{constant("", broken), constant("ann", nil)}, "", broken},
+		{"also after one that is missing", []key{constant("", missing), constant("", malformed), constant("ann", nil)},
+			"", malformed},
+		{"an error of the service is returned", []key{constant("", broken), constant("ann", nil)}, "", broken},
 		{"also with a key beside it", []key{constant("bob", broken), constant("ann", nil)}, "", broken},
-		{"a mistake of the service's is the answer", []key{constant("", mistaken), constant("ann", nil)}, "", mistaken},
+		{"a configuration error is returned", []key{constant("", config), constant("ann", nil)}, "", config},
 	} {
 		got, err := FirstOf(row.keys)("")
 		assert.Equal(t, row.want, got, row.name)
@@ -228,23 +234,23 @@ func TestFirstOf(t *testing.T) {
 	}
 }
 
-// The refusals of the keys themselves do not fall through either.
+// FirstOf does not skip the refusals of the other key functions either.
 func TestFirstOfRefusals(t *testing.T) {
 	either := FirstOf([]func(*http.Request) (string, error){Header("X-API-Key"), BearerToken(), ClientIP()})
 	for _, row := range []struct {
 		header http.Header
-		want   string // the beginning of the key, or the refusal
+		want   string // the beginning of the key or of the error
 	}{
 		{http.Header{}, "2:ip:203.0.113.7"},
 		{http.Header{"X-Api-Key": {""}}, "2:ip:203.0.113.7"},
 		{http.Header{"Authorization": {"Basic YTpi"}}, "2:ip:203.0.113.7"},
 		{http.Header{"X-Api-Key": {"ann"}, "Authorization": {"Bearer a b"}}, "0:header:"},
-		{http.Header{"X-Api-Key": {"ann", "ann"}}, "The X-API-Key header is there more than once."},
-		{http.Header{"X-Api-Key": {strings.Repeat("k", most+1)}}, "The X-API-Key header is too long."},
-		{http.Header{"X-Api-Key": {"a\tb"}}, "The X-API-Key header holds a control character."},
-		{http.Header{"Authorization": {"Bearer a b"}}, "The Authorization header holds no single bearer token."},
-		{http.Header{"Authorization": {"Bearer\ta"}}, "The Authorization header holds no single bearer token."},
-		{http.Header{"Authorization": {"Bearer a", "Bearer a"}}, "The Authorization header holds no single bearer token."},
+		{http.Header{"X-Api-Key": {"ann", "ann"}}, "The X-API-Key header appears more than once."},
+		{http.Header{"X-Api-Key": {strings.Repeat("k", maxValueLen+1)}}, "The X-API-Key header is too long."},
+		{http.Header{"X-Api-Key": {"a\tb"}}, "The X-API-Key header contains a control character."},
+		{http.Header{"Authorization": {"Bearer a b"}}, notOneToken},
+		{http.Header{"Authorization": {"Bearer\ta"}}, notOneToken},
+		{http.Header{"Authorization": {"Bearer a", "Bearer a"}}, notOneToken},
 	} {
 		got, err := either(&http.Request{RemoteAddr: "203.0.113.7:1", Header: row.header})
 		if err != nil {
@@ -264,18 +270,18 @@ func TestJoin(t *testing.T) {
 		err  error
 	}{
 		{"both", []key{constant("ann", nil), constant("bob", nil)}, "join:3:ann:3:bob", nil},
-		{"the border is told", []key{constant("an", nil), constant("nbob", nil)}, "join:2:an:4:nbob", nil},
-		{"whatever is in them", []key{constant("ann:3:bob", nil), constant("x", nil)}, "join:9:ann:3:bob:1:x", nil},
+		{"the parts have lengths", []key{constant("an", nil), constant("nbob", nil)}, "join:2:an:4:nbob", nil},
+		{"a part that looks like two", []key{constant("ann:3:bob", nil), constant("x", nil)}, "join:9:ann:3:bob:1:x", nil},
 		{"one", []key{constant("ann", nil)}, "join:3:ann", nil},
 		{"one is missing", []key{constant("ann", nil), constant("", nil)}, "", nil},
-		{"the first failure is told", []key{constant("ann", nil), constant("", broken), constant("", later)}, "", broken},
+		{"the first error is returned", []key{constant("ann", nil), constant("", broken), constant("", later)}, "", broken},
 	} {
 		got, err := Join(row.keys)("")
 		assert.Equal(t, row.want, got, row.name)
 		assert.Equal(t, row.err, err, row.name)
 	}
 	assert.PanicsWithValue(t, "exactlimit: Join needs at least one key", func() { Join([]key{}) })
-	assert.PanicsWithValue(t, "exactlimit: Join was given a nil key", func() { Join([]key{say, nil}) })
+	assert.PanicsWithValue(t, "exactlimit: Join has a nil key", func() { Join([]key{identity, nil}) })
 }
 
 func TestRouteAndGlobal(t *testing.T) {
@@ -284,13 +290,13 @@ func TestRouteAndGlobal(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, want, got)
 	}
-	got, err := Global("whoever")
+	got, err := Global("any request")
 	require.NoError(t, err)
 	assert.Equal(t, "global", got)
 }
 
-// No two requests that differ in what is counted have one key, and no key of one function is one of another.
-func FuzzHashed(f *testing.F) {
+// Different values have different keys, and so have the same values of different functions.
+func FuzzHashedKeys(f *testing.F) {
 	for i, value := range values {
 		f.Add(value, values[(i+1)%len(values)])
 	}
@@ -307,23 +313,23 @@ func FuzzHashed(f *testing.F) {
 	f.Fuzz(func(t *testing.T, a, b string) {
 		seen := map[string]int{}
 		for i, key := range keys {
-			of, err := key(a)
+			keyA, err := key(a)
 			if err != nil {
-				require.Empty(t, of)
+				require.Empty(t, keyA)
 				continue
 			}
-			require.Less(t, len(of), 128+len(a))
-			require.NotContains(t, seen, of, "of %d and %d", i, seen[of])
-			seen[of] = i
-			if other, err := key(b); err == nil && i < 5 {
+			require.Less(t, len(keyA), 128+len(a))
+			require.NotContains(t, seen, keyA, "functions %d and %d", i, seen[keyA])
+			seen[keyA] = i
+			if keyB, err := key(b); err == nil && i < 5 {
 				// Whitespace around a value is not part of it.
-				require.Equal(t, trim(a) == trim(b), of == other)
+				require.Equal(t, trimSpace(a) == trimSpace(b), keyA == keyB)
 			}
 		}
 	})
 }
 
-// Reading a token once is reading it twice: what is counted is the token and not how it was written.
+// The key depends on the token alone, not on how the header is written.
 func FuzzBearerToken(f *testing.F) {
 	for _, row := range bearers {
 		f.Add(row.value)
@@ -335,13 +341,13 @@ func FuzzBearerToken(f *testing.F) {
 			require.Empty(t, got)
 			return
 		}
-		again, err := key(header("Authorization", "bearer "+trim(trim(value)[len("bearer "):])))
+		again, err := key(header("Authorization", "bearer "+trimSpace(trimSpace(value)[len("bearer "):])))
 		require.NoError(t, err)
 		require.Equal(t, got, again)
 	})
 }
 
-// Keys of two lists are equal only if the lists are, whatever the clients put into them, and read back as what they were.
+// Joined keys are equal only if all parts are, whatever clients write into them, and can be split into the parts again.
 func FuzzJoin(f *testing.F) {
 	f.Add("ann", "bob", "an", "nbob")
 	f.Add("ann:3:bob", "x", "ann", "bob:1:x")
@@ -358,25 +364,25 @@ func FuzzJoin(f *testing.F) {
 		return Join(keys)("")
 	}
 	f.Fuzz(func(t *testing.T, a, b, c, d string) {
-		one, err := join(a, b)
+		joined, err := join(a, b)
 		require.NoError(t, err)
 		if a == "" || b == "" {
-			require.Empty(t, one)
+			require.Empty(t, joined)
 			return
 		}
-		require.Equal(t, []string{a, b}, unjoin(t, one))
+		require.Equal(t, []string{a, b}, unjoin(t, joined))
 		for _, others := range [][]string{{c, d}, {a + b}, {a, b, c}, {b, a}, {a}, {a + ":" + b}} {
 			other, _ := join(others...)
 			if other != "" {
-				require.Equal(t, fmt.Sprintf("%q", []string{a, b}) == fmt.Sprintf("%q", others), one == other, others)
+				require.Equal(t, fmt.Sprintf("%q", []string{a, b}) == fmt.Sprintf("%q", others), joined == other, others)
 			}
 			first, _ := FirstOf([]key{constant("", nil), constant(other, nil)})("")
-			require.NotEqual(t, one, first)
+			require.NotEqual(t, joined, first)
 		}
 	})
 }
 
-// unjoin reads a joined key back.
+// unjoin splits a joined key into its parts.
 func unjoin(t *testing.T, joined string) (parts []string) {
 	rest, ok := strings.CutPrefix(joined, "join")
 	require.True(t, ok)

@@ -9,14 +9,14 @@ import (
 	"github.com/exactlimit/exactlimit/core"
 )
 
-// Policy is the limits that one request is under, with what answers say of them again and again.
+// Policy is the limits of one request, with the texts that all responses share. It is immutable.
 type Policy struct {
 	limits []core.Limit
 	names  []string // of the limits, as strings of a structured field (RFC 9651, section 3.3.3)
-	field  string   // RateLimit-Policy
+	field  string   // the value of RateLimit-Policy
 }
 
-// NewPolicy checks limits and prepares their texts. It keeps limits.
+// NewPolicy checks limits and prepares their texts. It keeps limits, so the caller must not change them.
 func NewPolicy(limits []core.Limit) (*Policy, error) {
 	if err := core.Validate(limits...); err != nil {
 		return nil, err
@@ -33,10 +33,10 @@ func NewPolicy(limits []core.Limit) (*Policy, error) {
 		unit := limit.Unit
 		if limit.InFlight {
 			unit = "concurrent-requests"
-		} else { // a lease is no window: it says nothing about when there is more
-			field.WriteString(";w=" + strconv.FormatInt(seconds(limit.Window), 10))
+		} else { // the lease of an in-flight limit does not tell when more is available
+			field.WriteString(";w=" + strconv.FormatInt(ceilSeconds(limit.Window), 10))
 		}
-		if unit != "" && unit != "requests" { // which the draft has clients assume
+		if unit != "" && unit != "requests" { // the draft's default
 			field.WriteString(";qu=" + quote(unit))
 		}
 	}
@@ -44,9 +44,9 @@ func NewPolicy(limits []core.Limit) (*Policy, error) {
 	return p, nil
 }
 
-// Fixed is the policy of a route whose limits are known when it is written down. It panics if they make no sense, as
-// regexp.MustCompile does.
-func Fixed[C any](limits []core.Limit) func(C) (*Policy, error) {
+// FixedPolicy returns a function that returns the policy of a route whose limits are always the same. It panics if the
+// limits are invalid.
+func FixedPolicy[C any](limits []core.Limit) func(C) (*Policy, error) {
 	p, err := NewPolicy(slices.Clone(limits))
 	if err != nil {
 		panic(err)
@@ -54,30 +54,30 @@ func Fixed[C any](limits []core.Limit) func(C) (*Policy, error) {
 	return func(C) (*Policy, error) { return p, nil }
 }
 
-// Chosen is the policy of a route whose limits depend on the request. Services choose among a few plans, so the first
-// policies are kept, and checked and written out once.
-func Chosen[C any](choose func(C) ([]core.Limit, error)) func(C) (*Policy, error) {
+// PolicyFunc returns a function that returns the policy of a route whose limits depend on the request. Services choose
+// among a few plans, so it caches the first policies, which are then checked and formatted only once.
+func PolicyFunc[C any](choose func(C) ([]core.Limit, error)) func(C) (*Policy, error) {
 	if choose == nil {
-		panic("exactlimit: no function to choose limits with: use Limit for limits that are always the same")
+		panic("exactlimit: LimitFunc(nil): write a function that returns limits, or use Limit")
 	}
-	const most = 32
-	var kept atomic.Pointer[[]*Policy]
-	kept.Store(new([]*Policy))
+	const maxCached = 32
+	var cache atomic.Pointer[[]*Policy]
+	cache.Store(new([]*Policy))
 	return func(c C) (*Policy, error) {
 		limits, err := choose(c)
 		if err != nil {
 			return nil, err
 		}
-		before := kept.Load()
-		for _, p := range *before {
+		cached := cache.Load()
+		for _, p := range *cached {
 			if slices.Equal(p.limits, limits) {
 				return p, nil
 			}
 		}
-		p, err := NewPolicy(slices.Clone(limits)) // the caller may write to limits again
-		if err == nil && len(*before) < most {
-			after := append(slices.Clip(*before), p)
-			kept.CompareAndSwap(before, &after)
+		p, err := NewPolicy(slices.Clone(limits)) // choose may write to limits again
+		if err == nil && len(*cached) < maxCached {
+			extended := append(slices.Clip(*cached), p)
+			cache.CompareAndSwap(cached, &extended)
 		}
 		return p, err
 	}

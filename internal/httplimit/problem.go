@@ -9,8 +9,8 @@ import (
 	"github.com/exactlimit/exactlimit/core"
 )
 
-// problem is a body of RFC 9457. The types are those that draft-ietf-httpapi-ratelimit-headers-11 registers, and
-// about:blank where the status says it all.
+// problem is a problem body (RFC 9457). Its type is one that draft-ietf-httpapi-ratelimit-headers-11 registers, or
+// about:blank if the status is all that there is to tell.
 type problem struct {
 	Type     string   `json:"type"`
 	Title    string   `json:"title"`
@@ -21,8 +21,8 @@ type problem struct {
 
 const problemTypes = "https://iana.org/assignments/http-problem-types#"
 
-// exceeded answers a denial, naming the limits that had no room or a ban.
-func exceeded(d core.Decision) problem {
+// quotaExceeded returns the problem of a denial. It names the limits that have no room or a ban.
+func quotaExceeded(d core.Decision) problem {
 	p := problem{
 		Type:   problemTypes + "quota-exceeded",
 		Title:  "Request cannot be satisfied as assigned quota has been exceeded",
@@ -40,7 +40,8 @@ func exceeded(d core.Decision) problem {
 	return p
 }
 
-// unavailable answers when nobody could decide. An outage is not the client's fault, so it is no 429.
+// unavailable returns the problem of a request that got no decision. An outage is not the client's fault, so the status
+// is not 429.
 func (p *Policy) unavailable() problem {
 	names := make([]string, len(p.limits))
 	for i, limit := range p.limits {
@@ -54,27 +55,32 @@ func (p *Policy) unavailable() problem {
 	}
 }
 
-// unidentified answers a request that has no key. Only a keyError is told to the client. An error of the user's own may
-// hold what no client should read, and may be the service's fault, so it is told to the service.
-func (g *Gate[C]) unidentified(h http.Header, err error) *Refusal {
-	var wrong *mistake
-	if errors.As(err, &wrong) {
+// refuseWithoutKey refuses a request that has no key. The client sees only the text of a keyError. Any other error may
+// contain what no client should read, and may be the service's fault, so it goes to the log.
+func (g *Gate[C]) refuseWithoutKey(h http.Header, err error) *Refusal {
+	var config *configError
+	if errors.As(err, &config) {
 		return g.refuse(h, internalError, err)
 	}
-	missing := &keyError{status: http.StatusUnauthorized, detail: "The request does not say who it is from."}
-	if errors.As(err, &missing) {
+	reason := &keyError{status: http.StatusUnauthorized, detail: "The request does not identify its client."}
+	if errors.As(err, &reason) {
 		err = nil
 	}
-	if missing.challenge != "" && !g.dryRun {
-		h.Set("WWW-Authenticate", missing.challenge)
+	if reason.challenge != "" && !g.dryRun {
+		h.Set("WWW-Authenticate", reason.challenge)
 	}
-	return g.refuse(h, problem{Type: "about:blank", Title: http.StatusText(missing.status), Status: missing.status, Detail: missing.detail}, err)
+	return g.refuse(h, problem{
+		Type:   "about:blank",
+		Title:  http.StatusText(reason.status),
+		Status: reason.status,
+		Detail: reason.detail,
+	}, err)
 }
 
 var internalError = problem{Type: "about:blank", Title: "Internal Server Error", Status: http.StatusInternalServerError}
 
 func (p problem) write(w http.ResponseWriter) {
-	body, _ := json.Marshal(p) // strings and a number: it cannot fail
+	body, _ := json.Marshal(p) // strings and a number, so there is no error
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(p.Status)
 	w.Write(append(body, '\n'))

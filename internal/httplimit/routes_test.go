@@ -10,9 +10,9 @@ import (
 	"github.com/exactlimit/exactlimit/core"
 )
 
-var routesWritten = []struct {
-	written string
-	is      route
+var routes = []struct {
+	entry string
+	want  route
 }{
 	{"GET /", route{"GET", "/"}},
 	{"POST /users/:id/*rest", route{"POST", "/users/:id/*rest"}},
@@ -34,32 +34,32 @@ var routesWritten = []struct {
 }
 
 func TestParseRoute(t *testing.T) {
-	for _, row := range routesWritten {
-		got, err := parseRoute(row.written)
-		assert.Equal(t, row.is, got, row.written)
-		assert.Equal(t, row.is == route{}, err != nil, row.written)
+	for _, row := range routes {
+		got, err := parseRoute(row.entry)
+		assert.Equal(t, row.want, got, row.entry)
+		assert.Equal(t, row.want == route{}, err != nil, row.entry)
 	}
 }
 
-// A route that is read is written as it was, so none stands in for another.
+// A parsed route is written as it was, so no two entries are the same route.
 func FuzzParseRoute(f *testing.F) {
-	for _, row := range routesWritten {
-		f.Add(row.written)
+	for _, row := range routes {
+		f.Add(row.entry)
 	}
-	f.Fuzz(func(t *testing.T, written string) {
-		if r, err := parseRoute(written); err == nil {
-			require.Equal(t, written, r.method+" "+r.template)
+	f.Fuzz(func(t *testing.T, entry string) {
+		if r, err := parseRoute(entry); err == nil {
+			require.Equal(t, entry, r.method+" "+r.template)
 		} else {
 			require.Zero(t, r)
 		}
 	})
 }
 
-func TestTable(t *testing.T) {
+func TestRoutePolicies(t *testing.T) {
 	login := core.PerMinute("login", 5)
 	unknown := core.PerMinute("unknown", 5)
 	table := map[string][]core.Limit{"POST /login": {login}, "GET /healthz": nil, "NoRoute": {unknown}}
-	find := Table[int](table, "NoRoute")
+	find := RoutePolicies[int](table, "NoRoute")
 	policy, err := find("POST", "/login")(0)
 	require.NoError(t, err)
 	assert.Equal(t, []core.Limit{login}, policy.limits)
@@ -69,7 +69,7 @@ func TestTable(t *testing.T) {
 	for _, none := range []route{{"GET", "/login"}, {"GET", "/healthz"}, {"POST", "/login/"}, {"", ""}, {"GET", ""}} {
 		assert.Nil(t, find(none.method, none.template), none)
 	}
-	for _, mistake := range []map[string][]core.Limit{
+	for _, invalid := range []map[string][]core.Limit{
 		{"login": {login}},
 		{"POST /login": {core.PerMinute("login", 0)}},
 		{"POST /login": {login, login}},
@@ -77,41 +77,43 @@ func TestTable(t *testing.T) {
 		{"NoRoute /login": {login}},
 		{"RouteNotFound": {login}},
 	} {
-		assert.Panics(t, func() { Table[int](mistake, "NoRoute") }, mistake)
+		assert.Panics(t, func() { RoutePolicies[int](invalid, "NoRoute") }, invalid)
 	}
 	assert.PanicsWithError(t, `exactlimit: "login" is not a route:`+
-		` write its method and template as they are registered, such as "GET /users/:id",`+
+		` write the method and the template of a route as it is registered, such as "GET /users/:id",`+
 		` or "NoRoute" for requests that match no route`,
-		func() { Table[int](map[string][]core.Limit{"login": {login}}, "NoRoute") })
+		func() { RoutePolicies[int](map[string][]core.Limit{"login": {login}}, "NoRoute") })
 }
 
-func TestCheckTable(t *testing.T) {
+func TestCheckRoutes(t *testing.T) {
 	limits := []core.Limit{core.PerMinute("any", 5)}
-	table := map[string][]core.Limit{"POST /login": limits, "GET /serach": limits, "GET /login": limits, "GET /healthz": nil}
-	routes := []string{"POST /login", "GET /search", "GET /healthz", "GET /search"} // of two hosts
+	table := map[string][]core.Limit{
+		"POST /login": limits, "GET /serach": limits, "GET /login": limits, "GET /healthz": nil,
+	}
+	routes := []string{"POST /login", "GET /search", "GET /healthz", "GET /search"} // the same route on two hosts
 	for _, row := range []struct {
-		all  bool
-		want []string
+		complete bool
+		want     []string
 	}{
 		{false, []string{
-			"exactlimit: the table of limits does not fit the routes:",
-			"GET /login: there are limits for it, and no such route",
-			"GET /serach: there are limits for it, and no such route",
+			"exactlimit: Routes does not match the registered routes:",
+			"GET /login: has limits, but no such route is registered",
+			"GET /serach: has limits, but no such route is registered",
 		}},
 		{true, []string{
-			"exactlimit: the table of limits does not fit the routes:",
-			"GET /login: there are limits for it, and no such route",
-			"GET /search: there is no entry for it: write its limits, or nil if it needs none",
-			"GET /serach: there are limits for it, and no such route",
-			"NoRoute: there is no entry for requests that match no route: write their limits, or nil if they need none",
+			"exactlimit: Routes does not match the registered routes:",
+			"GET /login: has limits, but no such route is registered",
+			"GET /search: has no entry: write its limits, or nil if it needs none",
+			"GET /serach: has limits, but no such route is registered",
+			"NoRoute: has no entry: write the limits of requests that match no route, or nil if they need none",
 		}},
 	} {
-		assert.EqualError(t, CheckTable(table, routes, "NoRoute", row.all), strings.Join(row.want, "\n\t"))
+		assert.EqualError(t, CheckRoutes(table, routes, "NoRoute", row.complete), strings.Join(row.want, "\n\t"))
 	}
 	for _, unmatched := range [][]core.Limit{limits, nil} {
 		table["NoRoute"] = unmatched
 		routes := []string{"POST /login", "GET /serach", "GET /login", "GET /healthz"}
-		assert.NoError(t, CheckTable(table, routes, "NoRoute", true))
+		assert.NoError(t, CheckRoutes(table, routes, "NoRoute", true))
 	}
-	assert.NoError(t, CheckTable(nil, nil, "NoRoute", false))
+	assert.NoError(t, CheckRoutes(nil, nil, "NoRoute", false))
 }

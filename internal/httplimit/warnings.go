@@ -9,78 +9,79 @@ import (
 	"time"
 )
 
-// warnings tells the limiter's log what is wrong in the program around a middleware and shows in a request: a mistake
-// once, with what to write instead, and errors at most every quietFor. A request's key is never in it.
+// warnings logs mistakes of the service that a request reveals: each kind of mistake once, with what to write instead,
+// and errors at most once per errorInterval. It never logs a request's key.
 type warnings struct {
-	log       *slog.Logger
-	errors    throttle
-	saidTwice atomic.Bool
-	saidProxy atomic.Bool
-	saidPath  atomic.Bool
-	firstPath atomic.Pointer[string]
+	log             *slog.Logger
+	errors          throttle
+	duplicateLogged atomic.Bool
+	noAddressLogged atomic.Bool
+	pathInKeyLogged atomic.Bool
+	firstPathInAKey atomic.Pointer[string]
 }
 
-// quietFor is the pause between two errors in the log.
-const quietFor = 10 * time.Second
+// errorInterval is the least time between two errors in the log.
+const errorInterval = 10 * time.Second
 
-// throttle lets one event pass every quietFor, and counts the others. The zero throttle is ready to use.
+// throttle lets one event pass per errorInterval, and counts the others. The zero throttle is ready to use.
 type throttle struct {
-	mu      sync.Mutex
-	passed  time.Time // when the last event did
-	stopped int       // since then
+	mu         sync.Mutex
+	lastPassed time.Time
+	suppressed int // since lastPassed
 }
 
-// pass reports whether an event passes, and how many did not since the last that did.
-func (t *throttle) pass() (stopped int, ok bool) {
+// pass reports whether an event passes, and how many were suppressed since the last one that passed.
+func (t *throttle) pass() (suppressed int, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if now := time.Now(); t.passed.IsZero() || now.Sub(t.passed) >= quietFor {
-		stopped, t.passed, t.stopped = t.stopped, now, 0
-		return stopped, true
+	if now := time.Now(); t.lastPassed.IsZero() || now.Sub(t.lastPassed) >= errorInterval {
+		suppressed, t.lastPassed, t.suppressed = t.suppressed, now, 0
+		return suppressed, true
 	}
-	t.stopped++
+	t.suppressed++
 	return 0, false
 }
 
-// failed tells of an error of the service. Every request may fail for the same reason, so one in a while stands for the
-// others, which are counted.
-func (w *warnings) failed(message string, err error) {
+// logError logs an error of the service. Each request may fail for the same reason, so it logs one error at a time,
+// with the number of those that it did not log.
+func (w *warnings) logError(message string, err error) {
 	if unreported, ok := w.errors.pass(); ok {
 		w.log.Error(message, slog.Any("error", err), slog.Int("unreported", unreported))
 	}
 }
 
-// twice warns that a request was charged under one name more than once.
-func (w *warnings) twice(name string) {
-	if once(&w.saidTwice) {
+// duplicateLimit warns that two limits of one name charged the same request.
+func (w *warnings) duplicateLimit(name string) {
+	if isFirst(&w.duplicateLogged) {
 		w.log.Warn("exactlimit: a request passed two limits of one name: both charged it, and the fields show the stricter"+
 			" one. If both count by the same key, remove one; otherwise give each its own name", "limit", name)
 	}
 }
 
-// proxy warns of a trusted proxy that names no client.
-func (w *warnings) proxy() {
-	if once(&w.saidProxy) {
-		w.log.Warn("exactlimit: a trusted proxy named no client, so the proxy was counted, together with all clients that it" +
-			" does not name: configure it to add its peer's address to X-Forwarded-For, or name the header that it sets" +
-			" with ProxyHeader. If only its own health checks have no header, nothing is wrong")
+// noClientAddress warns of a trusted proxy that sends no address of the client.
+func (w *warnings) noClientAddress() {
+	if isFirst(&w.noAddressLogged) {
+		w.log.Warn("exactlimit: a trusted proxy sent no address of the client, so the proxy itself was counted, together" +
+			" with all such clients: configure it to add its peer's address to X-Forwarded-For, or name the header that" +
+			" it sets with ProxyHeader. If only the proxy's own health checks lack the header, nothing is wrong")
 	}
 }
 
-// path warns of a key that holds the path of its request. That makes a new client of every path that anybody writes. Two
-// paths are waited for: one may be in a key by chance, as /64 is in that of an IPv6 address, and so is /6.
-func (w *warnings) path(key string, u *url.URL, template func() string) {
-	if u == nil || len(u.Path) < 2 || !strings.Contains(key, u.Path) || w.saidPath.Load() || template() == u.Path {
+// pathInKey warns of a key that contains the path of its request, because each path that a client makes up is then a
+// new client. It waits for a second path, because one may be in a key by chance, as /64 and /6 are in that of an
+// IPv6 address.
+func (w *warnings) pathInKey(key string, u *url.URL, template func() string) {
+	if u == nil || len(u.Path) < 2 || !strings.Contains(key, u.Path) || w.pathInKeyLogged.Load() || template() == u.Path {
 		return
 	}
-	first := w.firstPath.Load()
+	first := w.firstPathInAKey.Load()
 	if first == nil {
 		path := strings.Clone(u.Path)
-		w.firstPath.Store(&path)
-	} else if !strings.HasPrefix(*first, u.Path) && !strings.HasPrefix(u.Path, *first) && once(&w.saidPath) {
+		w.firstPathInAKey.Store(&path)
+	} else if !strings.HasPrefix(*first, u.Path) && !strings.HasPrefix(u.Path, *first) && isFirst(&w.pathInKeyLogged) {
 		w.log.Warn("exactlimit: the key contains the request path, so every new path gets a fresh budget; use Route()")
 	}
 }
 
-// once says whether something is to be said: the first time.
-func once(said *atomic.Bool) bool { return !said.Load() && !said.Swap(true) }
+// isFirst reports whether logged is false, and sets it.
+func isFirst(logged *atomic.Bool) bool { return !logged.Load() && !logged.Swap(true) }

@@ -29,8 +29,8 @@ import (
 
 func TestMain(m *testing.M) { redistest.Main(m) }
 
-// reader returns a provider and what collects from it: each series as "name{attributes}", with its value, or its
-// count where it is a histogram.
+// reader returns a provider and a function that collects from it: each series as "name{attributes}", with its value or,
+// for a histogram, its count.
 func reader() (*metric.MeterProvider, func(t *testing.T) map[string]float64) {
 	reader := metric.NewManualReader()
 	return metric.NewMeterProvider(metric.WithReader(reader)), func(t *testing.T) map[string]float64 {
@@ -84,7 +84,7 @@ func name(metric string, attributes any) string {
 	return metric + "{" + strings.Join(words, ",") + "}"
 }
 
-// What is decided is counted, by what decided it.
+// Decisions are counted by their source.
 func TestDecisions(t *testing.T) {
 	provider, collect := reader()
 	limiter, err := core.NewInProcess(core.WithMeterProvider(provider))
@@ -137,8 +137,8 @@ func TestDecisions(t *testing.T) {
 	assert.Equal(t, series, collect(t), "a closed limiter keeps its counts, so that no sum falls")
 }
 
-// Names without end, as a LimitFunc may make them, neither fill the memory nor the SDK's table of series, which holds
-// 2,000.
+// An unlimited number of names, which a LimitFunc may create, fills neither the memory nor the SDK's table of 2,000
+// series.
 func TestManyNames(t *testing.T) {
 	provider, collect := reader()
 	limiter, err := core.Connect(redistest.Shared(t).URL(), core.WithPrefix(redistest.Prefix()),
@@ -166,7 +166,7 @@ func TestManyNames(t *testing.T) {
 	assert.Equal(t, 310.0, others)
 }
 
-// An exempt request is no decision, and is counted on its own, without the name of a limit that it might have had.
+// An exempt request is not a decision. It is counted separately, without the name of a limit.
 func TestExempt(t *testing.T) {
 	provider, collect := reader()
 	limiter, err := core.NewInProcess(core.WithMeterProvider(provider))
@@ -179,7 +179,7 @@ func TestExempt(t *testing.T) {
 	trial := httplimit.NewGate(limiter, global, template)
 	trial.DryRun()
 	trial.Exempt = gate.Exempt
-	login := httplimit.Fixed[*http.Request]([]core.Limit{core.PerHour("login", 1)})
+	login := httplimit.FixedPolicy[*http.Request]([]core.Limit{core.PerHour("login", 1)})
 	for range 2 {
 		for _, gate := range []*httplimit.Gate[*http.Request]{gate, trial} {
 			for _, path := range []string{"/healthz", "/login"} {
@@ -202,7 +202,7 @@ func TestExempt(t *testing.T) {
 	unmeasured.CountExempt(context.Background())
 }
 
-// On Redis: what its calls took and asked for, what is remembered, and outages.
+// On Redis, the duration of calls, the number of requests in a call, cached denials and outages are measured.
 func TestRedis(t *testing.T) {
 	server := redistest.Start(t)
 	provider, collect := reader()
@@ -232,7 +232,7 @@ func TestRedis(t *testing.T) {
 		"exactlimit.outage.duration":         0,
 	}, collect(t))
 
-	// The views of other policies expect other outcomes.
+	// Views with other policies have other outcomes.
 	failOpen, failClosed := limiter.OnFailure(core.FailOpen), limiter.OnFailure(core.FailClosed)
 	series := collect(t)
 	for _, expected := range []string{
@@ -249,7 +249,7 @@ func TestRedis(t *testing.T) {
 	require.ErrorIs(t, err, core.ErrUnavailable)
 	gone, cancel := context.WithCancel(ctx)
 	cancel()
-	_, err = failClosed.Allow(gone, "bob", limit) // which is no failure of Redis
+	_, err = failClosed.Allow(gone, "bob", limit) // not a failure of Redis
 	require.ErrorIs(t, err, context.Canceled)
 	require.Eventually(t, func() bool { return collect(t)["exactlimit.redis.open_breakers"] == 1 },
 		10*time.Second, time.Millisecond)
@@ -263,7 +263,7 @@ func TestRedis(t *testing.T) {
 		10*time.Second, 10*time.Millisecond)
 }
 
-// A Redis that was never there is away too.
+// If Redis was never reached, that is an outage, too.
 func TestNoRedis(t *testing.T) {
 	server := redistest.Start(t)
 	server.Kill()
@@ -278,7 +278,7 @@ func TestNoRedis(t *testing.T) {
 		10*time.Second, 10*time.Millisecond)
 }
 
-// Calls that Redis rejects are told apart by the code of the error.
+// Calls that Redis rejects have the code of the error as an attribute.
 func TestRejections(t *testing.T) {
 	server := redistest.Start(t, "min-replicas-to-write 1")
 	provider, collect := reader()
@@ -293,7 +293,7 @@ func TestRejections(t *testing.T) {
 	}, 10*time.Second, time.Millisecond)
 }
 
-// Prometheus finds them under names that follow its conventions, and no key among them.
+// The names for Prometheus follow its conventions, and no series contains a key.
 func TestPrometheus(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	exporter, err := otelprometheus.New(otelprometheus.WithRegisterer(registry))
@@ -310,7 +310,7 @@ func TestPrometheus(t *testing.T) {
 	}
 	limiter.CountExempt(context.Background())
 	require.NoError(t, server.Pause())
-	_, err = limiter.Allow(context.Background(), "late", core.PerHour("login", 2)) // which is decided without Redis
+	_, err = limiter.Allow(context.Background(), "late", core.PerHour("login", 2)) // decided without Redis
 	require.NoError(t, err)
 	require.NoError(t, server.Resume())
 	w := httptest.NewRecorder()
@@ -356,7 +356,7 @@ func TestMeasuringDoesNotAllocate(t *testing.T) {
 	assert.Equal(t, core.SourceDenialCache, d.Source)
 }
 
-// BenchmarkMeasured has a limiter with metrics and one without take turns, and reports the medians, in nanoseconds,
+// BenchmarkMeasured measures a limiter with metrics and one without in turn, and reports the medians, in nanoseconds,
 // and their ratio.
 func BenchmarkMeasured(b *testing.B) {
 	provider, _ := reader()

@@ -47,7 +47,7 @@ func connect(t *testing.T, i *instance, url string) *core.Limiter {
 	return limiter
 }
 
-// use has a new client make four requests under each limit. Two are denied if there is a decision.
+// use makes four requests of a new client under each limit. Two are denied if there is a decision.
 func (s *service) use() {
 	s.clients++
 	for range 4 {
@@ -60,7 +60,7 @@ func (s *service) use() {
 	s.limiter.CountExempt(context.Background())
 }
 
-// fail has Redis fail, and waits until the limiters notice it.
+// fail stops Redis, and waits until the limiters notice it.
 func (s *service) fail(t *testing.T) {
 	s.redis.Kill()
 	s.await(t, 1)
@@ -71,7 +71,7 @@ func (s *service) recover(t *testing.T) {
 	s.await(t, 0)
 }
 
-// await makes requests until the instance exports that so many circuit breakers are open.
+// await makes requests until the instance exports this number of open circuit breakers.
 func (s *service) await(t *testing.T, breakers float64) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -80,7 +80,7 @@ func (s *service) await(t *testing.T, breakers float64) {
 	}, 20*time.Second, 10*time.Millisecond)
 }
 
-// now returns the sums of what the instance exports now, by name.
+// now returns the current sums of the series of the instance, by name.
 func (i *instance) now(t *testing.T) map[string]float64 {
 	t.Helper()
 	var s server
@@ -92,8 +92,8 @@ func (i *instance) now(t *testing.T) map[string]float64 {
 	return sums
 }
 
-// Each query of the dashboard, the rules and core/README.md has a result, after everything has happened once, and selects
-// only series that the limiter exports. Those of the README are in one of the files.
+// Each query of the dashboard, the rules and core/README.md has a result after each event has happened once, and
+// selects only series that the limiter exports. The queries of the README are also in one of the files.
 func TestQueries(t *testing.T) {
 	s := newService(t, redistest.Start(t))
 	var p server
@@ -107,15 +107,15 @@ func TestQueries(t *testing.T) {
 	queries := map[string]string{}
 	for title, exprs := range panels(t) {
 		for _, expr := range exprs {
-			queries[normal(t, expr)] = "panel " + title
+			queries[normalize(t, expr)] = "panel " + title
 			assert.NotEmpty(t, p.query(t, expr, 30*time.Second), title)
 		}
 	}
 	for _, rule := range alerts(t) {
-		queries[normal(t, rule.Expr)] = rule.Alert
+		queries[normalize(t, rule.Expr)] = rule.Alert
 	}
 	for _, expr := range documented(t) {
-		assert.Contains(t, queries, normal(t, expr), "a query of the README is in no file")
+		assert.Contains(t, queries, normalize(t, expr), "a query of the README is in no file")
 	}
 	for expr, where := range queries {
 		parsed, err := parser.ParseExpr(expr)
@@ -158,7 +158,7 @@ func TestDocumentedNames(t *testing.T) {
 	assert.Equal(t, exported, named)
 }
 
-// The panels show what has happened.
+// The panels show the events of the test.
 func TestDashboard(t *testing.T) {
 	s := newService(t, redistest.Start(t))
 	var p server
@@ -186,7 +186,7 @@ func TestDashboard(t *testing.T) {
 	}
 }
 
-// An outage that begins and ends between two scrapes.
+// An outage between two scrapes is visible.
 func TestShortOutage(t *testing.T) {
 	s := newService(t, redistest.Start(t))
 	var p server
@@ -232,8 +232,8 @@ func alerting(t *testing.T, p server, alert string) []string {
 	return nil
 }
 
-// A Redis that was never there is away from the start.
-func TestRedisNeverThere(t *testing.T) {
+// If Redis was never reached, the outage begins at the start.
+func TestRedisNeverReached(t *testing.T) {
 	redis := redistest.Start(t)
 	redis.Kill()
 	s := newService(t, redis)
@@ -245,24 +245,24 @@ func TestRedisNeverThere(t *testing.T) {
 	assert.Subset(t, p.firing(t, 2*time.Minute), []string{"DecidedWithoutRedis", "RedisAway", "Unavailable"})
 }
 
-// The values of limiters with one provider are added, whichever of them is away from its Redis, and closing one takes
-// nothing from what the others have counted.
+// The values of limiters with one provider are added, whichever of them has an outage, and to close one does not change
+// what the others have counted.
 func TestTwoLimiters(t *testing.T) {
 	for name, firstFails := range map[string]bool{"the first fails": true, "the second fails": false} {
 		t.Run(name, func(t *testing.T) {
 			ctx, limit := context.Background(), core.PerHour("search", 2)
 			both, failing := newInstance(t, "a"), redistest.Start(t)
-			var healthy, away *core.Limiter
+			var healthy, down *core.Limiter
 			connectHealthy := func() { healthy = connect(t, both, redistest.Start(t).URL()) }
-			connectAway := func() { away = connect(t, both, failing.URL()) }
+			connectDown := func() { down = connect(t, both, failing.URL()) }
 			if firstFails {
-				connectAway()
+				connectDown()
 				connectHealthy()
 			} else {
 				connectHealthy()
-				connectAway()
+				connectDown()
 			}
-			for _, limiter := range []*core.Limiter{healthy, away} {
+			for _, limiter := range []*core.Limiter{healthy, down} {
 				for range 3 {
 					_, err := limiter.Allow(ctx, "ann", limit)
 					require.NoError(t, err)
@@ -272,14 +272,14 @@ func TestTwoLimiters(t *testing.T) {
 			assert.Equal(t, 2.0, both.now(t)["exactlimit_denial_cache_size"])
 			failing.Kill()
 			require.Eventually(t, func() bool {
-				_, err := away.Allow(ctx, "bob", limit)
+				_, err := down.Allow(ctx, "bob", limit)
 				return err == nil && both.now(t)["exactlimit_redis_open_breakers"] == 1
 			}, 20*time.Second, 10*time.Millisecond)
 
 			decisions := both.now(t)["exactlimit_decisions_total"]
 			require.NoError(t, healthy.Close())
 			assert.Equal(t, 1.0, both.now(t)["exactlimit_redis_open_breakers"])
-			require.NoError(t, away.Close())
+			require.NoError(t, down.Close())
 			closed := both.now(t)
 			assert.Equal(t, 0.0, closed["exactlimit_redis_open_breakers"])
 			assert.Equal(t, 0.0, closed["exactlimit_denial_cache_size"])
@@ -290,7 +290,7 @@ func TestTwoLimiters(t *testing.T) {
 	}
 }
 
-// A limiter without Redis decides in-process, and no alert takes that for an outage. A client that leaves is no
+// A limiter without Redis decides in-process, which is not an outage to any alert. A client that leaves is not a
 // failure.
 func TestNoFailure(t *testing.T) {
 	i := newInstance(t, "a")
@@ -320,7 +320,7 @@ func TestNoFailure(t *testing.T) {
 	}
 }
 
-// The alerts fire as long as what they describe lasts. Each metric has the values of successive minutes.
+// An alert fires as long as its condition lasts. Each metric has one value per minute.
 func TestAlerts(t *testing.T) {
 	const (
 		breakers = `exactlimit_redis_open_breakers`
@@ -341,14 +341,14 @@ func TestAlerts(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		now   values
-		alert string       // without which no alert fires
+		alert string       // empty if no alert fires
 		fires map[int]bool // at these minutes
 	}{
 		{name: "nothing happens", now: values{
 			breakers: is(0), outages: is(7), timeouts: is(7), fast: by(100), slow: by(100), all: by(100),
 			allowed: by(100), denied: by(90),
 		}, fires: map[int]bool{5: false, 20: false}},
-		{name: "Redis is away", alert: "RedisAway",
+		{name: "Redis is down", alert: "RedisAway",
 			now: values{breakers: is(2)}, fires: map[int]bool{0: false, 1: true, 20: true}},
 		{name: "one timeout", now: values{timeouts: until(1, by(1)), outages: is(0)},
 			alert: "RedisTimeouts", fires: map[int]bool{2: false, 6: false, 11: false, 20: false}},

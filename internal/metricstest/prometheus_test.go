@@ -33,8 +33,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric"
 )
 
-// server is what Prometheus is made of: its parser of scrapes, its query engine, and the rules of core/observe.
-// Scrapes and queries have the times that a test gives them, so no test waits for a scrape. Its zero value is ready.
+// server consists of the parts of Prometheus: its parser of scrapes, its query engine, and the rules of core/observe.
+// A test sets the times of scrapes and queries, so it waits for none. The zero server is ready to use.
 type server struct {
 	series map[string]*series // by labels
 }
@@ -62,14 +62,14 @@ func newInstance(t *testing.T, name string) *instance {
 	return &instance{metric.NewMeterProvider(metric.WithReader(exporter)), registry, name}
 }
 
-// text is what the instance tells Prometheus.
+// text returns what the instance exports.
 func (i *instance) text() string {
 	w := httptest.NewRecorder()
 	promhttp.HandlerFor(i.registry, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	return w.Body.String()
 }
 
-// scrape stores what the instance exports now as what it exported at some time.
+// scrape stores what the instance exports now, with the time at.
 func (s *server) scrape(t *testing.T, i *instance, at time.Duration) {
 	t.Helper()
 	p := textparse.NewPromParser([]byte(i.text()), labels.NewSymbolTable())
@@ -87,7 +87,7 @@ func (s *server) scrape(t *testing.T, i *instance, at time.Duration) {
 			s.of(of).add(at, v)
 		}
 	}
-	for _, series := range s.series { // those that it no longer exports end
+	for _, series := range s.series { // series that it no longer exports end
 		last := series.samples[len(series.samples)-1]
 		if series.labels.Get("instance") == i.name && last.T() < at.Milliseconds() {
 			series.add(at, math.Float64frombits(value.StaleNaN))
@@ -107,7 +107,7 @@ func (s *server) of(of labels.Labels) *series {
 
 var engine = promql.NewEngine(promql.EngineOpts{MaxSamples: 1e6, Timeout: time.Minute})
 
-// query returns the values of an expression by what is left of its labels.
+// query returns the values of an expression by the labels of the result.
 func (s *server) query(t *testing.T, expr string, at time.Duration) map[string]float64 {
 	t.Helper()
 	q, err := engine.NewInstantQuery(context.Background(), s, nil, expr, timestamp.Time(at.Milliseconds()))
@@ -149,7 +149,7 @@ func (s *server) firing(t *testing.T, at time.Duration) []string {
 	return slices.Compact(firing)
 }
 
-// Querier, Select and what follows have the engine read the series.
+// Querier, Select and the methods below let the engine read the series.
 func (s *server) Querier(int64, int64) (storage.Querier, error) { return s, nil }
 
 func (s *server) Select(
@@ -207,10 +207,10 @@ func (s sample) H() *histogram.Histogram       { return nil }
 func (s sample) FH() *histogram.FloatHistogram { return nil }
 func (s sample) Type() chunkenc.ValueType      { return chunkenc.ValFloat }
 
-// alerts returns the rules of the repository, which are valid.
+// alerts returns the rules of core/observe, and fails if they are invalid.
 func alerts(t *testing.T) (rules []rulefmt.Rule) {
 	t.Helper()
-	groups, errs := rulefmt.ParseFile("../../core/observe/alerts.yaml") // what promtool check rules does
+	groups, errs := rulefmt.ParseFile("../../core/observe/alerts.yaml") // as promtool check rules does
 	require.Empty(t, errs)
 	for _, group := range groups.Groups {
 		for _, rule := range group.Rules {
@@ -221,7 +221,7 @@ func alerts(t *testing.T) (rules []rulefmt.Rule) {
 	return rules
 }
 
-// panels returns the queries of the dashboard by the titles of their panels, as they are for all jobs over five
+// panels returns the queries of the dashboard by the titles of their panels, for all jobs and intervals of five
 // minutes.
 func panels(t *testing.T) map[string][]string {
 	t.Helper()
@@ -266,8 +266,8 @@ func documented(t *testing.T) (queries []string) {
 	return queries
 }
 
-// normal returns an expression as Prometheus writes it, without comments.
-func normal(t *testing.T, expr string) string {
+// normalize returns an expression as Prometheus writes it, without comments.
+func normalize(t *testing.T, expr string) string {
 	t.Helper()
 	parsed, err := parser.ParseExpr(expr)
 	require.NoError(t, err, expr)

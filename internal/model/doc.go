@@ -10,6 +10,10 @@
 //   - No request is denied while there is room, but for two cases: another instance has given back units for the first
 //     time less than the hold of the denial cache ago, or Redis's clock was stepped back.
 //   - A caller that is told that its request was granted has been charged, and one that is told of a denial has not.
+//   - If the limit bans, the first request that finds no room begins the ban, and none is admitted before it ends. That
+//     is neither earlier nor later, whatever expires, is given back or is asked meanwhile.
+//   - If the limit is of requests in flight, no more than Max run at once, and what an instance that was killed holds
+//     is free when its leases end, as long as Redis answers in time.
 //
 // If an attempt of a call may arrive after its retry, the model checks the first promise alone; see Config.Late.
 //

@@ -6,6 +6,8 @@ import "slices"
 type Log struct {
 	entries [2 * maxRequests]entry // oldest first, then empty ones
 	early   bool                   // the mark "~": units were given back, so a denial may end early
+	banned  bool                   // the mark "!"
+	ban     int8                   // if banned: ticks until the ban ends on Redis's clock
 }
 
 // entry is an entry of the log. An empty one has no units.
@@ -30,6 +32,20 @@ type Reply struct {
 	Granted bool
 	Retry   int8 // ticks until one request more of the same cost fits, 0 if it does now
 	Early   bool // it may fit before that
+	Ban     int8 // ticks until the ban ends, or 0
+}
+
+// Sure returns for how many ticks the denial of one request more is sure, and begins no ban.
+func (r Reply) Sure(c *Config) int8 {
+	switch {
+	case r.Ban > 0 && c.Bug == BanCachedLonger:
+		return max(r.Ban, r.Retry)
+	case r.Ban > 0:
+		return r.Ban
+	case c.Ban > 0 && c.Bug != BanNotBegun, r.Early && c.Bug != NoMark, c.InFlight && c.Bug != CacheKnowsFlights:
+		return 0
+	}
+	return r.Retry
 }
 
 // live returns the entries.
@@ -45,6 +61,9 @@ func (l *Log) live() []entry {
 func (l *Log) Pass(ticks int8) {
 	for i := range l.live() {
 		l.entries[i].age += ticks
+	}
+	if l.banned {
+		l.ban -= ticks
 	}
 }
 
@@ -69,9 +88,13 @@ func (l *Log) replace(entries []entry) {
 	l.early = l.early && len(entries) > 0
 }
 
-// clean removes the expired entries.
-func (l *Log) clean(window int8) {
-	l.replace(slices.DeleteFunc(slices.Clone(l.live()), func(e entry) bool { return e.age >= window }))
+// clean removes the expired entries, and a ban that has ended. A ban lasts no longer than when it began.
+func (l *Log) clean(c *Config) {
+	l.replace(slices.DeleteFunc(slices.Clone(l.live()), func(e entry) bool { return e.age >= c.Window }))
+	l.ban = min(l.ban, c.Ban)
+	if l.ban <= 0 || c.Bug == BanExpires && len(l.live()) == 0 {
+		l.banned, l.ban = false, 0
+	}
 }
 
 func (l *Log) units() (n int8) {
@@ -105,32 +128,41 @@ func (l *Log) remove(request int8, k kind) {
 // Admit answers a request, and reports whether it was charged now. Again says that an earlier attempt may have been
 // executed.
 func (l *Log) Admit(c *Config, request, cost int8, again bool) (r Reply, charged bool) {
-	l.clean(c.Window)
+	l.clean(c)
 	known := again && l.find(request, reserved) != nil && c.Bug != RetryChargesTwice
 	switch {
 	case known:
 		r.Granted = true
-	case l.units()+cost <= c.Max || c.Bug == OneTooMany && l.units() == c.Max:
+	case l.banned && c.Bug != BanProlonged:
+	case !l.banned && (l.units()+cost <= c.Max || c.Bug == OneTooMany && l.units() == c.Max):
 		r.Granted, charged = true, true
 		if c.Bug == RetryChargesTwice && again && l.find(request, reserved) != nil {
 			l.add(entry{units: cost, request: request, kind: difference})
 		} else {
 			l.add(entry{units: cost, request: request})
 		}
+	default:
+		l.banned, l.ban = c.Ban > 0, c.Ban
 	}
-	r.Early = l.early
-	if l.units()+cost <= c.Max {
+	full := l.units()+cost > c.Max
+	if r.Granted && !full {
 		return r, charged
 	}
-	r.Retry = l.roomIn(c, cost)
-	if reset := c.Window - l.live()[len(l.live())-1].age; r.Retry > c.Window || !charged && reset > c.Window {
-		for i := range l.live() {
-			l.entries[i].age = max(0, l.entries[i].age)
-		}
-		r.Retry = l.roomIn(c, cost)
+	r.Early, r.Ban = l.early, l.ban
+	if live := l.live(); len(live) > 0 && !charged && live[len(live)-1].age < 0 || full && l.roomIn(c, cost) > c.Window {
+		l.restamp()
 	}
-	r.Retry = min(r.Retry, c.Window)
+	if full {
+		r.Retry = min(l.roomIn(c, cost), c.Window)
+	}
 	return r, charged
+}
+
+// restamp moves entries from the future to the present.
+func (l *Log) restamp() {
+	for i := range l.live() {
+		l.entries[i].age = max(0, l.entries[i].age)
+	}
 }
 
 // roomIn returns the ticks until cost units fit.
@@ -154,6 +186,10 @@ func (l *Log) Settle(c *Config, request, cost, actual int8) bool {
 		return false
 	}
 	e := l.find(request, reserved)
+	if e == nil && c.Bug == ReleasedTwice && len(l.live()) > 0 {
+		e = &l.entries[0]
+		request = e.request
+	}
 	if e == nil {
 		return false
 	}
@@ -164,7 +200,27 @@ func (l *Log) Settle(c *Config, request, cost, actual int8) bool {
 	}
 	if !slices.ContainsFunc(l.live(), func(e entry) bool { return e.age < c.Window }) {
 		l.replace(nil)
+		if l.ban <= 0 || c.Bug == BanSettled {
+			l.banned, l.ban = false, 0
+		}
 	}
 	l.early = len(l.live()) > 0 && c.Bug != NoMark
 	return true
+}
+
+// Renew moves what a request of a cost was charged to the present, if it is there and has not expired.
+func (l *Log) Renew(c *Config, request, cost int8) {
+	e := l.find(request, reserved)
+	if e == nil && c.Bug == RenewsReleased {
+		l.add(entry{units: cost, request: request})
+	}
+	if e == nil || e.age >= c.Window || c.Bug == NotRenewed {
+		return
+	}
+	ahead := e.age < 0
+	e.age = 0
+	if ahead {
+		l.restamp()
+	}
+	l.replace(slices.Clone(l.live()))
 }

@@ -48,6 +48,24 @@ var configs = []struct {
 	}, false},
 	{"clock steps", Config{Max: 1, Window: 2, Hold: 2, Steps: 2, Step: 1, Requests: plain(0, 1, 0)}, false},
 	{"lost data", Config{Max: 1, Window: 3, Hold: 3, Losses: 2, Requests: plain(0, 1, 0)}, false},
+	{"bans", Config{Max: 1, Window: 2, Hold: 2, Ban: 3, Requests: plain(0, 1, 0, 1)}, false},
+	{"short bans", Config{Max: 1, Window: 3, Hold: 3, Ban: 2, Requests: plain(0, 1, 0)}, false},
+	{"bans and costs", Config{
+		Max: 2, Window: 2, Hold: 3, Ban: 2, Requests: []Request{{0, 1, -1}, {1, 2, -1}, {1, 1, -1}, {0, 2, -1}},
+	}, false},
+	{"bans and retries", Config{Max: 1, Window: 3, Hold: 2, Ban: 2, Cuts: 1, Requests: plain(0, 1, 0)}, false},
+	{"bans and settlements", Config{
+		Max: 1, Window: 3, Hold: 2, Ban: 4, Requests: []Request{{0, 1, 0}, {1, 1, -1}, {0, 1, -1}},
+	}, false},
+	{"bans and clock steps", Config{
+		Max: 1, Window: 2, Hold: 1, Ban: 3, Steps: 1, Step: 1, Requests: plain(0, 1, 0),
+	}, false},
+	{"leases", Config{
+		Max: 1, Window: 3, Hold: 1, InFlight: true, Kills: 1, Requests: []Request{{0, 1, 0}, {1, 1, 0}},
+	}, false},
+	{"leases and retries", Config{
+		Max: 1, Window: 3, Hold: 1, InFlight: true, Cuts: 1, GiveUps: 1, Requests: []Request{{0, 1, 0}, {1, 1, 0}},
+	}, false},
 
 	{"retries and callers that give up", Config{
 		Max: 1, Window: 3, Hold: 3, Cuts: 2, GiveUps: 1, Requests: plain(0, 1, 0),
@@ -60,6 +78,21 @@ var configs = []struct {
 	}, true},
 	{"retried overcharges", Config{
 		Max: 3, Window: 3, Hold: 3, Cuts: 1, Requests: []Request{{0, 2, 4}, {0, 1, -1}, {1, 2, -1}},
+	}, true},
+	{"bans, retries and settlements", Config{
+		Max: 1, Window: 3, Hold: 2, Ban: 4, Cuts: 1, Requests: []Request{{0, 1, 0}, {1, 1, -1}, {0, 1, -1}},
+	}, true},
+	{"late bans", Config{
+		Max: 1, Window: 3, Hold: 3, Ban: 2, Cuts: 1, GiveUps: 1, Late: true, Requests: plain(0, 1, 0),
+	}, true},
+	{"bans and large clock steps", Config{
+		Max: 1, Window: 2, Hold: 2, Ban: 3, Steps: 2, Step: 2, Requests: plain(0, 1, 0),
+	}, true},
+	{"leases of three", Config{
+		Max: 1, Window: 3, Hold: 1, InFlight: true, Cuts: 1, Requests: []Request{{0, 1, 0}, {1, 1, 0}, {0, 1, 0}},
+	}, true},
+	{"leases of costs", Config{
+		Max: 3, Window: 3, Hold: 1, InFlight: true, Kills: 1, Requests: []Request{{0, 2, 0}, {1, 1, 0}, {1, 2, 0}},
 	}, true},
 	{"large clock steps", Config{Max: 1, Window: 3, Hold: 3, Steps: 2, Step: 2, Requests: plain(0, 1, 0)}, true},
 }
@@ -86,6 +119,9 @@ func TestBugsAreFound(t *testing.T) {
 		OneTooMany: "four requests", RetryChargesTwice: "retries", LostGrant: "retries",
 		OverchargeForgotten: "overcharges", SettleChargesTwice: "a retried overcharge", NoMark: "units given back twice",
 		HoldFromReply: "four requests", LearnsOldDenials: "stale denials", CacheIgnoresCost: "overcharges",
+		BanProlonged: "bans", BanExpires: "bans", BanSettled: "bans and settlements", BanNotBegun: "short bans",
+		BanCachedLonger: "short bans", NotRenewed: "leases", RenewedLate: "leases", RenewsReleased: "leases",
+		ReleasedTwice: "leases of three", DeadRenewed: "leases", CacheKnowsFlights: "leases of three",
 	} {
 		t.Run(string(bug), func(t *testing.T) {
 			for _, c := range configs {

@@ -73,8 +73,16 @@ func (c *Config) moves(s state) (moves []move) {
 		if s.cuts < c.Cuts && (p.first == sent || p.again == sent || p.answered) {
 			add("the settlement of "+name+" loses its connection", func(s *state) string { return c.loseSettlement(s, i) })
 		}
+		if r.renewal != none {
+			add("the renewal of "+name+" is executed", func(s *state) string { c.renew(s, i); return "" })
+		}
 	}
-	if waits {
+	for i := range s.killed {
+		if waits && s.kills < c.Kills && !s.killed[i] {
+			add(fmt.Sprintf("instance %d is killed", i), func(s *state) string { c.kill(s, i); return "" })
+		}
+	}
+	if waits && !c.mustAnswer(&s) {
 		add("a tick passes", func(s *state) string { c.tick(s); return "" })
 		if s.steps < c.Steps {
 			add("the clock steps forward", func(s *state) string { c.step(s, c.Step); return "" })
@@ -108,7 +116,7 @@ func (c *Config) held(s *state) (n int8) {
 
 // hasRoom reports whether a request should have been admitted.
 func (c *Config) hasRoom(s *state, i int) bool {
-	return !s.back && c.held(s)+c.Requests[i].Cost <= c.Max
+	return !s.back && s.ban == 0 && c.held(s)+c.Requests[i].Cost <= c.Max
 }
 
 // ask makes a request, which the denial cache may answer.
@@ -116,8 +124,12 @@ func (c *Config) ask(s *state, i int) (broken string) {
 	r, cache := &s.requests[i], &s.caches[c.Requests[i].Instance]
 	if cache.left > 0 && (cache.cost == c.Requests[i].Cost || c.Bug == CacheIgnoresCost) {
 		r.phase = denied
-		if c.hasRoom(s, i) && cache.loose == 0 && !c.Late {
+		switch {
+		case c.Late || cache.loose > 0:
+		case c.hasRoom(s, i):
 			return "the denial cache denies while there is room"
+		case c.Ban > 0 && s.ban == 0 && !s.back:
+			return "the denial cache denies and begins no ban"
 		}
 		return ""
 	}
@@ -138,8 +150,14 @@ func (c *Config) execute(s *state, i int, m *message, again bool) (broken string
 	switch {
 	case !reply.Granted && c.hasRoom(s, i) && !c.Late:
 		return "Redis denies while there is room"
-	case !charged:
+	case !reply.Granted && s.ban == 0 && c.held(s)+cost > c.Max:
+		s.ban = c.Ban
+	}
+	if !charged {
 		return ""
+	}
+	if s.ban > 0 {
+		return "a banned log admits"
 	}
 	r.charge, r.settlement.once = charge{units: cost}, false
 	if c.held(s) > c.Max*(1+s.excess) {
@@ -150,9 +168,9 @@ func (c *Config) execute(s *state, i int, m *message, again bool) (broken string
 
 // clean removes the expired entries.
 func (c *Config) clean(s *state) {
-	s.log.clean(c.Window)
+	s.log.clean(c)
 	if len(s.log.live()) == 0 {
-		s.back, s.givenBack = false, false
+		s.back, s.givenBack = s.back && s.log.banned, false
 	}
 }
 
@@ -163,11 +181,11 @@ func (c *Config) deliver(s *state, i int) (broken string) {
 	r.reply = answer{}
 	r.again = orphaned(r.again) // there is none, unless the first attempt's reply came after all
 	cache := &s.caches[c.Requests[i].Instance]
-	left := min(reply.Retry, c.Hold) - r.age
+	left := min(reply.Sure(c), c.Hold) - r.age
 	if c.Bug == HoldFromReply {
-		left = min(reply.Retry, c.Hold)
+		left = min(reply.Sure(c), c.Hold)
 	}
-	if (!reply.Early || c.Bug == NoMark) && (!r.stale || c.Bug == LearnsOldDenials) && left > 0 {
+	if (!r.stale || c.Bug == LearnsOldDenials) && left > 0 {
 		cache.left, cache.cost = left, c.Requests[i].Cost
 	}
 	charged := r.charge.units > 0
@@ -176,9 +194,13 @@ func (c *Config) deliver(s *state, i int) (broken string) {
 		return c.startSettling(s, i)
 	case r.phase == failed:
 	case reply.Granted:
-		r.phase = granted
-		if !charged && !c.Late {
+		r.phase, r.asked = granted, r.age
+		c.sendRenewal(r)
+		switch {
+		case !charged && !c.Late:
 			return "a caller is told of a grant that was not charged"
+		case c.InFlight && c.running(s) > c.Max:
+			return fmt.Sprintf("%d are in flight", c.running(s))
 		}
 	default:
 		r.phase = denied
@@ -247,7 +269,7 @@ func (c *Config) executeSettlement(s *state, i int, m *message) (broken string) 
 		return ""
 	}
 	r.charge.units = min(r.charge.units, actual)
-	if gaveBack && !s.givenBack {
+	if gaveBack && !s.givenBack && !c.InFlight {
 		s.givenBack = len(s.log.live()) > 0
 		for j := range s.caches {
 			s.caches[j].loose = c.Hold
@@ -284,11 +306,12 @@ func (c *Config) loseSettlement(s *state, i int) (broken string) {
 
 // tick lets a tick pass. An attempt that was not executed within a window is lost.
 func (c *Config) tick(s *state) {
+	s.log.Pass(1)
 	oldest := c.Window + c.Step*c.Steps // all that is older is the same
 	for i := range s.log.live() {
-		e := &s.log.entries[i]
-		e.age = min(e.age+1, oldest)
+		s.log.entries[i].age = min(s.log.entries[i].age, oldest)
 	}
+	s.log.ban, s.ban = max(s.log.ban, -c.Step*c.Steps), max(0, s.ban-1)
 	for i := range s.requests {
 		r := &s.requests[i]
 		if r.phase == idle {
@@ -307,6 +330,10 @@ func (c *Config) tick(s *state) {
 		if r.first == none && r.again == none && !r.reply.there && r.phase == asked {
 			r.phase = failed
 		}
+		if r.asked = min(r.asked+1, c.Window); r.asked == c.Window {
+			r.renewal = none
+		}
+		c.sendRenewal(r)
 	}
 	for i := range s.caches {
 		s.caches[i].left = max(0, s.caches[i].left-1)
@@ -316,13 +343,78 @@ func (c *Config) tick(s *state) {
 
 // step steps Redis's clock.
 func (c *Config) step(s *state, by int8) {
-	for i := range s.log.live() {
-		s.log.entries[i].age += by
-	}
+	s.log.Pass(by)
 	s.steps++
 	if by > 0 {
 		s.excess++
+		s.ban = max(0, s.ban-by)
+		for i := range s.caches {
+			s.caches[i].loose = max(s.caches[i].loose, c.Hold*min(1, c.Ban)) // they do not know that a ban ends earlier
+		}
 	} else {
 		s.back = true
+	}
+}
+
+// running returns how many units the requests have whose handlers run.
+func (c *Config) running(s *state) (n int8) {
+	for i := range s.requests {
+		if s.requests[i].runs() {
+			n += c.Requests[i].Cost
+		}
+	}
+	return n
+}
+
+// sendRenewal sends the renewal of a lease of which a third has passed since the last.
+func (c *Config) sendRenewal(r *request) {
+	every := max(1, c.Window/3)
+	if c.Bug == RenewedLate {
+		every = c.Window
+	}
+	runs := r.runs() || c.Bug == DeadRenewed && r.phase == dead && r.settlement.settling == unsettled && r.charge.units > 0
+	if c.InFlight && runs && r.renewal == none && r.asked >= every {
+		r.renewal, r.asked = sent, 0
+	}
+}
+
+// renew executes the renewal of a lease.
+func (c *Config) renew(s *state, i int) {
+	r := &s.requests[i]
+	should := r.renewal == orphan || r.phase != dead
+	r.renewal = none
+	s.log.Renew(c, int8(i), c.Requests[i].Cost)
+	if should && r.charge.units > 0 && r.charge.age < c.Window {
+		r.charge.age = 0
+	}
+}
+
+// mustAnswer reports whether Redis has to answer before a tick passes, so that no lease ends of what runs.
+func (c *Config) mustAnswer(s *state) bool {
+	for i := range s.requests {
+		r := &s.requests[i]
+		awaits := r.phase == asked && r.reply.there || r.runs() && r.renewal == sent
+		if c.InFlight && awaits && r.charge.age+1 >= c.Window {
+			return true
+		}
+	}
+	return false
+}
+
+// kill kills an instance. What it has sent is still on its way.
+func (c *Config) kill(s *state, instance int) {
+	s.kills++
+	s.killed[instance] = true
+	s.caches[instance] = cache{}
+	for i := range c.Requests {
+		if r := &s.requests[i]; c.Requests[i].Instance == instance {
+			r.phase, r.reply = dead, answer{}
+			r.first, r.again, r.renewal = orphaned(r.first), orphaned(r.again), orphaned(r.renewal)
+			p := &r.settlement
+			p.first, p.again, p.answered = orphaned(p.first), orphaned(p.again), false
+			if p.settling == unknown {
+				p.settling = underWay // and never again
+			}
+		}
 	}
 }

@@ -11,6 +11,9 @@ type state struct {
 	losses    int8 // so far
 	steps     int8 // so far
 	excess    int8 // k: how often data was lost, or the clock stepped forward
+	ban       int8 // ticks of true time for which the log should be banned
+	kills     int8 // so far
+	killed    [2]bool
 	givenBack bool // units were given back, and the log has not been empty since
 	back      bool // the clock was stepped back, and the log has not been empty since
 }
@@ -25,7 +28,12 @@ type request struct {
 	stale      bool // units of the key were given back while it was on its way, so its denial must not be cached
 	charge     charge
 	settlement settlement
+	renewal    message // of its lease
+	asked      int8    // ticks since the last renewal was sent or, before one was, the request
 }
+
+// runs reports whether the handler of a request in flight runs.
+func (r *request) runs() bool { return r.phase == granted && r.settlement.settling == unsettled }
 
 // phase is what the caller of a request knows.
 type phase int8
@@ -36,6 +44,7 @@ const (
 	granted
 	denied
 	failed // the caller got an error
+	dead   // its instance was killed
 )
 
 // message is an attempt of a call.
@@ -83,14 +92,14 @@ const (
 type cache struct {
 	left  int8 // ticks for which the denial is used, 0 if there is none
 	cost  int8
-	loose int8 // ticks for which another instance's first give-back explains a denial
+	loose int8 // ticks for which another instance's first give-back, or a step of the clock, explains a denial
 }
 
 // forget clears what does not matter any more, so that fewer states differ.
 func (s *state) forget(c *Config) {
 	for i := range s.requests {
 		r := &s.requests[i]
-		answered := r.phase == granted || r.phase == denied || r.phase == failed
+		answered := r.phase >= granted
 		if r.first == none && r.again == none && !r.reply.there && answered {
 			r.age, r.stale = 0, false
 			if r.charge.age >= c.Window {
@@ -102,6 +111,9 @@ func (s *state) forget(c *Config) {
 		}
 		if r.charge.units == 0 {
 			r.charge.age = 0
+		}
+		if r.renewal == none && !r.runs() {
+			r.asked = 0
 		}
 		if p := &r.settlement; p.settling == done && p.first == none && p.again == none {
 			r.settlement = settlement{settling: done, once: p.once && c.Late}

@@ -1,19 +1,14 @@
-// Package oracle is the sliding window log in the most naive form there is, to check the real ones against. It shares
-// no code with them, keeps everything, and looks through all of it each time.
+// Package oracle is a naive sliding window log, with which tests compare the real ones. It shares no code with them,
+// keeps all admissions, and reads all of them for each decision.
 package oracle
 
-import (
-	"cmp"
-	"slices"
-)
-
-// Log is every admission ever made, and the last ban.
+// Log is all admissions, and the last ban. The zero Log is empty.
 type Log struct {
 	Admitted []Admission
-	BanEnds  int64 // the moment in microseconds at which the log admits again
+	BanEnds  int64 // the time in microseconds from which the log admits again
 }
 
-// Admission is some units, and the moment in microseconds at which they were admitted.
+// Admission is a number of units, and the time in microseconds at which they were admitted.
 type Admission struct {
 	At    int64
 	Units int
@@ -35,10 +30,10 @@ func (l *Log) Fits(now, window int64, cost, max int) bool {
 	return !l.Banned(now) && l.Count(now, window)+cost <= max
 }
 
-// Banned reports whether nothing may be admitted, whatever the log holds.
+// Banned reports whether a ban denies all requests now.
 func (l *Log) Banned(now int64) bool { return now < l.BanEnds }
 
-// Deny bans the log if it is the reason, or one of the reasons, why cost units are denied, and is not banned yet.
+// Deny begins a ban if the log has no room for cost units and is not banned yet.
 func (l *Log) Deny(now, window int64, cost, max int, ban int64) {
 	if !l.Fits(now, window, cost, max) && !l.Banned(now) && ban > 0 {
 		l.BanEnds = now + ban
@@ -53,13 +48,13 @@ func (l *Log) Remaining(now, window int64, max int) int {
 	return max - l.Count(now, window)
 }
 
-// Admit enters cost units and returns the index of their admission.
+// Admit adds an admission of cost units and returns its index.
 func (l *Log) Admit(now int64, cost int) int {
 	l.Admitted = append(l.Admitted, Admission{now, cost})
 	return len(l.Admitted) - 1
 }
 
-// Refund takes the units of an admission away.
+// Refund removes the units of an admission.
 func (l *Log) Refund(admission int) { l.Admitted[admission].Units = 0 }
 
 // Renew moves an admission to now, if it still counts.
@@ -69,8 +64,8 @@ func (l *Log) Renew(admission int, now, window int64) {
 	}
 }
 
-// Settle makes an admission of charged units one that has cost so many. What it has cost beyond its charge counts from
-// now, be the admission there still or not.
+// Settle changes an admission of charged units to cost units. Units beyond the charge count from now, even if the
+// admission has expired.
 func (l *Log) Settle(admission int, now int64, charged, cost int) {
 	if cost < charged && l.Admitted[admission].Units > 0 {
 		l.Admitted[admission].Units = cost
@@ -79,7 +74,7 @@ func (l *Log) Settle(admission int, now int64, charged, cost int) {
 	}
 }
 
-// Empty takes everything away, the ban too.
+// Empty removes all units and the ban.
 func (l *Log) Empty() {
 	for i := range l.Admitted {
 		l.Refund(i)
@@ -87,23 +82,22 @@ func (l *Log) Empty() {
 	l.BanEnds = 0
 }
 
-// Retry returns how long it takes until cost units fit, looking at each moment at which something leaves or the ban
-// ends.
+// Retry returns the time until cost units fit. It tries each time at which an admission expires or the ban ends.
 func (l *Log) Retry(now, window int64, cost, max int) int64 {
 	if l.Fits(now, window, cost, max) {
 		return 0
 	}
 	first := int64(-1)
 	for _, a := range append([]Admission{{At: l.BanEnds - window}}, l.Admitted...) {
-		leaves := a.At + window
-		if leaves > now && l.Fits(leaves, window, cost, max) && (first < 0 || leaves-now < first) {
-			first = leaves - now
+		expires := a.At + window
+		if expires > now && l.Fits(expires, window, cost, max) && (first < 0 || expires-now < first) {
+			first = expires - now
 		}
 	}
 	return first
 }
 
-// Reset returns how long it takes until nothing is left, and no ban.
+// Reset returns the time until the log is empty and has no ban.
 func (l *Log) Reset(now, window int64) int64 {
 	last := max(0, l.BanEnds-now)
 	for _, a := range l.Admitted {
@@ -114,17 +108,11 @@ func (l *Log) Reset(now, window int64) int64 {
 	return last
 }
 
-// Most returns the most units that any window holds. The fullest can be slid until it ends at an admission.
+// Most returns the most units in any window.
 func (l *Log) Most(window int64) int {
-	admitted := slices.SortedFunc(slices.Values(l.Admitted), func(a, b Admission) int { return cmp.Compare(a.At, b.At) })
-	most, held, first := 0, 0, 0
-	for _, a := range admitted {
-		held += a.Units
-		for admitted[first].At <= a.At-window {
-			held -= admitted[first].Units
-			first++
-		}
-		most = max(most, held)
+	spans := make([]Span, len(l.Admitted))
+	for i, a := range l.Admitted {
+		spans[i] = Span{a.At, a.At, a.Units}
 	}
-	return most
+	return Most(spans, window)
 }

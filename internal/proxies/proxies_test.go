@@ -27,7 +27,7 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// What the documentation says of each proxy, on each network between it and the service.
+// The documented configuration of each proxy works, on each network between the proxy and the service.
 func TestDocumented(t *testing.T) {
 	redistest.Long(t)
 	for _, row := range []struct {
@@ -53,16 +53,16 @@ func TestDocumented(t *testing.T) {
 				denials(t, s, port, row.network)
 				uploads(t, port)
 				events(t, s, port)
-				if row.network != h2c { // in which HAProxy has another way that net/http does not offer
+				if row.network != h2c { // HAProxy would need extended CONNECT, which net/http does not offer
 					webSockets(t, s, port)
 				}
-				assert.Empty(t, s.said())
+				assert.Empty(t, s.logged())
 			})
 		}
 	}
 }
 
-// inHTTP10 has nginx speak HTTP/1.0 to the service, as it does unless told otherwise.
+// inHTTP10 lets nginx speak HTTP/1.0 to the service, which is its default.
 const inHTTP10 = `
 upstream app {
     server 127.0.0.1:8080;
@@ -77,8 +77,8 @@ server {
 }
 `
 
-// A denied upload is answered, and nginx goes on to send the service requests, also where it speaks HTTP/1.0, as it
-// does unless told otherwise. Of several servers, it leaves one that fails alone for ten seconds.
+// A denied upload gets a response, and nginx continues to send requests to the service, even over HTTP/1.0. If a server
+// fails, nginx sends it no requests for ten seconds.
 func TestUploadsInHTTP10(t *testing.T) {
 	redistest.Long(t)
 	for _, adapter := range adapters.All {
@@ -93,7 +93,7 @@ func TestUploadsInHTTP10(t *testing.T) {
 	}
 }
 
-// A denied upload of any size is answered if OnDenied reads it, as the documentation has it.
+// A denied upload of any size gets a response if OnDenied reads the body, as in the documentation.
 func TestUploadsThatAreRead(t *testing.T) {
 	redistest.Long(t)
 	limiter, err := core.NewInProcess()
@@ -134,7 +134,7 @@ func TestUploadsThatAreRead(t *testing.T) {
 	}
 }
 
-// A proxy that adds no header is warned of, once. If it passes on what clients send, they choose their addresses.
+// A proxy that adds no header is logged, once. If it passes on the headers of clients, they can choose their addresses.
 func TestUndocumented(t *testing.T) {
 	redistest.Long(t)
 	for _, row := range []struct {
@@ -153,18 +153,18 @@ func TestUndocumented(t *testing.T) {
 				chosen := http.Header{"X-Forwarded-For": {"198.51.100.1"}}
 				assert.Equal(t, http.StatusOK, send(t, from(t, "127.0.0.2"), port, chosen, 0))
 				assert.Equal(t, 1, s.used(t, "198.51.100.1"))
-				assert.Empty(t, s.said(), "this cannot be noticed")
+				assert.Empty(t, s.logged(), "the limiter cannot notice this")
 				for i := range limit.Max {
 					assert.Equal(t, http.StatusOK, send(t, from(t, fmt.Sprint("127.0.0.", 2+i)), port, nil, 0))
 				}
 				assert.Equal(t, limit.Max, s.used(t, "127.0.0.1"), "all are one client")
-				assert.Equal(t, 1, strings.Count(s.said(), "level=WARN"), s.said())
+				assert.Equal(t, 1, strings.Count(s.logged(), "level=WARN"), s.logged())
 			})
 		}
 	}
 }
 
-// addresses checks that each client is counted by its own address, whatever it writes into headers.
+// addresses checks that each client is counted by its own address, whatever headers it sends.
 func addresses(t *testing.T, s *service, port int) {
 	t.Helper()
 	spoofed := []string{"X-Forwarded-For", "Forwarded", "X-Real-IP", "X-Client-IP", "X_Forwarded_For"}
@@ -172,7 +172,7 @@ func addresses(t *testing.T, s *service, port int) {
 		header := http.Header{}
 		for _, name := range spoofed {
 			header.Add(name, value)
-			header.Add(name, value) // once more, in a field of its own
+			header.Add(name, value) // and in a second field
 		}
 		for _, ip := range []string{"127.0.0.2", "::1"} {
 			assert.Equal(t, http.StatusOK, send(t, from(t, ip), port, header, 0))
@@ -198,22 +198,22 @@ func denials(t *testing.T, s *service, port int, on network) {
 		assert.Equal(t, want, sendTraced(t, client, port, nil, 100, trace))
 		assert.Equal(t, i > 0, reused, "the connection was closed after request %d", i-1)
 	}
-	if on != proxyProtocol { // in which HAProxy uses no connection twice
-		assert.LessOrEqual(t, s.connections.Load()-before, int32(1), "the proxy connects anew after a 429")
+	if on != proxyProtocol { // HAProxy uses each connection only once
+		assert.LessOrEqual(t, s.connections.Load()-before, int32(1), "the proxy opens a new connection after a 429")
 	}
 }
 
-// uploads checks that a denied upload is answered, and that it does no harm to other clients.
+// uploads checks that a denied upload gets a response, and that other clients are not affected.
 func uploads(t *testing.T, port int) {
 	t.Helper()
-	client := from(t, "127.0.0.3") // which denials has left without room
+	client := from(t, "127.0.0.3") // denied since the function denials
 	for range 30 {
 		assert.Equal(t, http.StatusTooManyRequests, send(t, client, port, nil, 200_000))
 	}
 	assert.Equal(t, http.StatusOK, send(t, from(t, "127.0.0.4"), port, nil, 0))
 }
 
-// webSockets checks that an upgrade has the fields, and that one too many is refused.
+// webSockets checks that an upgrade has the fields, and that one over the limit is refused.
 func webSockets(t *testing.T, s *service, port int) {
 	t.Helper()
 	dialer := websocket.Dialer{NetDialContext: dial("127.0.0.5")}
@@ -235,7 +235,7 @@ func webSockets(t *testing.T, s *service, port int) {
 	assert.Equal(t, limit.Max, s.used(t, "127.0.0.5"))
 }
 
-// events checks that a stream of events has the fields, and that each event comes when it is sent.
+// events checks that a stream of events has the fields, and that each event arrives when it is sent.
 func events(t *testing.T, s *service, port int) {
 	t.Helper()
 	response, err := from(t, "127.0.0.6").Get(fmt.Sprintf("http://127.0.0.1:%d/events", port))
@@ -252,14 +252,14 @@ func events(t *testing.T, s *service, port int) {
 	assert.Equal(t, "\ndata: 1\n\n", string(rest))
 }
 
-// from returns a client at an address of loopback.
+// from returns a client with an address of loopback.
 func from(t *testing.T, ip string) *http.Client {
 	transport := &http.Transport{DialContext: dial(ip)}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, Timeout: 20 * time.Second}
 }
 
-// dial connects to a port of loopback from an address of it.
+// dial returns a function that connects from an address of loopback.
 func dial(ip string) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, network, to string) (net.Conn, error) {
 		if strings.Contains(ip, ":") {
@@ -270,12 +270,13 @@ func dial(ip string) func(context.Context, string, string) (net.Conn, error) {
 	}
 }
 
-// send posts a body of so many bytes, and returns the status of the answer.
+// send posts a body of a number of bytes, and returns the status of the response.
 func send(t *testing.T, client *http.Client, port int, header http.Header, bytes int) int {
 	t.Helper()
 	return sendTraced(t, client, port, header, bytes, nil)
 }
 
+// sendTraced is send with a trace, which may be nil.
 func sendTraced(
 	t *testing.T, client *http.Client, port int, header http.Header, bytes int, trace *httptrace.ClientTrace,
 ) int {

@@ -19,14 +19,14 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// proxy is a program in front of a service, with the configuration that the documentation has for it.
+// proxy is a program in front of a service, with its documented configuration.
 type proxy struct {
 	name     string // of the program
-	language string // of its configuration, as the documentation marks it
+	language string // of its configuration in the documentation
 
-	// config completes a snippet to a whole configuration, on addresses of loopback, in front of services.
+	// config returns a complete configuration with a snippet, on loopback, in front of services.
 	config func(snippet, dir string, port int, services []string) string
-	// arguments have the program run a configuration in the foreground, as one process.
+	// arguments returns the arguments with which the program runs a configuration in the foreground, as one process.
 	arguments func(file, dir string) []string
 }
 
@@ -93,7 +93,7 @@ var caddy = proxy{
 	func(file, _ string) []string { return []string{"run", "--config", file, "--adapter", "caddyfile"} },
 }
 
-// snippet returns the configuration that the documentation has for the proxy.
+// snippet returns the documented configuration of the proxy.
 func (p proxy) snippet(t *testing.T) string {
 	t.Helper()
 	readme, err := os.ReadFile("../../ginlimit/README.md")
@@ -123,13 +123,13 @@ func (p proxy) start(t *testing.T, snippet string, services ...string) (port int
 			close(exited)
 		}()
 		t.Cleanup(func() {
-			cmd.Process.Kill() // an error says that it has ended already
+			cmd.Process.Kill() // returns an error if it has ended already
 			<-exited
 			if t.Failed() {
-				t.Logf("%s says:\n%s", p.name, log)
+				t.Logf("log of %s:\n%s", p.name, log)
 			}
 		})
-		if answers(port, exited) {
+		if accepts(port, exited) {
 			return port
 		}
 	}
@@ -137,15 +137,15 @@ func (p proxy) start(t *testing.T, snippet string, services ...string) (port int
 	return 0
 }
 
-// ports counts up from a random number below the ports that systems give to those who ask for any. What listens on such a
-// port meanwhile, or connects from it, would be taken for the proxy.
+// ports counts up from a random number below the ports that systems assign automatically. Another process that
+// listens on such a port, or connects from it, would be mistaken for the proxy.
 var ports = func() *atomic.Int32 {
 	var first atomic.Int32
 	first.Store(20_000 + rand.Int32N(8_000))
 	return &first
 }()
 
-// nextPort returns a port on which nothing listens.
+// nextPort returns a port on which no process listens.
 func nextPort() int {
 	for {
 		port := int(ports.Add(1))
@@ -156,8 +156,8 @@ func nextPort() int {
 	}
 }
 
-// answers reports whether something listens on port before the process has exited.
-func answers(port int, exited <-chan struct{}) bool {
+// accepts reports whether port accepts connections before the process has exited.
+func accepts(port int, exited <-chan struct{}) bool {
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
 		if conn, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port)); err == nil {
 			conn.Close()
@@ -172,7 +172,7 @@ func answers(port int, exited <-chan struct{}) bool {
 	return false
 }
 
-// find returns the path of the program. Debian keeps servers where only root looks.
+// find returns the path of the program. Debian installs servers outside of the usual PATH.
 func (p proxy) find(t *testing.T) string {
 	t.Helper()
 	for _, name := range []string{p.name, "/usr/sbin/" + p.name, "/usr/local/sbin/" + p.name} {

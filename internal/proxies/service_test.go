@@ -21,14 +21,14 @@ import (
 	"github.com/exactlimit/exactlimit/internal/adapters"
 )
 
-// limit is what each client of a service is allowed.
+// limit is the limit of each client of a service.
 var limit = core.PerHour("site", 3)
 
-// service is a limited service on loopback. It answers with ok, on /ws it repeats what a WebSocket says, and on /events
-// it sends a second event only when the client has acknowledged the first one.
+// service is a limited service on loopback. It responds with "ok". On /ws it echoes the messages of a WebSocket. On
+// /events it sends a second event only when the client has acknowledged the first one.
 type service struct {
 	limiter      *core.Limiter
-	address      string // as proxies take it
+	address      string // as in the configuration of a proxy
 	connections  atomic.Int32
 	acknowledged chan struct{}
 
@@ -46,7 +46,7 @@ const (
 	proxyProtocol network = "PROXY protocol"
 )
 
-// serve runs a service until the end of the test.
+// serve starts a service, which runs until the end of the test.
 func serve(t *testing.T, adapter adapters.Adapter, on network) *service {
 	t.Helper()
 	s := &service{acknowledged: make(chan struct{})}
@@ -62,7 +62,7 @@ func serve(t *testing.T, adapter adapters.Adapter, on network) *service {
 	listener, err := net.Listen(name, address)
 	require.NoError(t, err)
 	s.address = listener.Addr().String()
-	if on == proxyProtocol { // the address of a connection is the client's then, so no header is believed
+	if on == proxyProtocol { // connections then have the address of the client, so no header is trusted
 		listener, trusted = &proxyproto.Listener{Listener: listener}, nil
 	}
 	routes := http.NewServeMux()
@@ -92,8 +92,8 @@ func (s *service) Write(p []byte) (int, error) {
 	return s.log.Write(p)
 }
 
-// said returns the log.
-func (s *service) said() string {
+// logged returns the log.
+func (s *service) logged() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.log.String()
@@ -107,11 +107,12 @@ func (s *service) used(t *testing.T, ip string) int {
 	return limit.Max - d.Remaining
 }
 
-// repeat is a WebSocket as gorilla's documentation has it, with the fields of the response, as ours has it.
+// repeat echoes a message, as in the documentation of gorilla/websocket, and passes on the fields of the response,
+// as in ginlimit/README.md.
 func repeat(w http.ResponseWriter, r *http.Request) {
 	conn, err := new(websocket.Upgrader).Upgrade(w, r, w.Header())
 	if err != nil {
-		return // it has been answered
+		return // Upgrade has written the response
 	}
 	defer conn.Close()
 	kind, message, err := conn.ReadMessage()

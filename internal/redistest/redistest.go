@@ -173,7 +173,7 @@ func (s *Server) Start() error {
 		cmd.Wait()
 		close(s.exited)
 	}()
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(time.Minute)
 	for !s.ready() {
 		select {
 		case <-s.exited:

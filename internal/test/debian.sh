@@ -17,7 +17,8 @@ key=/usr/share/keyrings/debian-archive-keyring.gpg
 mirror=$(apt-get indextargets --format '$(REPO_URI)' "Component: main" | grep -v security | sort -u | head -1)
 echo "deb [signed-by=$key] $mirror $release main" >sources.list
 : >status # nothing is installed, so that all that the package depends on is downloaded
-apt=(apt-get -qq -o "Dir::Etc::sourcelist=$root/sources.list" -o Dir::Etc::sourceparts=/dev/null -o Dir::Etc::preferencesparts=/dev/null
+apt=(apt-get -qq -o "Dir::Etc::sourcelist=$root/sources.list"
+  -o Dir::Etc::sourceparts=/dev/null -o Dir::Etc::preferencesparts=/dev/null
   -o "Dir::State::lists=$root/lists" -o "Dir::State::status=$root/status" -o "Dir::Cache=$root"
   -o "Dir::Cache::archives=$root/archives" -o APT::Sandbox::User= -o Acquire::Retries=2)
 {

@@ -46,8 +46,8 @@ end)()
 return answer and answer(reply) or reply
 `
 
-// connect makes a limiter with a bug, or without one if bug is zero. If the bug needs a client, Redis must answer, and the
-// client is open until the process ends.
+// connect makes a limiter with a bug, or without one if bug is zero. If the bug needs a client, Redis must answer, and
+// the client is open until the process ends.
 func connect(url string, bug Bug, opts ...core.Option) (*core.Limiter, error) {
 	if bug.Timeout > 0 {
 		opts = append(opts, core.WithTimeout(bug.Timeout))

@@ -113,7 +113,7 @@ func (h History) foundedInRedis(log entries, call Call) bool {
 		}
 		newest := now + call.Reset - window
 		for last := log.from(newest); newest <= now && last < len(log.at) && log.at[last] == newest; last++ {
-			if h.decisive(log, k, last, call) {
+			if h.decisive(log, k, last, call) || h.cutShort(log, k, last, call) {
 				return true
 			}
 		}
@@ -137,7 +137,7 @@ func (h History) full(log entries, call Call) bool {
 
 // foundedInCache is foundedInRedis for a denial that the cache knows from the reply to another call. The time of that
 // call is not known, so the denial counts from its reply. What it says may be later than the truth, by as long as the
-// reply took, and is never earlier.
+// reply took. It is not earlier, unless it was cut short.
 func (h History) foundedInCache(log entries, call Call) bool {
 	sent, came, window := call.Sent-h.slack(), call.Came+h.slack(), h.Window.Microseconds()
 	for k := log.from(sent - window); k < len(log.at); k++ {
@@ -151,7 +151,7 @@ func (h History) foundedInCache(log entries, call Call) bool {
 			return false
 		}
 		if h.decisive(log, k, last, call) && to > sent && to > from &&
-			came+call.Retry >= to && came+call.Reset >= from+window {
+			(came+call.Retry >= to || log.long(k, last)) && came+call.Reset >= from+window {
 			return true
 		}
 	}
@@ -161,6 +161,13 @@ func (h History) foundedInCache(log entries, call Call) bool {
 // decisive reports whether a log whose newest entry is the last one denies the call just until the entry k expires.
 func (h History) decisive(log entries, k, last int, call Call) bool {
 	return k <= last && log.between(k-1, last)+call.cost() > h.Max && log.between(k, last)+call.cost() <= h.Max
+}
+
+// cutShort reports whether a log whose newest entry is the last one denies the call until the entry k expires, and
+// longer. A call with many questions about long logs with weights may use up its budget before it has read all entries
+// that must expire, and then tells of those that it has read.
+func (h History) cutShort(log entries, k, last int, call Call) bool {
+	return log.long(k, last) && log.between(k, last)+call.cost() > h.Max
 }
 
 // slack is how far apart the same time may be by the machine's clock and by a server's, both cut to microseconds.
@@ -198,6 +205,11 @@ func (e entries) between(after, to int) int {
 		before = e.units[after]
 	}
 	return e.units[to] - before
+}
+
+// long reports whether there are a hundred entries from one to another, of which any weighs more than one unit.
+func (e entries) long(from, to int) bool {
+	return to-from >= 100 && e.between(from-1, to) > to-from+1
 }
 
 // from returns the index of the first entry at a time or later.

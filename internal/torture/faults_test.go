@@ -83,8 +83,8 @@ func severalLimits(s *scene) {
 	assert.Positive(s, denied[1])
 }
 
-// twoLimits plays a fault under a load of calls under two limits. No request is so light that a denial has to read many
-// entries. A call with many logs would use up its budget by that, and say that the denial may end before it does.
+// twoLimits plays a fault under a load of calls under two limits. No request is so light that the script has to read
+// many entries for a denial, which is often cut short then: see History.cutShort.
 func twoLimits(play func(*scene)) func(*scene) {
 	return func(s *scene) {
 		s.Costs = []int{25_000, 25_000, 50_000, 100_000}

@@ -127,15 +127,19 @@ func TestChecks(t *testing.T) {
 		{"which was denied in-process", func(h *History) {
 			h.Calls = append(h.Calls[:5], Call{Key: "ann", Source: "in-process"})
 		}, accounts, ""},
-		{"which was denied", func(h *History) { h.Calls = append(h.Calls[:5], denied(0, 0, 1, 1)) }, accounts, "0 do not know"},
+		{"which was denied", func(h *History) {
+			h.Calls = append(h.Calls[:5], denied(0, 0, 1, 1))
+		}, accounts, "0 do not know"},
 		{"which was forgotten", func(h *History) { h.Calls, h.Lost = h.Calls[:5], record(at(205, "d")) }, accounts, ""},
 
 		{"charged twice", func(h *History) { h.Records[0]["ann"][2].ID = "b" }, repeats,
 			"ann: b was charged at 35 () and again at 115 ()"},
-		{"charged again after a window", func(h *History) { h.Records[0]["ann"][2].ID, h.Records[1] = "a", nil }, repeats, ""},
+		{"charged again after a window", func(h *History) {
+			h.Records[0]["ann"][2].ID, h.Records[1] = "a", nil
+		}, repeats, ""},
 		{"charged by two servers", func(h *History) { h.Records[1] = record(at(40, "b")) }, repeats,
 			"ann: b was charged at 35 () and again at 40 ()"},
-		{"which after a loss is no wonder", func(h *History) { h.Losses, h.Records[1] = 1, record(at(40, "b")) }, repeats, ""},
+		{"which a loss explains", func(h *History) { h.Losses, h.Records[1] = 1, record(at(40, "b")) }, repeats, ""},
 		{"but is by one", func(h *History) { h.Losses, h.Records[1] = 1, record(at(40, "b"), at(45, "b")) }, repeats,
 			"and again at 45"},
 

@@ -287,8 +287,8 @@ func TestMutantsAreFound(t *testing.T) {
 	}
 }
 
-// attempts is how often a bug may need to be looked for, since faults meet calls by chance, and a busy machine makes few
-// calls.
+// attempts is how often a bug may need to be looked for, since faults meet calls by chance, and a busy machine makes
+// few calls.
 const attempts = 3
 
 // find runs the test of the fault in another process, where it has to fail because of the bug.

@@ -144,7 +144,8 @@ func (s *scene) play(url string, servers []*redistest.Server, fault func()) (His
 		}
 	}
 	if !s.quiet {
-		if s.losses == 0 && len(s.steps) == 0 && !s.starved(processes) { // the fullest window had no room for a request of the most common cost
+		if s.losses == 0 && len(s.steps) == 0 && !s.starved(processes) {
+			// The fullest window had no room for a request of the most common cost.
 			common := 1
 			if len(s.Costs) > 0 {
 				common = s.Costs[len(s.Costs)/2]
@@ -157,8 +158,8 @@ func (s *scene) play(url string, servers []*redistest.Server, fault func()) (His
 }
 
 // starved reports whether the machine has kept callers from running for longer than their deadlines. A deadline of the
-// caller's own passes meanwhile, unlike the limiter's timeout, so answers come too late, and few requests are admitted by
-// Redis.
+// caller's own passes meanwhile, unlike the limiter's timeout, so answers come too late, and few requests are admitted
+// by Redis.
 func (s *scene) starved(processes []Seen) bool {
 	return s.Load.Deadline > 0 && slices.ContainsFunc(processes, func(seen Seen) bool {
 		return seen.Stall > s.Load.Deadline

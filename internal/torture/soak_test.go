@@ -52,7 +52,7 @@ func (s *soak) do(command string) string {
 		s.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	fmt.Fprintf(conn, "%s\r\n", command)
 	reply, err := redistest.ReadValue(bufio.NewReader(conn))
 	if err != nil || reply[0] == '-' {
@@ -125,7 +125,7 @@ func (s *soak) recover(d time.Duration) {
 	before := s.transactions
 	s.watch(d, nil)
 	for begun := time.Now(); s.transactions == before; s.watch(100*ms, nil) {
-		if time.Since(begun) > 10*time.Second {
+		if time.Since(begun) > time.Minute {
 			s.violated("the fault has ended, and no call has changed anything in Redis since")
 		}
 	}
@@ -248,7 +248,7 @@ func (s *soak) size() int64 {
 var soakUses = []Use{
 	{
 		Name: "hot", Share: 940, Keys: 2, Costs: []int{1},
-		Limits: []core.Limit{{Name: "hot", Max: 30_000, Window: time.Second}},
+		Limits: []core.Limit{{Name: "hot", Max: 150_000, Window: time.Second}},
 	},
 	{
 		Name: "costs", Share: 12, Keys: 8, Costs: []int{1, 1, 5, 100, 400},
