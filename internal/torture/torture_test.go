@@ -40,6 +40,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	flag.Set("test.parallel", "4") // of planted bugs, which wait most of the time
 	redistest.Main(m)
 }
 
