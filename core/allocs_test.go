@@ -17,9 +17,7 @@ import (
 // The race detector allocates, so these run without it.
 
 func TestInProcessAllowDoesNotAllocate(t *testing.T) {
-	limiter, err := NewInProcess()
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter := newLocal(t)
 	ctx := context.Background()
 	ctx = trace.ContextWithSpanContext(ctx, trace.SpanContext{}) // a span that is not recorded
 	roomy, full := PerDay("roomy", 1_000_000), PerDay("full", 1)
@@ -55,9 +53,7 @@ func TestCachedDenialAllocatesNothing(t *testing.T) {
 // The text that the names of all logs are cut from, and the reply.
 func TestAllowOnRedisAllocatesTwice(t *testing.T) {
 	// On one connection: another that rueidis made meanwhile would count thousands.
-	limiter, err := Connect(redistest.Shared(t).URL(), WithPrefix(redistest.Prefix()))
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter := connectTo(t, redistest.Shared(t).URL(), WithPrefix(redistest.Prefix()))
 	ctx, cancel := context.WithCancel(context.Background()) // like a request's
 	defer cancel()
 	limit := PerDay("roomy", 1_000_000)

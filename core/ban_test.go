@@ -242,9 +242,7 @@ func TestBanAndClockSteps(t *testing.T) {
 // The sweeper drops the log of a ban when the ban has ended, and not before.
 func TestSweeperKeepsBans(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limiter, err := NewInProcess()
-		require.NoError(t, err)
-		defer limiter.Close()
+		limiter := newLocal(t)
 		ctx, limit := context.Background(), Limit{Name: "login", Max: 1, Window: time.Second, Ban: time.Minute}
 		for _, want := range []bool{true, false} {
 			d, err := limiter.Allow(ctx, "ann", limit)
@@ -273,9 +271,7 @@ func TestBanOfAllInstances(t *testing.T) {
 	ctx := context.Background()
 	var instances [3]*Limiter
 	for i := range instances {
-		limiter, err := New(client, WithPrefix(prefix), patient)
-		require.NoError(t, err)
-		defer limiter.Close()
+		limiter := newOver(t, client, WithPrefix(prefix), patient)
 		instances[i] = limiter
 	}
 	for i, want := range []bool{true, true, false} {

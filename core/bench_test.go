@@ -67,8 +67,9 @@ redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('PEXPIRE', KEYS[1], 11000)
 return n`
 
-// BenchmarkScript has redis-benchmark call the bare script, and the decision script with one question and with 32, in turn, on
-// one server, without Go in between. It reports the medians of its rounds in questions per second, and their ratios.
+// BenchmarkScript has redis-benchmark call the bare script, and the decision script with one question and with 32, in
+// turn, on one server, without Go in between. It reports the medians of its rounds in questions per second, and their
+// ratios.
 func BenchmarkScript(b *testing.B) {
 	if _, err := exec.LookPath("redis-benchmark"); err != nil {
 		b.Skip("redis-benchmark is not installed")
@@ -84,8 +85,14 @@ func BenchmarkScript(b *testing.B) {
 				rates      []float64
 			}{
 				{name: "bare", text: bare, questions: 1, args: []string{"id__rand_int__", "10000000"}},
-				{name: "decide", text: lua.Decide, questions: 1, args: []string{"id__rand_int__", "one", "1", "1000000", "10000000"}},
-				{name: "decide32", text: lua.Decide, questions: 32, args: []string{"id__rand_int__", "one", "32", "1000000", "10000000"}},
+				{
+					name: "decide", text: lua.Decide, questions: 1,
+					args: []string{"id__rand_int__", "one", "1", "1000000", "10000000"},
+				},
+				{
+					name: "decide32", text: lua.Decide, questions: 32,
+					args: []string{"id__rand_int__", "one", "32", "1000000", "10000000"},
+				},
 			}
 			for b.Loop() {
 				for range 7 {
@@ -114,11 +121,14 @@ func BenchmarkScript(b *testing.B) {
 	}
 }
 
-func questionsPerSecond(b *testing.B, server *redistest.Server, spread int, sha string, questions int, args []string) float64 {
+func questionsPerSecond(
+	b *testing.B, server *redistest.Server, spread int, sha string, questions int, args []string,
+) float64 {
 	_, port, _ := strings.Cut(server.Addr, ":")
 	calls := strconv.Itoa(200_000 / questions)
 	out, err := exec.Command("redis-benchmark", slices.Concat(
-		[]string{"-p", port, "--csv", "-r", strconv.Itoa(spread), "-n", calls, "-c", "20", "-P", "32", "evalsha", sha, strconv.Itoa(questions)},
+		[]string{"-p", port, "--csv", "-r", strconv.Itoa(spread), "-n", calls, "-c", "20", "-P", "32"},
+		[]string{"evalsha", sha, strconv.Itoa(questions)},
 		slices.Repeat([]string{"log__rand_int__"}, questions),
 		args)...).Output()
 	if err != nil {

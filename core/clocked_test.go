@@ -82,9 +82,9 @@ func (c clockedInProcess) release(_ require.TestingT, _ int64, d Decision) {
 	c.inProcess.release(d.receipt, inFlightLimits(limitsOf(d.States())))
 }
 
-// clockedRedis asks the real script on a real server, without what dispatch does. Only its TIME is another: it is read from a
-// key. And logs expire an hour late, since expiry goes by the server's own clock. Unless an option says otherwise, it has no
-// denial cache.
+// clockedRedis asks the real script on a real server, without what dispatch does. Only its TIME is another: it is read
+// from a key. And logs expire an hour late, since expiry goes by the server's own clock. Unless an option says
+// otherwise, it has no denial cache.
 type clockedRedis struct {
 	*redisLogs
 	client rueidis.Client
@@ -97,7 +97,9 @@ type clockedRedis struct {
 func newClockedRedis(t testing.TB, opts ...Option) clockedRedis {
 	c, err := configure(append([]Option{WithPrefix(redistest.Prefix()), WithDenialCache(0, 0)}, opts...))
 	require.NoError(t, err)
-	logs := &redisLogs{storeID: 1, denials: newDenials(c.denials, c.denialTTL), prefix: c.prefix, idPrefix: "id", seed: maphash.MakeSeed()}
+	logs := &redisLogs{
+		storeID: 1, denials: newDenials(c.denials, c.denialTTL), prefix: c.prefix, idPrefix: "id", seed: maphash.MakeSeed(),
+	}
 	moment := new(int64)
 	now := func() time.Duration { return time.Duration(*moment) * time.Microsecond }
 	redis := clockedRedis{
@@ -280,7 +282,8 @@ func (c clockedRedis) log(key string, limit Limit) string {
 
 // members returns all that is in a log, marks as well.
 func members(t require.TestingT, client rueidis.Client, log string) map[string]int64 {
-	scores, err := client.Do(context.Background(), client.B().Zrange().Key(log).Min("0").Max("-1").Withscores().Build()).AsZScores()
+	all := client.B().Zrange().Key(log).Min("0").Max("-1").Withscores().Build()
+	scores, err := client.Do(context.Background(), all).AsZScores()
 	require.NoError(t, err)
 	members := map[string]int64{}
 	for _, score := range scores {
@@ -289,8 +292,8 @@ func members(t require.TestingT, client rueidis.Client, log string) map[string]i
 	return members
 }
 
-// requireMarks checks the marks of a log against its entries: "*" tells of all units that are no entries, and is there only
-// if there are any.
+// requireMarks checks the marks of a log against its entries: "*" tells of all units that are no entries, and is there
+// only if there are any.
 func requireMarks(t require.TestingT, client rueidis.Client, log string) {
 	extra := int64(0)
 	there := members(t, client, log)

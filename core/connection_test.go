@@ -3,9 +3,9 @@ package core
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -111,10 +111,8 @@ func TestCredentials(t *testing.T) {
 func TestCredentialsAreNotQuoted(t *testing.T) {
 	server := redistest.Start(t, `rename-command AUTH ""`, `rename-command HELLO ""`)
 	said := &record{}
-	limiter, err := Connect("redis://ann:sesame@"+server.Addr, OnFailure(FailClosed), WithLogger(slog.New(slog.NewTextHandler(said, nil))))
-	require.NoError(t, err)
-	defer limiter.Close()
-	_, err = limiter.Allow(context.Background(), "ann", PerMinute("login", 1))
+	limiter := connectTo(t, "redis://ann:sesame@"+server.Addr, OnFailure(FailClosed), said.logger())
+	_, err := limiter.Allow(context.Background(), "ann", PerMinute("login", 1))
 	assert.ErrorIs(t, err, ErrUnavailable)
 	assert.ErrorContains(t, err, "unknown command 'AUTH'")
 	assert.NotContains(t, err.Error(), "sesame")
@@ -124,12 +122,10 @@ func TestCredentialsAreNotQuoted(t *testing.T) {
 
 func TestContextEnds(t *testing.T) {
 	for _, url := range []string{redistest.Shared(t).URL(), ""} {
-		limiter, err := Connect(url, WithPrefix(redistest.Prefix()))
-		require.NoError(t, err)
-		defer limiter.Close()
+		limiter := connectTo(t, url, WithPrefix(redistest.Prefix()))
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		_, err = limiter.Allow(ctx, "ann", PerMinute("gone", 5))
+		_, err := limiter.Allow(ctx, "ann", PerMinute("gone", 5))
 		assert.ErrorIs(t, err, ErrUnavailable)
 		assert.ErrorIs(t, err, context.Canceled)
 	}
@@ -139,12 +135,10 @@ func TestContextEnds(t *testing.T) {
 func TestDeadlineDoesNotCloseTheConnection(t *testing.T) {
 	server := redistest.Start(t)
 	admin := server.Client(t)
-	limiter, err := Connect(server.URL(), patient, OnFailure(FailClosed))
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter := connectTo(t, server.URL(), patient, OnFailure(FailClosed))
 	limit := PerMinute("a", 9)
 	for range 100 { // the client has a few connections, and dials each when it first uses it
-		_, err = limiter.Peek(context.Background(), "ann", limit)
+		_, err := limiter.Peek(context.Background(), "ann", limit)
 		require.NoError(t, err)
 	}
 	connections := func() string {
@@ -165,7 +159,7 @@ func TestDeadlineDoesNotCloseTheConnection(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	_, err = limiter.Allow(ctx, "ann", limit)
+	_, err := limiter.Allow(ctx, "ann", limit)
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
 	beside.Wait()
 	assert.Equal(t, before, connections())
@@ -188,9 +182,7 @@ func TestPrefixes(t *testing.T) {
 func TestSentinel(t *testing.T) {
 	master := redistest.Start(t)
 	sentinel := redistest.StartSentinel(t, "shop", master)
-	limiter, err := Connect(sentinel.URL()+"?master_set=shop", patient)
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter := connectTo(t, sentinel.URL()+"?master_set=shop", patient)
 	d, err := limiter.Allow(context.Background(), "ann", PerMinute("login", 5))
 	require.NoError(t, err)
 	assert.Equal(t, 4, d.Remaining)
@@ -220,9 +212,7 @@ func TestTLS(t *testing.T) {
 // On a cluster keys spread over the masters, the logs of one key stay together, and every call is one round trip.
 func TestCluster(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 0)
-	limiter, err := Connect(cluster.URL(), patient)
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter := connectTo(t, cluster.URL(), patient)
 	ctx := context.Background()
 	burst, sustained := PerMinute("burst", 2), PerHour("sustained", 3)
 	for _, key := range keys(60) {
@@ -248,4 +238,41 @@ func TestCluster(t *testing.T) {
 	d, err := limiter.Allow(ctx, "key1", burst, sustained)
 	require.NoError(t, err)
 	assert.True(t, d.Allowed)
+}
+
+// Row 26 of "What got through": Close waits for calls, so the client can be closed after it.
+func TestCloseAfterNewWaitsForCalls(t *testing.T) {
+	for range 3 {
+		var inFlight, calls atomic.Int32
+		client := redistest.Shared(t).Hooked(t, func(_ []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+			calls.Add(1)
+			inFlight.Add(1)
+			defer inFlight.Add(-1)
+			time.Sleep(50 * time.Millisecond) // longer than anything else that Close waits for
+			return send()
+		})
+		limiter, err := New(client, WithPrefix(redistest.Prefix()), patient)
+		require.NoError(t, err)
+		var all sync.WaitGroup
+		for i := range 20 {
+			all.Go(func() {
+				for {
+					key, limit := fmt.Sprint("key", i), PerHour("a", 1000)
+					_, err := limiter.OnFailure(FailClosed).Allow(context.Background(), key, limit)
+					if err != nil {
+						assert.ErrorContains(t, err, "closed")
+						return
+					}
+				}
+			})
+		}
+		for calls.Load() < 10 {
+			time.Sleep(time.Millisecond)
+		}
+		require.NoError(t, limiter.Close())
+		before := calls.Load()
+		assert.Zero(t, inFlight.Load())
+		all.Wait()
+		assert.Equal(t, before, calls.Load(), "none begins later")
+	}
 }

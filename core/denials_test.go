@@ -26,9 +26,9 @@ func find(d *denials, hash uint64, now time.Duration, key string, cost int, limi
 	return got, e != nil
 }
 
-// A call goes at 10 s and its reply, that there is room in 2 s, comes at 11 s. The server said so between the two, so the
-// log is full until 12 s at least, less what two clocks may drift apart in 2 s; a client that is told at 11 s to wait for
-// 2 s is not early.
+// A call goes at 10 s and its reply, that there is room in 2 s, comes at 11 s. The server said so between the two, so
+// the log is full until 12 s at least, less what two clocks may drift apart in 2 s; a client that is told at 11 s to
+// wait for 2 s is not early.
 func TestDenialHoldsUntil(t *testing.T) {
 	const ms = time.Millisecond
 	limit := PerMinute("login", 5)

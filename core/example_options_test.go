@@ -143,7 +143,8 @@ func ExampleWithPrefix() {
 	defer limiter.Close()
 }
 
-// A hundred thousand denials are remembered for up to ten seconds, since many clients go on asking and limits are per hour.
+// A hundred thousand denials are remembered for up to ten seconds, since many clients go on asking and limits are per
+// hour.
 func ExampleWithDenialCache() {
 	limiter, err := core.Connect(os.Getenv("REDIS_URL"), core.WithDenialCache(100_000, 10*time.Second))
 	if err != nil {
@@ -154,7 +155,8 @@ func ExampleWithDenialCache() {
 
 // Whatever Redis and the network do, a decision is there after 50 ms.
 func ExampleWithTimeout() {
-	limiter, err := core.Connect("redis://127.0.0.1:1", core.WithTimeout(50*time.Millisecond), core.WithLogger(slog.New(slog.DiscardHandler)))
+	limiter, err := core.Connect("redis://127.0.0.1:1", core.WithTimeout(50*time.Millisecond),
+		core.WithLogger(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -105,8 +105,8 @@ func ExampleLimiter_Wait() {
 	// true
 }
 
-// Only failed logins count: an attempt is charged first, so that many at once are not more than the limit, and given back when
-// it succeeds.
+// Only failed logins count: an attempt is charged first, so that many at once are not more than the limit, and given
+// back when it succeeds.
 func ExampleLimiter_Refund() {
 	limiter, _ := core.NewInProcess()
 	defer limiter.Close()

@@ -16,9 +16,7 @@ import (
 
 func TestInProcessOnItsOwnClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // time stands still but for Sleep
-		limiter, err := NewInProcess()
-		require.NoError(t, err)
-		defer limiter.Close()
+		limiter := newLocal(t)
 		ctx, limit := context.Background(), PerSecond("tick", 2)
 		for _, row := range []struct {
 			sleep   time.Duration
@@ -45,15 +43,13 @@ func TestInProcessOnItsOwnClock(t *testing.T) {
 // Logs are dropped when nothing in them counts any more, and no sooner.
 func TestInProcessDropsIdleLogs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limiter, err := NewInProcess()
-		require.NoError(t, err)
-		defer limiter.Close()
+		limiter := newLocal(t)
 		ctx := context.Background()
 		for i := range 10_000 {
 			_, err := limiter.Allow(ctx, fmt.Sprint(i), PerSecond("brief", 5))
 			require.NoError(t, err)
 		}
-		_, err = limiter.Allow(ctx, "stays", PerHour("long", 5))
+		_, err := limiter.Allow(ctx, "stays", PerHour("long", 5))
 		require.NoError(t, err)
 		assert.Equal(t, 10_001, countLogs(limiter.inProcess))
 
@@ -97,9 +93,7 @@ func TestInProcessLogIsBounded(t *testing.T) {
 
 // An admission is one entry, whatever it costs, up to the largest Max.
 func TestInProcessCost(t *testing.T) {
-	limiter, err := NewInProcess()
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter := newLocal(t)
 	ctx, bytes := context.Background(), PerDay("bytes", min(maxMax, math.MaxInt))
 	all, err := limiter.AllowN(ctx, "ann", bytes.Max, bytes)
 	require.NoError(t, err)
@@ -161,7 +155,8 @@ func TestInProcessDetails(t *testing.T) {
 func TestInProcessKeepsDetails(t *testing.T) {
 	store, limit := newClockedInProcess(), Limit{Name: "a", Max: 4, Window: time.Second}
 	var given, kept Decision
-	for _, now := range []int64{0, 1, second / 2, second/2 + 1, second + 1, second + 1} { // the last two begin the next turn
+	// The last two begin the next turn.
+	for _, now := range []int64{0, 1, second / 2, second/2 + 1, second + 1, second + 1} {
 		given, kept = kept, store.allow(t, now, "ann", 1, limit)
 		require.True(t, kept.Allowed)
 	}
@@ -210,9 +205,7 @@ func TestDenialsKeepNothingInProcess(t *testing.T) {
 
 // Many goroutines on few keys admit exactly Max each.
 func TestInProcessConcurrently(t *testing.T) {
-	limiter, err := NewInProcess()
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter := newLocal(t)
 	burst, total := PerHour("burst", 100), PerDay("total", 150)
 	var mu sync.Mutex
 	admitted := map[string]int{}

@@ -12,6 +12,7 @@ import (
 )
 
 func TestInvalidCalls(t *testing.T) {
+	const century = 876_000 * time.Hour
 	ok := PerMinute("ok", 5)
 	table := []struct {
 		name   string
@@ -33,14 +34,18 @@ func TestInvalidCalls(t *testing.T) {
 		{"no window", "ann", 1, []Limit{{Name: "login", Max: 5}}, "Window is 0s, it must be at least 1ms"},
 		{"tiny window", "ann", 1, []Limit{{Name: "login", Max: 5, Window: time.Millisecond - 1}}, "at least 1ms"},
 		{"negative window", "ann", 1, []Limit{{Name: "login", Max: 5, Window: -time.Second}}, "Window is -1s"},
-		{"broken window", "ann", 1, []Limit{{Name: "login", Max: 5, Window: 1500 * time.Microsecond}}, "Window is 1.5ms, it must be a whole number of milliseconds"},
-		{"window over a century", "ann", 1, []Limit{{Name: "login", Max: 5, Window: 876_000*time.Hour + time.Millisecond}}, "Window is 876000h0m0.001s, it must be at most 876000h0m0s"},
-		{"longest window", "ann", 1, []Limit{{Name: "login", Max: 5, Window: math.MaxInt64 / 1_000_000 * 1_000_000}}, "it must be at most 876000h0m0s"},
+		{"broken window", "ann", 1, []Limit{{Name: "login", Max: 5, Window: 1500 * time.Microsecond}},
+			"Window is 1.5ms, it must be a whole number of milliseconds"},
+		{"window over a century", "ann", 1, []Limit{{Name: "login", Max: 5, Window: century + time.Millisecond}},
+			"Window is 876000h0m0.001s, it must be at most 876000h0m0s"},
+		{"longest window", "ann", 1, []Limit{{Name: "login", Max: 5, Window: math.MaxInt64 / 1_000_000 * 1_000_000}},
+			"it must be at most 876000h0m0s"},
 		{"Ban negative", "ann", 1, []Limit{{Name: "login", Max: 5, Window: time.Second, Ban: -1}},
 			`limit "login": Ban is -1ns, it must be at least 1ms, or 0 for no ban`},
 		{"broken Ban", "ann", 1, []Limit{{Name: "login", Max: 5, Window: time.Second, Ban: 1}},
 			"Ban is 1ns, it must be a whole number of milliseconds"},
-		{"Ban over a century", "ann", 1, []Limit{{Name: "login", Max: 5, Window: time.Second, Ban: 876_000*time.Hour + time.Millisecond}},
+		{"Ban over a century", "ann", 1,
+			[]Limit{{Name: "login", Max: 5, Window: time.Second, Ban: century + time.Millisecond}},
 			"it must be at most 876000h0m0s"},
 		{"umlaut in Unit", "ann", 1, []Limit{{Name: "login", Max: 5, Window: time.Second, Unit: "Stück"}},
 			`limit "login": its Unit "Stück" must be printable ASCII, such as "tokens"`},
@@ -49,12 +54,14 @@ func TestInvalidCalls(t *testing.T) {
 		{"a short lease", "ann", 1, []Limit{InFlight("reports", 3, time.Second-time.Millisecond)},
 			`limit "reports": its lease is 999ms, it must be at least 1s, such as 30*time.Second`},
 		{"no lease", "ann", 1, []Limit{InFlight("reports", 3, 0)}, "its lease is 0s"},
-		{"a lease with a ban", "ann", 1, []Limit{{Name: "reports", Max: 3, Window: time.Second, InFlight: true, Ban: time.Second}},
+		{"a lease with a ban", "ann", 1,
+			[]Limit{{Name: "reports", Max: 3, Window: time.Second, InFlight: true, Ban: time.Second}},
 			"has no Ban and no Unit"},
 		{"a broken lease", "ann", 1, []Limit{InFlight("reports", 3, time.Second+1)}, "a whole number of milliseconds"},
 		{"one name, a window and a lease", "ann", 1, []Limit{ok, InFlight("ok", 5, time.Minute)}, "give each its own name"},
 		{"the second is wrong", "ann", 1, []Limit{ok, PerMinute("login", 0)}, `"login"`},
-		{"one name, two Max", "ann", 1, []Limit{ok, PerMinute("ok", 6)}, `two limits named "ok" in one call (5 per 1m0s and 6 per 1m0s)`},
+		{"one name, two Max", "ann", 1, []Limit{ok, PerMinute("ok", 6)},
+			`two limits named "ok" in one call (5 per 1m0s and 6 per 1m0s)`},
 		{"one name, two windows", "ann", 1, []Limit{ok, PerHour("ok", 5)}, "give each its own name"},
 		{"one limit twice", "ann", 1, []Limit{ok, ok}, `two limits named "ok"`},
 		{"empty key", "", 1, []Limit{ok}, "empty key"},

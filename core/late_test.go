@@ -2,7 +2,6 @@ package core
 
 import (
 	"context"
-	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -32,8 +31,8 @@ func (c *lateCancel) Err() error {
 	return nil
 }
 
-// Row 5 of "What got through". Redis grants a request whose caller has left. The charge stays if the failure policy has let the
-// request go on, which the caller knows, and is given back if the caller got an error.
+// Row 5 of "What got through". Redis grants a request whose caller has left. The charge stays if the failure policy has
+// let the request go on, which the caller knows, and is given back if the caller got an error.
 func TestLateGrants(t *testing.T) {
 	// leave returns a context, and what ends the call once Redis has been asked.
 	type leave func() (context.Context, func())
@@ -75,22 +74,20 @@ func TestLateGrants(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			client, prefix := redistest.Shared(t).Client(t), redistest.Prefix()
 			g := newGated(t, 5, WithPrefix(prefix), WithTimeout(100*time.Millisecond))
-			witness, err := New(client, WithPrefix(prefix), patient, OnFailure(FailClosed))
-			require.NoError(t, err)
-			defer witness.Close()
+			witness := newOver(t, client, WithPrefix(prefix), patient, OnFailure(FailClosed))
 			charged := func(key string) int {
 				d, err := witness.Peek(context.Background(), key, g.limit)
 				require.NoError(t, err)
 				return g.limit.Max - d.Remaining
 			}
-			_, err = witness.AllowN(context.Background(), "full", 5, g.limit)
+			_, err := witness.AllowN(context.Background(), "full", 5, g.limit)
 			require.NoError(t, err)
 			g.limiter = row.view(g.limiter)
 			ctx, end := row.leave()
 			granted := g.allow(ctx, "ann", 3, g.limit)
-			first := <-g.came
+			first := <-g.Came
 			denied := g.allow(ctx, "full", 3, g.limit)
-			second := <-g.came
+			second := <-g.Came
 			end()
 			for _, o := range []*outcome{granted, denied} {
 				o.wait(t)
@@ -104,24 +101,20 @@ func TestLateGrants(t *testing.T) {
 			assert.Zero(t, charged("ann"))
 			refunded := make(chan bool, 100)
 			go func() {
-				for call := range g.came {
-					assert.Contains(t, call.words, "settle")
-					call.pass <- nil
+				for call := range g.Came {
+					assert.Contains(t, call.Words, "settle")
+					call.Pass()
 					refunded <- true
 				}
 			}()
-			first.pass <- nil
-			second.pass <- nil
+			first.Pass()
+			second.Pass()
 			if row.stays {
 				require.Eventually(t, func() bool { return charged("ann") == 3 }, 10*time.Second, time.Millisecond)
 				g.limiter.Close() // which waits for all that is in flight
 				assert.Equal(t, 3, charged("ann"))
 			} else {
-				select {
-				case <-refunded:
-				case <-time.After(10 * time.Second):
-					t.Fatal("nothing is given back")
-				}
+				redistest.Receive(t, refunded)
 				require.Eventually(t, func() bool { return charged("ann") == 0 }, 10*time.Second, time.Millisecond)
 			}
 			assert.Equal(t, 5, charged("full"))
@@ -138,16 +131,16 @@ func TestLateGrantOfADeniedRequest(t *testing.T) {
 	g.limiter.inProcess.allow(&d, "ann", 5, []Limit{g.limit})
 	require.True(t, d.Allowed)
 	o := g.allow(context.Background(), "ann", 3, g.limit)
-	first := <-g.came
+	first := <-g.Came
 	o.wait(t)
 	assert.Equal(t, SourceInProcess, o.Source)
 	assert.False(t, o.Allowed)
-	first.pass <- nil
-	call := <-g.came
-	assert.Contains(t, call.words, "settle")
-	call.pass <- nil
+	first.Pass()
+	call := <-g.Came
+	assert.Contains(t, call.Words, "settle")
+	call.Pass()
 	require.Eventually(t, func() bool {
-		go func() { (<-g.came).pass <- nil }()
+		go func() { (<-g.Came).Pass() }()
 		d, err := g.limiter.OnFailure(FailClosed).Peek(context.Background(), "ann", g.limit)
 		return err == nil && d.Remaining == 5
 	}, 10*time.Second, 10*time.Millisecond)
@@ -169,21 +162,21 @@ func TestLateRoom(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := newGated(t, 1, WithDenialCache(100, time.Hour))
 			admitted := g.allow(context.Background(), "ann", 1, g.limit)
-			(<-g.came).pass <- nil
+			(<-g.Came).Pass()
 			require.True(t, admitted.wait(t).Allowed)
 			ctx, cancel := context.WithCancel(context.Background())
 			left := make(chan error)
 			go func() { left <- free(ctx, g, admitted.Decision) }()
-			late := <-g.came
+			late := <-g.Came
 			if name == "late grant" {
-				late.pass <- nil
-				late = <-g.came
+				late.Pass()
+				late = <-g.Came
 			}
 			cancel()
 			require.ErrorIs(t, <-left, context.Canceled)
 			if name == "late grant" {
-				late.pass <- nil
-				late = <-g.came // which gives it back
+				late.Pass()
+				late = <-g.Came // which gives it back
 			}
 
 			waited := &outcome{done: make(chan struct{})}
@@ -192,7 +185,7 @@ func TestLateRoom(t *testing.T) {
 				waited.Decision, waited.err = g.limiter.Wait(context.Background(), "ann", g.limit)
 			}()
 			if name != "late grant" { // of which the denial cache knows that it was the last
-				(<-g.came).pass <- nil
+				(<-g.Came).Pass()
 			}
 			require.Eventually(t, func() bool {
 				q := g.limiter.waitQueues
@@ -200,13 +193,8 @@ func TestLateRoom(t *testing.T) {
 				defer q.mu.Unlock()
 				return len(q.keys) == 1 && g.limiter.redis.denials.size(g.limiter.redis.now()) == 1
 			}, 10*time.Second, time.Millisecond)
-			late.pass <- nil
-			select {
-			case call := <-g.came:
-				call.pass <- nil
-			case <-time.After(5 * time.Second):
-				t.Fatal("nobody has noticed that there is room")
-			}
+			late.Pass()
+			redistest.Receive(t, g.Came).Pass() // which notices that there is room
 			assert.True(t, waited.wait(t).Allowed)
 		})
 	}
@@ -222,130 +210,120 @@ func TestCancelledBeforeItIsSent(t *testing.T) {
 	cancel()
 	assert.ErrorIs(t, queued.wait(t).err, context.Canceled)
 	honest := g.allow(context.Background(), "ann", 5, g.limit)
-	calls[0].pass <- nil
-	(<-g.came).pass <- nil
+	calls[0].Pass()
+	(<-g.Came).Pass()
 	require.NoError(t, honest.wait(t).err)
 	assert.True(t, honest.Allowed)
-	calls[1].pass <- nil
+	calls[1].Pass()
 	for _, o := range lead {
 		assert.NoError(t, o.wait(t).err)
 	}
 }
 
-// distant is a client of a Redis that is some way off, so that callers can leave while their calls are in flight.
-type distant struct{ rueidis.Client }
-
-func (d distant) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
-	time.Sleep(time.Millisecond)
-	defer time.Sleep(time.Millisecond)
-	return d.Client.Do(ctx, cmd)
-}
-
-// Row 5 of "What got through". Clients that abort all the time do not fill the limit for an honest one, whatever the policy.
+// Row 5 of "What got through". Clients that abort all the time do not fill the limit for an honest one, whatever the
+// policy.
 func TestAbortingClientsDoNotFillTheLimit(t *testing.T) {
+	// Redis is some way off, so that callers can leave while their calls are in flight.
+	distant := redistest.Shared(t).Hooked(t, func(_ []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+		time.Sleep(time.Millisecond)
+		defer time.Sleep(time.Millisecond)
+		return send()
+	})
 	for _, policy := range []FailurePolicy{FailLocal, FailOpen, FailClosed} {
-		prefix := redistest.Prefix()
-		limiter, err := New(distant{redistest.Shared(t).Client(t)}, WithPrefix(prefix), patient, OnFailure(policy))
-		require.NoError(t, err)
-		defer limiter.Close()
-		limit := PerHour("login", 20)
-		var all sync.WaitGroup
-		var aborted atomic.Int64
-		for range 32 {
-			all.Go(func() {
-				for range 20 {
-					ctx, cancel := context.WithCancel(context.Background())
-					timer := time.AfterFunc(time.Duration(rand.IntN(4000))*time.Microsecond, cancel)
-					d, err := limiter.Allow(ctx, "office", limit)
-					timer.Stop()
-					cancel()
-					switch {
-					case err != nil:
-						assert.ErrorIs(t, err, context.Canceled)
-						aborted.Add(1)
-					case d.Allowed: // its client has left before it could do anything
-						assert.NoError(t, limiter.Refund(context.Background(), d))
+		t.Run(policy.String(), func(t *testing.T) {
+			limiter := newOver(t, distant, WithPrefix(redistest.Prefix()), patient, OnFailure(policy))
+			limit := PerHour("login", 20)
+			var all sync.WaitGroup
+			var aborted atomic.Int64
+			for range 32 {
+				all.Go(func() {
+					for range 20 {
+						ctx, cancel := context.WithCancel(context.Background())
+						timer := time.AfterFunc(time.Duration(rand.IntN(4000))*time.Microsecond, cancel)
+						d, err := limiter.Allow(ctx, "office", limit)
+						timer.Stop()
+						cancel()
+						switch {
+						case err != nil:
+							assert.ErrorIs(t, err, context.Canceled)
+							aborted.Add(1)
+						case d.Allowed: // its client has left before it could do anything
+							assert.NoError(t, limiter.Refund(context.Background(), d))
+						}
 					}
-				}
-			})
-		}
-		all.Wait()
-		assert.Positive(t, aborted.Load())
-		require.Eventually(t, func() bool {
-			d, err := limiter.Peek(context.Background(), "office", limit)
+				})
+			}
+			all.Wait()
+			assert.Positive(t, aborted.Load())
+			require.Eventually(t, func() bool {
+				d, err := limiter.Peek(context.Background(), "office", limit)
+				require.NoError(t, err)
+				return d.Remaining == 20
+			}, 10*time.Second, time.Millisecond)
+			d, err := limiter.AllowN(context.Background(), "office", 20, limit)
 			require.NoError(t, err)
-			return d.Remaining == 20
-		}, 10*time.Second, time.Millisecond)
-		d, err := limiter.AllowN(context.Background(), "office", 20, limit)
-		require.NoError(t, err)
-		assert.True(t, d.Allowed)
+			assert.True(t, d.Allowed)
+		})
 	}
 }
 
-// What a Redis grants that hung until the callers had left is given back too, even if the circuit breaker is open when it comes.
-func TestLateGrantsOfAHungRedis(t *testing.T) {
-	server := redistest.Start(t)
-	limiter, err := Connect(server.URL(), OnFailure(FailClosed), WithTimeout(20*time.Millisecond),
-		WithLogger(slog.New(slog.DiscardHandler)))
-	require.NoError(t, err)
-	defer limiter.Close()
-	ctx, limit := context.Background(), PerHour("login", 1000)
-	for range 3 {
-		require.Eventually(t, func() bool {
-			_, err := limiter.Peek(ctx, "ann", limit)
-			return err == nil
-		}, 10*time.Second, time.Millisecond)
-		require.NoError(t, server.Pause())
-		var all sync.WaitGroup
-		for range 50 {
-			all.Go(func() {
-				_, err := limiter.Allow(ctx, "ann", limit)
-				assert.ErrorIs(t, err, ErrUnavailable)
-			})
-		}
-		all.Wait()
-		require.Eventually(t, func() bool { // the breaker is open
-			open, _ := limiter.redis.reporter.measure(0)
-			return open == 1
-		}, 10*time.Second, time.Millisecond)
-		require.NoError(t, server.Resume())
-	}
+// abandon has fifty calls about ann give up waiting for a server that hangs, once the limiter has reached it.
+func abandon(t *testing.T, limiter *Limiter, server *redistest.Server, limit Limit) {
+	t.Helper()
 	require.Eventually(t, func() bool {
-		d, err := limiter.Peek(ctx, "ann", limit)
-		return err == nil && d.Remaining == 1000
-	}, 20*time.Second, time.Millisecond)
-}
-
-// So is what a Redis grants that hangs for so long that the connection is lost, so that no reply says what it has
-// granted.
-func TestLateGrantsOfALostConnection(t *testing.T) {
-	server := redistest.Start(t)
-	limiter, err := Connect(server.URL()+"?write_timeout=100ms", OnFailure(FailClosed), WithTimeout(20*time.Millisecond),
-		WithLogger(slog.New(slog.DiscardHandler)))
-	require.NoError(t, err)
-	defer limiter.Close()
-	ctx, limit, admin := context.Background(), PerHour("login", 1000), server.Client(t)
-	require.Eventually(t, func() bool {
-		_, err := limiter.Peek(ctx, "ann", limit)
+		_, err := limiter.Peek(t.Context(), "ann", limit)
 		return err == nil
 	}, 10*time.Second, time.Millisecond)
 	require.NoError(t, server.Pause())
 	var all sync.WaitGroup
 	for range 50 {
 		all.Go(func() {
-			_, err := limiter.Allow(ctx, "ann", limit)
+			_, err := limiter.Allow(t.Context(), "ann", limit)
 			assert.ErrorIs(t, err, ErrUnavailable)
 		})
 	}
 	all.Wait()
+}
+
+// requireGivenBack waits until ann is charged nothing.
+func requireGivenBack(t *testing.T, limiter *Limiter, limit Limit) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		d, err := limiter.Peek(t.Context(), "ann", limit)
+		return err == nil && d.Remaining == limit.Max
+	}, 20*time.Second, time.Millisecond)
+}
+
+// What a Redis grants that hung until the callers had left is given back too, even if the circuit breaker is open when
+// it comes.
+func TestLateGrantsOfAHungRedis(t *testing.T) {
+	server := redistest.Start(t)
+	limiter := connectTo(t, server.URL(), OnFailure(FailClosed), WithTimeout(20*time.Millisecond), silent)
+	limit := PerHour("login", 1000)
+	for range 3 {
+		abandon(t, limiter, server, limit)
+		require.Eventually(t, func() bool { // the breaker is open
+			open, _ := limiter.redis.reporter.measure(0)
+			return open == 1
+		}, 10*time.Second, time.Millisecond)
+		require.NoError(t, server.Resume())
+	}
+	requireGivenBack(t, limiter, limit)
+}
+
+// So is what a Redis grants that hangs for so long that the connection is lost, so that no reply says what it has
+// granted.
+func TestLateGrantsOfALostConnection(t *testing.T) {
+	server := redistest.Start(t)
+	limiter := connectTo(t, server.URL()+"?write_timeout=100ms", OnFailure(FailClosed), WithTimeout(20*time.Millisecond),
+		silent)
+	limit, admin := PerHour("login", 1000), server.Client(t)
+	abandon(t, limiter, server, limit)
 	time.Sleep(1500 * time.Millisecond) // more than it takes until the client gives the connection up
 	require.NoError(t, server.Resume())
 	require.Eventually(t, func() bool { // it executes what it had received
 		info, err := redistest.Do(t, admin, "INFO", "commandstats").ToString()
 		return err == nil && strings.Contains(info, "cmdstat_zadd:")
 	}, 10*time.Second, time.Millisecond)
-	require.Eventually(t, func() bool {
-		d, err := limiter.Peek(ctx, "ann", limit)
-		return err == nil && d.Remaining == 1000
-	}, 10*time.Second, time.Millisecond)
+	requireGivenBack(t, limiter, limit)
 }

@@ -14,34 +14,27 @@ import (
 	"github.com/anishathalye/porcupine"
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// lossy is a client that loses a share of the replies of the script, after it has done its work, and of the calls before.
-type lossy struct {
-	rueidis.Client
-	share float64
-	pause time.Duration // the longest for which a call waits, so that others are collected
-}
-
-func (l lossy) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
-	if words := cmd.Commands(); words[0] != "EVALSHA" || slices.Contains(words, "probe") {
-		return l.Client.Do(ctx, cmd)
-	}
-	if l.pause > 0 {
-		time.Sleep(rand.N(l.pause))
-	}
-	chance := rand.Float64()
-	if chance < l.share/4 {
-		return rueidis.NewErrorResult(io.EOF)
-	}
-	result := l.Client.Do(ctx, cmd)
-	if chance < l.share {
-		return rueidis.NewErrorResult(io.EOF)
-	}
-	return result
+// lossy loses a share of the replies of the script, after it has done its work, and of the calls before. Each call
+// waits for a while of up to a pause, so that others gather.
+func lossy(share float64, pause time.Duration) redistest.Hook {
+	return redistest.OnlyCalls(func(_ []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+		if pause > 0 {
+			time.Sleep(rand.N(pause))
+		}
+		chance := rand.Float64()
+		if chance < share/4 {
+			return rueidis.NewErrorResult(io.EOF)
+		}
+		result := send()
+		if chance < share {
+			return rueidis.NewErrorResult(io.EOF)
+		}
+		return result
+	})
 }
 
 // operation is a call of the history. The cost of a Settle is the difference that it charges, negative if it gives
@@ -124,7 +117,8 @@ func TestLinearizable(t *testing.T) {
 			crowded: true, callers: 5, calls: 6, unit: huge},
 		{name: "lossy bans", others: []string{"settle"}, lossy: true, provisional: true, ban: time.Hour,
 			callers: 3, calls: 8, unit: 1},
-		// Units given back are seen by other instances, whose caches know nothing of it, if they were charged provisionally.
+		// Units given back are seen by other instances, whose caches know nothing of it, if they were charged
+		// provisionally.
 		{
 			name: "lossy settles", others: []string{"settle"}, lossy: true, provisional: true,
 			callers: 3, calls: 6, unit: huge,
@@ -164,9 +158,7 @@ func TestLinearizable(t *testing.T) {
 				ctx, stop := context.WithCancel(t.Context())
 				start := time.Now()
 				for instance := range 2 {
-					limiter, err := New(lossy{redistest.Shared(t).Client(t), share, pause}, opts...)
-					require.NoError(t, err)
-					defer limiter.Close()
+					limiter := newOver(t, redistest.Shared(t).Hooked(t, lossy(share, pause)), opts...)
 					if mode.provisional {
 						limiter = limiter.Provisional()
 					}
@@ -230,7 +222,8 @@ func TestLinearizable(t *testing.T) {
 									shared++
 								}
 								history = append(history, porcupine.Operation{
-									ClientId: 100*instance + caller, Input: in, Call: int64(call), Output: out, Return: int64(came),
+									ClientId: 100*instance + caller,
+									Input:    in, Call: int64(call), Output: out, Return: int64(came),
 								})
 								mu.Unlock()
 							}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,67 +17,43 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// limiters returns one of each kind, on empty logs.
-func limiters(t *testing.T) map[string]*Limiter {
-	local, err := NewInProcess()
-	require.NoError(t, err)
-	t.Cleanup(func() { local.Close() })
-	redis, _, _ := onShared(t)
-	return map[string]*Limiter{"in-process": local, "redis": redis}
-}
-
 // A refund takes back just what an admission was charged, in all of its limits, once.
 func TestRefund(t *testing.T) {
 	for name, limiter := range limiters(t) {
 		t.Run(name, func(t *testing.T) {
 			ctx, few, many := context.Background(), PerHour("few", 4), PerDay("many", 2000)
-			remain := func(want ...int) {
-				t.Helper()
-				d, err := limiter.Peek(ctx, "ann", few, many)
-				require.NoError(t, err)
-				assert.Equal(t, want, []int{d.States()[0].Remaining, d.States()[1].Remaining})
-			}
-			allow := func(cost int, limits ...Limit) Decision {
-				t.Helper()
-				d, err := limiter.AllowN(ctx, "ann", cost, limits...)
-				require.NoError(t, err)
-				return d
-			}
-			refund := func(d Decision) {
-				t.Helper()
-				require.NoError(t, limiter.Refund(ctx, d))
-			}
-			one, two, three := allow(1, few), allow(2, few, many), allow(1, few)
-			remain(0, 1998)
-			refund(two)
-			remain(2, 2000)
-			refund(two) // again
+			ann := user{t, limiter, "ann", []Limit{few, many}}
+			one, two, three := ann.allow(1, few), ann.allow(2, few, many), ann.allow(1, few)
+			ann.remain(0, 1998)
+			ann.refund(two)
+			ann.remain(2, 2000)
+			ann.refund(two) // again
 			copied := two
-			refund(copied)
-			remain(2, 2000)
-			full := allow(2, few)
-			remain(0, 2000)
-			denied := allow(1, few)
+			ann.refund(copied)
+			ann.remain(2, 2000)
+			full := ann.allow(2, few)
+			ann.remain(0, 2000)
+			denied := ann.allow(1, few)
 			require.False(t, denied.Allowed)
-			refund(denied)
-			remain(0, 2000)
-			refund(one)
-			assert.True(t, allow(1, few).Allowed, "a denial that was remembered is forgotten")
-			refund(three)
-			refund(full)
-			remain(3, 2000)
-			big := allow(1500, many)
-			refund(big)
-			remain(3, 2000)
+			ann.refund(denied)
+			ann.remain(0, 2000)
+			ann.refund(one)
+			assert.True(t, ann.allow(1, few).Allowed, "a denial that was remembered is forgotten")
+			ann.refund(three)
+			ann.refund(full)
+			ann.remain(3, 2000)
+			big := ann.allow(1500, many)
+			ann.refund(big)
+			ann.remain(3, 2000)
 
 			peeked, err := limiter.Peek(ctx, "ann", few)
 			require.NoError(t, err)
-			refund(peeked)
-			refund(Decision{})
-			remain(3, 2000)
+			ann.refund(peeked)
+			ann.refund(Decision{})
+			ann.remain(3, 2000)
 			require.NoError(t, limiter.Reset(ctx, "ann", few))
-			refund(one)
-			remain(4, 2000)
+			ann.refund(one)
+			ann.remain(4, 2000)
 		})
 	}
 }
@@ -110,13 +87,11 @@ func TestRefundOfOneEntry(t *testing.T) {
 	}
 }
 
-// In-process, on a clock that stands still, so that many are of one moment: each refund takes one, and none twice, for as long
-// as its admission could be mistaken for another's.
+// In-process, on a clock that stands still, so that many are of one moment: each refund takes one, and none twice, for
+// as long as its admission could be mistaken for another's.
 func TestRefundOfOneMoment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limiter, err := NewInProcess()
-		require.NoError(t, err)
-		defer limiter.Close()
+		limiter := newLocal(t)
 		ctx, limit := context.Background(), Limit{Name: "a", Max: 100, Window: 2 * time.Hour} // of two halves, see log
 		var admitted []Decision
 		for moment := range 50 {
@@ -156,11 +131,9 @@ func TestRefundOfOneMoment(t *testing.T) {
 
 // Refunds leave nothing behind: what a client holds in memory is bounded by Max, however many requests it makes.
 func TestRefundsTakeNoMemory(t *testing.T) {
-	limiter, err := NewInProcess()
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter := newLocal(t)
 	ctx, limit := context.Background(), PerDay("a", 10)
-	_, err = limiter.Allow(ctx, "ann", limit)
+	_, err := limiter.Allow(ctx, "ann", limit)
 	require.NoError(t, err)
 	held := func() uint64 {
 		var m runtime.MemStats
@@ -181,23 +154,21 @@ func TestRefundsTakeNoMemory(t *testing.T) {
 	assert.Equal(t, 9, d.Remaining)
 }
 
-// A refund that is repeated after the log of its admission was dropped, by the sweeper or by a Reset, takes nothing of a later
-// admission, whatever their moments.
+// A refund that is repeated after the log of its admission was dropped, by the sweeper or by a Reset, takes nothing of
+// a later admission, whatever their moments.
 func TestRefundAfterTheLog(t *testing.T) {
 	for name, dropped := range map[string]func(*Limiter, Limit){
 		"sweep":         func(*Limiter, Limit) { time.Sleep(sweepEvery + time.Second) },
 		"sweep at once": func(l *Limiter, _ Limit) { l.inProcess.sweep(l.inProcess.now()) },
 		"reset":         func(l *Limiter, limit Limit) { l.Reset(context.Background(), "ann", limit) },
-		"both": func(l *Limiter, limit Limit) {
+		"reset, and a sweep": func(l *Limiter, limit Limit) {
 			l.Reset(context.Background(), "ann", limit)
 			l.inProcess.sweep(l.inProcess.now())
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				limiter, err := NewInProcess()
-				require.NoError(t, err)
-				defer limiter.Close()
+				limiter := newLocal(t)
 				ctx, limit := context.Background(), PerHour("a", 5)
 				allow := func() Decision {
 					d, err := limiter.Allow(ctx, "ann", limit)
@@ -212,7 +183,7 @@ func TestRefundAfterTheLog(t *testing.T) {
 				}
 				for range 3 {
 					first := allow()
-					if name != "reset" && name != "both" {
+					if !strings.HasPrefix(name, "reset") {
 						require.NoError(t, limiter.Refund(ctx, first))
 					}
 					dropped(limiter, limit)
@@ -231,12 +202,8 @@ func TestRefundAfterTheLog(t *testing.T) {
 // While Redis is away, decisions are refunded where they were made, and no other limiter's are taken.
 func TestRefundWhereItWasMade(t *testing.T) {
 	server := redistest.Start(t)
-	limiter, err := Connect(server.URL())
-	require.NoError(t, err)
-	defer limiter.Close()
-	other, err := NewInProcess()
-	require.NoError(t, err)
-	defer other.Close()
+	limiter := connectTo(t, server.URL())
+	other := newLocal(t)
 	ctx, limit := context.Background(), PerHour("a", 5)
 	inRedis, err := limiter.Allow(ctx, "ann", limit)
 	require.NoError(t, err)
@@ -256,9 +223,7 @@ func TestRefundWhereItWasMade(t *testing.T) {
 
 	assert.ErrorIs(t, other.Refund(ctx, inRedis), ErrInvalid)
 	assert.ErrorIs(t, other.Refund(ctx, local), ErrInvalid)
-	again, err := Connect(server.URL())
-	require.NoError(t, err)
-	defer again.Close()
+	again := connectTo(t, server.URL())
 	assert.ErrorIs(t, again.Refund(ctx, inRedis), ErrInvalid, "of another limiter on the same Redis")
 	assert.ErrorIs(t, again.Refund(ctx, local), ErrInvalid)
 	require.NoError(t, other.Close())
@@ -304,9 +269,10 @@ func TestRefundKeepsTheLogAlive(t *testing.T) {
 	require.NoError(t, err)
 	_, err = limiter.Allow(ctx, "ann", limit)
 	require.NoError(t, err)
-	redistest.Do(t, client, "PEXPIRE", string(appendLogKey(nil, prefix, "ann", limit)), "61000") // as the first one left it
+	log := string(appendLogKey(nil, prefix, "ann", limit))
+	redistest.Do(t, client, "PEXPIRE", log, "61000") // as the first one left it
 	require.NoError(t, limiter.Refund(ctx, first))
-	left, err := redistest.Do(t, client, "PTTL", string(appendLogKey(nil, prefix, "ann", limit))).AsInt64()
+	left, err := redistest.Do(t, client, "PTTL", log).AsInt64()
 	require.NoError(t, err)
 	assert.Greater(t, left, int64(119_000), fmt.Sprint("two windows from now: ", left))
 }

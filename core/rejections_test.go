@@ -3,9 +3,10 @@ package core
 import (
 	"context"
 	"fmt"
-	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,61 +15,26 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/exactlimit/exactlimit/internal/dispatch"
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// Row 18 of "What got through": a Redis that rejects calls is reported, by the code alone, and decides again when the cause is
-// removed. An outage just after it is reported too.
+// Row 18 of "What got through": a Redis that rejects calls is reported, by the code alone, and decides again when the
+// cause is removed. An outage just after it is reported too.
 func TestRejections(t *testing.T) {
-	for code, row := range map[string]struct {
-		config        []string
-		cause, remove func(t *testing.T, admin rueidis.Client, dir string)
-	}{
-		"NOPERM": {
-			nil,
-			func(t *testing.T, admin rueidis.Client, _ string) {
-				redistest.Do(t, admin, "ACL", "SETUSER", "default", "-zadd")
-			},
-			func(t *testing.T, admin rueidis.Client, _ string) {
-				redistest.Do(t, admin, "ACL", "SETUSER", "default", "+zadd")
-			},
-		},
-		"NOREPLICAS": {
-			nil,
-			func(t *testing.T, admin rueidis.Client, _ string) {
-				redistest.Do(t, admin, "CONFIG", "SET", "min-replicas-to-write", "1")
-			},
-			func(t *testing.T, admin rueidis.Client, _ string) {
-				redistest.Do(t, admin, "CONFIG", "SET", "min-replicas-to-write", "0")
-			},
-		},
-		"READONLY": {
-			nil,
-			func(t *testing.T, admin rueidis.Client, _ string) {
-				redistest.Do(t, admin, "REPLICAOF", "127.0.0.1", fmt.Sprint(redistest.FreePort(t)))
-			},
-			func(t *testing.T, admin rueidis.Client, _ string) { redistest.Do(t, admin, "REPLICAOF", "NO", "ONE") },
-		},
-		"MISCONF": {
-			[]string{"save 3600 1"},
-			func(t *testing.T, admin rueidis.Client, dir string) { // it cannot save, so it takes no writes
-				require.NoError(t, os.Remove(dir))
-				redistest.Do(t, admin, "BGSAVE")
-			},
-			func(t *testing.T, admin rueidis.Client, _ string) {
-				redistest.Do(t, admin, "CONFIG", "SET", "stop-writes-on-bgsave-error", "no")
-			},
-		},
+	for code, row := range map[string]struct{ config, cause, remove string }{
+		"NOPERM":     {"", "ACL SETUSER default -zadd", "ACL SETUSER default +zadd"},
+		"NOREPLICAS": {"", "CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"},
+		"READONLY":   {"", "REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"},
+		"MISCONF":    {"save 3600 1", "BGSAVE", "CONFIG SET stop-writes-on-bgsave-error no"},
 	} {
 		t.Run(code, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "data")
 			require.NoError(t, os.Mkdir(dir, 0o700))
-			server := redistest.Start(t, append(row.config, "dir "+dir)...)
+			server := redistest.Start(t, row.config, "dir "+dir)
 			admin := server.Client(t)
 			said := &record{}
-			limiter, err := Connect(server.URL(), WithTimeout(time.Second), WithLogger(slog.New(slog.NewTextHandler(said, nil))))
-			require.NoError(t, err)
-			defer limiter.Close()
+			limiter := connectTo(t, server.URL(), WithTimeout(time.Second), said.logger())
 			ctx, limit := context.Background(), PerHour("a", 1_000_000)
 			until := func(source Source) {
 				t.Helper()
@@ -79,9 +45,12 @@ func TestRejections(t *testing.T) {
 			}
 			const rejects = `level=WARN msg="exactlimit: Redis rejects calls; requests are decided without it" error=`
 			until(SourceRedis)
-			row.cause(t, admin, dir)
+			if code == "MISCONF" { // it cannot save, so it takes no writes
+				require.NoError(t, os.Remove(dir))
+			}
+			redistest.Do(t, admin, strings.Fields(row.cause)...)
 			until(SourceInProcess)
-			row.remove(t, admin, dir)
+			redistest.Do(t, admin, strings.Fields(row.remove)...)
 			until(SourceRedis)
 			told := said.all()
 			require.NotEmpty(t, told)
@@ -103,9 +72,7 @@ func TestRejections(t *testing.T) {
 // Requests of other keys are not affected, nor is this one when the key is gone.
 func TestKeyThatIsNoLog(t *testing.T) {
 	client, prefix, said := redistest.Shared(t).Client(t), redistest.Prefix(), &record{}
-	limiter, err := New(client, WithPrefix(prefix), patient, WithLogger(slog.New(slog.NewTextHandler(said, nil))))
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter := newOver(t, client, WithPrefix(prefix), patient, said.logger())
 	ctx, one, two := context.Background(), PerHour("one", 5), PerDay("two", 5)
 	key := string(appendLogKey(nil, prefix, "a secret key", one))
 	redistest.Do(t, client, "SET", key, "no log")
@@ -140,12 +107,10 @@ func TestKeyThatIsNoLog(t *testing.T) {
 func TestFullMemory(t *testing.T) {
 	server := redistest.Start(t, "maxmemory-policy noeviction")
 	said := &record{}
-	limiter, err := Connect(server.URL(), patient, WithLogger(slog.New(slog.NewTextHandler(said, nil))))
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter := connectTo(t, server.URL(), patient, said.logger())
 	admin := server.Client(t)
 	redistest.Do(t, admin, "CONFIG", "SET", "maxmemory", "1mb")
-	err = admin.Do(context.Background(), admin.B().Set().Key("other").Value("data").Build()).Error()
+	err := admin.Do(context.Background(), admin.B().Set().Key("other").Value("data").Build()).Error()
 	require.ErrorContains(t, err, "OOM")
 	for i := range 5 {
 		d, err := limiter.Allow(context.Background(), "ann", PerHour("a", 3), PerDay("b", 9))
@@ -156,8 +121,8 @@ func TestFullMemory(t *testing.T) {
 	assert.Empty(t, said.all())
 }
 
-// Row 18 of "What got through": behind one address another server becomes the master, and connections to the old one stay.
-// They are dropped, the new master is found, and as every request is decided by Redis there is nothing to report.
+// Row 18 of "What got through": behind one address another server becomes the master, and connections to the old one
+// stay. They are dropped, the new master is found, and as every request is decided by Redis there is nothing to report.
 func TestFailoverBehindOneAddress(t *testing.T) {
 	for name, connect := range map[string]func(t *testing.T, addr string, opts ...Option) (*Limiter, error){
 		"Connect": func(_ *testing.T, addr string, opts ...Option) (*Limiter, error) {
@@ -177,7 +142,7 @@ func TestFailoverBehindOneAddress(t *testing.T) {
 			replica := redistest.StartReplica(t, master)
 			address := redistest.StartAddress(t, master)
 			said := &record{}
-			limiter, err := connect(t, address.Addr, WithTimeout(20*time.Second), WithLogger(slog.New(slog.NewTextHandler(said, nil))))
+			limiter, err := connect(t, address.Addr, WithTimeout(20*time.Second), said.logger())
 			require.NoError(t, err)
 			defer limiter.Close()
 			ctx, limit := context.Background(), PerHour("a", 1000)
@@ -212,4 +177,159 @@ func TestFailoverBehindOneAddress(t *testing.T) {
 			assert.Empty(t, said.all())
 		})
 	}
+}
+
+// A user who lacks a right that a call needs gets the server's error, and the call has charged nothing. Rights that it
+// does not need do not matter.
+func TestMissingRights(t *testing.T) {
+	server := redistest.Start(t)
+	admin := server.Client(t)
+	calls := []struct{ logs, args, needs string }{
+		{"A", "c1 one 1 3 m", "time zcard zadd pexpire"},
+		{"A B C", "c2 one 3 3 m", "time zcard zadd pexpire"},
+		{"A some", "c3 one 2 9 m", "time zcard zcount zadd pexpire"},
+		{"A old", "c4 one 2 9 m", "time zcard zcount zremrangebyscore zadd pexpire"},
+		{"A some full", "c5 one 3 2 m", "time zcard zcount zadd pexpire zrange"},
+		{"A full", "c6 one 1 9 m peek 1 1 1 m 0", "time zcard zcount zadd pexpire zrange"},
+		{"A full", "c7 admit 1 1 2 2 1 9 m 0 peek 1 1 1 m 0", "time zcard zcount zadd pexpire zrange"},
+		{"some B full", "c8 admit 2 1 1 3 0 9 m 0 peek 1 1 1 m 0", "time zcard zcount zadd pexpire zrange"},
+		{"weighs full", "c9 admit 1 1 1 3 0 9 m 0 peek 1 1 1 m 0",
+			"time zcard zcount zrangebyscore zadd pexpire zrange"},
+		{"A B", "d1 again one 2 3 m", "time zcard zscore zadd pexpire"},
+		{"A weighs", "d2 one 1 3 m settle 1 w.1 1 0 2 0 m", "time zcard zscore zadd pexpire zrem zrangebyscore unlink"},
+		{"A weighs", "d2 one 1 3 m settle 1 w.1 1 0 2 9 m", "time zcard zscore zadd pexpire"},
+		{"weighs A full", "d2 settle 2 w.1 1 0 2 9 m m peek 1 1 1 m 0",
+			"time zcard zcount zscore zadd pexpire zrange"},
+		{"A full", "d3 one 1 3 m reset 1", "time zcard zadd pexpire unlink"},
+		{"A full", "d5 one 1 3 m renew 1 1 f.1 m", "time zcard zscore zadd pexpire"},
+		{"A A:probe", "d4 probe",
+			"time zcard zcount zscore zrange zrangebyscore zadd zrem zremrangebyscore zremrangebyrank unlink pexpire"},
+	}
+	all := strings.Fields(calls[len(calls)-1].needs)
+	logs := []string{"A", "B", "C", "some", "full", "old", "weighs"}
+	for _, c := range calls {
+		for _, right := range all {
+			redistest.Do(t, admin, "FLUSHALL")
+			now := fmt.Sprint(time.Now().UnixMicro())
+			redistest.Do(t, admin, "ZADD", "some", now, "s.1")
+			redistest.Do(t, admin, "ZADD", "full", now, "f.1", now, "f.2")
+			redistest.Do(t, admin, "ZADD", "old", "1", "o.1", now, "o.2")
+			redistest.Do(t, admin, "ZADD", "weighs", "-1", "*", now, "w.1*2")
+			entries := func() map[string]map[string]int64 {
+				there := map[string]map[string]int64{}
+				for _, log := range logs {
+					there[log] = members(t, admin, log)
+					for member := range there[log] {
+						if member == "o.1" || member == "~" { // it may be removed, and remain: it charges nothing
+							delete(there[log], member)
+						}
+					}
+				}
+				return there
+			}
+			before := entries()
+			redistest.Do(t, admin, "ACL", "SETUSER", "some", "reset", "on", ">pw", "~*", "+@all", "-"+right)
+			client, err := rueidis.NewClient(rueidis.ClientOption{
+				InitAddress: []string{server.Addr}, Username: "some", Password: "pw", DisableCache: true, ForceSingleClient: true,
+			})
+			require.NoError(t, err)
+			err = callOn(client, c.logs, c.args).Error()
+			client.Close()
+			if !slices.Contains(strings.Fields(c.needs), right) {
+				require.NoError(t, err, "%s without %s", c.args, right)
+				continue
+			}
+			// Redis 7.0 has no code for it.
+			require.Equal(t, "NOPERM", dispatch.Code(err), "%s without %s: %v", c.args, right, err)
+			if right == "zrem" || right == "unlink" || strings.Contains(c.args, "0 2 0 ") || strings.Contains(c.args, "renew") {
+				continue // it cannot be taken back, or something may have been given back, or renewed
+			}
+			require.Equal(t, before, entries(), "%s without %s", c.args, right)
+		}
+	}
+}
+
+// What a call has charged is taken back when it fails, and what it has given back in the same log stays given back.
+func TestFailureAfterSettles(t *testing.T) {
+	server := redistest.Start(t)
+	admin, now := server.Client(t), fmt.Sprint(time.Now().UnixMicro())
+	redistest.Do(t, admin, "ZADD", "log", "-9", "*", now, "w.1*7", now, "x.1*4")
+	redistest.Do(t, admin, "ZADD", "full", now, "f.1")
+	redistest.Do(t, admin, "ACL", "SETUSER", "some", "reset", "on", ">pw", "~*", "+@all", "-zrange")
+	client, err := rueidis.NewClient(rueidis.ClientOption{
+		InitAddress: []string{server.Addr}, Username: "some", Password: "pw", DisableCache: true, ForceSingleClient: true,
+	})
+	require.NoError(t, err)
+	defer client.Close()
+	args := "c settle 1 w.1 1 0 7 20 m settle 1 x.1 1 0 4 2 m peek 1 1 1 m 0"
+	err = callOn(client, "log log full", args).Error()
+	require.Equal(t, "NOPERM", dispatch.Code(err), err)
+	left := members(t, admin, "log")
+	assert.Equal(t, []string{"*", "w.1*7", "x.1=*2", "~"}, slices.Sorted(maps.Keys(left)))
+	requireMarks(t, admin, "log")
+}
+
+// A server that takes no writes rejects a call before anything is written, and whatever the questions are. That its
+// memory is full is no reason to deny what the limits admit.
+func TestRejectedWrites(t *testing.T) {
+	calls := []struct{ logs, args string }{
+		{"A", "c1 one 1 3 m"}, {"full", "c2 one 1 1 m"}, {"A full", "c3 one 2 1 m"}, {"full A", "c4 one 2 1 m"},
+		{"bad A", "c5 one 2 3 m"}, {"A", "c6 admit 1 1 2 2 0 4 m 0"}, {"full", "c7 admit 1 1 2 1 1 1 m 0"},
+		{"A full", "c8 peek 2 1 1 m 0"}, {"full", "c9 settle 1 there.1 1 0 1 0 m"}, {"full", "c10 reset 1"},
+		{"full full:probe", "c11 probe"}, {"old", "c12 one 1 3 1000"}, {"old", "c13 peek 1 1 3 1000 0"},
+		{"A", "c14 again one 1 3 m"}, {"bad", "c15 one 1 3 m"}, {"A", "c16 settle 1 there.1 1 0 1 9 m"},
+		{"full", "c17 renew 1 1 there.1 m"},
+	}
+	for _, refusal := range []struct{ code, on, off string }{
+		{"READONLY", "REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"},
+		{"NOREPLICAS", "CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"},
+	} {
+		t.Run(refusal.code, func(t *testing.T) {
+			server := redistest.Start(t)
+			client := server.Single(t)
+			call := func(logs, args string) rueidis.RedisResult { return callOn(client, logs, args) }
+			require.NoError(t, call("full", "there one 1 1 m").Error())
+			require.NoError(t, call("old", "there one 1 1 m").Error())
+			redistest.Do(t, client, "SET", "bad", "not a log")
+			time.Sleep(2 * time.Millisecond) // so that what is in old has left a window of one
+			before := dump(t, client, "full", "old", "bad", "A")
+			redistest.Do(t, client, strings.Fields(refusal.on)...)
+			for _, c := range calls {
+				assert.ErrorContains(t, call(c.logs, c.args).Error(), refusal.code, "%+v", c)
+			}
+			redistest.Do(t, client, strings.Fields(refusal.off)...)
+			assert.Equal(t, before, dump(t, client, "full", "old", "bad", "A"))
+		})
+	}
+	t.Run("maxmemory", func(t *testing.T) {
+		server := redistest.Start(t)
+		client := server.Single(t)
+		redistest.Do(t, client, "CONFIG", "SET", "maxmemory", "1")
+		require.ErrorContains(t, client.Do(context.Background(), client.B().Set().Key("x").Value("y").Build()).Error(), "OOM")
+		for _, row := range []struct{ logs, args, reply string }{
+			{"A", "c1 one 1 3 m", "2"},
+			{"B C B", "c2 one 2 3 m reset 1", "2 2 0"},
+			{"D", "c3 admit 1 1 1 2 1 9 m 0", "7"},
+			{"A D", "c4 again one 2 3 m", "1 [1 0 "},
+			{"D", "c5 settle 1 c3.1 1 0 2 0 m", "2"},
+			{"D", "c6 settle 1 c4.1 1 0 2 9 m", "7"},
+			{"D D:probe", "c7 probe", "0"},
+		} {
+			reply, err := callOn(client, row.logs, row.args).ToArray()
+			require.NoError(t, err, "%+v", row)
+			assert.True(t, strings.HasPrefix(text(t, reply), row.reply), "%s of %+v", text(t, reply), row)
+		}
+	})
+}
+
+// dump returns what is in keys, and when they expire.
+func dump(t *testing.T, client rueidis.Client, keys ...string) (all []string) {
+	for _, key := range keys {
+		value, err := redistest.Do(t, client, "DUMP", key).ToString()
+		require.True(t, err == nil || rueidis.IsRedisNil(err))
+		expires, err := redistest.Do(t, client, "PEXPIRETIME", key).AsInt64()
+		require.NoError(t, err)
+		all = append(all, fmt.Sprintf("%s: %q until %d", key, value, expires))
+	}
+	return all
 }

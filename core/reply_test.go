@@ -1,7 +1,6 @@
 package core
 
 import (
-	"context"
 	"strings"
 	"testing"
 	"time"
@@ -20,13 +19,16 @@ func TestDecodeReply(t *testing.T) {
 	a, err := decodeInteger(2, 1, q)
 	require.NoError(t, err)
 	d := a.decision(0, 1, q.limits)
-	assert.Equal(t, Decision{Allowed: true, Source: SourceRedis, State: State{Limit: one, Remaining: 2, ResetAfter: time.Second}}, d)
+	assert.Equal(t, Decision{
+		Allowed: true, Source: SourceRedis, State: State{Limit: one, Remaining: 2, ResetAfter: time.Second},
+	}, d)
 	for _, remaining := range []int64{-2, 0, 3, 1 << 62} {
 		_, err := decodeInteger(remaining, 1, q)
 		assert.Error(t, err, remaining)
 	}
 	for _, bad := range [][]int64{
-		nil, {1}, {1, 0, 0}, {1, 0, 0, 0, 0, 0}, {1, 0, 0, 0, -1}, {2, 0, 0, 0}, {-1, 0, 0, 0}, {1, 4, 0, 0}, {1, 3, 0, 0}, {1, 0, 0, -1},
+		nil, {1}, {1, 0, 0}, {1, 0, 0, 0, 0, 0}, {1, 0, 0, 0, -1},
+		{2, 0, 0, 0}, {-1, 0, 0, 0}, {1, 4, 0, 0}, {1, 3, 0, 0}, {1, 0, 0, -1},
 		{0, 0, 9_300_000_000_000_000, 0}, {0, 0, -9_300_000_000_000_000, 0}, {0, 0, 0, 9_300_000_000_000_000},
 	} {
 		_, err := decodeList(bad, 1, q)
@@ -61,7 +63,8 @@ func TestDecodeReply(t *testing.T) {
 	require.NoError(t, err)
 	for place, remaining := range []int{8, 6, 4} {
 		d := a.decision(place, 2, q.limits)
-		assert.Equal(t, Decision{Allowed: true, State: State{Limit: q.limits[0], Remaining: remaining, ResetAfter: time.Second}, Source: SourceRedis}, d)
+		want := State{Limit: q.limits[0], Remaining: remaining, ResetAfter: time.Second}
+		assert.Equal(t, Decision{Allowed: true, State: want, Source: SourceRedis}, d)
 	}
 	_, err = decodeInteger(5, 3, q)
 	assert.Error(t, err, "more than is left of ten")
@@ -124,7 +127,7 @@ func TestReplyOfAnotherLength(t *testing.T) {
 	redis := newClockedRedis(t)
 	limit := PerMinute("a", 3)
 	for _, script := range []string{"return {}", "return {1, 1, 1}"} {
-		message, err := redis.client.Do(context.Background(), redis.client.B().Eval().Script(script).Numkeys(0).Build()).ToArray()
+		message, err := redistest.Do(t, redis.client, "EVAL", script, "0").ToArray()
 		require.NoError(t, err)
 		redis.batch.Encode([]*question{redis.question(admit, "ann", 1, limit), redis.question(admit, "bob", 1, limit)})
 		_, err = redis.batch.Decode(message)
@@ -137,7 +140,8 @@ func FuzzDecodeReply(f *testing.F) {
 	f.Add(int64(1), int64(2), int64(0), int64(1000), int64(0), int64(17), int64(17), 7, 1)
 	f.Add(int64(0), int64(-2), int64(5), int64(1000), int64(3), int64(0), int64(0), 7, 3)
 	f.Add(int64(0), int64(-2), int64(-5), int64(1000), int64(3), int64(-1), int64(0), 7, 3)
-	f.Add(int64(0), int64(0), int64(9_300_000_000_000_000), int64(9_300_000_000_000_000), int64(0), int64(0), int64(0), 4, 1)
+	const far = int64(9_300_000_000_000_000)
+	f.Add(int64(0), int64(0), far, far, int64(0), int64(0), int64(0), 4, 1)
 	f.Add(int64(0), int64(0), int64(-1<<63), int64(1), int64(0), int64(0), int64(0), 4, 1)
 	f.Add(int64(1), int64(-1), int64(-1), int64(-1), int64(1<<62), int64(1<<62), int64(1<<62), 4, 2)
 	f.Fuzz(func(t *testing.T, a, b, c, d, e, f, g int64, n, requests int) {

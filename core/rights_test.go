@@ -39,7 +39,8 @@ func TestReadmeRights(t *testing.T) {
 		everywhere(append([]string{"ACL", "SETUSER", "limiter", "reset", "on", ">password"}, rights...)...)
 	}
 	connect := func(url string) *Limiter {
-		limiter, err := Connect(strings.Replace(url, "redis://", "redis://limiter:password@", 1), patient, OnFailure(FailClosed))
+		url = strings.Replace(url, "redis://", "redis://limiter:password@", 1)
+		limiter, err := Connect(url, patient, OnFailure(FailClosed))
 		require.NoError(t, err)
 		return limiter
 	}
@@ -69,7 +70,7 @@ func TestReadmeRights(t *testing.T) {
 		case "+cluster|slots":
 			where, alternative = cluster.URL(), "+cluster|shards" // which servers from version 8 on are asked for
 		}
-		t.Run(right, func(t *testing.T) {
+		t.Run("without "+right, func(t *testing.T) {
 			grant(slices.DeleteFunc(slices.Clone(rights), func(r string) bool { return r == right || r == alternative }))
 			assert.ErrorIs(t, use(where), ErrUnavailable)
 		})
@@ -79,7 +80,7 @@ func TestReadmeRights(t *testing.T) {
 		require.Contains(t, rights, right)
 		return slices.DeleteFunc(slices.Clone(rights), func(r string) bool { return r == right })
 	}
-	t.Run("+script|load", func(t *testing.T) { // so that no request has to send the script
+	t.Run("without +script|load", func(t *testing.T) { // so that no request has to send the script
 		for i, rights := range [][]string{without("+script|load"), rights} {
 			grant(rights)
 			everywhere("SCRIPT", "FLUSH")
@@ -89,7 +90,7 @@ func TestReadmeRights(t *testing.T) {
 			assert.Equal(t, []int64{int64(i)}, loaded)
 		}
 	})
-	t.Run("+asking", func(t *testing.T) { // while a slot moves
+	t.Run("without +asking", func(t *testing.T) { // while a slot moves
 		slot := cluster.Slot(t, "{ann}")
 		from := cluster.MasterOfSlot(t, slot)
 		to := cluster.Masters[(slices.Index(cluster.Masters, from)+1)%2]
@@ -114,8 +115,8 @@ func TestReadmeRights(t *testing.T) {
 	})
 }
 
-// They are enough with TLS, too, and where the sentinels have users of their own. Nothing but INFO is refused, which the
-// README leaves to its reader: ACL LOG would tell of it.
+// They are enough with TLS, too, and where the sentinels have users of their own. Nothing but INFO is refused, which
+// the README leaves to its reader: ACL LOG would tell of it.
 func TestReadmeRightsWithTLS(t *testing.T) {
 	redistest.Long(t)
 	rights := readmeRights(t)

@@ -138,8 +138,8 @@ var naively = porcupine.Model{
 	Equal: func(a, b any) bool { return reflect.DeepEqual(a, b) },
 }
 
-// Of the questions of one call, whatever they are, each gets the answer that it would have got alone, in some order. That is
-// so with requests that become one question, and where a call leaves questions to be asked again.
+// Of the questions of one call, whatever they are, each gets the answer that it would have got alone, in some order.
+// That is so with requests that become one question, and where a call leaves questions to be asked again.
 func TestBatchesAgreeWithOracle(t *testing.T) {
 	redis := newClockedRedis(t)
 	whole := redis.onTestClock(t, lua.Decide)
@@ -259,8 +259,8 @@ func TestBatchesAgreeWithOracle(t *testing.T) {
 	require.Positive(t, shared)
 }
 
-// A call whose reply was lost is sent again. It grants what it granted, charges nothing twice, and answers what it had not
-// decided as if it came for the first time. If the first one never arrived, the second is the first.
+// A call whose reply was lost is sent again. It grants what it granted, charges nothing twice, and answers what it had
+// not decided as if it came for the first time. If the first one never arrived, the second is the first.
 func TestCallsSentAgain(t *testing.T) {
 	redis := newClockedRedis(t)
 	whole := redis.onTestClock(t, lua.Decide)
@@ -275,7 +275,8 @@ func TestCallsSentAgain(t *testing.T) {
 		now := int64(0)
 		for range rapid.IntRange(1, 8).Draw(r, "calls") {
 			now += rapid.SampledFrom([]int64{0, 1, 1000, 150_000, 299_999, 300_000, 999_999, 1_000_000}).Draw(r, "step")
-			later := now + rapid.SampledFrom([]int64{0, 1, 1000, 150_000, 299_999}).Draw(r, "later") // within the shortest window
+			// Within the shortest window.
+			later := now + rapid.SampledFrom([]int64{0, 1, 1000, 150_000, 299_999}).Draw(r, "later")
 			one.Max, two.Max = rapid.IntRange(3, 9).Draw(r, "max"), rapid.IntRange(3, 9).Draw(r, "max")
 			kinds := [][]Limit{{one}, {two}, {one, two}, {two, one}}
 			var questions []*question
@@ -370,9 +371,9 @@ func TestSentAgainAndFirst(t *testing.T) {
 	})
 }
 
-// Of requests that share a question the first attempt grants some, and its reply is lost. The second attempt, which comes
-// when there is room again, grants just those: the others were denied when there was none, and are told to come again at
-// once.
+// Of requests that share a question the first attempt grants some, and its reply is lost. The second attempt, which
+// comes when there is room again, grants just those: the others were denied when there was none, and are told to come
+// again at once.
 func TestPartlyGrantedAndSentAgain(t *testing.T) {
 	redis := newClockedRedis(t, WithDenialCache(1000, time.Hour))
 	limit := Limit{Name: "a", Max: 5, Window: time.Second}
@@ -388,7 +389,9 @@ func TestPartlyGrantedAndSentAgain(t *testing.T) {
 		remaining int
 		retry     time.Duration
 	}
-	for place, want := range []told{{true, 4, 0}, {true, 3, 0}, {false, 3, time.Microsecond}, {false, 3, time.Microsecond}} {
+	for place, want := range []told{
+		{true, 4, 0}, {true, 3, 0}, {false, 3, time.Microsecond}, {false, 3, time.Microsecond},
+	} {
 		d := redis.decision(t, questions[place])
 		require.Equal(t, want, told{d.Allowed, d.Remaining, d.RetryAfter}, "%d", place)
 	}
@@ -422,8 +425,8 @@ func TestGrantedAndForgottenByOneLog(t *testing.T) {
 	}
 }
 
-// The first attempt of a call whose connection was lost may reach the server after the second, since the network goes on
-// sending what a closed connection was given. It charges nothing twice, and the marks stay right.
+// The first attempt of a call whose connection was lost may reach the server after the second, since the network goes
+// on sending what a closed connection was given. It charges nothing twice, and the marks stay right.
 func TestFirstAttemptComesLast(t *testing.T) {
 	redis := newClockedRedis(t)
 	run := 0

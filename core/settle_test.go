@@ -103,9 +103,7 @@ func TestSettleBeyondMax(t *testing.T) {
 // What makes no sense is an error, and charges nothing.
 func TestSettleBadInput(t *testing.T) {
 	all := limiters(t)
-	other, err := NewInProcess()
-	require.NoError(t, err)
-	defer other.Close()
+	other := newLocal(t)
 	ctx, limit := context.Background(), PerHour("a", 2)
 	theirs, err := other.Allow(ctx, "ann", limit)
 	require.NoError(t, err)
@@ -201,21 +199,17 @@ func TestSettleTooMany(t *testing.T) {
 func TestSettleWithoutRedis(t *testing.T) {
 	g := newGated(t, 5, WithTimeout(100*time.Millisecond))
 	o := g.allow(context.Background(), "ann", 3, g.limit)
-	(<-g.came).pass <- nil
+	(<-g.Came).Pass()
 	d := o.wait(t).Decision
 	require.True(t, d.Allowed)
 
 	failed := make(chan error)
 	go func() { failed <- g.limiter.Settle(context.Background(), d, 9) }()
-	late := <-g.came
-	assert.Contains(t, late.words, "settle")
+	late := <-g.Came
+	assert.Contains(t, late.Words, "settle")
 	require.ErrorIs(t, <-failed, ErrUnavailable)
-	late.pass <- nil // it is done after all
-	go func() {
-		for call := range g.came {
-			call.pass <- nil
-		}
-	}()
+	late.Pass() // it is done after all
+	go g.PassAll()
 	require.Eventually(t, func() bool {
 		return g.limiter.Settle(context.Background(), d, 4) == nil
 	}, 10*time.Second, time.Millisecond)
@@ -230,13 +224,9 @@ func TestSettleWithoutRedis(t *testing.T) {
 
 // However many settle the same decisions at once, and with whatever costs, each is settled once, to one of them.
 func TestSettlesAtOnce(t *testing.T) {
-	local, err := NewInProcess()
-	require.NoError(t, err)
-	defer local.Close()
-	client := lossy{redistest.Shared(t).Client(t), 0.15, time.Millisecond}
-	lossy, err := New(client, WithPrefix(redistest.Prefix()), patient, OnFailure(FailClosed))
-	require.NoError(t, err)
-	defer lossy.Close()
+	local := newLocal(t)
+	client := redistest.Shared(t).Hooked(t, lossy(0.15, time.Millisecond))
+	lossy := newOver(t, client, WithPrefix(redistest.Prefix()), patient, OnFailure(FailClosed))
 	for name, limiter := range map[string]*Limiter{"in-process": local, "redis that loses replies": lossy} {
 		t.Run(name, func(t *testing.T) {
 			ctx, limit := context.Background(), PerHour("a", 1_000_000)
@@ -333,9 +323,7 @@ func TestSettleInProcessDetails(t *testing.T) {
 // A settle that is repeated after the sweeper has dropped the log changes nothing, as long as it can be known.
 func TestSettleAfterTheSweeper(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limiter, err := NewInProcess()
-		require.NoError(t, err)
-		defer limiter.Close()
+		limiter := newLocal(t)
 		ctx, limit := context.Background(), PerHour("a", 5)
 		d, err := limiter.AllowN(ctx, "ann", 5, limit)
 		require.NoError(t, err)

@@ -19,13 +19,11 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// On a clock that stands still while anybody does something, waiters are admitted in the order in which they came, each at the
+// On a clock that stands still while anything runs, waiters are admitted in the order in which they came, each at the
 // very moment at which there is room.
 func TestWaitTimeline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limiter, err := NewInProcess()
-		require.NoError(t, err)
-		defer limiter.Close()
+		limiter := newLocal(t)
 		limit := Limit{Name: "a", Max: 2, Window: time.Second}
 		start := time.Now()
 		var mu sync.Mutex
@@ -52,11 +50,9 @@ func TestWaitTimeline(t *testing.T) {
 // A waiter whose context ends leaves the queue then, from wherever in it, and holds nobody up.
 func TestWaitEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limiter, err := NewInProcess()
-		require.NoError(t, err)
-		defer limiter.Close()
+		limiter := newLocal(t)
 		limit := PerMinute("a", 1)
-		_, err = limiter.Allow(t.Context(), "ann", limit)
+		_, err := limiter.Allow(t.Context(), "ann", limit)
 		require.NoError(t, err)
 		start := time.Now()
 		canceled, cancel := context.WithCancel(t.Context())
@@ -103,9 +99,7 @@ func TestWaitEnds(t *testing.T) {
 // A deadline before the log has room by itself is no reason to give up: units may be given back before it.
 func TestWaitUsesItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limiter, err := NewInProcess()
-		require.NoError(t, err)
-		defer limiter.Close()
+		limiter := newLocal(t)
 		limit := PerHour("a", 1)
 		held, err := limiter.Allow(t.Context(), "ann", limit)
 		require.NoError(t, err)
@@ -123,10 +117,7 @@ func TestWaitUsesItsTime(t *testing.T) {
 func TestWaitSeesOtherInstances(t *testing.T) {
 	server := redistest.Start(t)
 	connect := func() *Limiter {
-		limiter, err := Connect(server.URL(), patient, WithDenialCache(1000, 10*time.Millisecond), OnFailure(FailClosed))
-		require.NoError(t, err)
-		t.Cleanup(func() { limiter.Close() })
-		return limiter
+		return connectTo(t, server.URL(), patient, OnFailure(FailClosed), WithDenialCache(1000, 10*time.Millisecond))
 	}
 	here, there, limit := connect(), connect(), PerHour("a", 1)
 	held, err := there.Allow(t.Context(), "ann", limit)
@@ -143,29 +134,8 @@ func TestWaitSeesOtherInstances(t *testing.T) {
 	assert.NoError(t, <-admitted)
 }
 
-// answering is a client that does something, once, between an answer of Redis and its arrival.
-type answering struct {
-	rueidis.Client
-	then atomic.Pointer[func()]
-}
-
-func (a *answering) answered() {
-	if then := a.then.Swap(nil); then != nil {
-		(*then)()
-	}
-}
-
-func (a *answering) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
-	defer a.answered()
-	return a.Client.Do(ctx, cmd)
-}
-
-func (a *answering) DoMulti(ctx context.Context, cmds ...rueidis.Completed) []rueidis.RedisResult {
-	defer a.answered()
-	return a.Client.DoMulti(ctx, cmds...)
-}
-
-// What is given back after Redis has denied, and before the waiter knows, wakes the waiter. The denial would hold for an hour.
+// What is given back after Redis has denied, and before the waiter knows, wakes the waiter. The denial would hold for
+// an hour.
 func TestWaitMissesNothing(t *testing.T) {
 	limit := PerHour("a", 2)
 	for name, giveBack := range map[string]func(*Limiter, Decision) error{
@@ -173,19 +143,25 @@ func TestWaitMissesNothing(t *testing.T) {
 		"reset":  func(l *Limiter, _ Decision) error { return l.Reset(context.Background(), "ann", limit) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			client := &answering{Client: redistest.Shared(t).Client(t)}
-			limiter, err := New(client, WithPrefix(redistest.Prefix()), patient, OnFailure(FailClosed), WithDenialCache(1000, time.Hour))
+			var then atomic.Pointer[func()] // what happens, once, between an answer of Redis and its arrival
+			client := redistest.Shared(t).Hooked(t, func(_ []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+				result := send()
+				if then := then.Swap(nil); then != nil {
+					(*then)()
+				}
+				return result
+			})
+			limiter := newOver(t, client, WithPrefix(redistest.Prefix()), patient, OnFailure(FailClosed),
+				WithDenialCache(1000, time.Hour))
+			held, err := limiter.AllowN(t.Context(), "ann", 2, limit) // of which the cache learns nothing for a cost of 1
 			require.NoError(t, err)
-			defer limiter.Close()
-			held, err := limiter.AllowN(t.Context(), "ann", 2, limit) // of which the denial cache learns nothing for a cost of 1
-			require.NoError(t, err)
-			then := func() { assert.NoError(t, giveBack(limiter, held)) }
-			client.then.Store(&then)
+			give := func() { assert.NoError(t, giveBack(limiter, held)) }
+			then.Store(&give)
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
 			_, err = limiter.Wait(ctx, "ann", limit)
 			assert.NoError(t, err)
-			assert.Nil(t, client.then.Load(), "Redis was asked")
+			assert.Nil(t, then.Load(), "Redis was asked")
 		})
 	}
 }
@@ -193,11 +169,9 @@ func TestWaitMissesNothing(t *testing.T) {
 // A dry run does not wait behind a waiter that is to be denied, nor does a waiter of another policy.
 func TestWaitersOfOneBehavior(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limiter, err := NewInProcess()
-		require.NoError(t, err)
-		defer limiter.Close()
+		limiter := newLocal(t)
 		limit := PerHour("a", 1)
-		_, err = limiter.Allow(t.Context(), "ann", limit)
+		_, err := limiter.Allow(t.Context(), "ann", limit)
 		require.NoError(t, err)
 		ctx, cancel := context.WithCancel(t.Context())
 		var all sync.WaitGroup
@@ -218,13 +192,11 @@ func TestWaitersOfOneBehavior(t *testing.T) {
 
 // While Redis is away, a waiter that may pass uncounted does not wait behind one that is counted.
 func TestWaitersOfOnePolicy(t *testing.T) {
-	limiter, err := Connect("redis://127.0.0.1:1")
-	require.NoError(t, err)
-	defer limiter.Close()
+	limiter := connectTo(t, "redis://127.0.0.1:1")
 	limit := PerHour("a", 1)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	_, err = limiter.Allow(ctx, "ann", limit)
+	_, err := limiter.Allow(ctx, "ann", limit)
 	require.NoError(t, err)
 	behind := make(chan error)
 	go func() {
@@ -264,9 +236,7 @@ func TestWake(t *testing.T) {
 // What is given back is room for who waits, at once; and a limiter that is closed has nobody wait.
 func TestWaitIsWoken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limiter, err := NewInProcess()
-		require.NoError(t, err)
-		defer limiter.Close()
+		limiter := newLocal(t)
 		limit := PerHour("a", 1)
 		held, err := limiter.Allow(t.Context(), "ann", limit)
 		require.NoError(t, err)
@@ -304,17 +274,15 @@ func TestWaitIsWoken(t *testing.T) {
 	})
 }
 
-// A hundred waiters in two instances, for ten a second: all are admitted as fast as the limit lets them, by the server's clock,
-// and Redis is asked little more than once for each.
+// A hundred waiters in two instances, for ten a second: all are admitted as fast as the limit lets them, by the
+// server's clock, and Redis is asked little more than once for each.
 func TestWaitOnRedis(t *testing.T) {
 	redistest.Long(t)
 	server := redistest.Start(t, redistest.AppendOnly...)
 	limit := Limit{Name: "a", Max: 10, Window: 200 * time.Millisecond}
 	var all sync.WaitGroup
 	for range 2 {
-		limiter, err := Connect(server.URL(), patient, OnFailure(FailClosed))
-		require.NoError(t, err)
-		defer limiter.Close()
+		limiter := connectTo(t, server.URL(), patient, OnFailure(FailClosed))
 		for range 50 {
 			all.Go(func() {
 				d, err := limiter.Wait(t.Context(), "ann", limit)
@@ -333,7 +301,8 @@ func TestWaitOnRedis(t *testing.T) {
 	require.Len(t, log.Admitted, 100)
 	assert.Equal(t, 10, log.Most(limit.Window.Microseconds()))
 	at := func(a, b oracle.Admission) int { return cmp.Compare(a.At, b.At) }
-	took := time.Duration(slices.MaxFunc(log.Admitted, at).At-slices.MinFunc(log.Admitted, at).At) * time.Microsecond
+	first, last := slices.MinFunc(log.Admitted, at), slices.MaxFunc(log.Admitted, at)
+	took := time.Duration(last.At-first.At) * time.Microsecond
 	assert.GreaterOrEqual(t, took, 9*limit.Window)
 	info, err := redistest.Do(t, server.Client(t), "INFO", "commandstats").ToString()
 	require.NoError(t, err)

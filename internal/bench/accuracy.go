@@ -1,35 +1,13 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/exactlimit/exactlimit/internal/oracle"
 )
-
-// admission is an admitted request, which was decided between these two times.
-type admission struct{ sent, received time.Duration }
-
-// worstWindow returns the largest number of admissions that are certainly within less than a window, whenever between
-// sent and received each of them was decided. So it may be too low, but never too high.
-func worstWindow(admissions []admission, window time.Duration) int {
-	sorted := slices.SortedFunc(slices.Values(admissions), func(a, b admission) int { return cmp.Compare(a.sent, b.sent) })
-	worst := 0
-	for i, first := range sorted {
-		n := 0
-		for _, a := range sorted[i:] {
-			if a.sent-first.sent >= window {
-				break
-			}
-			if a.received-first.sent < window {
-				n++
-			}
-		}
-		worst = max(worst, n)
-	}
-	return worst
-}
 
 const (
 	accuracyMax    = 100
@@ -142,10 +120,10 @@ func (p pattern) play(c contender, s setup) (worst int, _ error) {
 		limiters[i] = l
 	}
 	var (
-		mu         sync.Mutex
-		failure    error
-		admissions []admission
-		senders    sync.WaitGroup
+		mu       sync.Mutex
+		failure  error
+		admitted []oracle.Span
+		senders  sync.WaitGroup
 	)
 	for _, v := range p.volleys {
 		time.Sleep(v.at - time.Since(start))
@@ -159,7 +137,7 @@ func (p pattern) play(c contender, s setup) (worst int, _ error) {
 					if err != nil {
 						failure = err
 					} else if ok {
-						admissions = append(admissions, admission{sent, received})
+						admitted = append(admitted, oracle.Span{From: int64(sent), To: int64(received), Units: 1})
 					}
 					mu.Unlock()
 				}
@@ -167,7 +145,7 @@ func (p pattern) play(c contender, s setup) (worst int, _ error) {
 		}
 	}
 	senders.Wait()
-	worst = worstWindow(admissions, accuracyWindow)
+	worst = oracle.Most(admitted, int64(accuracyWindow))
 	for _, l := range limiters {
 		if l.decidedLocally() > 0 && worst != accuracyMax && failure == nil {
 			failure = fmt.Errorf("%s: %d admitted, not %d, because %d requests were decided without Redis:"+

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"math/rand"
 	"testing"
 	"time"
 )
@@ -41,33 +40,6 @@ func TestQuantile(t *testing.T) {
 func TestRatios(t *testing.T) {
 	if got := median(ratios([]float64{100, 50, 98}, []float64{50, 25, 10})); got != 2 {
 		t.Error(got)
-	}
-}
-
-// worstWindow returns the size of the largest set of admissions that fits into less than a window.
-func TestWorstWindow(t *testing.T) {
-	random := rand.New(rand.NewSource(1))
-	for range 300 {
-		admissions := make([]admission, random.Intn(11))
-		for i := range admissions {
-			sent := time.Duration(random.Intn(30))
-			admissions[i] = admission{sent, sent + time.Duration(random.Intn(8))}
-		}
-		window, want := time.Duration(1+random.Intn(15)), 0
-		for set := range 1 << len(admissions) {
-			n, first, last := 0, time.Duration(1000), time.Duration(-1)
-			for i, a := range admissions {
-				if set>>i&1 == 1 {
-					n, first, last = n+1, min(first, a.sent), max(last, a.received)
-				}
-			}
-			if last-first < window {
-				want = max(want, n)
-			}
-		}
-		if got := worstWindow(admissions, window); got != want {
-			t.Fatalf("worstWindow(%v, %v) = %d, want %d", admissions, window, got, want)
-		}
 	}
 }
 

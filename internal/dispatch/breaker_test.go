@@ -32,7 +32,8 @@ func newBroken() *broken {
 			return b.answer()
 		},
 		changed: func(from, to State, _ time.Duration, cause error) {
-			b.changes = append(b.changes, fmt.Sprint(now().Milliseconds(), " ", stateNames[from], "->", stateNames[to], " ", cause))
+			change := fmt.Sprint(now().Milliseconds(), " ", stateNames[from], "->", stateNames[to], " ", cause)
+			b.changes = append(b.changes, change)
 		},
 	}
 	b.closing, b.close = context.WithCancel(context.Background())

@@ -12,6 +12,8 @@ import (
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
 // clocked is a clock of the tests. While it is late, each tick of 5 ms takes 15.
@@ -121,7 +123,8 @@ func TestWaitsBeginInALateTick(t *testing.T) {
 	}
 }
 
-// The clock keeps what still waits, and not what waited during the whole timeout. It stands still soon after nobody waits.
+// The clock keeps what still waits, and not what waited during the whole timeout. It stands still soon after nobody
+// waits.
 func TestClockKeepsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClocked(t, time.Minute)
@@ -210,12 +213,10 @@ func TestIdleAlarm(t *testing.T) {
 // A caller waits for the timeout where Redis says nothing, and its question counts as one that Redis did not decide.
 func TestTimeout(t *testing.T) {
 	release := make(chan struct{})
-	d := start(t, func(_ context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
-		if isCall(words) {
-			<-release
-		}
+	d := start(t, redistest.OnlyCalls(func(_ []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+		<-release
 		return send()
-	}, func(c *Config[*question]) { c.Timeout = 20 * time.Millisecond })
+	}), func(c *Config[*question]) { c.Timeout = 20 * time.Millisecond })
 	err := d.Do(context.Background(), d.about("a"))
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.EqualError(t, err, "no answer within 20ms")

@@ -53,15 +53,12 @@ func (q *question) HashTag() string {
 	}
 	return tag
 }
-func (q *question) Size() int                  { return max(1, q.size) }
-func (q *question) Unwanted() bool             { return q.unwanted.Load() }
+
+func (q *question) Size() int { return max(1, q.size) }
+
+func (q *question) Unwanted() bool { return q.unwanted.Load() }
+
 func (q *question) Alike(other *question) bool { return q.key == other.key }
-
-// isCall reports whether a command is a call of the script that is no probe.
-func isCall(words []string) bool { return words[0] == "EVALSHA" && !isProbe(words) }
-
-func isProbe(words []string) bool { return words[len(words)-1] == "probe" }
-func isQuit(words []string) bool  { return words[0] == "QUIT" }
 
 // names returns what the questions of a call are about.
 func names(words []string) (names []string) {
@@ -121,55 +118,6 @@ func batches(newBatch func() Batch[*question]) func() func() Batch[*question] {
 	return func() func() Batch[*question] { return newBatch }
 }
 
-// client is a client whose calls of the script a test can hold up or answer itself.
-type client struct {
-	rueidis.Client
-	mode  rueidis.ClientMode // what it says it is
-	nodes map[string]rueidis.Client
-	do    func(ctx context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult
-
-	mu    sync.Mutex
-	words [][]string // of all commands
-}
-
-func (c *client) Mode() rueidis.ClientMode { return c.mode }
-
-func (c *client) Nodes() map[string]rueidis.Client { return c.nodes }
-
-func (c *client) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
-	words := slices.Clone(cmd.Commands())
-	c.mu.Lock()
-	c.words = append(c.words, words)
-	c.mu.Unlock()
-	send := func() rueidis.RedisResult { return c.Client.Do(ctx, cmd) }
-	if c.do == nil {
-		return send()
-	}
-	return c.do(ctx, words, send)
-}
-
-func (c *client) DoMulti(ctx context.Context, cmds ...rueidis.Completed) (results []rueidis.RedisResult) {
-	if c.do == nil {
-		return c.Client.DoMulti(ctx, cmds...)
-	}
-	for _, cmd := range cmds {
-		results = append(results, c.Do(ctx, cmd))
-	}
-	return results
-}
-
-// sent returns the commands that hold, of those sent so far.
-func (c *client) sent(holds func(words []string) bool) (sent [][]string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, words := range c.words {
-		if holds(words) {
-			sent = append(sent, words)
-		}
-	}
-	return sent
-}
-
 // change is a change of a breaker.
 type change struct{ from, to State }
 
@@ -177,7 +125,7 @@ type change struct{ from, to State }
 type dispatched struct {
 	*Dispatcher[*question]
 	*testing.T
-	client   *client
+	client   *redistest.Client
 	prefix   string
 	late     chan string // the keys of questions
 	timeouts atomic.Int32
@@ -188,13 +136,10 @@ type dispatched struct {
 }
 
 // start returns a dispatcher on the shared server, with patience unless the test says otherwise.
-func start(
-	t *testing.T, do func(ctx context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult,
-	set ...func(*Config[*question]),
-) *dispatched {
+func start(t *testing.T, hook redistest.Hook, set ...func(*Config[*question])) *dispatched {
 	t.Helper()
 	d := &dispatched{T: t, prefix: redistest.Prefix() + ":", late: make(chan string, 1000)}
-	d.client = &client{Client: redistest.Shared(t).Client(t), do: do}
+	d.client = redistest.Shared(t).Hooked(t, hook)
 	redistest.Do(t, d.client.Client, "SCRIPT", "LOAD", script)
 	var ids atomic.Int64
 	config := Config[*question]{
@@ -278,48 +223,30 @@ func (d *dispatched) changed() []change {
 
 func (o *outcome) wait(t *testing.T) *outcome {
 	t.Helper()
-	select {
-	case <-o.done:
-	case <-time.After(10 * time.Second):
-		t.Fatal("no outcome")
-	}
+	redistest.Receive(t, o.done)
 	return o
 }
 
-// gate holds up calls until the test lets them pass.
-type gate struct {
-	came chan *held
-}
-
-// held is a call at the gate.
-type held struct {
-	words []string
-	pass  chan error // lets it pass, or makes it fail
-}
-
-func (g *gate) do(_ context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
-	if !isCall(words) {
-		return send()
-	}
-	h := &held{words, make(chan error)}
-	g.came <- h
-	if err := <-h.pass; err != nil {
-		return rueidis.NewErrorResult(err)
-	}
-	return send()
-}
-
 // gated returns a dispatcher behind a gate.
-func gated(t *testing.T, set ...func(*Config[*question])) (*dispatched, *gate) {
-	g := &gate{came: make(chan *held)}
-	return start(t, g.do, set...), g
+func gated(t *testing.T, set ...func(*Config[*question])) (*dispatched, *redistest.Gate) {
+	g := redistest.NewGate()
+	return start(t, g.Hook, set...), g
 }
 
 // busy has as many calls at the gate as may be in flight.
-func (d *dispatched) busy(g *gate) (outcomes []*outcome, calls []*held) {
+func (d *dispatched) busy(g *redistest.Gate) (outcomes []*outcome, calls []*redistest.Held) {
 	for i := range maxWorkers {
 		outcomes = append(outcomes, d.ask(context.Background(), d.about(fmt.Sprint("busy", i))))
-		calls = append(calls, <-g.came)
+		calls = append(calls, <-g.Came)
 	}
 	return outcomes, calls
+}
+
+// rejection returns an error of the server.
+func rejection(t *testing.T, text string) error {
+	client := redistest.Shared(t).Client(t)
+	eval := client.B().Eval().Script("return redis.error_reply(ARGV[1])").Numkeys(0).Arg(text).Build()
+	err := client.Do(context.Background(), eval).Error()
+	require.EqualError(t, err, strings.TrimPrefix(text, "ERR ")) // which rueidis leaves out
+	return err
 }

@@ -14,6 +14,8 @@ import (
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
 // A caller that leaves says nothing about Redis, which is only slow. If all of them leave early and Redis answers
@@ -35,7 +37,7 @@ func TestLeavingIsNoEvidence(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			hangs := make(chan struct{})
 			var hung atomic.Bool
-			d := start(t, func(_ context.Context, _ []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+			d := start(t, func(_ []string, send func() rueidis.RedisResult) rueidis.RedisResult {
 				if hung.Load() {
 					<-hangs
 				}
@@ -80,9 +82,9 @@ func TestUnknownOutcome(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var up atomic.Bool
-			d := start(t, func(_ context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+			d := start(t, func(words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
 				if !up.Load() {
-					if isCall(words) && row.executed {
+					if redistest.IsCall(words) && row.executed {
 						send()
 					}
 					return rueidis.NewErrorResult(io.EOF)
@@ -94,20 +96,15 @@ func TestUnknownOutcome(t *testing.T) {
 			q.unwanted.Store(row.unwanted)
 			assert.ErrorIs(t, d.Do(context.Background(), d.about("b")), io.EOF, "the breaker is open")
 			time.Sleep(10 * time.Millisecond)
-			assert.Len(t, d.client.sent(isCall), 1, "nothing is sent meanwhile")
+			assert.Len(t, d.client.Sent(redistest.IsCall), 1, "nothing is sent meanwhile")
 			up.Store(true)
 			if row.unwanted {
-				select {
-				case key := <-d.late:
-					assert.Equal(t, q.key, key)
-				case <-time.After(10 * time.Second):
-					t.Fatal("nothing is found out")
-				}
+				assert.Equal(t, q.key, redistest.Receive(t, d.late))
 				assert.Equal(t, map[bool]int64{true: 1}[row.executed], q.count)
 			}
 			d.eventually(func() bool { return d.Do(context.Background(), d.about("c")) == nil })
 			d.Close() // which waits for what is in flight
-			calls := d.client.sent(isCall)
+			calls := d.client.Sent(redistest.IsCall)
 			require.Len(t, calls, row.calls+1)
 			for _, words := range calls[1:] {
 				assert.Equal(t, names(words)[0] == "a", words[4] == "known", "%q", words)
@@ -120,10 +117,7 @@ func TestUnknownOutcome(t *testing.T) {
 func TestUnknownOutcomeAndRejected(t *testing.T) {
 	var calls atomic.Int32
 	rejected := rejection(t, "MISCONF no disk")
-	d := start(t, func(_ context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
-		if !isCall(words) {
-			return send()
-		}
+	d := start(t, redistest.OnlyCalls(func(_ []string, send func() rueidis.RedisResult) rueidis.RedisResult {
 		switch calls.Add(1) {
 		case 1:
 			send()
@@ -132,19 +126,14 @@ func TestUnknownOutcomeAndRejected(t *testing.T) {
 			return rueidis.NewErrorResult(rejected)
 		}
 		return send()
-	})
+	}))
 	q := d.about("a")
 	q.unwanted.Store(true) // if it fails
 	assert.ErrorContains(t, d.Do(context.Background(), q), "MISCONF")
-	select {
-	case key := <-d.late:
-		assert.Equal(t, q.key, key)
-		assert.EqualValues(t, 1, q.count)
-	case <-time.After(10 * time.Second):
-		t.Fatal("nothing is found out")
-	}
+	assert.Equal(t, q.key, redistest.Receive(t, d.late))
+	assert.EqualValues(t, 1, q.count)
 	d.Close()
-	sent := d.client.sent(isCall)
+	sent := d.client.Sent(redistest.IsCall)
 	require.Len(t, sent, 4)
 	assert.Equal(t, "again", sent[1][4])
 	assert.Equal(t, "known", sent[3][4])
@@ -153,7 +142,7 @@ func TestUnknownOutcomeAndRejected(t *testing.T) {
 // A call whose outcome stays unknown is given up when the Dispatcher is closed, or when it may no longer be sent again.
 func TestUnknownForGood(t *testing.T) {
 	var up atomic.Bool
-	d := start(t, func(_ context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+	d := start(t, func(words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
 		if !up.Load() {
 			return rueidis.NewErrorResult(errors.New("lost"))
 		}
@@ -173,8 +162,8 @@ func TestUnknownForGood(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 		up.Store(i < 2)
 	}
-	before := len(d.client.sent(isCall))
+	before := len(d.client.Sent(redistest.IsCall))
 	d.Close()
-	assert.Len(t, d.client.sent(isCall), before)
+	assert.Len(t, d.client.Sent(redistest.IsCall), before)
 	assert.Empty(t, d.late)
 }

@@ -19,22 +19,28 @@ import (
 
 // onCluster returns a dispatcher whose client says that it is a cluster's, of masters with the given slots, in the form
 // of CLUSTER SLOTS in Lua. One server plays them all.
-func onCluster(
-	t *testing.T, rows *atomic.Pointer[string],
-	do func(ctx context.Context, words []string, send func() rueidis.RedisResult) rueidis.RedisResult,
-) *dispatched {
-	d := start(t, do)
-	d.client.mode = rueidis.ClientModeCluster
+func onCluster(t *testing.T, rows *atomic.Pointer[string], hook redistest.Hook) *dispatched {
+	d := start(t, hook)
+	d.client.Cluster = true
 	inner := d.client.Client
-	d.client.nodes = map[string]rueidis.Client{"a": &client{Client: inner, do: func(
-		ctx context.Context, words []string, send func() rueidis.RedisResult,
-	) rueidis.RedisResult {
+	answer := func(words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
 		if slices.Equal(words, []string{"CLUSTER", "SLOTS"}) {
-			return inner.Do(ctx, inner.B().Eval().Script("return "+*rows.Load()).Numkeys(0).Build())
+			eval := inner.B().Eval().Script("return " + *rows.Load()).Numkeys(0).Build()
+			return inner.Do(context.Background(), eval)
 		}
 		return send()
-	}}}
+	}
+	d.masters(&redistest.Client{Client: inner, Hook: answer})
 	return d
+}
+
+// masters has the client say that these are the nodes of its cluster.
+func (d *dispatched) masters(nodes ...rueidis.Client) {
+	all := map[string]rueidis.Client{}
+	for i, node := range nodes {
+		all[fmt.Sprint("node", i)] = node
+	}
+	d.client.Masters = func() map[string]rueidis.Client { return all }
 }
 
 func pointer(text string) *atomic.Pointer[string] {
@@ -107,14 +113,12 @@ func TestLinksOfMasters(t *testing.T) {
 // Clients may have no nodes, or a mistake in them. Then all slots have one link.
 func TestMastersNotKnown(t *testing.T) {
 	d := onCluster(t, pointer(three), nil)
-	d.client.nodes = map[string]rueidis.Client{}
+	d.masters()
 	require.NoError(t, d.Do(context.Background(), d.about("a")))
 	d.nodes.background.Wait()
-	d.client.nodes = map[string]rueidis.Client{"a": &client{do: func(
-		context.Context, []string, func() rueidis.RedisResult,
-	) rueidis.RedisResult {
+	d.masters(&redistest.Client{Hook: func([]string, func() rueidis.RedisResult) rueidis.RedisResult {
 		panic("in a hook")
-	}}}
+	}})
 	d.nodes.refreshAt.Store(0)
 	require.NoError(t, d.Do(context.Background(), d.about("a")))
 	d.nodes.background.Wait()
@@ -125,7 +129,8 @@ func TestMastersNotKnown(t *testing.T) {
 func TestMapIsAskedForWhenDue(t *testing.T) {
 	d := onCluster(t, pointer(three), nil)
 	asked := func() int {
-		return len(d.client.nodes["a"].(*client).sent(func([]string) bool { return true }))
+		node := d.client.Masters()["node0"].(*redistest.Client)
+		return len(node.Sent(func([]string) bool { return true }))
 	}
 	for i := range 100 {
 		require.NoError(t, d.Do(context.Background(), d.about(fmt.Sprint(i))))
@@ -147,48 +152,47 @@ func TestMapIsAskedForWhenDue(t *testing.T) {
 // A master that hangs, or that is gone, holds up no question about slots of another, and the breaker of its link is
 // another than theirs.
 func TestMasterThatHangs(t *testing.T) {
-	for _, hangs := range []bool{true, false} {
-		var here, there string
-		var away atomic.Bool
-		back := make(chan struct{})
-		d := onCluster(t, pointer(`{{0, 8191, {'h', 1}}, {8192, 16383, {'h', 2}}}`), func(
-			_ context.Context, words []string, send func() rueidis.RedisResult,
-		) rueidis.RedisResult {
-			if away.Load() && words[0] == "EVALSHA" && slotOf(strings.Trim(words[3], "{}")) < 8192 {
-				if !hangs {
-					return rueidis.NewErrorResult(io.EOF)
+	for name, hangs := range map[string]bool{"a master that hangs": true, "a master that is gone": false} {
+		t.Run(name, func(t *testing.T) {
+			var here, there string
+			var away atomic.Bool
+			back := make(chan struct{})
+			hook := func(words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+				if away.Load() && words[0] == "EVALSHA" && slotOf(strings.Trim(words[3], "{}")) < 8192 {
+					if !hangs {
+						return rueidis.NewErrorResult(io.EOF)
+					}
+					<-back
 				}
-				<-back
+				return send()
 			}
-			return send()
-		})
-		d.clock.timeout, d.Timeout = 100*time.Millisecond, 100*time.Millisecond
-		here, there = d.inSlots(8192, 16383), d.inSlots(0, 8191)
-		require.NoError(t, d.Do(context.Background(), d.about(here)))
-		d.eventually(func() bool { return d.linkOf(0) == 1 })
-		away.Store(true)
-		for range 10 {
+			d := onCluster(t, pointer(`{{0, 8191, {'h', 1}}, {8192, 16383, {'h', 2}}}`), hook)
+			d.clock.timeout, d.Timeout = 100*time.Millisecond, 100*time.Millisecond
+			here, there = d.inSlots(8192, 16383), d.inSlots(0, 8191)
+			require.NoError(t, d.Do(context.Background(), d.about(here)))
+			d.eventually(func() bool { return d.linkOf(0) == 1 })
+			away.Store(true)
 			for range 10 {
-				d.ask(context.Background(), d.about(there))
+				for range 10 {
+					d.ask(context.Background(), d.about(there))
+				}
+				// This may wait for the timeout if the machine is busy, but not if it waits for the other master.
+				assert.NoError(t, d.Do(context.Background(), d.about(here)))
 			}
-			// This may wait for the timeout if the machine is busy, but not if it waits for the other master.
+			d.eventually(func() bool { return d.nodes.link(0).breaker.openError() != nil })
+			assert.NoError(t, d.nodes.link(8192).breaker.openError())
 			assert.NoError(t, d.Do(context.Background(), d.about(here)))
-		}
-		d.eventually(func() bool { return d.nodes.link(0).breaker.openError() != nil })
-		assert.NoError(t, d.nodes.link(8192).breaker.openError())
-		assert.NoError(t, d.Do(context.Background(), d.about(here)))
-		away.Store(false)
-		close(back)
-		d.eventually(func() bool { return d.Do(context.Background(), d.about(there)) == nil })
+			away.Store(false)
+			close(back)
+			d.eventually(func() bool { return d.Do(context.Background(), d.about(there)) == nil })
+		})
 	}
 }
 
 // A breaker does not stay open for a slot that another link has now.
 func TestSlotGetsAnotherLink(t *testing.T) {
 	away := make(chan struct{})
-	d := onCluster(t, pointer(three), func(
-		_ context.Context, words []string, send func() rueidis.RedisResult,
-	) rueidis.RedisResult {
+	d := onCluster(t, pointer(three), func(words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
 		if words[0] == "EVALSHA" {
 			select {
 			case <-away:
@@ -220,7 +224,7 @@ func TestMastersOfACluster(t *testing.T) {
 	require.NoError(t, err)
 	defer inner.Close()
 	d := start(t, nil)
-	d.client.Client, d.client.mode, d.client.nodes = inner, rueidis.ClientModeCluster, inner.Nodes()
+	d.client.Client = inner
 	for i := range 30 {
 		require.NoError(t, d.Do(context.Background(), d.about(fmt.Sprint(i))))
 	}

@@ -13,13 +13,15 @@ import (
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
 // A worker asks its questions in one call for each slot, in the order in which they came. Those that have to go alone
 // share a call only with questions that are alike.
 func TestQuestionsOfOneSlotGoTogether(t *testing.T) {
 	d := start(t, nil)
-	d.client.mode = rueidis.ClientModeCluster
+	d.client.Cluster = true
 	w := newWorker(d.nodes.link(0))
 	for range 2 { // the second time with the calls of the first
 		w.questions = nil
@@ -85,12 +87,10 @@ func TestSomeCallsFail(t *testing.T) {
 				end()
 			}
 			var attempts [2]atomic.Int32
-			d := onCluster(t, pointer("{}"), func(
-				_ context.Context, words []string, send func() rueidis.RedisResult,
-			) rueidis.RedisResult {
+			d := onCluster(t, pointer("{}"), func(words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
 				n := slices.IndexFunc([]string{"b", "e"}, func(s string) bool { return strings.HasSuffix(words[3], ":"+s) })
 				switch {
-				case !isCall(words) || n < 0:
+				case !redistest.IsCall(words) || n < 0:
 				case attempts[n].Add(1) == 1:
 					return rueidis.NewErrorResult(row.err)
 				default:
@@ -123,9 +123,7 @@ func TestSomeCallsFail(t *testing.T) {
 func TestTheTextIsSentOnce(t *testing.T) {
 	none := rejection(t, "NOSCRIPT no")
 	var loaded atomic.Bool
-	d := onCluster(t, pointer("{}"), func(
-		_ context.Context, words []string, send func() rueidis.RedisResult,
-	) rueidis.RedisResult {
+	d := onCluster(t, pointer("{}"), func(words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
 		if words[0] == "EVAL" {
 			loaded.Store(true)
 		} else if !loaded.Load() {
@@ -142,16 +140,14 @@ func TestTheTextIsSentOnce(t *testing.T) {
 		require.NoError(t, o.wait(t).err)
 		assert.EqualValues(t, 1, o.count)
 	}
-	assert.Len(t, d.client.sent(func(words []string) bool { return words[0] == "EVAL" }), 1)
+	assert.Len(t, d.client.Sent(func(words []string) bool { return words[0] == "EVAL" }), 1)
 }
 
 // If the user may not send the text, no call has an effect, and the text is not sent with each call all the same.
 func TestTheTextIsRejected(t *testing.T) {
 	none, no := rejection(t, "NOSCRIPT no"), rejection(t, "NOPERM no")
-	d := onCluster(t, pointer("{}"), func(
-		_ context.Context, words []string, send func() rueidis.RedisResult,
-	) rueidis.RedisResult {
-		if isProbe(words) {
+	d := onCluster(t, pointer("{}"), func(words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+		if redistest.IsProbe(words) {
 			return send()
 		}
 		if words[0] == "EVAL" {
@@ -167,7 +163,7 @@ func TestTheTextIsRejected(t *testing.T) {
 	for _, o := range d.askAtOnce(names...) {
 		assert.ErrorIs(t, o.wait(t).err, no)
 	}
-	texts := d.client.sent(func(words []string) bool { return words[0] == "EVAL" && !isProbe(words) })
+	texts := d.client.Sent(func(words []string) bool { return words[0] == "EVAL" && !redistest.IsProbe(words) })
 	assert.Less(t, len(texts), 25, "once for all calls that are sent at once")
 }
 
@@ -184,8 +180,8 @@ func TestMemoryOfABurst(t *testing.T) {
 			}
 		}
 	})
-	d.client.mode, d.client.nodes = rueidis.ClientModeCluster, map[string]rueidis.Client{}
-	d.client.do = func(_ context.Context, _ []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+	d.client.Cluster = true
+	d.client.Hook = func(_ []string, send func() rueidis.RedisResult) rueidis.RedisResult {
 		return send()
 	}
 	for range 3 {

@@ -2,11 +2,6 @@
 // keeps all admissions, and reads all of them for each decision.
 package oracle
 
-import (
-	"cmp"
-	"slices"
-)
-
 // Log is all admissions, and the last ban. The zero Log is empty.
 type Log struct {
 	Admitted []Admission
@@ -113,17 +108,11 @@ func (l *Log) Reset(now, window int64) int64 {
 	return last
 }
 
-// Most returns the most units in any window. A window with the most units can be moved until it ends at an admission.
+// Most returns the most units in any window.
 func (l *Log) Most(window int64) int {
-	admitted := slices.SortedFunc(slices.Values(l.Admitted), func(a, b Admission) int { return cmp.Compare(a.At, b.At) })
-	most, held, first := 0, 0, 0
-	for _, a := range admitted {
-		held += a.Units
-		for admitted[first].At <= a.At-window {
-			held -= admitted[first].Units
-			first++
-		}
-		most = max(most, held)
+	spans := make([]Span, len(l.Admitted))
+	for i, a := range l.Admitted {
+		spans[i] = Span{a.At, a.At, a.Units}
 	}
-	return most
+	return Most(spans, window)
 }
