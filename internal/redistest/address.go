@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Address is an address that stands for one server after the other, as a virtual IP address or a load balancer does. What
-// connects gets the server of that moment, and keeps it.
+// Address is an address of one server after the other, such as a virtual IP address or a load balancer. A connection is
+// to the server at the time at which it is made.
 type Address struct {
 	Addr string // host:port
 
@@ -20,7 +20,7 @@ type Address struct {
 	closed   bool
 }
 
-// StartAddress makes an address of a server, until the end of the test.
+// StartAddress returns an address of a server, until the end of the test.
 func StartAddress(t testing.TB, server *Server) *Address {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -33,10 +33,10 @@ func StartAddress(t testing.TB, server *Server) *Address {
 	return a
 }
 
-// URL is the address as core.Connect takes it.
+// URL returns the address as a URL for core.Connect.
 func (a *Address) URL() string { return "redis://" + a.Addr }
 
-// Point makes it the address of another server. Connections that are there stay.
+// Point makes a the address of another server. Present connections stay.
 func (a *Address) Point(server *Server) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -53,7 +53,7 @@ func (a *Address) accept() {
 	}
 }
 
-// forward passes on what comes from either side until one of them closes.
+// forward forwards what comes from either side until one of them closes.
 func (a *Address) forward(client net.Conn) {
 	defer a.drop(client)
 	a.mu.Lock()
@@ -75,7 +75,7 @@ func (a *Address) forward(client net.Conn) {
 	both.Wait()
 }
 
-// keep reports whether the address still stands. If so, close ends the connections.
+// keep reports whether the address is not closed yet. If so, close ends the connections.
 func (a *Address) keep(conns ...net.Conn) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()

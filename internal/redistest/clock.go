@@ -11,19 +11,19 @@ import (
 	"time"
 )
 
-// clockSource has a name that the Go tool does not take for C of the package's own, which would need cgo.
+// clockSource is in a file whose name does not end in .c, since the Go tool would compile that by cgo.
 //
 //go:embed clock.c.txt
 var clockSource []byte
 
-// clock moves a server's wall clock, and with it the expiry of its keys. It says nothing to the server's monotonic clock.
+// clock moves a server's wall clock, and with it the expiry of its keys, but not the server's monotonic clock.
 type clock struct {
 	file   *os.File
 	env    []string
 	offset atomic.Int64 // microseconds
 }
 
-// StartWithClock runs a server for one test whose clock the test steps with StepClock.
+// StartWithClock runs a server for one test. StepClock steps its clock.
 func StartWithClock(t testing.TB, config ...string) *Server {
 	t.Helper()
 	Long(t)
@@ -40,7 +40,8 @@ func StartWithClock(t testing.TB, config ...string) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{dir: t.TempDir(), clock: &clock{file: file, env: []string{"LD_PRELOAD=" + library, "EXACTLIMIT_CLOCK=" + offset}}}
+	env := []string{"LD_PRELOAD=" + library, "EXACTLIMIT_CLOCK=" + offset}
+	s := &Server{dir: t.TempDir(), clock: &clock{file: file, env: env}}
 	t.Cleanup(func() { file.Close() })
 	if err := s.clock.step(0); err != nil {
 		t.Fatal(err)
@@ -50,8 +51,8 @@ func StartWithClock(t testing.TB, config ...string) *Server {
 	return s
 }
 
-// StepClock moves the clock of a server of StartWithClock by so much more, at once, and returns by how much it is now ahead.
-// A restart does not undo it.
+// StepClock steps the clock of a server of StartWithClock, and returns how far it is ahead now. A restart does not undo
+// the step.
 func (s *Server) StepClock(t testing.TB, by time.Duration) time.Duration {
 	t.Helper()
 	if s.clock == nil {
@@ -66,6 +67,6 @@ func (s *Server) StepClock(t testing.TB, by time.Duration) time.Duration {
 func (c *clock) step(by time.Duration) error {
 	var bytes [8]byte
 	binary.NativeEndian.PutUint64(bytes[:], uint64(c.offset.Add(by.Microseconds())))
-	_, err := c.file.WriteAt(bytes[:], 0) // aligned and a word long, so the server never sees half of it
+	_, err := c.file.WriteAt(bytes[:], 0) // an aligned word, so the server never reads half of it
 	return err
 }

@@ -13,23 +13,23 @@ import (
 
 // Cluster is a Redis Cluster whose first masters share the slots evenly.
 type Cluster struct {
-	Masters  []*Server // as they started: a failover changes who is one
+	Masters  []*Server // at the start, before failovers
 	Replicas []*Server // first those of the first master
 }
 
 const slots = 16384
 
-// StartCluster runs a cluster for one test, of so many masters, each with so many replicas, and with further lines of
-// configuration. A master that does not answer for a second is failed over; a later cluster-node-timeout makes it another.
+// StartCluster runs a cluster for one test, of so many masters, each with so many replicas, with further lines of
+// configuration. A master that does not answer for a second is failed over, unless config sets cluster-node-timeout.
 func StartCluster(t testing.TB, masters, replicasEach int, config ...string) *Cluster {
 	t.Helper()
 	Long(t)
 	c := &Cluster{}
 	startNode := func() *Server {
-		bus := FreePort(t) // the default, the port plus 10000, may be taken or no port at all
+		bus := FreePort(t) // the default, the port plus 10000, may be in use or too large
 		s := Start(t, append([]string{
 			"cluster-enabled yes", fmt.Sprint("cluster-port ", bus), "cluster-node-timeout 1000",
-			"cluster-replica-validity-factor 0", // a replica is never too far behind to take over, on a busy machine either
+			"cluster-replica-validity-factor 0", // a replica takes over however far it is behind
 		}, config...)...)
 		if first := c.Servers(); len(first) > 0 {
 			host, port, _ := strings.Cut(s.Addr, ":")
@@ -45,8 +45,10 @@ func StartCluster(t testing.TB, masters, replicasEach int, config ...string) *Cl
 	for range masters * replicasEach {
 		c.Replicas = append(c.Replicas, startNode())
 	}
-	for i, s := range c.Servers() { // each thinks itself a master still
-		s.await(t, 30*time.Second, "knows the cluster", func() bool { return len(s.view()) == masters*(1+replicasEach) })
+	for i, s := range c.Servers() { // each is still a master
+		s.await(t, 30*time.Second, "knows the cluster", func() bool {
+			return len(s.view()) == masters*(1+replicasEach)
+		})
 		if i >= masters {
 			Do(t, s.Single(t), "CLUSTER", "REPLICATE", c.Masters[(i-masters)/replicasEach].id(t))
 			s.AwaitReplica(t)
@@ -67,10 +69,10 @@ func StartCluster(t testing.TB, masters, replicasEach int, config ...string) *Cl
 	return c
 }
 
-// Servers are all of the cluster.
+// Servers returns all servers of the cluster.
 func (c *Cluster) Servers() []*Server { return slices.Concat(c.Masters, c.Replicas) }
 
-// URL is the address as core.Connect takes it, naming every server.
+// URL returns a URL for core.Connect that names every server.
 func (c *Cluster) URL() string { return url(c.Servers()) }
 
 func url(servers []*Server) string {
@@ -81,7 +83,7 @@ func url(servers []*Server) string {
 	return servers[0].URL() + "?" + strings.Join(others, "&")
 }
 
-// Records are those of all servers.
+// Records returns the records of all servers.
 func (c *Cluster) Records(t testing.TB) []Record {
 	t.Helper()
 	return records(t, c.Servers())
@@ -96,7 +98,7 @@ func records(t testing.TB, servers []*Server) []Record {
 	return records
 }
 
-// Slot is that of a key.
+// Slot returns the slot of a key.
 func (c *Cluster) Slot(t testing.TB, key string) int {
 	t.Helper()
 	for _, s := range c.Servers() {
@@ -118,13 +120,13 @@ func (c *Cluster) MasterOf(t testing.TB, key string) *Server {
 	return c.MasterOfSlot(t, c.Slot(t, key))
 }
 
-// MasterOfSlot returns the master that has a slot, as soon as every server that answers says it is the same.
+// MasterOfSlot returns the master of a slot, as soon as all servers that answer agree on it.
 func (c *Cluster) MasterOfSlot(t testing.TB, slot int) *Server {
 	t.Helper()
 	return c.awaitMaster(t, slot, nil)
 }
 
-// awaitMaster waits until all agree on the master of a slot, and it is another than one.
+// awaitMaster waits until all servers agree on the master of a slot, and it is not the given one.
 func (c *Cluster) awaitMaster(t testing.TB, slot int, not *Server) *Server {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
@@ -154,7 +156,8 @@ func (c *Cluster) server(addr string) *Server {
 	return nil
 }
 
-// Failover has a replica take over from a master in good order, and returns it. The master becomes its replica.
+// Failover has a replica take over from a master in good order, and returns the replica. The master becomes its
+// replica.
 func (c *Cluster) Failover(t testing.TB, master *Server) *Server {
 	t.Helper()
 	slot := c.slotOf(t, master)
@@ -177,7 +180,7 @@ func (c *Cluster) Kill(t testing.TB, master *Server) *Server {
 	return c.awaitMaster(t, slot, master)
 }
 
-// Hang pauses a master and returns the replica that has taken over. When the master is resumed it finds out after a moment.
+// Hang pauses a master and returns the replica that has taken over. Once resumed, the master finds out after a while.
 func (c *Cluster) Hang(t testing.TB, master *Server) *Server {
 	t.Helper()
 	slot := c.slotOf(t, master)
@@ -187,7 +190,7 @@ func (c *Cluster) Hang(t testing.TB, master *Server) *Server {
 	return c.awaitMaster(t, slot, master)
 }
 
-// slotOf returns one of a master's slots.
+// slotOf returns a slot of a master.
 func (c *Cluster) slotOf(t testing.TB, master *Server) int {
 	t.Helper()
 	for slot, view := 0, master.view(); slot < slots; slot++ {
@@ -195,13 +198,13 @@ func (c *Cluster) slotOf(t testing.TB, master *Server) int {
 			return slot
 		}
 	}
-	t.Fatalf("%s is no master with slots", master.Addr)
+	t.Fatalf("%s is not a master with slots", master.Addr)
 	return 0
 }
 
-// MoveSlot moves a slot to another master while it is in use. It pauses before the keys move, while clients are asked to look
-// for keys there that are not here, after the first of them, while a call may find some of its keys here and some there, and
-// again when all have moved, before clients are told.
+// MoveSlot moves a slot to another master while it is in use. It pauses before the keys move, when the old master
+// redirects requests for keys that it lacks; after the first keys have moved, when the keys of a call may be on both
+// masters; and after all have moved, before the servers are told.
 func (c *Cluster) MoveSlot(t testing.TB, slot int, to *Server, pause time.Duration) {
 	t.Helper()
 	from := c.MasterOfSlot(t, slot)
@@ -222,7 +225,8 @@ func (c *Cluster) MoveSlot(t testing.TB, slot int, to *Server, pause time.Durati
 		Do(t, source, append([]string{"MIGRATE", host, port, "", "0", "5000", "KEYS"}, keys...)...)
 		time.Sleep(pause)
 	}
-	for _, s := range append([]*Server{to, from}, c.Servers()...) { // the target first, so that nobody is sent in a circle
+	// The new master is told first, so that no client is redirected in a circle.
+	for _, s := range append([]*Server{to, from}, c.Servers()...) {
 		if s.Role() == "master" {
 			Do(t, s.Single(t), "CLUSTER", "SETSLOT", number, "NODE", to.id(t))
 		}
@@ -239,14 +243,14 @@ func (s *Server) id(t testing.TB) string {
 	return id
 }
 
-// view is the cluster as one of its servers sees it.
+// view is the cluster as one of its servers describes it.
 type view []struct {
 	addr   string
-	master string   // the id of a replica's master, or "" of a master
+	master string   // the id of a replica's master; "" for a master
 	slots  []string // as ranges
 }
 
-// view is nil when the server does not answer.
+// view returns nil if the server does not answer.
 func (s *Server) view() (v view) {
 	text, err := s.ask("CLUSTER", "NODES")
 	if err != nil {
@@ -285,7 +289,7 @@ func (v view) owner(slot int) string {
 			}
 			from, err := strconv.Atoi(first)
 			to, err2 := strconv.Atoi(last)
-			if err == nil && err2 == nil && from <= slot && slot <= to { // and not one that is on its way: [5->-id]
+			if err == nil && err2 == nil && from <= slot && slot <= to { // a slot that is moving is written as [5->-id]
 				return node.addr
 			}
 		}
@@ -293,7 +297,7 @@ func (v view) owner(slot int) string {
 	return ""
 }
 
-// Single connects to one node alone, without asking it for the cluster.
+// Single connects to one node only, without asking it for the cluster.
 func (s *Server) Single(t testing.TB) rueidis.Client {
 	t.Helper()
 	client, err := rueidis.NewClient(rueidis.ClientOption{

@@ -7,8 +7,8 @@ import (
 	"strconv"
 )
 
-// restored returns the scores and members, in the order of ZADD's arguments, of a sorted set as DUMP writes it. Of the formats
-// that are possible it knows those that a Redis 7, a Valkey 8, or a later one writes without compression.
+// restored returns the scores and members of a sorted set that DUMP wrote, in the order of ZADD's arguments. It reads
+// the formats that Redis 7, Valkey 8 and later ones write without compression.
 func restored(dump string) (entries []string, err error) {
 	defer func() {
 		if p := recover(); p != nil { // such as an index out of range
@@ -32,7 +32,7 @@ func restored(dump string) (entries []string, err error) {
 			entries = append(entries, strconv.FormatFloat(score, 'f', -1, 64), string(member))
 		}
 	default:
-		return nil, fmt.Errorf("a dump of type %d, which is no sorted set", kind)
+		return nil, fmt.Errorf("a dump of type %d, which is not a sorted set", kind)
 	}
 	return entries, nil
 }
@@ -46,7 +46,7 @@ func (d *dumped) take(n int) dumped {
 	return taken
 }
 
-// number reads an unsigned number of so many bytes.
+// number reads an unsigned number that has so many bytes.
 func (d *dumped) number(bytes int, order binary.ByteOrder) int {
 	var all [8]byte
 	if order == binary.BigEndian {
@@ -57,7 +57,7 @@ func (d *dumped) number(bytes int, order binary.ByteOrder) int {
 	return int(order.Uint64(all[:]))
 }
 
-// length reads a length, as it stands before a string.
+// length reads the length of a string, which precedes it.
 func (d *dumped) length() int {
 	switch first := int(d.take(1)[0]); {
 	case first < 0x40:

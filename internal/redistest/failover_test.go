@@ -11,13 +11,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A cluster's masters are replaced in good order, killed and hung, a slot moves between them while it is used, and what was
-// admitted meanwhile is in the records.
+// Masters of a cluster are replaced in good order, killed and hung, and a slot moves while it is in use. The records
+// have what was admitted meanwhile.
 func TestClusterFailsOver(t *testing.T) {
 	c := StartCluster(t, 3, 1, AppendOnly...)
 	client := newClient(t, c.Masters[0].Addr, c.Masters[1].Addr)
 	last := int64(0)
-	add := func(log string) { // clients find out
+	add := func(log string) { // a client follows the change
 		last++
 		require.Eventually(t, func() bool {
 			return client.Do(context.Background(), client.B().Zadd().Key(log).ScoreMember().
@@ -54,7 +54,7 @@ func TestClusterFailsOver(t *testing.T) {
 		defer close(moved)
 		for i := range 20 {
 			add(log)
-			add(fmt.Sprint("{ann}:", i)) // not there, and so asked for on the other side
+			add(fmt.Sprint("{ann}:", i)) // not on the old master, which redirects to the new one
 			time.Sleep(5 * time.Millisecond)
 		}
 	}()
@@ -69,7 +69,7 @@ func TestClusterFailsOver(t *testing.T) {
 	assert.Equal(t, int(last), all.Len())
 }
 
-// What the old master admitted while the network kept it from its replica is forgotten, and the records say what it was.
+// What the old master admitted without its replica is forgotten, and the records have it.
 func TestSentinelFailsOver(t *testing.T) {
 	set := StartSentinelSet(t, "shop", 2, AppendOnly...)
 	first := set.Master(t)
@@ -95,7 +95,7 @@ func TestSentinelFailsOver(t *testing.T) {
 	third := set.Hang(t)
 	add(t, third, "log", 3, "c")
 	require.NoError(t, second.Resume())
-	add(t, second, "log", 4, "d") // which it will be made to forget
+	add(t, second, "log", 4, "d") // which a failover will make it forget
 	second.AwaitReplica(t)
 	assert.Equal(t, "slave", second.Role())
 	assert.Equal(t, third, set.Master(t))

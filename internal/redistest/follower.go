@@ -10,12 +10,11 @@ import (
 	"strconv"
 )
 
-// Followed is AppendOnly for a server whose append-only file a Follower reads. What a rewrite replaces is
-// deleted.
+// Followed is AppendOnly for a server whose append-only file a Follower reads. A rewrite deletes what it replaces.
 var Followed = append(AppendOnly[:len(AppendOnly):len(AppendOnly)], "aof-disable-auto-gc no")
 
-// Follower reads a server's append-only file while the server writes it. It keeps nothing of what it has read,
-// and goes on with the next file after a BGREWRITEAOF, so neither memory nor disk grows with time.
+// Follower reads a server's append-only file while the server writes it. It keeps nothing of what it has read, and goes
+// on with the next file after a BGREWRITEAOF, so neither memory nor disk use grows with time.
 type Follower struct {
 	dir      string
 	sequence int      // of the file
@@ -23,8 +22,8 @@ type Follower struct {
 	offset   int64    // the end of the last transaction that was read
 
 	buffer   []byte
-	words    [][]byte   // of the transaction
-	commands [][][]byte // of the transaction
+	words    [][]byte   // of the current transaction
+	commands [][][]byte // of the current transaction
 }
 
 // Follow returns a Follower of a server that was started with Followed and has not rewritten its file yet.
@@ -40,13 +39,12 @@ func (f *Follower) Close() error {
 	return f.file.Close()
 }
 
-// Read calls apply for each transaction that has been written since the last Read, in their order. Commands
-// and words are valid until apply returns. What a script writes is one transaction. Read stops after the first
-// error.
+// Read calls apply for each transaction that was written since the last Read, in their order. Commands and words are
+// valid until apply returns. What a script writes is one transaction. Read stops after the first error.
 //
-// A server writes down what a call has changed before it replies, so Read finds everything that callers know
-// of. A transaction without its end is left for the next Read, by which the server has written the rest or, if
-// it was killed, has cut it off.
+// A server writes what a call has changed before it replies, so Read finds everything that callers know of. A
+// transaction without its end is left for the next Read. By then the server has written the rest or, if it was killed,
+// has cut it off.
 func (f *Follower) Read(apply func(transaction [][][]byte) error) error {
 	for {
 		next, err := os.Open(f.name(f.sequence + 1))
@@ -97,14 +95,14 @@ func (f *Follower) readFile(apply func([][][]byte) error) (err error) {
 		if last {
 			return nil
 		}
-		if read == 0 { // a transaction that is longer
+		if read == 0 { // the transaction is longer
 			f.buffer = make([]byte, 2*len(f.buffer))
 		}
 	}
 }
 
-// parse sets the commands to those of the transaction at the beginning of text, and returns its size: 0 if its
-// end is missing.
+// parse sets the commands to those of the transaction at the beginning of text, and returns its size, or 0 if its end
+// is missing.
 func (f *Follower) parse(text []byte) (size int, err error) {
 	f.words, f.commands = f.words[:0], f.commands[:0]
 	open := false
@@ -129,8 +127,8 @@ func (f *Follower) parse(text []byte) (size int, err error) {
 	}
 }
 
-// command returns the words of the command at the beginning of text, and what follows: no words if its end is
-// missing.
+// command returns the words of the command at the beginning of text, and what follows. It returns no words if the end
+// of the command is missing.
 func (f *Follower) command(text []byte) (words [][]byte, rest []byte, err error) {
 	n, text, err := count(text, '*')
 	if err != nil || text == nil {
@@ -151,8 +149,8 @@ func (f *Follower) command(text []byte) (words [][]byte, rest []byte, err error)
 	return f.words[first:len(f.words):len(f.words)], text, nil
 }
 
-// count returns the number in the line at the beginning of text, and what follows: nil if the end of the line
-// is missing.
+// count returns the number in the line at the beginning of text, and what follows, or nil if the end of the line is
+// missing.
 func count(text []byte, kind byte) (n int, rest []byte, err error) {
 	end := bytes.IndexByte(text, '\n')
 	if end < 0 {
@@ -162,16 +160,16 @@ func count(text []byte, kind byte) (n int, rest []byte, err error) {
 		return 0, nil, fmt.Errorf("%q where %q was expected", text[:end], kind)
 	}
 	if n, err = strconv.Atoi(string(text[1 : end-1])); err == nil && (n < 0 || kind == '*' && n == 0) {
-		err = fmt.Errorf("%q is no size", text[:end])
+		err = fmt.Errorf("%q is not a size", text[:end])
 	}
 	return n, text[end+1:], err
 }
 
-// Size returns how many bytes the append-only files take on disk, those of a rewrite included.
+// Size returns how many bytes the append-only files take on disk, including those of a rewrite.
 func (f *Follower) Size() (size int64, err error) {
 	entries, err := os.ReadDir(f.dir)
 	for _, entry := range entries {
-		if info, err := entry.Info(); err == nil { // or it is deleted by now
+		if info, err := entry.Info(); err == nil { // or the server has deleted it
 			size += info.Size()
 		}
 	}

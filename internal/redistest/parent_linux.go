@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// DieWithParent ends the process with ours, however ours ends: a test binary that panics cleans nothing up.
+// DieWithParent ends a process when this one ends, even by a panic.
 func DieWithParent(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }

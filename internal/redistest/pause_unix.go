@@ -4,9 +4,9 @@ package redistest
 
 import "syscall"
 
-// Pause stops the server as a machine does that hangs: its connections stay open, the kernel still accepts new ones and
-// takes what is sent, and nobody answers until Resume. Kill ends a paused server too.
+// Pause stops the server as if it hung: connections stay open, the kernel accepts new ones and what is sent, and
+// nothing is answered until Resume. Kill ends a paused server too.
 func (s *Server) Pause() error { return s.cmd.Process.Signal(syscall.SIGSTOP) }
 
-// Resume lets a paused server go on where it stopped.
+// Resume lets a paused server go on.
 func (s *Server) Resume() error { return s.cmd.Process.Signal(syscall.SIGCONT) }

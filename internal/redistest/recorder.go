@@ -2,7 +2,6 @@ package redistest
 
 import (
 	"bufio"
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -13,46 +12,17 @@ import (
 	"strings"
 )
 
-// recorder follows what a server says it did. It knows the format of the logs, which lua/decide.lua documents, and shares no
-// code with the script.
+// recorder makes a Record from the commands that a server has recorded. It knows the format of the logs, which
+// lua/decide.lua documents, and shares no code with the script.
 type recorder struct {
 	addr   string
 	record Record
 	bans   map[string][]Ban
 	logs   map[string]*sortedSet
 
-	// Of the transaction that is being read:
-	touched map[string]bool            // the logs
+	// Of the current transaction:
+	touched map[string]bool            // the logs that it has changed
 	removed map[string]map[string]part // of each log, the entries that ZREM has removed, by id
-}
-
-// sortedSet is a log as it is.
-type sortedSet struct {
-	parts map[string]part  // by id
-	marks map[string]int64 // scores
-	left  []int            // the units that are there of each admission of the record
-	extra int              // the units of the parts beyond one for each
-}
-
-func (s *sortedSet) add(id string, p part) {
-	s.parts[id] = p
-	s.left[p.admission] += p.weight
-	s.extra += p.weight - 1
-}
-
-func (s *sortedSet) remove(id string, p part) {
-	delete(s.parts, id)
-	s.left[p.admission] -= p.weight
-	s.extra -= p.weight - 1
-}
-
-// part is an entry. Most stand for a whole admission. To give units back replaces the entry of requests that were
-// admitted together by one for each of them, whose ids are the admission's with a colon and a number. The id of one
-// that was charged less than it was admitted for ends in "=".
-type part struct {
-	admission int   // index in the record
-	at        int64 // the score, which is the admission's unless a clock stepped back
-	weight    int
 }
 
 func newRecorder(addr string) *recorder {
@@ -76,12 +46,12 @@ func (r *recorder) read(from recordFile) error {
 	}
 	defer file.Close()
 	in := bufio.NewReader(file)
-	var transaction [][]string // what a script writes stands between MULTI and EXEC, and counts whole or not at all
+	var transaction [][]string // the commands of a script are between MULTI and EXEC, and count only together
 	open := false
 	for {
 		words, err := readCommand(in)
 		if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
-			// The end is being written, or was when the server was killed, which then forgets it when it starts.
+			// A server that was killed while it wrote the end of the file cuts it off when it starts.
 			if from.base {
 				return r.end()
 			}
@@ -108,7 +78,7 @@ func (r *recorder) read(from recordFile) error {
 				return fmt.Errorf("%w in %q", err, transaction)
 			}
 		}
-		if !from.base { // of a base, the commands together make a log
+		if !from.base { // the commands of a base make a log only together
 			if err := r.end(); err != nil {
 				return fmt.Errorf("%w after %q", err, transaction)
 			}
@@ -121,7 +91,7 @@ func (r *recorder) begin() {
 	r.touched, r.removed = map[string]bool{}, map[string]map[string]part{}
 }
 
-// end checks the logs that a transaction has changed. What a log's entries weigh beyond one unit each is what its mark says.
+// end checks the logs that a transaction has changed: the mark of each is the units of its entries beyond one each.
 func (r *recorder) end() error {
 	for _, name := range slices.Sorted(maps.Keys(r.touched)) {
 		log := r.logs[name]
@@ -155,7 +125,7 @@ func (r *recorder) apply(words []string, base bool) error {
 		for log := range r.logs {
 			r.removeAll(log, words[0])
 		}
-	case "RESTORE", "RESTORE-ASKING": // of a log that comes from another server
+	case "RESTORE", "RESTORE-ASKING": // the log comes from another server
 		entries, err := restored(words[3])
 		if err != nil {
 			return fmt.Errorf("%s: %w", words[1], err)
@@ -166,10 +136,11 @@ func (r *recorder) apply(words []string, base bool) error {
 	return nil
 }
 
-// add adds scores and members to a log. If the log is a copy of another one, its entries are what is left of admissions.
+// add adds scores and members to a log. If the log is copied from another one, its entries are what is left of
+// admissions.
 func (r *recorder) add(name string, entries []string, copied bool) error {
 	log := r.log(name)
-	again := strings.EqualFold(entries[0], "XX") // entries in the future are moved, after the clock has stepped back
+	again := strings.EqualFold(entries[0], "XX") // entries are moved
 	if again {
 		entries = entries[1:]
 	}
@@ -179,7 +150,7 @@ func (r *recorder) add(name string, entries []string, copied bool) error {
 	for ; len(entries) > 0; entries = entries[2:] {
 		at, err := strconv.ParseInt(entries[0], 10, 64)
 		if err != nil {
-			return fmt.Errorf("a score that is no whole number of microseconds")
+			return fmt.Errorf("a score that is not a whole number of microseconds")
 		}
 		member := entries[1]
 		id, weight, err := parseMember(member)
@@ -216,7 +187,7 @@ func (r *recorder) add(name string, entries []string, copied bool) error {
 	return nil
 }
 
-// ban notes a ban, if a member is the mark of one. The mark of a ban that is known may be written again.
+// ban records a ban, if a member is the mark of one. The mark of a known ban may be written again.
 func (r *recorder) ban(name, member string, ends int64) error {
 	text, banned := strings.CutPrefix(member, "!")
 	if !banned {
@@ -233,42 +204,7 @@ func (r *recorder) ban(name, member string, ends int64) error {
 	return nil
 }
 
-// IsMark reports whether a member of a log is a mark. The mark of a ban of n microseconds is "!n".
-func IsMark(member string) bool {
-	return member == "*" || member == "~" || strings.HasPrefix(member, "!")
-}
-
-// added reports whether an entry is for what a request has cost beyond its charge.
-func added(id string) bool { return strings.HasSuffix(id, "+") }
-
-// admissionOf returns the id of the admission of which an entry is all or a part.
-func admissionOf(id string) string {
-	if i := strings.IndexAny(id, ":="); i >= 0 && !added(id) {
-		return id[:i]
-	}
-	return id
-}
-
-// parseMember returns the id and the weight of a member. No weight of one is written.
-func parseMember(member string) (id string, weight int, err error) {
-	id, text, found := strings.Cut(member, "*")
-	if !found || member == "*" {
-		return member, 1, nil
-	}
-	if weight, err = strconv.Atoi(text); err != nil || weight < 2 || strconv.Itoa(weight) != text {
-		return "", 0, fmt.Errorf("%q is not the weight of %s", text, member)
-	}
-	return id, weight, nil
-}
-
-func memberOf(id string, weight int) string {
-	if weight == 1 {
-		return id
-	}
-	return id + "*" + strconv.Itoa(weight)
-}
-
-// admit adds an entry of its own.
+// admit adds an entry for a new admission.
 func (r *recorder) admit(name, id string, at int64, weight int) {
 	log := r.log(name)
 	log.left = append(log.left, 0)
@@ -283,7 +219,7 @@ func (r *recorder) split(name, id string, at int64, weight int) error {
 		old, found = r.removed[name][admissionOf(id)]
 	}
 	if !found || old.at != at {
-		return fmt.Errorf("%s at %d is no part of an entry that is removed", id, at)
+		return fmt.Errorf("%s at %d is not a part of an entry that is removed", id, at)
 	}
 	log, a := r.log(name), &r.record[name][old.admission]
 	log.add(id, part{old.admission, at, weight})
@@ -295,7 +231,7 @@ func (r *recorder) split(name, id string, at int64, weight int) error {
 	return nil
 }
 
-// copied adds an entry that was recorded elsewhere, or here before the log moved away and came back.
+// copied adds an entry that another server has recorded, or this one before the log moved away and came back.
 func (r *recorder) copied(name, id string, at int64, weight int) {
 	whole := admissionOf(id)
 	log, admissions := r.log(name), r.record[name]
@@ -339,25 +275,6 @@ func (r *recorder) remove(name, member, how string) {
 	}
 }
 
-// member is one of a sorted set.
-type member struct {
-	score int64
-	text  string
-}
-
-// members returns all of a log, in their order.
-func (r *recorder) members(name string) (all []member) {
-	log := r.log(name)
-	for id, p := range log.parts {
-		all = append(all, member{p.at, memberOf(id, p.weight)})
-	}
-	for mark, score := range log.marks {
-		all = append(all, member{score, mark})
-	}
-	slices.SortFunc(all, func(a, b member) int { return cmp.Or(cmp.Compare(a.score, b.score), cmp.Compare(a.text, b.text)) })
-	return all
-}
-
 func (r *recorder) removeAll(name, how string) {
 	r.removeIf(name, how, func(int64) bool { return true })
 }
@@ -379,7 +296,7 @@ func (r *recorder) removeIf(name, how string, is func(score int64) bool) {
 func (r *recorder) removeByScore(words []string) error {
 	last, err := strconv.ParseInt(words[3], 10, 64)
 	if err != nil || words[2] != "0" && words[2] != "-inf" {
-		return errors.New("a range that is not all up to a whole number of microseconds")
+		return errors.New("a range that is not everything up to a whole number of microseconds")
 	}
 	r.removeIf(words[1], words[0], func(score int64) bool {
 		return score <= last && (score >= 0 || words[2] == "-inf")
@@ -393,7 +310,7 @@ func (r *recorder) removeByRank(words []string) error {
 	if err1 != nil || err2 != nil || first < 0 || last < first {
 		return errors.New("a range of ranks that are not counted from the first member")
 	}
-	for i, m := range r.members(words[1]) {
+	for i, m := range r.log(words[1]).members() {
 		if i >= first && i <= last {
 			r.remove(words[1], m.text, words[0])
 		}

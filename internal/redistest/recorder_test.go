@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -30,15 +31,16 @@ func decide(t *testing.T, client rueidis.Client, keys []string, args string) {
 	}
 }
 
-// told returns what a record tells of a log, without the moments.
+// told returns what a record has of a log, without times.
 func told(record Record, log string) (told []string) {
 	for _, a := range record[log] {
-		told = append(told, strings.TrimSpace(fmt.Sprintf("%s weighs %d, %d back %s", a.ID, a.Weight, a.Refunded, a.Gone)))
+		text := fmt.Sprintf("%s weighs %d, %d back %s", a.ID, a.Weight, a.Refunded, a.Gone)
+		told = append(told, strings.TrimSpace(text))
 	}
 	return told
 }
 
-// The witness knows a ban, also after its entries have gone, and after it was lifted.
+// The recorder keeps a ban, also after its entries have expired, and after it was lifted.
 func TestBansOfTheScript(t *testing.T) {
 	server := Start(t, AppendOnly...)
 	client := server.Client(t)
@@ -60,47 +62,112 @@ func TestBansOfTheScript(t *testing.T) {
 	assert.Equal(t, []string{"a.1 weighs 1, 0 back UNLINK", "d.1 weighs 1, 0 back"}, told(server.Admissions(t), "x"))
 }
 
-// The witness reads what the script writes.
+// The recorder and the Witness read what the script writes. In the arguments, 1h is an hour.
 func TestRecordsOfTheScript(t *testing.T) {
-	const hour = "3600000000"
 	for _, table := range []struct {
 		name  string
 		calls []string // the arguments; "sleep" takes half a second
 		want  []string // of the log x
 	}{
-		{"admissions of one unit", []string{"a one 1 9 " + hour, "b one 1 9 " + hour}, []string{"a.1 weighs 1, 0 back", "b.1 weighs 1, 0 back"}},
-		{"of more", []string{"a admit 1 1 1 5 0 9 " + hour + " 0", "b one 1 9 " + hour, "c admit 1 1 1 3 1 9 " + hour + " 0"},
-			[]string{"a.1 weighs 5, 0 back", "b.1 weighs 1, 0 back", "c.1 weighs 3, 0 back"}},
-		{"a denial", []string{"a admit 1 1 1 5 0 9 " + hour + " 0", "b admit 1 1 1 5 0 9 " + hour + " 0"}, []string{"a.1 weighs 5, 0 back"}},
-		{"some of a batch", []string{"a admit 1 1 5 2 0 9 " + hour + " 0"}, []string{"a.1 weighs 8, 0 back"}},
-		{"a retry", []string{"a admit 1 1 5 2 0 9 " + hour + " 0", "a again admit 1 1 5 2 0 9 " + hour + " 0"}, []string{"a.1 weighs 8, 0 back"}},
-		{"a refund of all", []string{"a admit 1 1 1 5 0 9 " + hour + " 0", "b settle 1 a.1 1 0 5 0 " + hour}, []string{"a.1 weighs 5, 5 back ZREM"}},
-		{"refunds of parts", []string{
-			"a admit 1 1 4 2 0 9 " + hour + " 0", "b settle 1 a.1 4 2 2 0 " + hour, "b settle 1 a.1 4 2 2 0 " + hour, "b settle 1 a.1 4 0 2 0 " + hour,
-		}, []string{"a.1 weighs 8, 4 back"}},
-		{"of all parts", []string{"a admit 1 1 2 1 0 9 " + hour + " 0", "b settle 1 a.1 2 1 1 0 " + hour, "b settle 1 a.1 2 0 1 0 " + hour},
-			[]string{"a.1 weighs 2, 2 back ZREM"}},
-		{"settled to less", []string{"a admit 1 1 1 5 0 9 " + hour + " 0", "b settle 1 a.1 1 0 5 2 " + hour, "b settle 1 a.1 1 0 5 2 " + hour},
-			[]string{"a.1 weighs 5, 3 back"}},
-		{"parts settled to less", []string{
-			"a admit 1 1 4 2 0 9 " + hour + " 0", "b settle 1 a.1 4 2 2 1 " + hour, "b settle 1 a.1 4 0 2 1 " + hour, "b settle 1 a.1 4 1 2 0 " + hour,
-		}, []string{"a.1 weighs 8, 4 back"}},
-		{"settled to more", []string{
-			"a admit 1 1 1 5 0 9 " + hour + " 0", "b settle 1 a.1 1 0 5 20 " + hour, "b settle 1 a.1 1 0 5 20 " + hour,
-			"c admit 1 1 1 5 0 9 " + hour + " 0", "d admit 1 1 1 5 0 25 " + hour + " 0",
-		}, []string{"a.1 weighs 5, 0 back", "a.1+ weighs 15, 0 back", "d.1 weighs 5, 0 back"}},
-		{"parts settled to more", []string{
-			"a admit 1 1 4 2 0 9 " + hour + " 0", "b settle 1 a.1 4 2 2 3 " + hour, "b settle 1 a.1 4 0 2 1 " + hour,
-		}, []string{"a.1 weighs 8, 1 back", "a.1:2+ weighs 1, 0 back"}},
-		{"cleaning of units", []string{"a one 1 9 " + hour, "b one 1 9 " + hour, "sleep", "c one 1 9 400000", "d one 1 9 " + hour}, []string{
-			"a.1 weighs 1, 0 back ZREMRANGEBYSCORE", "b.1 weighs 1, 0 back ZREMRANGEBYSCORE", "c.1 weighs 1, 0 back", "d.1 weighs 1, 0 back",
-		}},
-		{"cleaning of weights", []string{"a admit 1 1 1 5 0 9 " + hour + " 0", "sleep", "b admit 1 1 1 3 1 9 " + hour + " 0", "c admit 1 1 1 2 0 9 400000 0"}, []string{
-			"a.1 weighs 5, 0 back ZREMRANGEBYSCORE", "b.1 weighs 3, 0 back", "c.1 weighs 2, 0 back",
-		}},
-		{"cleaning of all", []string{"a admit 1 1 1 5 1 9 " + hour + " 0", "sleep", "b peek 1 1 9 400000 0"}, []string{"a.1 weighs 5, 0 back UNLINK"}},
-		{"a reset", []string{"a admit 1 1 1 5 0 9 " + hour + " 0", "b reset 1"}, []string{"a.1 weighs 5, 0 back UNLINK"}},
-		{"a peek and a probe", []string{"a one 1 9 " + hour, "b peek 1 1 9 " + hour + " 0"}, []string{"a.1 weighs 1, 0 back"}},
+		{
+			"admissions of one unit",
+			[]string{"a one 1 9 1h", "b one 1 9 1h"},
+			[]string{"a.1 weighs 1, 0 back", "b.1 weighs 1, 0 back"},
+		},
+		{
+			"of more",
+			[]string{"a admit 1 1 1 5 0 9 1h 0", "b one 1 9 1h", "c admit 1 1 1 3 1 9 1h 0"},
+			[]string{"a.1 weighs 5, 0 back", "b.1 weighs 1, 0 back", "c.1 weighs 3, 0 back"},
+		},
+		{
+			"a denial",
+			[]string{"a admit 1 1 1 5 0 9 1h 0", "b admit 1 1 1 5 0 9 1h 0"},
+			[]string{"a.1 weighs 5, 0 back"},
+		},
+		{
+			"some of a batch",
+			[]string{"a admit 1 1 5 2 0 9 1h 0"},
+			[]string{"a.1 weighs 8, 0 back"},
+		},
+		{
+			"a retry",
+			[]string{"a admit 1 1 5 2 0 9 1h 0", "a again admit 1 1 5 2 0 9 1h 0"},
+			[]string{"a.1 weighs 8, 0 back"},
+		},
+		{
+			"a refund of all",
+			[]string{"a admit 1 1 1 5 0 9 1h 0", "b settle 1 a.1 1 0 5 0 1h"},
+			[]string{"a.1 weighs 5, 5 back ZREM"},
+		},
+		{
+			"refunds of parts",
+			[]string{
+				"a admit 1 1 4 2 0 9 1h 0", "b settle 1 a.1 4 2 2 0 1h", "b settle 1 a.1 4 2 2 0 1h",
+				"b settle 1 a.1 4 0 2 0 1h",
+			},
+			[]string{"a.1 weighs 8, 4 back"},
+		},
+		{
+			"refunds of all parts",
+			[]string{"a admit 1 1 2 1 0 9 1h 0", "b settle 1 a.1 2 1 1 0 1h", "b settle 1 a.1 2 0 1 0 1h"},
+			[]string{"a.1 weighs 2, 2 back ZREM"},
+		},
+		{
+			"settled to less",
+			[]string{"a admit 1 1 1 5 0 9 1h 0", "b settle 1 a.1 1 0 5 2 1h", "b settle 1 a.1 1 0 5 2 1h"},
+			[]string{"a.1 weighs 5, 3 back"},
+		},
+		{
+			"parts settled to less",
+			[]string{
+				"a admit 1 1 4 2 0 9 1h 0", "b settle 1 a.1 4 2 2 1 1h", "b settle 1 a.1 4 0 2 1 1h",
+				"b settle 1 a.1 4 1 2 0 1h",
+			},
+			[]string{"a.1 weighs 8, 4 back"},
+		},
+		{
+			"settled to more",
+			[]string{
+				"a admit 1 1 1 5 0 9 1h 0", "b settle 1 a.1 1 0 5 20 1h", "b settle 1 a.1 1 0 5 20 1h",
+				"c admit 1 1 1 5 0 9 1h 0", "d admit 1 1 1 5 0 25 1h 0",
+			},
+			[]string{"a.1 weighs 5, 0 back", "a.1+ weighs 15, 0 back", "d.1 weighs 5, 0 back"},
+		},
+		{
+			"parts settled to more",
+			[]string{"a admit 1 1 4 2 0 9 1h 0", "b settle 1 a.1 4 2 2 3 1h", "b settle 1 a.1 4 0 2 1 1h"},
+			[]string{"a.1 weighs 8, 1 back", "a.1:2+ weighs 1, 0 back"},
+		},
+		{
+			"cleaning of units",
+			[]string{"a one 1 9 1h", "b one 1 9 1h", "sleep", "c one 1 9 400000", "d one 1 9 1h"},
+			[]string{
+				"a.1 weighs 1, 0 back ZREMRANGEBYSCORE", "b.1 weighs 1, 0 back ZREMRANGEBYSCORE",
+				"c.1 weighs 1, 0 back", "d.1 weighs 1, 0 back",
+			},
+		},
+		{
+			"cleaning of weights",
+			[]string{
+				"a admit 1 1 1 5 0 9 1h 0", "sleep", "b admit 1 1 1 3 1 9 1h 0", "c admit 1 1 1 2 0 9 400000 0",
+			},
+			[]string{"a.1 weighs 5, 0 back ZREMRANGEBYSCORE", "b.1 weighs 3, 0 back", "c.1 weighs 2, 0 back"},
+		},
+		{
+			"cleaning of all",
+			[]string{"a admit 1 1 1 5 1 9 1h 0", "sleep", "b peek 1 1 9 400000 0"},
+			[]string{"a.1 weighs 5, 0 back UNLINK"},
+		},
+		{
+			"a reset",
+			[]string{"a admit 1 1 1 5 0 9 1h 0", "b reset 1"},
+			[]string{"a.1 weighs 5, 0 back UNLINK"},
+		},
+		{
+			"a peek and a probe",
+			[]string{"a one 1 9 1h", "b peek 1 1 9 1h 0"},
+			[]string{"a.1 weighs 1, 0 back"},
+		},
 	} {
 		t.Run(table.name, func(t *testing.T) {
 			server := Start(t, Followed...)
@@ -110,7 +177,7 @@ func TestRecordsOfTheScript(t *testing.T) {
 					time.Sleep(500 * time.Millisecond)
 					continue
 				}
-				decide(t, client, []string{"x"}, args)
+				decide(t, client, []string{"x"}, strings.ReplaceAll(args, "1h", "3600000000"))
 			}
 			assert.Equal(t, table.want, told(server.Admissions(t), "x"))
 			assertWitnessAgrees(t, server)
@@ -118,7 +185,7 @@ func TestRecordsOfTheScript(t *testing.T) {
 	}
 }
 
-// The witness follows a log that moves to another server, in every form that a sorted set has there.
+// The recorder follows a log that moves to another server, in every encoding of a sorted set.
 func TestRecordsOfMovedLogs(t *testing.T) {
 	Long(t)
 	from, to := Start(t, AppendOnly...), Start(t, AppendOnly...)
@@ -151,11 +218,12 @@ func TestRecordsOfMovedLogs(t *testing.T) {
 	for _, log := range logs {
 		Do(t, to.Client(t), "MIGRATE", host, port, log, "0", "5000")
 	}
-	assert.Equal(t, []string{"a.1 weighs 120000, 30000 back", "there.1 weighs 1, 0 back"}, told(from.Admissions(t), "small"))
+	want := []string{"a.1 weighs 120000, 30000 back", "there.1 weighs 1, 0 back"}
+	assert.Equal(t, want, told(from.Admissions(t), "small"))
 	assert.Equal(t, Merge(merged, from.Admissions(t)).Units(), merged.Units())
 }
 
-// A copy of a log, such as a replica or a rewritten file begins with, tells of admissions what is left of them.
+// A copy of a log, with which a replica or a rewritten file begins, has what is left of its admissions.
 func TestRecordsOfCopiedLogs(t *testing.T) {
 	server := Start(t, AppendOnly...)
 	client := server.Client(t)
@@ -165,11 +233,14 @@ func TestRecordsOfCopiedLogs(t *testing.T) {
 	decide(t, client, []string{"x"}, "c settle 1 a.1 4 3 30 0 3600000000")
 	decide(t, client, []string{"x"}, "d admit 1 1 1 7 0 1000 3600000000 0")
 	want := []string{"a.1 weighs 90, 30 back", "d.1 weighs 7, 0 back"}
-	assert.Eventually(t, func() bool { return fmt.Sprint(told(replica.Admissions(t), "x")) == fmt.Sprint(want) }, 10*time.Second, 10*time.Millisecond)
-	assert.Equal(t, []string{"a.1 weighs 120, 60 back", "d.1 weighs 7, 0 back"}, told(Merge(server.Admissions(t), replica.Admissions(t)), "x"))
+	assert.Eventually(t, func() bool {
+		return slices.Equal(told(replica.Admissions(t), "x"), want)
+	}, 10*time.Second, 10*time.Millisecond)
+	merged := Merge(server.Admissions(t), replica.Admissions(t))
+	assert.Equal(t, []string{"a.1 weighs 120, 60 back", "d.1 weighs 7, 0 back"}, told(merged, "x"))
 }
 
-// What the right script never writes is an error, and says what is wrong.
+// What the right script never writes is an error, which says what is wrong.
 func TestRecordsAreStrict(t *testing.T) {
 	Long(t)
 	const before = "ZADD log 1 one 2 five*5 -4 * -1 ~"
@@ -187,7 +258,7 @@ func TestRecordsAreStrict(t *testing.T) {
 		{[]string{"UNLINK log"}, ""},
 		{[]string{"SET log no"}, ""},
 
-		{[]string{"ZADD log 1.5 a"}, "no whole number"},
+		{[]string{"ZADD log 1.5 a"}, "not a whole number"},
 		{[]string{"ZADD log NX 3 a"}, "an option other than XX"},
 		{[]string{"ZADD log 3 one"}, "an id added twice: one"},
 		{[]string{"ZADD log 3 one*2 -5 *"}, "an id added twice: one*2"},
@@ -204,7 +275,7 @@ func TestRecordsAreStrict(t *testing.T) {
 		{[]string{"ZADD log 5000000 !1000"}, "!1000 with a score of 5000000"},
 		{[]string{"ZADD log -5000000 !"}, "! is not the mark of a ban"},
 		{[]string{"ZADD log 3 four*4"}, "log: the mark stands for 4 units and should stand for 7"},
-		{[]string{"ZREMRANGEBYSCORE log 0 2"}, "log: the mark stands for 4 units and should stand for 0"}, // a weight lost in cleaning
+		{[]string{"ZREMRANGEBYSCORE log 0 2"}, "log: the mark stands for 4 units and should stand for 0"},
 		{[]string{"ZREMRANGEBYRANK log 2 3"}, "stands for 4 units and should stand for 0"},
 		{[]string{"ZREMRANGEBYSCORE log -inf 1"}, "stands for 0 units and should stand for 4"},
 		{[]string{"ZREMRANGEBYRANK log 0 1"}, "stands for 0 units and should stand for 4"},
@@ -212,11 +283,11 @@ func TestRecordsAreStrict(t *testing.T) {
 		{[]string{"ZADD log -5 *"}, "stands for 5 units and should stand for 4"},
 		{[]string{"ZREM log five*5"}, "stands for 4 units and should stand for 0"},
 		{[]string{"ZREM log five*5", "ZADD log 2 five:0 2 five:4*3"}, "stands for 4 units and should stand for 2"},
-		{[]string{"ZREM log five*5", "ZADD log 3 five:0 -4 *"}, "is no part of an entry"},
-		{[]string{"ZADD log 2 five:0"}, "is no part of an entry"},
+		{[]string{"ZREM log five*5", "ZADD log 3 five:0 -4 *"}, "is not a part of an entry"},
+		{[]string{"ZADD log 2 five:0"}, "is not a part of an entry"},
 		{[]string{"ZREM log five*5", "ZADD log 2 five=*2", "ZADD log -1 *"}, ""},
 		{[]string{"ZREM log five*5", "ZADD log 2 five=*5"}, "the parts of five weigh no less"},
-		{[]string{"ZADD log 2 five="}, "is no part of an entry"},
+		{[]string{"ZADD log 2 five="}, "is not a part of an entry"},
 		{[]string{"ZADD log 7 five+*3 -6 *"}, ""},
 		{[]string{"ZADD log 7 five+ 8 five+"}, "an id added twice: five"},
 		{[]string{"ZREM log five*5", "ZADD log 2 five:0*2 2 five:1*3 -3 *"}, "the parts of five weigh no less"},
@@ -249,7 +320,8 @@ func TestRecordsOfMovedEntries(t *testing.T) {
 	decide(t, client, []string{"x"}, "a admit 1 1 1 7 0 9 3600000000 0")
 	at := server.Admissions(t)["x"][0].At
 	Do(t, client, "ZADD", "x", "XX", fmt.Sprint(at-1000), "a.1*7")
-	assert.Equal(t, Record{"x": {{At: at, ID: "a.1", Weight: 7, Moved: at - 1000, Addr: server.Addr}}}, server.Admissions(t))
+	want := Record{"x": {{At: at, ID: "a.1", Weight: 7, Moved: at - 1000, Addr: server.Addr}}}
+	assert.Equal(t, want, server.Admissions(t))
 	assert.Equal(t, at-1000, server.Admissions(t)["x"][0].Stands())
 }
 
@@ -261,9 +333,12 @@ func TestRecordsOfWrongFiles(t *testing.T) {
 	}{
 		{"MULTI; ZADD log 1 a*3; ZADD log -2 *; EXEC", ""},
 		{"ZADD log 1 a*3; ZADD log -2 *", "the mark stands for 0 units and should stand for 2"},
-		{"MULTI; ZADD log 1 a*3; ZADD log -2 *; EXEC; ZADD log 2 b*2", "the mark stands for 2 units and should stand for 3"},
+		{
+			"MULTI; ZADD log 1 a*3; ZADD log -2 *; EXEC; ZADD log 2 b*2",
+			"the mark stands for 2 units and should stand for 3",
+		},
 		{"RESTORE log 0 short", "a dump that cannot be read"},
-		{"RESTORE log 0 \x00\x00xxxxxxxxxx", "a dump of type 0, which is no sorted set"},
+		{"RESTORE log 0 \x00\x00xxxxxxxxxx", "a dump of type 0, which is not a sorted set"},
 	} {
 		server := Start(t, AppendOnly...)
 		server.Kill()

@@ -1,11 +1,11 @@
-// Package redistest runs real Redis servers for tests, on loopback, on free ports, leaving no files and no processes.
+// Package redistest runs real Redis servers for tests, on free ports of loopback. They leave no files and no processes.
 //
 // A test binary whose tests use it has
 //
 //	func TestMain(m *testing.M) { redistest.Main(m) }
 //
-// and most tests use the one server of the binary, Shared, each under its own Prefix. A test that breaks its server, or
-// needs other settings, starts its own.
+// Most tests use the server that all tests of the binary share, see Shared, each under its own Prefix. A test that
+// breaks its server, or needs other settings, starts its own.
 package redistest
 
 import (
@@ -29,20 +29,20 @@ import (
 	"go.uber.org/goleak"
 )
 
-// Server is a redis-server process of the test's own.
+// Server is a redis-server process.
 type Server struct {
 	Addr    string // host:port
-	TLSAddr string // where it speaks TLS, if its configuration has what TLS returns
+	TLSAddr string // where it speaks TLS, if its configuration has the lines that TLS returns
 
 	dir      string
 	conf     string
 	sentinel bool
-	clock    *clock // nil unless started WithClock
+	clock    *clock // nil unless StartWithClock has started it
 	cmd      *exec.Cmd
 	exited   chan struct{} // closed when the process has ended
 }
 
-// program is what is run: redis-server, or another that speaks the same, such as valkey-server.
+// program returns the server program: redis-server, or a compatible one, such as valkey-server.
 func program() string {
 	return cmp.Or(os.Getenv("EXACTLIMIT_REDIS_SERVER"), "redis-server")
 }
@@ -59,8 +59,8 @@ var (
 	shared   *Server
 )
 
-// Long skips a test that takes long if the tests run with -short. StartCluster and all else that takes seconds to start
-// call it.
+// Long skips a test that takes long if the tests run with -short. StartCluster calls it, as do other functions that
+// take seconds.
 func Long(t testing.TB) {
 	t.Helper()
 	if testing.Short() {
@@ -68,15 +68,15 @@ func Long(t testing.TB) {
 	}
 }
 
-// Main runs the tests of a binary, stops the shared server and fails if goroutines are left over.
+// Main runs the tests of a binary, stops the shared server, and fails if goroutines are left over.
 func Main(m *testing.M) {
 	code := m.Run()
 	if shared != nil {
 		shared.Kill()
 	}
 	if code == 0 {
-		// What rueidis leaves behind when it is closed ends by itself: a cluster client closes connections that it has
-		// replaced five seconds later, and looks at the cluster again within a second of losing one.
+		// These goroutines of closed rueidis clients end by themselves: a cluster client closes connections that it has
+		// replaced after five seconds, and asks for the nodes within a second after it has lost one.
 		if err := goleak.Find(
 			goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*clusterClient)._refresh.func2"),
 			goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*clusterClient).redirectOrNew.func1"),
@@ -89,7 +89,7 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// Shared returns the server of this test binary, which starts with the first call. Nobody may flush or stop it.
+// Shared returns the server of this test binary, which starts with the first call. Tests may not flush or stop it.
 func Shared(t testing.TB) *Server {
 	t.Helper()
 	sharedMu.Lock()
@@ -117,12 +117,12 @@ func start(t testing.TB, s *Server, config []string) *Server {
 		t.Fatal(missing)
 	}
 	var err error
-	for range 5 { // somebody else may take the port between our look and the server's
+	for range 5 { // another process may take the port before the server does
 		port := FreePort(t)
 		s.Addr = fmt.Sprint("127.0.0.1:", port)
 		s.conf = strings.Join(slices.Concat([]string{
 			"bind 127.0.0.1", fmt.Sprint("port ", port), "dir " + s.dir, `save ""`, "daemonize no",
-			"repl-diskless-sync-delay 0", // or a replica is kept waiting for others that might come
+			"repl-diskless-sync-delay 0", // or a replica has to wait for others that may come
 		}, config), "\n") + "\n"
 		if speaksTLS(config) {
 			port := FreePort(t)
@@ -137,7 +137,7 @@ func start(t testing.TB, s *Server, config []string) *Server {
 	return nil
 }
 
-// FreePort returns a port on which nobody listens now.
+// FreePort returns a port on which no process listens now.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -153,7 +153,7 @@ func (s *Server) Start() error {
 	log := new(strings.Builder)
 	cmd := exec.Command(program(), "-")
 	cmd.Stdin = strings.NewReader(s.conf)
-	if s.sentinel { // it writes what it learns into its configuration, so that has to be a file
+	if s.sentinel { // a sentinel changes its configuration file
 		file := filepath.Join(s.dir, "sentinel.conf")
 		if err := os.WriteFile(file, []byte(s.conf), 0o600); err != nil {
 			return err
@@ -187,8 +187,8 @@ func (s *Server) Start() error {
 	return nil
 }
 
-// StartEmpty starts the server again after Kill, without its data, as where nothing was written down or a machine was
-// replaced. What it recorded until then is kept for Records.
+// StartEmpty starts the server again after Kill, without its data, as if its disk had been replaced. What it has
+// recorded before is kept for Records.
 func (s *Server) StartEmpty() error {
 	if err := os.Remove(filepath.Join(s.dir, "dump.rdb")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -198,13 +198,14 @@ func (s *Server) StartEmpty() error {
 		return err
 	}
 	current := filepath.Join(s.dir, "appendonlydir")
-	if err := os.Rename(current, fmt.Sprintf("%s.%04d", current, len(lives))); err != nil && !errors.Is(err, os.ErrNotExist) {
+	err = os.Rename(current, fmt.Sprintf("%s.%04d", current, len(lives)))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	return s.Start()
 }
 
-// ready says whether our process answers on the port, rather than another's, and has read its data.
+// ready reports whether this server answers on the port, and not another one, and has read its data.
 func (s *Server) ready() bool {
 	conn, err := net.DialTimeout("tcp", s.Addr, time.Second)
 	if err != nil {
@@ -218,16 +219,16 @@ func (s *Server) ready() bool {
 	return ours && !strings.Contains(string(answer), "loading:1") || strings.HasPrefix(string(answer), "-NOAUTH")
 }
 
-// Kill ends the server at once, as a crash would. Its files stay for the next Start.
+// Kill ends the server at once, like a crash. Its files stay for the next Start.
 func (s *Server) Kill() {
-	s.cmd.Process.Kill() // an error says that it has ended already
+	s.cmd.Process.Kill() // returns an error if it has ended already
 	<-s.exited
 }
 
-// URL is the address as core.Connect takes it.
+// URL returns the address as a URL for core.Connect.
 func (s *Server) URL() string { return "redis://" + s.Addr }
 
-// Client connects a client, closed at the end of the test.
+// Client returns a client, which is closed at the end of the test.
 func (s *Server) Client(t testing.TB) rueidis.Client {
 	t.Helper()
 	return newClient(t, s.Addr)
@@ -246,7 +247,7 @@ func newClient(t testing.TB, addrs ...string) rueidis.Client {
 	return client
 }
 
-// Do runs a command, given as its words, and returns the reply.
+// Do runs a command, given by its words, and returns the reply.
 func Do(t testing.TB, client rueidis.Client, words ...string) rueidis.RedisResult {
 	t.Helper()
 	result := client.Do(context.Background(), client.B().Arbitrary(words[0]).Args(words[1:]...).Build())

@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { Main(m) }
 
-// A paused server is connected to and says nothing, then answers what it was sent; and it can be killed as it is.
+// A paused server accepts requests, and answers them once resumed. It can be killed while paused.
 func TestPause(t *testing.T) {
 	server := Start(t)
 	client := server.Single(t)
@@ -37,7 +37,7 @@ func TestPause(t *testing.T) {
 	require.NoError(t, server.Pause())
 	server.Kill()
 	require.NoError(t, server.Start())
-	require.NoError(t, server.Pause()) // and so the cleanup finds it
+	require.NoError(t, server.Pause()) // the cleanup has to end it
 }
 
 func TestReplica(t *testing.T) {
@@ -51,14 +51,15 @@ func TestReplica(t *testing.T) {
 		return replica.Admissions(t).Len() == 2
 	})
 	assert.Equal(t, Record{
-		"before": {{At: 1, ID: "a", Weight: 1, Addr: replica.Addr}}, "after": {{At: 2, ID: "b", Weight: 1, Addr: replica.Addr}},
+		"before": {{At: 1, ID: "a", Weight: 1, Addr: replica.Addr}},
+		"after":  {{At: 2, ID: "b", Weight: 1, Addr: replica.Addr}},
 	}, replica.Admissions(t))
 	Do(t, replica.Single(t), "REPLICAOF", "NO", "ONE")
 	assert.Equal(t, "master", replica.Role())
 }
 
-// The clock of the server that was started with one steps at once and as often as told, its keys expire by it, and it is the
-// same after a restart.
+// StepClock steps a server's clock at once, and as often as it is called. Keys expire by that clock, and a restart does
+// not change it.
 func TestStepClock(t *testing.T) {
 	server := StartWithClock(t, AppendOnly...)
 	client := server.Client(t)
@@ -94,7 +95,7 @@ func now() int64 { return time.Now().UnixMicro() }
 
 func microseconds(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
 
-// What a server has recorded outlives restarts, and what follows StartEmpty is another life.
+// Records survive a restart. StartEmpty begins another life.
 func TestRecordsOfRestarts(t *testing.T) {
 	server := Start(t, AppendOnly...)
 	add(t, server, "log", 1, "a")
@@ -137,8 +138,8 @@ func TestRecordsSayHowEntriesWent(t *testing.T) {
 			Do(t, server.Single(t), "DEL", "log")
 		}
 	}
-	// What a script writes.
-	Do(t, server.Single(t), "EVAL", `redis.call('ZADD', KEYS[1], 6, 'six') redis.call('PEXPIRE', KEYS[1], 9999)`, "1", "log")
+	const script = `redis.call('ZADD', KEYS[1], 6, 'six') redis.call('PEXPIRE', KEYS[1], 9999)`
+	Do(t, server.Single(t), "EVAL", script, "1", "log")
 	Do(t, server.Single(t), "FLUSHALL")
 	add(t, server, "log", 7, "left")
 	var got []string
@@ -146,12 +147,12 @@ func TestRecordsSayHowEntriesWent(t *testing.T) {
 		got = append(got, strings.TrimSpace(fmt.Sprint(a.At, " ", a.ID, ": ", a.Gone)))
 	}
 	assert.Equal(t, []string{
-		"1 trimmed: ZREMRANGEBYSCORE", "2 refunded: ZREM", "3 reset: DEL", "4 flushed: FLUSHALL", "5 flushed too: FLUSHALL",
-		"6 six: FLUSHALL", "7 left:",
+		"1 trimmed: ZREMRANGEBYSCORE", "2 refunded: ZREM", "3 reset: DEL", "4 flushed: FLUSHALL",
+		"5 flushed too: FLUSHALL", "6 six: FLUSHALL", "7 left:",
 	}, got)
 }
 
-// Of a file whose end is missing, what a server would read counts.
+// If the end of a file is missing, the records have what a server would read from it.
 func TestRecordsOfTornFile(t *testing.T) {
 	zadd := "*4\r\n$4\r\nZADD\r\n$3\r\nlog\r\n$1\r\n2\r\n$4\r\ntorn\r\n"
 	for _, tail := range []string{zadd[:len(zadd)-3], zadd[:2], "*1\r\n$5\r\nMULTI\r\n" + zadd + zadd} {
@@ -177,17 +178,20 @@ func TestMissing(t *testing.T) {
 	old := Record{"x": {{At: 1, ID: "a"}, {At: 2, ID: "b"}}, "y": {{At: 3, ID: "a"}}}
 	young := Record{"x": {{At: 1, ID: "a"}, {At: 4, ID: "c"}}}
 	assert.Equal(t, Record{"x": {{At: 2, ID: "b"}}, "y": {{At: 3, ID: "a"}}}, Missing(old, young))
-	assert.Equal(t, Record{"x": {{At: 1, ID: "a"}, {At: 2, ID: "b"}, {At: 4, ID: "c"}}, "y": {{At: 3, ID: "a"}}}, Merge(young, old))
+	all := Record{"x": {{At: 1, ID: "a"}, {At: 2, ID: "b"}, {At: 4, ID: "c"}}, "y": {{At: 3, ID: "a"}}}
+	assert.Equal(t, all, Merge(young, old))
 
-	first, moved := Record{"x": {{At: 9, ID: "a", Weight: 3, Moved: 7}}}, Record{"x": {{At: 7, ID: "a", Weight: 3, Moved: 5}}}
-	whole := Record{"x": {{At: 9, ID: "a", Weight: 3, Moved: 7}}}
-	assert.Equal(t, whole, Merge(first, moved))
+	first := Record{"x": {{At: 9, ID: "a", Weight: 3, Moved: 7}}}
+	moved := Record{"x": {{At: 7, ID: "a", Weight: 3, Moved: 5}}}
+	assert.Equal(t, first, Merge(first, moved))
 	assert.Equal(t, Record{"x": {{At: 9, ID: "a", Weight: 3, Moved: 5}}}, Merge(moved, first))
 }
 
 func add(t *testing.T, server *Server, log string, at int64, id string) {
 	t.Helper()
-	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{server.Addr}, ForceSingleClient: true, DisableCache: true})
+	client, err := rueidis.NewClient(rueidis.ClientOption{
+		InitAddress: []string{server.Addr}, ForceSingleClient: true, DisableCache: true,
+	})
 	require.NoError(t, err)
 	defer client.Close()
 	Do(t, client, "ZADD", log, fmt.Sprint(at), id)

@@ -2,18 +2,15 @@ package redistest
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
-	"io"
 	"net"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 )
 
-// StartReplica runs a replica of a server, with further lines of configuration, and returns when it has all that the master
-// has and follows it.
+// StartReplica runs a replica of a server, with further lines of configuration, and returns once it has the data of the
+// master and follows it.
 func StartReplica(t testing.TB, master *Server, config ...string) *Server {
 	t.Helper()
 	Long(t)
@@ -23,8 +20,8 @@ func StartReplica(t testing.TB, master *Server, config ...string) *Server {
 	return s
 }
 
-// AwaitReplica waits until a server is a replica that is up to date, and what it got stands in its append-only file, where it
-// keeps one.
+// AwaitReplica waits until a server is a replica that is up to date, and has written what it got to its append-only
+// file, if it has one.
 func (s *Server) AwaitReplica(t testing.TB) {
 	t.Helper()
 	s.await(t, 60*time.Second, "follows its master", func() bool {
@@ -37,7 +34,7 @@ func (s *Server) AwaitReplica(t testing.TB) {
 	})
 }
 
-// Role is "master" or "slave", or "" of a server that does not answer.
+// Role returns "master" or "slave", or "" if the server does not answer.
 func (s *Server) Role() string {
 	info, _ := s.ask("INFO", "replication")
 	_, role, _ := strings.Cut(info, "role:")
@@ -45,7 +42,7 @@ func (s *Server) Role() string {
 	return role
 }
 
-// await polls until something holds.
+// await waits until holds returns true.
 func (s *Server) await(t testing.TB, within time.Duration, what string, holds func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(within); !holds(); time.Sleep(10 * time.Millisecond) {
@@ -56,8 +53,8 @@ func (s *Server) await(t testing.TB, within time.Duration, what string, holds fu
 	}
 }
 
-// ask sends one command, given as its words, on a connection of its own, and returns the reply as text, lines of a list
-// joined. It needs no client, so it can ask servers that come and go, and gives up soon where one hangs.
+// ask sends a command, given by its words, on a connection of its own, and returns the reply as text: see textOf. It
+// needs no client, so it can ask servers that start and stop, and gives up after a second if a server hangs.
 func (s *Server) ask(words ...string) (string, error) {
 	conn, err := net.DialTimeout("tcp", s.Addr, time.Second)
 	if err != nil {
@@ -69,35 +66,9 @@ func (s *Server) ask(words ...string) (string, error) {
 	for _, word := range words {
 		fmt.Fprintf(conn, "$%d\r\n%s\r\n", len(word), word)
 	}
-	return readReply(bufio.NewReader(conn))
-}
-
-func readReply(r *bufio.Reader) (string, error) {
-	line, err := r.ReadString('\n')
+	reply, err := ReadValue(bufio.NewReader(conn))
 	if err != nil {
 		return "", err
 	}
-	kind, line := line[0], strings.TrimSpace(line[1:])
-	n, _ := strconv.Atoi(line)
-	switch kind {
-	case '-':
-		return "", errors.New(line)
-	case '$':
-		text := make([]byte, max(0, n+2))
-		if _, err := io.ReadFull(r, text); err != nil {
-			return "", err
-		}
-		return string(text[:max(0, n)]), nil
-	case '*':
-		var parts []string
-		for range n {
-			part, err := readReply(r)
-			if err != nil {
-				return "", err
-			}
-			parts = append(parts, part)
-		}
-		return strings.Join(parts, "\n"), nil
-	}
-	return line, nil
+	return textOf(reply)
 }

@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// SentinelSet is a master with replicas, watched by three sentinels of which two decide.
+// SentinelSet is a master with replicas, which three sentinels watch. Two of them can decide on a failover.
 type SentinelSet struct {
 	Name      string
-	Servers   []*Server // first the one that was master at the start
+	Servers   []*Server // the first was master at the start
 	Sentinels []*Server
 }
 
-// StartSentinelSet runs a set for one test, the servers with further lines of configuration. A master that does not answer
-// for half a second is failed over.
+// StartSentinelSet runs a set for one test, with further lines of configuration for its servers. A master that does not
+// answer for half a second is failed over.
 func StartSentinelSet(t testing.TB, name string, replicas int, config ...string) *SentinelSet {
 	t.Helper()
 	Long(t)
@@ -29,8 +29,9 @@ func StartSentinelSet(t testing.TB, name string, replicas int, config ...string)
 			"sentinel down-after-milliseconds "+name+" 500", "sentinel failover-timeout "+name+" 3000"))
 	}
 	for _, s := range set.Sentinels {
-		// Sentinels look around every ten seconds and talk every two, and in a fifth of that here.
-		if _, err := s.ask("SENTINEL", "DEBUG", "INFO-PERIOD", "2000", "PUBLISH-PERIOD", "400", "TILT-PERIOD", "1000"); err != nil {
+		// These are a fifth of the defaults.
+		_, err := s.ask("SENTINEL", "DEBUG", "INFO-PERIOD", "2000", "PUBLISH-PERIOD", "400", "TILT-PERIOD", "1000")
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -48,8 +49,8 @@ func StartSentinelSet(t testing.TB, name string, replicas int, config ...string)
 	return set
 }
 
-// StartSentinel runs a sentinel that watches a master under a name, with further lines of configuration. With those of TLS
-// it has clients speak TLS with the master.
+// StartSentinel runs a sentinel that watches a master under a name, with further lines of configuration. With the lines
+// of TLS, clients speak TLS with the master.
 func StartSentinel(t testing.TB, name string, master *Server, config ...string) *Server {
 	t.Helper()
 	Long(t)
@@ -69,22 +70,22 @@ func startSentinel(t testing.TB, name string, master *Server, quorum int, config
 	return s
 }
 
-// URL is the address as core.Connect takes it, naming every sentinel.
+// URL returns a URL for core.Connect that names every sentinel.
 func (set *SentinelSet) URL() string { return url(set.Sentinels) + "&master_set=" + set.Name }
 
-// Records are those of all servers.
+// Records returns the records of all servers.
 func (set *SentinelSet) Records(t testing.TB) []Record {
 	t.Helper()
 	return records(t, set.Servers)
 }
 
-// Master returns the master, as soon as all sentinels say that it is the same.
+// Master returns the master, as soon as all sentinels agree on it.
 func (set *SentinelSet) Master(t testing.TB) *Server {
 	t.Helper()
 	return set.AwaitMaster(t, nil)
 }
 
-// AwaitMaster waits until all sentinels agree on a master that is another than one.
+// AwaitMaster waits until all sentinels agree on a master that is not the given server.
 func (set *SentinelSet) AwaitMaster(t testing.TB, not *Server) *Server {
 	t.Helper()
 	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
@@ -103,11 +104,11 @@ func (set *SentinelSet) AwaitMaster(t testing.TB, not *Server) *Server {
 	return nil
 }
 
-// Failover has the sentinels replace the master in good order, and returns the new one, when the old one follows it.
+// Failover has the sentinels replace the master in good order, and returns the new one once the old one follows it.
 func (set *SentinelSet) Failover(t testing.TB) *Server {
 	t.Helper()
 	old := set.Master(t)
-	// It is refused while the last one is under way, or was lately.
+	// Sentinels refuse a failover during the previous one, and shortly after it.
 	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 		_, err := set.Sentinels[0].ask("SENTINEL", "FAILOVER", set.Name)
 		if err == nil {
@@ -122,8 +123,8 @@ func (set *SentinelSet) Failover(t testing.TB) *Server {
 	return master
 }
 
-// Hang pauses the master and returns the one that the sentinels put in its place. The old one, when resumed, believes itself
-// the master until the sentinels tell it otherwise, some two seconds later: see AwaitReplica.
+// Hang pauses the master and returns the new one. Once resumed, the old one acts as a master until the sentinels
+// reconfigure it, about two seconds later: see AwaitReplica.
 func (set *SentinelSet) Hang(t testing.TB) *Server {
 	t.Helper()
 	old := set.Master(t)

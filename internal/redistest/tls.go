@@ -19,8 +19,8 @@ import (
 
 const certificateFile = "tls-cert-file "
 
-// TLS returns lines of configuration with which servers speak TLS as well, each on its TLSAddr, and among themselves,
-// and the configuration of clients that trust them.
+// TLS returns lines of configuration with which servers speak TLS, each on its TLSAddr and with each other, and the
+// configuration of clients that trust them.
 func TLS(t testing.TB) (config []string, client *tls.Config) {
 	t.Helper()
 	fatal := func(err error) {

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// transaction is what a Follower makes of commands that are separated by semicolons.
+// transaction parses commands that are separated by semicolons.
 func transaction(commands string) (all [][][]byte) {
 	for command := range strings.SplitSeq(commands, "; ") {
 		all = append(all, bytes.Fields([]byte(command)))
@@ -22,7 +22,7 @@ func transaction(commands string) (all [][][]byte) {
 	return all
 }
 
-// assertWitnessAgrees compares what a Witness and the recorder say of all that a server has written down.
+// assertWitnessAgrees compares what a Witness and the recorder have read of a server.
 func assertWitnessAgrees(t *testing.T, server *Server) {
 	t.Helper()
 	bounds, want := map[string]Bound{}, map[string]Totals{}
@@ -52,7 +52,7 @@ func TestWitness(t *testing.T) {
 	for _, table := range []struct {
 		name         string
 		transactions string
-		says         string // of the last one, or nothing
+		says         string // of the last transaction, or ""
 	}{
 		{"a full window, and the next", "ZADD x 1 a*10 -9 * | ZADD x 101 b*10 -18 *", ""},
 		{"the next too early", "ZADD x 1 a*10 -9 * | ZADD x 100 b", "11 units within the 100µs up to 100"},
@@ -77,15 +77,15 @@ func TestWitness(t *testing.T) {
 		{"a ban", "ZADD x 1 a -50 !49 | ZADD x 50 b", ""},
 		{"admitted during a ban", "ZADD x 1 a -50 !49 | ZADD x 49 b", "b was admitted at 49, during a ban until 50"},
 		{"an id added twice", "ZADD x 1 a | ZADD x 101 b | ZADD x 102 a", "an id added twice: a"},
-		{"no part", "ZADD x 1 a:1", "is no part of an entry that is removed"},
+		{"no part", "ZADD x 1 a:1", "is not a part of an entry that is removed"},
 		{"too large a part", "ZADD x 1 a*2 -1 * | ZREM x a*2; ZADD x 1 a:0*2", "the parts of a weigh no less"},
 		{"put off", "ZADD x 1 a | ZADD x XX 2 a", "a is put off to 2"},
-		{"no whole number", "ZADD x 1.5 a", "is no whole number"},
+		{"no whole number", "ZADD x 1.5 a", "is not a whole number"},
 		{"a mark with the score of an entry", "ZADD x -1 a", "a with a score of -1"},
 		{"not a script's option", "ZADD x NX 1 a", "an option other than XX"},
 		{"a range from the middle", "ZADD x 1 a 2 b 3 c | ZREMRANGEBYRANK x 1 1", "does not begin with the first"},
 		{"another log", "ZADD y 1 a", "y is no log"},
-		{"another command", "SET x a", "nothing that the script writes"},
+		{"another command", "SET x a", "the script never writes"},
 	} {
 		t.Run(table.name, func(t *testing.T) {
 			w := NewWitness(map[string]Bound{"x": {10, 100 * time.Microsecond}})
@@ -107,7 +107,7 @@ func TestWitness(t *testing.T) {
 	}
 }
 
-// What has left its window and its log is forgotten.
+// A Witness forgets an admission whose window has ended and whose entries are gone.
 func TestWitnessForgets(t *testing.T) {
 	w := NewWitness(map[string]Bound{"x": {10, 100 * time.Microsecond}})
 	for i := range 10_000 {
@@ -123,7 +123,7 @@ func TestWitnessForgets(t *testing.T) {
 	assert.Equal(t, Totals{Admitted: 10_000}, w.Totals("x"))
 }
 
-// A Follower reads each transaction once, across rewrites and restarts, and none that is not complete.
+// A Follower reads each complete transaction once, across rewrites and restarts.
 func TestFollower(t *testing.T) {
 	server := Start(t, Followed...)
 	follower := server.Follow()

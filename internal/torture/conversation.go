@@ -9,9 +9,11 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// conversation is one connection of a client, and the one of the proxy to the server that goes with it.
+// conversation is a connection of a client to the proxy, and that of the proxy to the server for it.
 type conversation struct {
 	proxy             *Proxy
 	client, server    *net.TCPConn
@@ -21,14 +23,14 @@ type conversation struct {
 	ended             chan struct{}
 
 	mu      sync.Mutex
-	waiting []answer // for each request sent on and not answered
-	opaque  bool     // replies no longer answer requests one by one: see unmatched
+	waiting []answer // for each request that was forwarded and is not answered
+	opaque  bool     // whether replies no longer answer requests one by one: see unmatched
 }
 
-// message is a request or a reply on its way.
+// message is a request or a reply that is being forwarded.
 type message struct {
 	bytes []byte
-	due   time.Time // not to arrive before
+	due   time.Time // when it may arrive
 	then  then
 }
 
@@ -48,8 +50,8 @@ type answer struct {
 	delay time.Duration
 }
 
-// unmatched says whether a connection cannot be followed from this request on: what comes then is not one reply for each
-// request, or no value of the protocol at all. From there it is passed on as bytes.
+// unmatched reports whether what comes after a request is not one reply for each request, or not the protocol at all.
+// From then on the connection is forwarded as bytes.
 func unmatched(words []string) bool {
 	switch command := strings.ToUpper(words[0]); command {
 	case "MONITOR", "SYNC", "PSYNC":
@@ -64,7 +66,7 @@ func unmatched(words []string) bool {
 func (c *conversation) readRequests() {
 	in := bufio.NewReaderSize(c.client, 1<<16)
 	for {
-		request, words, err := readRequest(in)
+		request, words, err := redistest.ReadRequest(in)
 		if err != nil {
 			c.broken(c.requests, request, err, closeWrite)
 			return
@@ -92,7 +94,7 @@ func (c *conversation) readRequests() {
 		c.mu.Unlock()
 		switch fate {
 		case LoseRequest:
-			// Whoever finds it first of those waiting closes: here, or where the reply before it has come.
+			// The connection is closed when all requests before this one are answered: here, or by readReplies.
 			if !alone || c.send(c.replies, message{then: closeBoth}) {
 				io.Copy(io.Discard, in)
 			}
@@ -117,13 +119,13 @@ func (c *conversation) readReplies() {
 			return
 		}
 		c.mu.Lock()
-		opaque, pushed := c.opaque, first[0] == '>' // nobody asked for what is pushed
+		opaque, pushed := c.opaque, first[0] == '>' // a push answers no request
 		c.mu.Unlock()
 		if opaque {
 			c.readBytes(in, c.replies, closeBoth)
 			return
 		}
-		reply, err := readValue(in)
+		reply, err := redistest.ReadValue(in)
 		if err != nil {
 			c.broken(c.replies, reply, err, closeBoth)
 			return
@@ -138,7 +140,7 @@ func (c *conversation) readReplies() {
 		c.proxy.answered()
 		c.mu.Lock()
 		var to answer
-		if len(c.waiting) > 0 { // a server may say why it closes before it was asked anything
+		if len(c.waiting) > 0 { // a server may send an error before it closes, without a request
 			to = c.waiting[0]
 		}
 		c.mu.Unlock()
@@ -146,7 +148,7 @@ func (c *conversation) readReplies() {
 		case LoseReply:
 			c.send(c.replies, message{then: closeBoth})
 			return
-		case Reset: // which is under way, and the reply is not to come before it
+		case Reset: // by write, before which the reply must not come
 			return
 		case DelayReply:
 			m.due = time.Now().Add(to.delay)
@@ -167,7 +169,7 @@ func (c *conversation) readReplies() {
 	}
 }
 
-// readBytes passes on what comes, as it comes.
+// readBytes forwards bytes as they come.
 func (c *conversation) readBytes(in *bufio.Reader, to chan message, at then) {
 	for {
 		if _, err := in.Peek(1); err != nil {
@@ -182,8 +184,8 @@ func (c *conversation) readBytes(in *bufio.Reader, to chan message, at then) {
 	}
 }
 
-// broken ends a direction as its sender ended it: what it sent before arrives, and then its end, or its reset. One who does
-// not speak the protocol is reset too.
+// broken ends a direction as its sender did: the rest arrives, and then an end or a reset. If what was sent is not the
+// protocol, the connection is reset too.
 func (c *conversation) broken(to chan message, rest []byte, err error, at then) {
 	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		at, rest = resetBoth, nil
@@ -191,7 +193,7 @@ func (c *conversation) broken(to chan message, rest []byte, err error, at then) 
 	c.send(to, message{bytes: rest, then: at})
 }
 
-// send hands a message to the goroutine that writes, unless the conversation has ended.
+// send passes a message to write, and reports false if the conversation has ended.
 func (c *conversation) send(to chan message, m message) bool {
 	select {
 	case to <- m:
@@ -221,7 +223,7 @@ func (c *conversation) write(to *net.TCPConn, messages chan message, way directi
 		if !c.wait(m, out, way) {
 			return
 		}
-		out.Write(m.bytes) // an error shows when it is flushed
+		out.Write(m.bytes) // Flush returns the error
 		if m.then == carryOn {
 			continue
 		}
@@ -235,7 +237,8 @@ func (c *conversation) write(to *net.TCPConn, messages chan message, way directi
 	}
 }
 
-// wait waits until a message may arrive. What was written before it arrives meanwhile.
+// wait waits until a message may arrive. Meanwhile those before it are flushed. It reports false if the conversation
+// ends.
 func (c *conversation) wait(m message, out *bufio.Writer, way direction) bool {
 	if !c.waitUntil(m.due, out) {
 		return false

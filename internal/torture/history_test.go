@@ -25,7 +25,7 @@ func cached(sent, came, retry, reset int64) Call {
 	return Call{Key: "ann", Sent: sent, Came: came, Source: Cache, Retry: retry, Reset: reset}
 }
 
-// settled is a call of cost 2 that was settled.
+// settledTo returns a call of cost 2 that was settled.
 func settledTo(cost int, came int64, err string) Call {
 	return Call{
 		Key: "ann", Cost: 2, Sent: 10, Came: 20, Allowed: true, Source: Redis,
@@ -45,17 +45,17 @@ func heavy(at int64, id string, weight int) redistest.Admission {
 	return redistest.Admission{At: at, ID: id, Weight: weight}
 }
 
-// record is of one log.
+// record returns a record of one log.
 func record(admitted ...redistest.Admission) redistest.Record {
 	return redistest.Record{"ann": admitted}
 }
 
-// banned is of one log.
+// banned returns a ban of one log.
 func banned(from, to int64) map[string][]redistest.Ban {
 	return map[string][]redistest.Ban{"ann": {{From: from, To: to}}}
 }
 
-// good is a run with nothing wrong: two in any 100 µs, each call back within 10.
+// good returns a run without violations: at most two units in 100 µs, and each call takes at most 10.
 func good() History {
 	return History{
 		Max: 2, Window: 100 * time.Microsecond, Within: 10 * time.Microsecond,
@@ -82,8 +82,8 @@ func TestChecks(t *testing.T) {
 		Fault: "none", Calls: 8, Errors: 2, Local: 1, Admitted: 4, Worst: 2, Max: 2, Latency: 10 * time.Microsecond,
 	}, good().Row("none"))
 
-	over, accounts, repeats, founded, late := History.OverAdmitted, History.Unaccounted, History.Repeated, History.Unfounded, History.Late
-	pardoned := History.Pardoned
+	over, accounts, repeats := History.OverAdmitted, History.Unaccounted, History.Repeated
+	founded, pardoned, late := History.Unfounded, History.Pardoned, History.Late
 	for _, table := range []struct {
 		name   string
 		change func(*History)
@@ -97,41 +97,59 @@ func TestChecks(t *testing.T) {
 			h.Records[1] = record(redistest.Admission{At: 40, ID: "x", Weight: 1, Refunded: 1, Gone: "ZREM"})
 		}, over, ""},
 		{"four after a loss", func(h *History) { h.Losses, h.Records[1] = 1, record(at(40, "x"), at(41, "y")) }, over, ""},
-		{"five after a loss", func(h *History) { h.Losses, h.Records[1] = 1, record(at(40, "x"), at(41, "y"), at(42, "z")) }, over,
-			"ann: 5 admissions within 100µs, where 4 are allowed"},
-		{"heavy ones", func(h *History) { h.Records[0]["ann"][1].Weight, h.Records[1] = 2, nil }, over, "ann: 3 admissions within 100µs, where 2 are allowed: from 15"},
+		{"five after a loss", func(h *History) {
+			h.Losses, h.Records[1] = 1, record(at(40, "x"), at(41, "y"), at(42, "z"))
+		}, over, "ann: 5 admissions within 100µs, where 4 are allowed"},
+		{"heavy ones", func(h *History) { h.Records[0]["ann"][1].Weight, h.Records[1] = 2, nil }, over,
+			"ann: 3 admissions within 100µs, where 2 are allowed: from 15"},
 		{"of which a part is refunded", func(h *History) {
 			h.Records[0]["ann"][1].Weight, h.Records[0]["ann"][1].Refunded, h.Records[1] = 2, 1, nil
 		}, over, ""},
 		{"which one of the servers knows of", func(h *History) {
 			h.Records[0]["ann"][1].Weight, h.Records[1]["ann"][1].Weight, h.Records[1]["ann"][1].Refunded = 2, 2, 1
 		}, over, ""},
-		{"clocks apart", func(h *History) { h.Records = []redistest.Record{record(at(35, "b"), at(15, "a"), at(114, "c"))} }, over, "ann: 3"},
+		{"clocks apart", func(h *History) {
+			h.Records = []redistest.Record{record(at(35, "b"), at(15, "a"), at(114, "c"))}
+		}, over, "ann: 3"},
 
-		{"an admission nobody recorded", func(h *History) { h.Calls = append(h.Calls, allowed(300, 310), allowed(320, 330)) }, accounts,
-			"ann: callers were told of 5 admissions, and the servers recorded 4"},
-		{"of a key nobody recorded", func(h *History) { h.Calls[0].Key = "bob" }, accounts, "bob: callers were told of 1 admissions, and the servers recorded 0"},
+		{"an admission that was not recorded", func(h *History) {
+			h.Calls = append(h.Calls, allowed(300, 310), allowed(320, 330))
+		}, accounts, "ann: callers were told of 5 admissions, and the servers recorded 4"},
+		{"of a key without a record", func(h *History) { h.Calls[0].Key = "bob" }, accounts,
+			"bob: callers were told of 1 admissions, and the servers recorded 0"},
 		{"of a cost", func(h *History) { h.Calls[0].Cost = 3 }, accounts, "told of 5"},
 		{"as heavy as its cost", func(h *History) { h.Calls[0].Cost, h.Records[0]["ann"][0].Weight = 3, 3 }, accounts, ""},
-		{"and no heavier", func(h *History) { h.Calls[0].Cost, h.Records[0]["ann"][0].Weight, h.Records[1] = 3, 6, nil }, accounts,
-			"ann: the servers recorded 9 admissions; 5 callers were told, 3 do not know"},
-		{"an admission nobody knows of", func(h *History) { h.Calls = h.Calls[:5] }, accounts,
+		{"and no heavier", func(h *History) {
+			h.Calls[0].Cost, h.Records[0]["ann"][0].Weight, h.Records[1] = 3, 6, nil
+		}, accounts, "ann: the servers recorded 9 admissions; 5 callers were told, 3 do not know"},
+		{"an admission that no caller knows of", func(h *History) { h.Calls = h.Calls[:5] }, accounts,
 			"ann: the servers recorded 4 admissions; 3 callers were told, 0 do not know and 0 were forgotten"},
-		{"which was denied in-process", func(h *History) { h.Calls = append(h.Calls[:5], Call{Key: "ann", Source: "in-process"}) }, accounts, ""},
-		{"which was denied", func(h *History) { h.Calls = append(h.Calls[:5], denied(0, 0, 1, 1)) }, accounts, "0 do not know"},
+		{"which was denied in-process", func(h *History) {
+			h.Calls = append(h.Calls[:5], Call{Key: "ann", Source: "in-process"})
+		}, accounts, ""},
+		{"which was denied", func(h *History) {
+			h.Calls = append(h.Calls[:5], denied(0, 0, 1, 1))
+		}, accounts, "0 do not know"},
 		{"which was forgotten", func(h *History) { h.Calls, h.Lost = h.Calls[:5], record(at(205, "d")) }, accounts, ""},
 
-		{"charged twice", func(h *History) { h.Records[0]["ann"][2].ID = "b" }, repeats, "ann: b was charged at 35 () and again at 115 ()"},
-		{"charged again after a window", func(h *History) { h.Records[0]["ann"][2].ID, h.Records[1] = "a", nil }, repeats, ""},
-		{"charged by two servers", func(h *History) { h.Records[1] = record(at(40, "b")) }, repeats, "ann: b was charged at 35 () and again at 40 ()"},
-		{"which after a loss is no wonder", func(h *History) { h.Losses, h.Records[1] = 1, record(at(40, "b")) }, repeats, ""},
-		{"but is by one", func(h *History) { h.Losses, h.Records[1] = 1, record(at(40, "b"), at(45, "b")) }, repeats, "and again at 45"},
+		{"charged twice", func(h *History) { h.Records[0]["ann"][2].ID = "b" }, repeats,
+			"ann: b was charged at 35 () and again at 115 ()"},
+		{"charged again after a window", func(h *History) {
+			h.Records[0]["ann"][2].ID, h.Records[1] = "a", nil
+		}, repeats, ""},
+		{"charged by two servers", func(h *History) { h.Records[1] = record(at(40, "b")) }, repeats,
+			"ann: b was charged at 35 () and again at 40 ()"},
+		{"which a loss explains", func(h *History) { h.Losses, h.Records[1] = 1, record(at(40, "b")) }, repeats, ""},
+		{"but is by one", func(h *History) { h.Losses, h.Records[1] = 1, record(at(40, "b"), at(45, "b")) }, repeats,
+			"and again at 45"},
 
 		{"a ban of a full log", func(h *History) { h.Bans = banned(35, 115) }, pardoned, ""},
 		{"an admission during a ban", func(h *History) { h.Bans = banned(35, 116) }, pardoned,
 			"ann: c was admitted at 115, during a ban from 35 to 116"},
-		{"an admission before one", func(h *History) { h.Bans = banned(34, 50) }, pardoned, "ann: b was admitted at 35, during a ban"},
-		{"a ban of a log with room", func(h *History) { h.Bans = banned(15, 30) }, pardoned, "ann: banned at 15, when it held 1 of 2 units"},
+		{"an admission before one", func(h *History) { h.Bans = banned(34, 50) }, pardoned,
+			"ann: b was admitted at 35, during a ban"},
+		{"a ban of a log with room", func(h *History) { h.Bans = banned(15, 30) }, pardoned,
+			"ann: banned at 15, when it held 1 of 2 units"},
 		{"denied by a ban", func(h *History) {
 			h.Bans, h.Calls[2] = banned(35, 115), Call{Key: "ann", Sent: 50, Came: 60, Source: Redis, Banned: true, Retry: 60}
 		}, founded, ""},
@@ -150,7 +168,10 @@ func TestChecks(t *testing.T) {
 		{"with a retry too long", func(h *History) { h.Calls[2].Retry += 10 }, founded, "ann: denied"},
 		{"with a reset too short", func(h *History) { h.Calls[2].Reset-- }, founded, "ann: denied"},
 		{"of a key without a log", func(h *History) { h.Calls[2].Key = "bob" }, founded, "bob: denied"},
-		{"one more would do, but not two", func(h *History) { h.Calls[2] = denied(20, 30, 90, 90); h.Calls[2].Cost = 2 }, founded, ""},
+		{"one more would do, but not two", func(h *History) {
+			h.Calls[2] = denied(20, 30, 90, 90)
+			h.Calls[2].Cost = 2
+		}, founded, ""},
 		{"nor two where two are", func(h *History) { h.Calls[2].Cost, h.Calls[2].Retry = 2, 80 }, founded, ""},
 		{"nor none", func(h *History) { h.Calls[2] = denied(0, 9, 90, 90); h.Calls[2].Cost = 2 }, founded, "ann: denied"},
 		{"a heavy entry", func(h *History) {
@@ -202,13 +223,19 @@ func TestChecks(t *testing.T) {
 		{"but not where it was lost", func(h *History) {
 			h.Losses, h.Records = 1, []redistest.Record{record(at(15, "a")), record(at(35, "b"))}
 		}, founded, "ann: denied"},
-		{"where another lost it", func(h *History) { h.Losses, h.Records = 1, append(h.Records, record(at(40, "x"))) }, founded, ""},
-		{"the cache one window too long", func(h *History) { h.Calls[3] = cached(170, 180, 45, 65) }, founded, "ann: denied by denial-cache"},
-		{"the cache before it was full", func(h *History) { h.Calls[3] = cached(21, 29, 95, 115) }, founded, "ann: denied by denial-cache"},
+		{"where another lost it", func(h *History) {
+			h.Losses, h.Records = 1, append(h.Records, record(at(40, "x")))
+		}, founded, ""},
+		{"the cache one window too long", func(h *History) { h.Calls[3] = cached(170, 180, 45, 65) }, founded,
+			"ann: denied by denial-cache"},
+		{"the cache before it was full", func(h *History) { h.Calls[3] = cached(21, 29, 95, 115) }, founded,
+			"ann: denied by denial-cache"},
 		{"the cache too hopeful", func(h *History) { h.Calls[3].Retry = 30 }, founded, "ann: denied by denial-cache"},
 
-		{"late by one", func(h *History) { h.Calls[6].Came++ }, late, "ann: a call from 220 took 11µs, where 10µs are allowed (timeout)"},
-		{"and many", func(h *History) { h.Within = 0 }, late, "ann: a call from 10 took 10µs, where 0s are allowed (allowed by redis)"},
+		{"late by one", func(h *History) { h.Calls[6].Came++ }, late,
+			"ann: a call from 220 took 11µs, where 10µs are allowed (timeout)"},
+		{"and many", func(h *History) { h.Within = 0 }, late,
+			"ann: a call from 10 took 10µs, where 0s are allowed (allowed by redis)"},
 	} {
 		t.Run(table.name, func(t *testing.T) {
 			h := good()
@@ -233,12 +260,42 @@ func TestUneven(t *testing.T) {
 	one := of(at(15, "a"), heavy(35, "b", 5))
 	assert.Empty(t, one.Uneven(of(at(15, "a"), heavy(35, "b", 5))))
 	assert.Equal(t, []string{"ann: b was charged 5 to one limit and nothing to the other"}, one.Uneven(of(at(15, "a"))))
-	assert.Equal(t, []string{"ann: b was charged 5 to one limit and 4 to the other"}, one.Uneven(of(at(15, "a"), heavy(35, "b", 4))))
-	assert.Equal(t, []string{"ann: c was charged 0 to one limit and 1 to the other"}, one.Uneven(of(at(15, "a"), heavy(35, "b", 5), at(40, "c"))))
+	assert.Equal(t, []string{"ann: b was charged 5 to one limit and 4 to the other"},
+		one.Uneven(of(at(15, "a"), heavy(35, "b", 4))))
+	assert.Equal(t, []string{"ann: c was charged 0 to one limit and 1 to the other"},
+		one.Uneven(of(at(15, "a"), heavy(35, "b", 5), at(40, "c"))))
 }
 
-// What calls were settled to is what the servers have charged in the end. What was charged then may be beyond Max, and
-// nothing is admitted as long as it is.
+// A retry does not tell which of several limits denied its first attempt, so one of them must have been full.
+func TestUnexplained(t *testing.T) {
+	two := record(at(15, "a"), at(35, "b"))
+	for _, table := range []struct {
+		name   string
+		states [][2]int64
+		others redistest.Record // of the second limit; the first is full from 35 until 115
+		sent   int64
+		finds  bool
+	}{
+		{"the first limit was full", [][2]int64{{1, 80}, {1, 80}}, record(), 50, false},
+		{"the second was", [][2]int64{{1, 80}, {1, 80}}, record(at(120, "c"), at(125, "d")), 130, false},
+		{"neither was", [][2]int64{{1, 80}, {1, 80}}, record(at(120, "c")), 130, true},
+		{"the second has no room", [][2]int64{{1, 80}, {70, 80}}, record(), 130, false}, // as Unfounded finds
+	} {
+		call := denied(table.sent, table.sent+10, 0, 0)
+		call.States = table.states
+		var histories []History
+		for i, records := range []redistest.Record{two, table.others} {
+			h := good()
+			h.Calls, h.Records = []Call{call.under(i)}, []redistest.Record{records}
+			histories = append(histories, h)
+		}
+		assert.Equal(t, table.finds, len(Unexplained(histories)) > 0, table.name)
+		assert.Empty(t, histories[0].Unfounded(), table.name)
+		assert.Equal(t, table.states[1][0] > 1, len(histories[1].Unfounded()) > 0, table.name)
+	}
+}
+
+// Servers charge what calls were settled to. That may exceed Max, and nothing is admitted as long as it does.
 func TestSettled(t *testing.T) {
 	type recorded []redistest.Admission
 	refunded := redistest.Admission{At: 15, ID: "a", Weight: 2, Refunded: 1}
@@ -285,7 +342,7 @@ func TestSettled(t *testing.T) {
 	}
 }
 
-// Of a call, each history has what its own limit says.
+// The history of each limit has what a call was told of this limit.
 func TestUnder(t *testing.T) {
 	call := Call{Key: "ann", Source: Redis, States: [][2]int64{{0, 50}, {70, 80}}}
 	assert.True(t, call.under(0).Elsewhere)
@@ -305,7 +362,7 @@ func TestViolationsAreCut(t *testing.T) {
 	assert.Equal(t, "and 10 more of these", h.Late()[10])
 }
 
-// Where the clock steps, a denial is held against the clock before or after, and excused only for as long as the step explains.
+// If a clock steps, a denial may be by the clock before or after, and is excused only as long as the step explains it.
 func TestSteps(t *testing.T) {
 	for _, table := range []struct {
 		name    string
@@ -318,8 +375,10 @@ func TestSteps(t *testing.T) {
 		{"ahead all along", []Step{{From: -990, To: -989, Offset: 1000}}, denied(50-1000, 60-1000, 60, 80), true},
 		{"not yet", []Step{{From: 60, To: 61, Offset: 1000}}, denied(50, 60, 60, 80), true},
 		{"during the call", []Step{{From: 51, To: 52, Offset: 1000}}, denied(50, 60, 60, 80), true},
-		{"during the call, and decided after it", []Step{{From: -950, To: -949, Offset: 1000}}, denied(-951, -940, 60, 80), true},
-		{"there and back", []Step{{From: -100, To: -99, Offset: 1000}, {From: 40, To: 41, Offset: 0}}, denied(50, 60, 60, 80), true},
+		{"during the call, and decided after it", []Step{{From: -950, To: -949, Offset: 1000}},
+			denied(-951, -940, 60, 80), true},
+		{"there and back", []Step{{From: -100, To: -99, Offset: 1000}, {From: 40, To: 41, Offset: 0}},
+			denied(50, 60, 60, 80), true},
 		{"back, and entries of the future deny", []Step{{From: 41, To: 42, Offset: -500}}, denied(50, 60, 560, 580), true},
 		{"until the last of them has left", []Step{{From: 41, To: 42, Offset: -500}}, denied(643, 653, 1, 1), false},
 		{"ahead, and the cache does not know", []Step{{From: 41, To: 42, Offset: 500}}, cached(50, 60, 60, 80), true},
@@ -334,10 +393,13 @@ func TestSteps(t *testing.T) {
 	assert.Equal(t, 2, h.Excused())
 }
 
-// simulate is a run of a limiter that is right but for what is planted: it answers random calls of random costs in a random
-// moment of each.
+// simulate returns a run of a limiter that decides random calls of random costs at a random time within each. It is
+// right if cache and border are 0.
 func simulate(random *rand.Rand, max, mostCost int, window, cache, border int64) History {
-	h := History{Max: max, Window: time.Duration(window) * time.Microsecond, Within: time.Second, Log: func(key string) string { return "p:" + key }}
+	h := History{
+		Max: max, Window: time.Duration(window) * time.Microsecond, Within: time.Second,
+		Log: func(key string) string { return "p:" + key },
+	}
 	log, rec := oracle.Log{}, []redistest.Admission{}
 	var now, full int64 // the cache denies until full
 	var told Call
@@ -380,7 +442,7 @@ func TestSimulated(t *testing.T) {
 		for range 10 {
 			assert.Empty(t, simulate(0, 0).Check())
 		}
-		// What is planted shows in nearly every run.
+		// A bug shows in nearly every run.
 		shows := func(cache, border int64, check func(History) []string) bool {
 			for range 10 {
 				if len(check(simulate(cache, border))) > 0 {
@@ -397,7 +459,10 @@ func TestSimulated(t *testing.T) {
 
 func TestTable(t *testing.T) {
 	table := Table([]Row{
-		{Fault: "SIGSTOP for 5 s", Calls: 123456, Errors: 7, Local: 1000, Admitted: 900, Worst: 99, Max: 100, Latency: 104567 * time.Microsecond},
+		{
+			Fault: "SIGSTOP for 5 s", Calls: 123456, Errors: 7, Local: 1000, Admitted: 900, Worst: 99, Max: 100,
+			Latency: 104567 * time.Microsecond,
+		},
 		good().Row("none"),
 	})
 	assert.Equal(t, strings.TrimLeft(`

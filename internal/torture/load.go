@@ -18,26 +18,27 @@ import (
 	"github.com/exactlimit/exactlimit/core"
 )
 
-// Load is what callers do: in some processes, some goroutines each ask for one of the keys, pause, and ask again. They ask in
+// Load is what callers do: goroutines of some processes each ask for one of the keys, pause, and ask again. They ask in
 // bursts, so that there are batches.
 type Load struct {
 	URL, Prefix string
 	Keys        []string
 	Limit       core.Limit
-	Second      core.Limit    // of each call, too, unless its Max is 0
+	Second      core.Limit    // of each call too, unless its Max is 0
 	Costs       []int         // of which each call has one; 1 if there are none
-	Settled     []int         // percentages of its cost, to one of which each admitted call is settled; may be empty
+	Settled     []int         // percentages of the cost; each admitted call is settled to one of them, if there are any
 	Goroutines  int           // of each process
-	Holds       time.Duration // how long a request is in flight, if the limit is of such, on average
+	Holds       time.Duration // how long a request is in flight on average, if the limit is of requests in flight
 	Pause       time.Duration // between a goroutine's calls, on average
 	Burst       time.Duration // unless 0, calls begin at multiples of it
 	Policy      core.FailurePolicy
-	Timeout     time.Duration // core's own when 0
-	Hold        time.Duration // of the denial cache; core's own when 0
+	Timeout     time.Duration // core's default if 0
+	Hold        time.Duration // of the denial cache; core's default if 0, no cache if negative
 	Deadline    time.Duration // of each call's context, if any
 	Burn        time.Duration // of CPU time, after each call
-	Busy        int           // goroutines of each process that burn CPU time all the while
+	Busy        int           // how many goroutines of each process do nothing but burn CPU time
 	Seed        uint64
+	Bug         Bug // planted, unless zero
 }
 
 // Key is the i-th key of a load.
@@ -51,7 +52,7 @@ func keys(n int) []string {
 	return keys
 }
 
-// log is the name of a key's log in Redis, as README documents it. The keys of a load need no escapes.
+// log returns the name of a key's log in Redis, as core/README.md documents it. The keys of a load need no escapes.
 func (l Load) log(key string) string { return l.logOf(key, l.Limit) }
 
 func (l Load) logOf(key string, limit core.Limit) string {
@@ -80,20 +81,27 @@ func (l Load) timeout() time.Duration {
 // Seen is what one process saw.
 type Seen struct {
 	Calls []Call
-	// Stall is the longest that the machine kept the process from what it wanted to do. Calls may take that much longer.
+	// Stall is the longest time for which the machine did not run a goroutine of the process that was ready to run.
 	Stall time.Duration
+	// Recovered reports whether Redis answered again after the last call, for each key.
+	Recovered bool
 }
 
-// run asks until the context ends.
+// run makes calls until the context ends.
 func (l Load) run(ctx context.Context) (seen Seen, err error) {
-	opts := []core.Option{core.WithPrefix(l.Prefix), core.OnFailure(l.Policy), core.WithLogger(slog.New(slog.DiscardHandler))}
+	opts := []core.Option{
+		core.WithPrefix(l.Prefix), core.OnFailure(l.Policy), core.WithLogger(slog.New(slog.DiscardHandler)),
+	}
 	if l.Timeout > 0 {
 		opts = append(opts, core.WithTimeout(l.Timeout))
 	}
-	if l.Hold > 0 {
+	switch {
+	case l.Hold > 0:
 		opts = append(opts, core.WithDenialCache(10_000, l.Hold))
+	case l.Hold < 0:
+		opts = append(opts, core.WithDenialCache(0, 0))
 	}
-	limiter, err := core.Connect(l.URL, opts...)
+	limiter, err := connect(l.URL, l.Bug, opts...)
 	if err != nil {
 		return seen, err
 	}
@@ -140,10 +148,29 @@ func (l Load) run(ctx context.Context) (seen Seen, err error) {
 	}
 	all.Wait()
 	seen.Calls = slices.Concat(calls...)
+	seen.Recovered = l.recovers(limiter)
 	return seen, limiter.Close()
 }
 
-// burn keeps a processor busy, in steps that the scheduler may interrupt.
+// recovers waits until Redis has answered for each key. It gives up after ten seconds.
+func (l Load) recovers(limiter *core.Limiter) bool {
+	giveUp := time.Now().Add(10 * time.Second)
+	for _, key := range l.Keys {
+		for {
+			d, err := limiter.Peek(context.Background(), key, l.limits()...)
+			if err == nil && d.Source == core.SourceRedis {
+				break
+			}
+			if time.Now().After(giveUp) {
+				return false
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	return true
+}
+
+// burn keeps a processor busy. The scheduler may interrupt it.
 func burn(d time.Duration) {
 	for end := time.Now().Add(d); time.Now().Before(end); {
 	}
@@ -161,7 +188,8 @@ func (l Load) call(limiter *core.Limiter, key string, cost int) (Call, core.Deci
 	call.Allowed, call.Banned, call.Source = d.Allowed, d.Banned, d.Source.String()
 	if err == nil && !d.Allowed {
 		for _, state := range d.States() {
-			call.States = append(call.States, [2]int64{state.RetryAfter.Microseconds(), state.ResetAfter.Microseconds()})
+			retry, reset := state.RetryAfter.Microseconds(), state.ResetAfter.Microseconds()
+			call.States = append(call.States, [2]int64{retry, reset})
 		}
 	}
 	if err != nil {
@@ -173,8 +201,8 @@ func (l Load) call(limiter *core.Limiter, key string, cost int) (Call, core.Deci
 	return call, d
 }
 
-// hold is what a request does while it is in flight: it takes some time, one in eight more than a lease, and is released,
-// some twice.
+// hold is what a request does while it is in flight: it takes some time, one in eight more than a lease, and is
+// released once or twice.
 func (l Load) hold(limiter *core.Limiter, call *Call, d core.Decision, random *rand.Rand) {
 	holds := time.Duration(random.Int64N(int64(2 * l.Holds)))
 	if random.IntN(8) == 0 {
@@ -202,7 +230,7 @@ func settle(limiter *core.Limiter, d core.Decision, cost int) *Settlement {
 	return settled
 }
 
-// loadEnv makes this test binary a process that is one load until its input ends, and then writes what it saw.
+// loadEnv is set for a process that is a Load until its input ends, and then writes what it saw.
 const loadEnv = "EXACTLIMIT_TORTURE_LOAD"
 
 func work() error {
@@ -222,7 +250,7 @@ func work() error {
 	return json.NewEncoder(os.Stdout).Encode(seen)
 }
 
-// start runs a load in so many processes. What it returns stops them and returns what each saw.
+// start runs a load in so many processes. It returns a function that stops them and returns what each saw.
 func (l Load) start(t testing.TB, processes int) (stop func() []Seen) {
 	t.Helper()
 	seen := make([]Seen, processes)

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// startProcess runs the test binary again, with what it is to do as JSON in an environment variable.
+// startProcess runs the test binary again, with its task as JSON in an environment variable.
 func startProcess(t testing.TB, variable string, task any) (cmd *exec.Cmd, in io.WriteCloser, out io.Reader) {
 	t.Helper()
 	must := func(err error) {

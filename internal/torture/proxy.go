@@ -10,21 +10,22 @@ import (
 	"time"
 )
 
-// Fate is what befalls a request.
+// Fate is what happens to a request.
 type Fate int
 
 const (
 	// Pass is no fault.
 	Pass Fate = iota
-	// LoseRequest swallows the request and all that follow it, and closes the connection once what was sent before is
+	// LoseRequest drops the request and those that follow it, and closes the connection when the requests before it are
 	// answered. The server never sees it.
 	LoseRequest
-	// LoseReply sends the request on, and closes the connection instead of passing on its reply. The server has executed it.
+	// LoseReply forwards the request, and closes the connection instead of forwarding its reply. The server executes
+	// it.
 	LoseReply
-	// Reset sends the request on and breaks the connection at once. Whether the server executes it nobody knows, and no reply
-	// says so.
+	// Reset forwards the request, and resets the connection at once. The server may or may not execute it. There is no
+	// reply.
 	Reset
-	// DelayRequest and DelayReply hold back the request, or its reply, and so all that follow on the connection.
+	// DelayRequest and DelayReply delay the request, or its reply, and with it those that follow on the connection.
 	DelayRequest
 	DelayReply
 )
@@ -33,13 +34,14 @@ func (f Fate) String() string {
 	return [...]string{"pass", "lose request", "lose reply", "reset", "delay request", "delay reply"}[f]
 }
 
-// Faults befall requests by chance: each field is the share of requests that meet that fate, each request at most one.
+// Faults happen to requests by chance. Each field is the share of requests that meet that fate, each request at most
+// one.
 type Faults struct {
-	Command string // only requests of this command, such as EVALSHA; of any when empty
+	Command string // only requests of this command, such as EVALSHA; "" is any
 
 	LoseRequest, LoseReply, Reset, DelayRequest, DelayReply float64
 
-	Delay time.Duration // how long DelayRequest and DelayReply hold back
+	Delay time.Duration // of DelayRequest and DelayReply
 }
 
 // Struck is a request that met a fate.
@@ -54,11 +56,11 @@ type Counts struct {
 	Fates                          map[Fate]int
 }
 
-// Proxy stands between clients and one Redis server and passes on every byte, until told to harm them. It knows where
-// requests and replies begin and end, and which reply answers which request, so it loses whole ones and never corrupts what
-// it passes on. It is safe for concurrent use.
+// Proxy forwards every byte between clients and a Redis server, except for faults. It knows where requests and replies
+// begin and end, and which reply answers which request, so it loses whole ones and corrupts nothing. It is safe for
+// concurrent use.
 //
-// What befalls the nth request of the kth connection by chance depends on the seed alone, as far as the faults do not change
+// What happens to the nth request of the kth connection by chance depends on the seed alone, unless the faults change
 // meanwhile.
 type Proxy struct {
 	Addr string // where it listens
@@ -71,16 +73,16 @@ type Proxy struct {
 	listener net.Listener // nil while connections are refused
 	hole     chan struct{}
 	rate     int          // bytes per second in each direction; 0 is no limit
-	free     [2]time.Time // when each direction has carried what it was given
+	free     [2]time.Time // when each direction has carried what it was given until now
 	faults   Faults
-	next     []Struck // explicit fates still to be met, with the command as the only word
+	next     []Struck // fates set by Next, with the command as the only word
 	open     map[*conversation]bool
 	counts   Counts
 	struck   []Struck
 	closed   bool
 }
 
-// NewProxy listens on a free port of loopback in front of a server, given as host:port, until the end of the test.
+// NewProxy starts a proxy of a server, given as host:port, on a free port of loopback, until the end of the test.
 func NewProxy(t testing.TB, target string, seed uint64) *Proxy {
 	t.Helper()
 	p := &Proxy{Addr: "127.0.0.1:0", target: target, seed: seed, open: map[*conversation]bool{}}
@@ -92,26 +94,26 @@ func NewProxy(t testing.TB, target string, seed uint64) *Proxy {
 	return p
 }
 
-// URL is the address as core.Connect takes it.
+// URL returns the address as a URL for core.Connect.
 func (p *Proxy) URL() string { return "redis://" + p.Addr }
 
-// Strike sets the faults that befall requests by chance from now on.
+// Strike sets the faults that happen to requests by chance from now on.
 func (p *Proxy) Strike(f Faults) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.faults = f
 }
 
-// Next gives the next request of a command a fate. Further calls are for the requests after it. Delays are as long as
-// Strike has set.
+// Next sets the fate of the next request of a command. Further calls are for the requests after it. Strike sets the
+// delay.
 func (p *Proxy) Next(command string, fate Fate) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.next = append(p.next, Struck{fate, []string{command}})
 }
 
-// Hold makes the network a black hole: connections open and stay open, and what is sent in either direction arrives after
-// Heal or never.
+// Hold makes the network a black hole: connections open and stay open, and what is sent in either direction arrives
+// after Heal, or never.
 func (p *Proxy) Hold() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -120,15 +122,15 @@ func (p *Proxy) Hold() {
 	}
 }
 
-// Narrow makes a network that carries so many bytes per second in each direction, all connections together. A message arrives
-// when its last byte has.
+// Narrow makes the network carry so many bytes per second in each direction, all connections together. A message
+// arrives when its last byte does.
 func (p *Proxy) Narrow(bytesPerSecond int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.rate, p.free = bytesPerSecond, [2]time.Time{}
 }
 
-// direction is a way through a proxy.
+// direction is a direction through a proxy.
 type direction int
 
 const (
@@ -136,7 +138,7 @@ const (
 	toClient
 )
 
-// carried returns when a network that carries so much has carried so many bytes more.
+// carried returns when the network has carried so many more bytes.
 func (p *Proxy) carried(way direction, bytes int) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -150,7 +152,7 @@ func (p *Proxy) carried(way direction, bytes int) time.Time {
 	return p.free[way]
 }
 
-// Refuse refuses new connections, as where no process listens. Those there are stay.
+// Refuse refuses new connections, as if no process listened. Present connections stay.
 func (p *Proxy) Refuse() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -164,7 +166,7 @@ func (p *Proxy) refuse() {
 	}
 }
 
-// Cut resets all connections there are.
+// Cut resets all connections.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -173,8 +175,8 @@ func (p *Proxy) Cut() {
 	}
 }
 
-// Heal ends all faults. What was held arrives; what is delayed, or waits for a narrow network, is so for as long as it was to
-// be.
+// Heal ends all faults. What was held arrives. What is delayed, or waits for a narrow network, arrives as late as
+// before.
 func (p *Proxy) Heal() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -189,7 +191,7 @@ func (p *Proxy) Heal() error {
 	return nil
 }
 
-// Close ends all connections and returns when nothing is left of the proxy.
+// Close ends all connections, and returns when all goroutines of the proxy have ended.
 func (p *Proxy) Close() {
 	p.mu.Lock()
 	p.closed = true
@@ -210,10 +212,10 @@ func (p *Proxy) Counts() Counts {
 	return counts
 }
 
-// mostStruck is how many requests a proxy remembers, so that it can run for hours.
+// mostStruck is how many requests a proxy remembers at most, since it may run for hours.
 const mostStruck = 1000
 
-// Struck returns the requests that met a fate, in the order in which they came: the first ones, if there are very many.
+// Struck returns the requests that met a fate, in the order in which they came: the first ones, if there are many.
 func (p *Proxy) Struck() []Struck {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -226,7 +228,7 @@ func (p *Proxy) listen() error {
 		return err
 	}
 	p.listener = listener
-	if strings.HasSuffix(p.Addr, ":0") { // and the same ever after
+	if strings.HasSuffix(p.Addr, ":0") { // later listeners use the same port
 		p.Addr = listener.Addr().String()
 	}
 	p.all.Go(func() {
@@ -267,13 +269,13 @@ func (p *Proxy) serve(client *net.TCPConn) {
 	parts.Go(func() { c.write(c.server, c.requests, toServer) })
 	parts.Go(func() { c.write(c.client, c.replies, toClient) })
 	parts.Wait()
-	c.end(false) // both sides have said all they had to say
+	c.end(false)
 	p.mu.Lock()
 	delete(p.open, c)
 	p.mu.Unlock()
 }
 
-// fate decides on a request. chance belongs to its connection.
+// fate draws the fate of a request, and its delay. chance is of its connection.
 func (p *Proxy) fate(words []string, chance *rand.Rand) (Fate, time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -4,7 +4,7 @@ import (
 	"time"
 )
 
-// soakFault disturbs a soak for some time. Callers are paused while prepare runs.
+// soakFault is a fault of a soak. Callers are paused while prepare runs.
 type soakFault struct {
 	name    string
 	prepare func(*soak)
@@ -52,8 +52,10 @@ var soakFaults = []soakFault{
 	{name: "clock stepped back", prepare: func(s *soak) { s.step(-1) }, play: calm},
 }
 
+// calm lets time pass without a fault.
 func calm(s *soak, d time.Duration) { s.watch(d, nil) }
 
+// struck has faults happen to calls by chance.
 func struck(f Faults) func(*soak, time.Duration) {
 	return func(s *soak, d time.Duration) {
 		s.proxy.Strike(f)
@@ -68,8 +70,8 @@ func (s *soak) heal() {
 	}
 }
 
-// step steps the server's clock, forward or back, by up to three seconds, which is more than any window, and
-// often by little.
+// step steps the server's clock, forward or back, by at most three seconds, which is more than any window, and often by
+// little.
 func (s *soak) step(sign time.Duration) {
 	longest := s.random.Int64N(int64(3 * time.Second))
 	by := time.Duration(s.random.Int64N(longest + 1)).Truncate(time.Microsecond)

@@ -10,7 +10,7 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// soakRow is what a fault came to, all its phases together.
+// soakRow is the summary of all phases with a fault.
 type soakRow struct {
 	fault      string
 	phases     int
@@ -21,7 +21,7 @@ type soakRow struct {
 	violations int
 }
 
-// see notes a window, if it is the fullest.
+// see records a window if it is the fullest until now.
 func (r *soakRow) see(w redistest.Worst) {
 	if w.Max > 0 && w.Fuller(r.fullest) {
 		r.fullest = w
@@ -38,7 +38,7 @@ func (s *soak) row(fault string) *soakRow {
 	return s.rows[i]
 }
 
-// summary says in a line how far a soak has come.
+// summary returns a line on the soak until now.
 func (s *soak) summary(took time.Duration) string {
 	const mb = 1 << 20
 	n := s.tally.Outcomes.decided()
@@ -48,7 +48,7 @@ func (s *soak) summary(took time.Duration) string {
 		s.heap/mb, s.theirs/mb, s.redis/mb, s.files/mb)
 }
 
-// table prints the rows as Markdown that can be read as it is.
+// table returns the rows as a table in Markdown, with aligned columns.
 func (s *soak) table(took time.Duration) string {
 	var text strings.Builder
 	out := tabwriter.NewWriter(&text, 0, 0, 1, ' ', 0)

@@ -16,8 +16,8 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// soak is a run of TestSoak: processes of callers, one server behind a proxy, and a witness that reads what
-// the server writes down.
+// soak is a run of TestSoak: processes of callers, a server behind a proxy, and a witness that reads what the server
+// records.
 type soak struct {
 	*testing.T
 	random   *rand.Rand
@@ -54,14 +54,14 @@ func (s *soak) do(command string) string {
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(time.Minute))
 	fmt.Fprintf(conn, "%s\r\n", command)
-	reply, err := readValue(bufio.NewReader(conn))
+	reply, err := redistest.ReadValue(bufio.NewReader(conn))
 	if err != nil || reply[0] == '-' {
 		s.Fatalf("%s: %s %v", command, reply, err)
 	}
 	return string(reply)
 }
 
-// watch has the witness read along for some time, and does something meanwhile, again and again.
+// watch reads what the server records for some time, and calls do again and again meanwhile.
 func (s *soak) watch(d time.Duration, do func()) {
 	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(min(20*ms, time.Until(end))) {
 		if do != nil {
@@ -71,6 +71,7 @@ func (s *soak) watch(d time.Duration, do func()) {
 	}
 }
 
+// read has the witness check what the server has recorded since the last call.
 func (s *soak) read() {
 	err := s.follower.Read(func(transaction [][][]byte) error {
 		s.transactions++
@@ -81,14 +82,14 @@ func (s *soak) read() {
 	}
 }
 
-// violated ends the soak.
+// violated ends the soak because of a violation.
 func (s *soak) violated(format string, args ...any) {
 	s.playing.violations++
 	s.Fatalf(format, args...)
 }
 
-// play is a phase: the callers ask, something disturbs them, they recover, and they are paused. Then what they
-// know must be what the server has written down.
+// play runs a phase: the callers make calls during a fault, recover, and are paused. Then what they know must be what
+// the server has recorded.
 func (s *soak) play(fault soakFault, d time.Duration) {
 	row := s.row(fault.name)
 	s.playing = row
@@ -125,12 +126,12 @@ func (s *soak) recover(d time.Duration) {
 	s.watch(d, nil)
 	for begun := time.Now(); s.transactions == before; s.watch(100*ms, nil) {
 		if time.Since(begun) > time.Minute {
-			s.violated("nothing disturbs Redis any more, and it was asked for nothing since")
+			s.violated("the fault has ended, and no call has changed anything in Redis since")
 		}
 	}
 }
 
-// pause returns when no call is under way any more.
+// pause waits until no call is in flight, and returns what the callers have counted.
 func (s *soak) pause() Tally {
 	tallies, errs := make([]Tally, len(s.callers)), make([]error, len(s.callers))
 	var all sync.WaitGroup
@@ -148,7 +149,7 @@ func (s *soak) pause() Tally {
 	return sum
 }
 
-// settle reads until nothing more comes: what was under way without a caller.
+// settle reads until the server records nothing more, since calls may be in flight whose callers no longer wait.
 func (s *soak) settle() {
 	for quiet := 0; quiet < 3; {
 		before := s.transactions
@@ -160,8 +161,7 @@ func (s *soak) settle() {
 	}
 }
 
-// compare checks what callers know of this phase against what was written down, and returns the units that
-// were admitted.
+// compare compares what callers know of this phase with what was recorded, and returns the units that were admitted.
 func (s *soak) compare(tally Tally) (admitted int) {
 	for u, use := range s.uses {
 		for k := range use.Keys {
@@ -202,7 +202,7 @@ func (s *soak) log(use Use, key int, limit core.Limit) string {
 	return Load{Prefix: s.prefix}.logOf(use.key(key), limit)
 }
 
-// bound notes how much memory and disk this takes, and rewrites the server's file if it has grown large.
+// bound measures the use of memory and disk, and rewrites the server's file if it is large.
 func (s *soak) bound() {
 	var memory runtime.MemStats
 	runtime.ReadMemStats(&memory)
@@ -241,11 +241,10 @@ func (s *soak) size() int64 {
 	return size
 }
 
-// soakUses are hot keys, of which many calls are batches for one entry; keys under two limits with requests of
-// different costs; keys of which much is settled; a key whose log is always full and asked for all the while,
-// so that requests meet the very moment at which a window ends; many keys with little room; and some that are
-// banned. The windows are longer than it takes to make a call again on a busy machine: after a window what it
-// was charged first would no longer be found.
+// soakUses are hot keys, whose requests share entries; keys under two limits with requests of different costs; keys
+// whose requests are often settled; a key whose log is always full, so that requests meet the very microsecond at which
+// an entry expires, and one whose log is full on a busy machine, too; many keys with little room; and keys that are
+// banned. As in scene.lengthen, the windows are longer than it takes to send a call again on a busy machine.
 var soakUses = []Use{
 	{
 		Name: "hot", Share: 940, Keys: 2, Costs: []int{1},
@@ -266,6 +265,10 @@ var soakUses = []Use{
 		Limits: []core.Limit{{Name: "full", Max: 400, Window: 500 * ms}},
 	},
 	{
+		Name: "small", Share: 40, Keys: 1, Costs: []int{1},
+		Limits: []core.Limit{{Name: "small", Max: 10, Window: 500 * ms}},
+	},
+	{
 		Name: "many", Share: 12, Keys: 200, Costs: []int{1},
 		Limits: []core.Limit{{Name: "many", Max: 5, Window: 500 * ms}},
 	},
@@ -275,9 +278,9 @@ var soakUses = []Use{
 	},
 }
 
-// TestSoak makes decisions for as long as -soak says, while one fault after another disturbs them, with calm
-// between. All that the server records is checked as it is written. The first violation ends it, with the
-// record of the window.
+// TestSoak makes decisions for as long as -soak says, during one fault after another, with phases without a fault
+// between them. Everything that the server records is checked while it is written. The first violation ends the test,
+// which prints the record of the window.
 func TestSoak(t *testing.T) {
 	redistest.Long(t)
 	if deadline, is := t.Deadline(); is && *soakTime > time.Minute && time.Until(deadline) < *soakTime+time.Minute {
@@ -287,7 +290,7 @@ func TestSoak(t *testing.T) {
 	if played == 0 {
 		played = uint64(time.Now().UnixNano()) % 1_000_000
 	}
-	t.Logf("play it again with -seed %d", played)
+	t.Logf("repeat it with -seed %d", played)
 	server := redistest.StartWithClock(t, redistest.Followed...)
 	s := &soak{
 		T: t, random: rand.New(rand.NewPCG(played, 0)), server: server, proxy: NewProxy(t, server.Addr, played),
@@ -309,7 +312,10 @@ func TestSoak(t *testing.T) {
 		}
 	}
 	s.witness = redistest.NewWitness(bounds)
-	load := Callers{URL: s.proxy.URL(), Prefix: s.prefix, Goroutines: 512, Uses: s.uses, Pause: ms, Seed: played}
+	load := Callers{
+		URL: s.proxy.URL(), Prefix: s.prefix, Goroutines: 512, Uses: s.uses, Pause: ms, Seed: played,
+		Bug: plantedBug(t),
+	}
 	other := load
 	other.Policy, other.Provisional, other.Seed = core.FailClosed, true, played+1
 	s.callers = []*callers{load.start(t), other.start(t)}
@@ -336,7 +342,7 @@ func TestSoak(t *testing.T) {
 	}
 }
 
-// about returns a time between half of d and one and a half.
+// about returns a random time between half of d and one and a half times d.
 func (s *soak) about(d time.Duration) time.Duration {
 	return d/2 + time.Duration(s.random.Int64N(int64(d)))
 }

@@ -9,20 +9,20 @@ import (
 	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
-// Row is a run in the report.
+// Row is the summary of a run.
 type Row struct {
 	Fault    string
 	Calls    int
 	Errors   int           // calls without a decision
-	Local    int           // decisions by other than Redis
+	Local    int           // decisions without Redis
 	Admitted int           // units, as the servers recorded them
 	Worst    int           // the most units in any window
-	Max      int           // and how many are allowed
+	Max      int           // how many are allowed
 	Latency  time.Duration // the longest call
-	Lost     int           // units that were forgotten
+	Lost     int           // units that servers forgot
 }
 
-// Row sums up a run.
+// Row returns the summary of a run.
 func (h History) Row(fault string) Row {
 	row := Row{Fault: fault, Calls: len(h.Calls), Max: h.Max, Lost: h.Lost.Units()}
 	for _, call := range h.Calls {
@@ -41,7 +41,7 @@ func (h History) Row(fault string) Row {
 	return row
 }
 
-// Table prints rows as Markdown that can be read as it is.
+// Table returns rows as a table in Markdown, with aligned columns.
 func Table(rows []Row) string {
 	var text strings.Builder
 	out := tabwriter.NewWriter(&text, 0, 0, 1, ' ', 0)
@@ -49,7 +49,8 @@ func Table(rows []Row) string {
 	fmt.Fprintln(out, "|---\t|--:\t|--:\t|--:\t|--:\t|--:\t|--:\t|--:\t|")
 	for _, r := range rows {
 		fmt.Fprintf(out, "| %s\t| %d\t| %d\t| %d\t| %d\t| %d of %d\t| %v\t| %d\t|\n",
-			r.Fault, r.Calls, r.Errors, r.Local, r.Admitted, r.Worst, r.Max, r.Latency.Round(100*time.Microsecond), r.Lost)
+			r.Fault, r.Calls, r.Errors, r.Local, r.Admitted, r.Worst, r.Max,
+			r.Latency.Round(100*time.Microsecond), r.Lost)
 	}
 	out.Flush()
 	return text.String()
