@@ -431,8 +431,8 @@ func ExampleCountOnly_ban() {
 	// 429, come back in 3600 seconds
 }
 
-// Logins of one address that come at the same moment begin no ban, unless Max of them have failed: the guard sees one at a
-// time, so all others have been given back, or have failed, when it is asked.
+// Logins of one address that come at the same moment begin no ban, unless Max of them have failed: the guard sees one
+// at a time, so all others have been given back, or have failed, when it is asked.
 func ExampleCountOnly_oneByOne() {
 	login := func(c *gin.Context) { c.Status(http.StatusOK) }
 	failures := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.CountOnly(func(status int) bool {

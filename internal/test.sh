@@ -20,8 +20,8 @@ step() { printf '\n== %d:%02d %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$*"; }
 # may be longer, because they cannot be wrapped. JSON is not checked, because its strings cannot be wrapped either.
 check_columns() {
   local long
-  long=$(LC_ALL=C.UTF-8 grep -rnE '^.{121}' --include='*.'{go,lua,sh,md,yml,yaml,js,css,html} \
-    . | grep -vE '^[^:]*\.md:[0-9]+:(\||user )' || true)
+  long=$(LC_ALL=C.UTF-8 grep -rnE '^.{121}' --include='*.'{go,lua,sh,md,yml,yaml,js,css,html} . |
+    grep -vE '^[^:]*\.md:[0-9]+:(\||user )' || true)
   if [ -n "$long" ]; then
     printf 'more than 120 columns:\n%s\n' "$long"
     exit 1

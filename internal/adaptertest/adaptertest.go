@@ -48,6 +48,7 @@ func Run(t *testing.T, app App) {
 	t.Run("settles", func(t *testing.T) { settles(t, app) })
 	t.Run("settles of many", func(t *testing.T) { settlesOfMany(t, app) })
 	t.Run("in flight", func(t *testing.T) { inFlight(t, app) })
+	t.Run("spans", func(t *testing.T) { spans(t, app) })
 	t.Run("errors", func(t *testing.T) { serviceErrors(t, app) })
 	t.Run("deadlines", func(t *testing.T) { deadlines(t, app) })
 }

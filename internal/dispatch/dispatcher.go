@@ -139,8 +139,8 @@ func (d *Dispatcher[Q]) Do(ctx context.Context, q Q) error {
 	return err
 }
 
-// Server returns a number of the server that answers questions with a hash tag: in Redis Cluster, questions with another
-// number have another master. The number may change, and be out of date for some seconds.
+// Server returns the number of the server that answers questions with a hash tag. In Redis Cluster, each master has its
+// own number. The number may change, and may be out of date for some seconds.
 func (d *Dispatcher[Q]) Server(hashTag string) int {
 	client, err := d.Client()
 	if err != nil {

@@ -42,7 +42,8 @@ var (
 	token = target{keys: true, max: 3, line: "GET /bearer", honest: "Authorization: Bearer $C",
 		attackerFrom: "127.5.$k.1", victimFrom: "127.6.$k.1"}
 	// vote counts by a parameter of the path together with the address of the peer.
-	vote = target{keys: true, max: 3, line: "GET /items/item$k/votes", attackerFrom: "127.7.$k.1", victimFrom: "127.8.$k.1"}
+	vote = target{keys: true, max: 3, line: "GET /items/item$k/votes",
+		attackerFrom: "127.7.$k.1", victimFrom: "127.8.$k.1"}
 	// translated counts by the address that a trusted proxy has added, which sees IPv4 clients through a translator with
 	// the prefix of RFC 8215.
 	translated = target{max: 5, line: "POST /api/login", honest: "X-Forwarded-For: 64:ff9b:1::$C",
