@@ -322,7 +322,7 @@ func TestSettled(t *testing.T) {
 		{"to more, which is charged twice", settledTo(9, 30, ""), recorded{heavy(15, "a", 2), added(25, 7), added(27, 7)},
 			"the servers have charged 16; what callers were told is 9 at most"},
 		{"to more, perhaps", settledTo(9, 30, "timeout"), recorded{heavy(15, "a", 2)}, ""},
-		{"to more, and something is admitted all the same", settledTo(9, 30, ""),
+		{"to more, and something is admitted nevertheless", settledTo(9, 30, ""),
 			recorded{heavy(15, "a", 2), added(25, 7), at(124, "b")},
 			"8 admissions within 100µs, where 2 are allowed: from 25 (a+, ) to 124 (b, )"},
 		{"to more, and something is admitted later", settledTo(9, 30, ""),

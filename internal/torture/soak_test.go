@@ -163,8 +163,8 @@ func (s *soak) settle() {
 }
 
 // compare compares what callers know of this phase with what was recorded, and returns the units that were admitted. A
-// call that its caller has given up may be executed in the next phase, if the machine is so busy that settle does not see
-// it.
+// call that its caller has given up may be executed in the next phase, if the machine is so busy that settle does not
+// see it.
 func (s *soak) compare(tally Tally) (admitted int) {
 	for u, use := range s.uses {
 		for k := range use.Keys {
