@@ -75,3 +75,41 @@ func TestHalfMigratedSlot(t *testing.T) {
 	}
 	assert.Empty(t, said.all())
 }
+
+// While a slot moves, the node that it leaves refuses to make a log again that the script has emptied there. Then the
+// call has charged nothing, and is sent again, to the other node.
+func TestExpiredLogInASlotThatMoves(t *testing.T) {
+	cluster := redistest.StartCluster(t, 2, 0)
+	said := &record{}
+	limiter := connectTo(t, cluster.URL(), patient, said.logger())
+	const window = 20 * time.Millisecond
+	limits := []Limit{{Name: "a", Max: 5, Window: window}, {Name: "b", Max: 1, Window: window}}
+	allow := func() {
+		d, err := limiter.Allow(context.Background(), "ann", limits[0])
+		require.NoError(t, err)
+		assert.Equal(t, SourceRedis, d.Source)
+		assert.Equal(t, 4, d.Remaining)
+		d, err = limiter.Allow(context.Background(), "ann", limits[1])
+		require.NoError(t, err)
+		assert.Equal(t, SourceRedis, d.Source)
+		assert.True(t, d.Allowed)
+		time.Sleep(25 * time.Millisecond)
+	}
+	allow()
+	slot := cluster.Slot(t, "{ann}")
+	to := cluster.Masters[0]
+	if cluster.MasterOfSlot(t, slot) == to {
+		to = cluster.Masters[1]
+	}
+	var moved atomic.Bool
+	var moving sync.WaitGroup
+	moving.Go(func() {
+		defer moved.Store(true)
+		cluster.MoveSlot(t, slot, to, 100*time.Millisecond)
+	})
+	for !moved.Load() {
+		allow()
+	}
+	moving.Wait()
+	assert.Empty(t, said.all())
+}

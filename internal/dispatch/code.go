@@ -46,5 +46,8 @@ func noScript(err error) bool { return Code(err) == "NOSCRIPT" }
 // readOnly reports whether a call had no effect because the server is a replica.
 func readOnly(err error) bool { return Code(err) == "READONLY" }
 
-// tryAgain reports whether a call had no effect because its slot is moving, and its keys are on two nodes.
-func tryAgain(err error) bool { return Code(err) == "TRYAGAIN" }
+// tryAgain reports whether a call has charged nothing because its slot is moving: its keys are on two nodes, or the
+// script has emptied a log and could not make it again on the node that the slot leaves.
+func tryAgain(err error) bool {
+	return Code(err) == "TRYAGAIN" || err != nil && strings.Contains(err.Error(), "attempted to access a non local key")
+}
