@@ -10,6 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . internal/test/install.sh
+export GOFLAGS="$(go env GOFLAGS) -trimpath" # so that a fresh clone in another directory has a warm build cache
 
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.7.0 # the newest that Go 1.25 builds
 nested="apps metricstest browser proxies bench"       # modules under internal
