@@ -56,8 +56,9 @@ func Unexplained(histories []History) []string {
 
 // denying returns, by the names of logs, the logs that may have denied a call. A log is what all servers recorded,
 // since they may have handed it on to each other. If data was lost, it is what one of them recorded. The time at which
-// units were given back is not known, so there is a log with and one without them. Nor is the time known at which the
-// script moved entries that were in its future, as it does if a server's clock is not steady.
+// units were given back is not known, so there is a log with and one without them. A denial between two refunds need
+// not agree with either; see founded. Nor is the time known at which the script moved entries that were in its future,
+// as it does if a server's clock is not steady.
 func (h History) denying() map[string][]entries {
 	records := h.Records
 	if h.Losses == 0 {
@@ -85,7 +86,8 @@ func (h History) denying() map[string][]entries {
 	return logs
 }
 
-// founded reports whether one of the logs explains a denial.
+// founded reports whether one of the logs explains a denial. If units of its entries were given back, it is enough that
+// the log had no room with them.
 func (h History) founded(logs map[string][]entries, call Call) bool {
 	check := h.foundedInRedis
 	if call.Source == Cache {
@@ -93,7 +95,8 @@ func (h History) founded(logs map[string][]entries, call Call) bool {
 	}
 	for _, offset := range h.offsets(call) {
 		for _, log := range logs[h.log(call.Key)] {
-			if check(log, call.shifted(offset)) {
+			shifted := call.shifted(offset)
+			if check(log, shifted) || log.gaveBack(call.Sent-h.Window.Microseconds(), call.Came) && h.full(log, shifted) {
 				return true
 			}
 		}
@@ -184,7 +187,8 @@ func (h History) banned(call Call) bool {
 // entries is everything that was ever admitted to a log, in the order of time.
 type entries struct {
 	at    []int64
-	units []int // of all entries up to this one
+	units []int   // of all entries up to this one
+	back  []int64 // the times of entries of which units were given back later
 }
 
 func entriesOf(admitted []redistest.Admission, units func(redistest.Admission) int) (log entries) {
@@ -194,8 +198,17 @@ func entriesOf(admitted []redistest.Admission, units func(redistest.Admission) i
 			sum += n
 			log.at, log.units = append(log.at, a.At), append(log.units, sum)
 		}
+		if a.Refunded > 0 {
+			log.back = append(log.back, a.At)
+		}
 	}
 	return log
+}
+
+// gaveBack reports whether units were given back of an entry from one time to another.
+func (e entries) gaveBack(from, to int64) bool {
+	i := sort.Search(len(e.back), func(i int) bool { return e.back[i] >= from })
+	return i < len(e.back) && e.back[i] <= to
 }
 
 // between returns the units of the entries after one and up to another; after -1, from the first on.
