@@ -243,6 +243,8 @@ func TestCommandsPerDecision(t *testing.T) {
 	limiter := newOver(t, client, WithDenialCache(0, 0), patient)
 	cached := newOver(t, client, patient)
 	ctx := context.Background()
+	_, err := limiter.Allow(ctx, "bob", PerHour("first", 1)) // loads the script, if that is not done yet
+	require.NoError(t, err)
 
 	commands := func(limiter *Limiter, limit Limit, calls int) map[string]int {
 		redistest.Do(t, client, "CONFIG", "RESETSTAT")
