@@ -270,10 +270,9 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 		}
 	})
 	t.Log(met)
-	if !testing.Short() { // a short run makes too few checks; see TestStoresAgreeWithOracleOnEveryRule
-		for _, rule := range rules {
-			assert.Positive(t, met[rule], "%q decides nothing, so this shows nothing of it", rule)
-		}
+	// Random requests rarely meet some of the rules. TestStoresAgreeWithOracleOnEveryRule meets all.
+	for _, rule := range []string{"room", "no room", "in flight", "given back"} {
+		assert.Positive(t, met[rule], "%q decides nothing, so this shows nothing of it", rule)
 	}
 }
 
