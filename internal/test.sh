@@ -103,7 +103,7 @@ test_valkey() {
   "$server" --version
   # Without the tests that take long and are the same on any server.
   EXACTLIMIT_REDIS_SERVER=$server go test -shuffle=on ./core \
-    -skip 'Example|Hung|LostConnections|ManyExpired|TakeNoMemory|ThreeProcesses|Wait'
+    -skip 'Example|Hung|Killed|LateGrants|LostConnections|ManyExpired|Renewed|TakeNoMemory|Wait'
   EXACTLIMIT_REDIS_SERVER=$server quietly go test -v -run 'TestTorture/(none|replies_lost|CLIENT|restart|slots)' \
     ./internal/torture
 }
