@@ -49,5 +49,5 @@ func readOnly(err error) bool { return Code(err) == "READONLY" }
 // tryAgain reports whether a call has charged nothing because its slot is moving: its keys are on two nodes, or the
 // script has emptied a log and could not make it again on the node that the slot leaves.
 func tryAgain(err error) bool {
-	return Code(err) == "TRYAGAIN" || err != nil && strings.Contains(err.Error(), "attempted to access a non local key")
+	return Code(err) == "TRYAGAIN" || err != nil && strings.Contains(err.Error(), "access a non local key")
 }

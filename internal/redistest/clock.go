@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -62,6 +63,29 @@ func (s *Server) StepClock(t testing.TB, by time.Duration) time.Duration {
 		t.Fatal(err)
 	}
 	return time.Duration(s.clock.offset.Load()) * time.Microsecond
+}
+
+// AwaitClock waits until a server that runs has noticed that its clock was stepped, to within two seconds. Valkey 9
+// reads the clock ten times a second, and not for each command.
+func (s *Server) AwaitClock(t testing.TB) {
+	t.Helper()
+	for begun := time.Now(); ; time.Sleep(time.Millisecond) {
+		text, err := s.ask("EVAL", "return redis.call('TIME')[1]", "0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		seconds, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ahead := time.Until(time.Unix(seconds, 0))
+		if (ahead - time.Duration(s.clock.offset.Load())*time.Microsecond).Abs() < 2*time.Second {
+			return
+		}
+		if time.Since(begun) > 10*time.Second {
+			t.Fatal("the server does not notice that its clock was stepped")
+		}
+	}
 }
 
 func (c *clock) step(by time.Duration) error {

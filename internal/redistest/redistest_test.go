@@ -73,12 +73,14 @@ func TestStepClock(t *testing.T) {
 	Do(t, client, "SET", "k", "v", "PX", "60000")
 
 	assert.Equal(t, -time.Hour, server.StepClock(t, -time.Hour))
+	server.AwaitClock(t)
 	assert.InDelta(t, -time.Hour, ahead(), float64(near))
 	ttl, err := Do(t, client, "PTTL", "k").AsInt64()
 	require.NoError(t, err)
 	assert.InDelta(t, 3_660_000, ttl, 2000)
 
 	assert.Equal(t, time.Minute+time.Millisecond, server.StepClock(t, time.Hour+time.Minute+time.Millisecond))
+	server.AwaitClock(t)
 	time.Sleep(2 * time.Millisecond) // a key expires when its millisecond is over
 	assert.InDelta(t, time.Minute, ahead(), float64(near))
 	exists, err := Do(t, client, "EXISTS", "k").AsInt64()
