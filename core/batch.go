@@ -84,11 +84,11 @@ func (b *batch) Encode(questions []*question) (keys, args []string) {
 		b.merged[i].group = b.groupOf(&b.merged[i])
 	}
 	b.keys, b.args = b.keys[:0], append(b.args[:0], "", b.call.id)
-	first := b.firstGroup()
-	b.appendGroup(int32(first))
-	for g := range b.groups {
-		if g != first {
-			b.appendGroup(int32(g))
+	for _, simple := range []bool{true, false} { // the script answers simple groups faster if they come first
+		for g := range b.groups {
+			if b.groups[g].simple() == simple {
+				b.appendGroup(int32(g))
+			}
 		}
 	}
 	names, start := string(b.names), 0 // one allocation for all names
@@ -99,24 +99,15 @@ func (b *batch) Encode(questions []*question) (keys, args []string) {
 	return b.keys, b.args[1:]
 }
 
-// firstGroup returns the index of the group to encode first. It is the largest group of plain questions, because the
-// script answers them faster if they come first, or group 0 if no question is plain.
-func (b *batch) firstGroup() int {
-	first := 0
-	for i := range b.groups {
-		if g := &b.groups[i]; g.plain() && (!b.groups[first].plain() || g.questions > b.groups[first].questions) {
-			first = i
-		}
-	}
-	return first
+// simple reports whether a question is of the most common kind: it asks to admit requests under one limit without a
+// ban, and is not provisional.
+func (a *merged) simple() bool {
+	return a.verb == admit && len(a.limits) == 1 && !a.provisional && a.limits[0].Ban == 0
 }
 
-// plain reports whether a question is of the most common kind, for which the script has the verb "one": a single
-// request under one limit without a ban, of cost 1, that is not provisional.
-func (a *merged) plain() bool {
-	return a.verb == admit && len(a.limits) == 1 && a.requests == 1 && a.cost == 1 && !a.provisional &&
-		a.limits[0].Ban == 0
-}
+// single reports whether a question is simple and stands for one request of cost 1. The script has the verb "one" for
+// such questions, because most are.
+func (a *merged) single() bool { return a.simple() && a.requests == 1 && a.cost == 1 }
 
 // merge merges a caller's question into an equal one, or adds it as a new question to the script.
 func (b *batch) merge(q *question) {
@@ -172,7 +163,7 @@ func (b *batch) appendGroup(index int32) {
 	}
 	g := &b.groups[index]
 	switch {
-	case g.plain():
+	case g.single():
 		b.appendArgs("one", g.questions)
 	case g.verb == admit:
 		provisional := 0
@@ -198,7 +189,7 @@ func (b *batch) appendGroup(index int32) {
 			b.args = append(b.args, b.text(int64(limit.Max)))
 		}
 		b.args = append(b.args, b.text(limit.Window.Microseconds()))
-		if asks && !g.plain() {
+		if asks && !g.single() {
 			b.args = append(b.args, b.text(limit.Ban.Microseconds()))
 		}
 	}

@@ -193,8 +193,8 @@ func TestMissingRights(t *testing.T) {
 		{"A full", "c6 one 1 9 m peek 1 1 1 m 0", "time zcard zcount zadd pexpire zrange"},
 		{"A full", "c7 admit 1 1 2 2 1 9 m 0 peek 1 1 1 m 0", "time zcard zcount zadd pexpire zrange"},
 		{"some B full", "c8 admit 2 1 1 3 0 9 m 0 peek 1 1 1 m 0", "time zcard zcount zadd pexpire zrange"},
-		{"weighs full", "c9 admit 1 1 1 3 0 9 m 0 peek 1 1 1 m 0",
-			"time zcard zcount zrangebyscore zadd pexpire zrange"},
+		{"weighs full", "c9 admit 1 1 1 3 0 9 m 0 peek 1 1 1 m 0", "time zcard zcount zadd pexpire zrange"},
+		{"A faded", "ca admit 2 1 1 1 0 9 m 0", "time zcard zcount zadd pexpire zrange zremrangebyscore zrem"},
 		{"A B", "d1 again one 2 3 m", "time zcard zscore zadd pexpire"},
 		{"A weighs", "d2 one 1 3 m settle 1 w.1 1 0 2 0 m", "time zcard zscore zadd pexpire zrem zrangebyscore unlink"},
 		{"A weighs", "d2 one 1 3 m settle 1 w.1 1 0 2 9 m", "time zcard zscore zadd pexpire"},
@@ -206,7 +206,7 @@ func TestMissingRights(t *testing.T) {
 			"time zcard zcount zscore zrange zrangebyscore zadd zrem zremrangebyscore zremrangebyrank unlink pexpire"},
 	}
 	all := strings.Fields(calls[len(calls)-1].needs)
-	logs := []string{"A", "B", "C", "some", "full", "old", "weighs"}
+	logs := []string{"A", "B", "C", "some", "full", "old", "weighs", "faded"}
 	for _, c := range calls {
 		for _, right := range all {
 			redistest.Do(t, admin, "FLUSHALL")
@@ -215,12 +215,14 @@ func TestMissingRights(t *testing.T) {
 			redistest.Do(t, admin, "ZADD", "full", now, "f.1", now, "f.2")
 			redistest.Do(t, admin, "ZADD", "old", "1", "o.1", now, "o.2")
 			redistest.Do(t, admin, "ZADD", "weighs", "-1", "*", now, "w.1*2")
+			redistest.Do(t, admin, "ZADD", "faded", "-1", "*", "1", "o.1*2", now, "o.2")
 			entries := func() map[string]map[string]int64 {
 				there := map[string]map[string]int64{}
 				for _, log := range logs {
 					there[log] = members(t, admin, log)
 					for member := range there[log] {
-						if member == "o.1" || member == "~" { // it may be removed, and remain: it charges nothing
+						if member == "o.1" || member == "~" || log == "faded" && member != "o.2" {
+							// It may be removed, or remain: it charges nothing.
 							delete(there[log], member)
 						}
 					}

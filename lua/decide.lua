@@ -73,8 +73,8 @@
 --         may be a round trip old. If the units of a log are not known, its remaining is 0. A settle may be repeated
 --         in a call with "again" or without.
 -- Time    A call has a budget, so that it never occupies the server for long: 1000 minus 7 for each key, and at least
---         100. Reading or removing an entry takes 1, moving it to the present 2, cleaning a log 8 (but 0 if it is done
---         before any function is made), and giving back 1 for each request of the entry. Renewing an entry takes
+--         100. Reading or removing an entry takes 1, moving it to the present 2, cleaning a log 8 (but 0 if its
+--         question is simple), and giving back 1 for each request of the entry. Renewing an entry takes
 --         nothing from the budget, but is as much work as a key, so a call should have few of both. Once the budget is
 --         used up, expired entries stay in their logs, but their units are not counted. In a log with the mark *, the
 --         expired entries must be read to know their units. As long as some are left, the reply is -1, so a question
@@ -104,7 +104,7 @@ local call, try = redis.call, redis.pcall
 
 -- Numbers are formatted by format('%.0f', n), because tostring and .. would cut them to fourteen digits. A number that
 -- is passed to call keeps all digits, but Redis takes longer to format it.
-local format = string.format
+local format, match = string.format, string.match
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
 local stamp = #time[2] == 6 and time[1] .. time[2] or format('%.0f', now)
@@ -114,17 +114,10 @@ local budget = keys < 128 and 1000 - 7 * keys or 100 -- see "Time" above
 local slack = 1000 -- milliseconds
 local reply = {}
 
--- Nearly all calls are one group of plain questions, which have the verb one. They are answered before any function is
--- made, because making functions takes time. The arguments of other calls are parsed into groups here, so that wrong
--- arguments fail before anything is written. A cutoff is the score up to which entries have expired. It is never
--- negative, because negative scores belong to marks.
-local groups
-local plain, max, window, cutoff = 0, nil, nil, nil
-if ARGV[2] == 'one' and not ARGV[6] and ARGV[3] + 0 == keys then
-  plain, max, window = keys, ARGV[4] + 0, ARGV[5] + 0
-else
-  groups = {}
-  local a, logs = 2, 0
+-- parse returns the groups that the arguments describe. A cutoff is the score up to which entries have expired. It is
+-- never negative, because negative scores belong to marks.
+local function parse()
+  local groups, a, logs = {}, 2, 0
   if ARGV[a] == 'again' or ARGV[a] == 'known' then
     a, again, knownOnly = a + 1, true, ARGV[a] == 'known'
   end
@@ -173,61 +166,122 @@ else
     elseif g.verb == 'probe' then
       g.logs = 2
     else
-      return redis.error_reply('ERR exactlimit: unknown verb')
+      return nil, redis.error_reply('ERR exactlimit: unknown verb')
     end
     g.charges = g.charges and not knownOnly
     groups[#groups + 1] = g
     logs = logs + g.questions * g.logs
   end
   if keys == 0 or logs ~= keys then
-    return redis.error_reply('ERR exactlimit: the call has other logs than its questions')
+    return nil, redis.error_reply('ERR exactlimit: the call has other logs than its questions')
   end
-  local first = groups[1]
-  if first.verb == 'one' and not again then
-    plain, max, window = first.questions, first.max[1], first.window[1]
+  return groups
+end
+
+-- Nearly all questions are simple: the verb is one, or admit with 1 limit, not provisional, and ban 0. Simple groups
+-- that come first are counted here, and answered before most functions are made, because making functions takes
+-- time.
+local a, simple = 2, 0
+while ARGV[a] == 'one' or
+  ARGV[a] == 'admit' and ARGV[a + 2] == '1' and ARGV[a + 5] == '0' and ARGV[a + 8] == '0' do
+  simple = simple + ARGV[a + 1]
+  a = a + (ARGV[a] == 'one' and 4 or 9)
+end
+local groups, err
+if simple == 0 or simple ~= keys or ARGV[a] then
+  groups, err = parse()
+  if not groups then
+    return err -- before anything is written
   end
 end
 
--- Plain questions are answered here in simple cases. The others get false for now, and are answered below: those about
--- logs that have no room for another request after this one, have marks, have too many expired entries, or fail a
--- command.
-local unanswered = groups and (groups[2] or plain == 0)
-for q = 1, plain do
-  local log = KEYS[q]
-  local held, expired, done = try('ZCARD', log), 0, nil
-  if held ~= 0 then
-    cutoff = cutoff or format('%.0f', window < now and now - window or 0)
-    expired = try('ZCOUNT', log, '-inf', cutoff)
-    if type(held) ~= 'number' or expired ~= 0 and type(expired) ~= 'number' then
-      held, expired = max, 0
-    end
-    held = held - expired
+-- Simple questions are answered here in simple cases. The others get false for now, and are answered below: those about
+-- logs that have no room for another request after this question, have other marks than *, have too many expired
+-- entries, or fail a command; and all later questions about these logs, because order matters.
+local unanswered, postponed, failed, q = groups, nil, nil, 0
+a = 2
+while q < simple do
+  local last, units, weighs, cost, max, window, cutoff = q + ARGV[a + 1], 1, '', 1, nil, nil, nil
+  if ARGV[a] == 'one' then
+    max, window, a = ARGV[a + 2] + 0, ARGV[a + 3] + 0, a + 4
+  else
+    cost, max, window = ARGV[a + 4] + 0, ARGV[a + 6] + 0, ARGV[a + 7] + 0
+    units = ARGV[a + 3] * cost
+    weighs = units > 1 and '*' .. (cost == 1 and ARGV[a + 3] or format('%.0f', units)) or ''
+    a = a + 9
   end
-  if max - held > 1 then
-    if expired > 0 and expired <= budget and try('ZCOUNT', log, '-inf', '(0') == 0 and
-      try('ZREMRANGEBYSCORE', log, 0, cutoff) == expired then
-      budget = budget - expired
-      expired = -1
-    end
-    if expired <= 0 then
-      done = try('ZADD', log, stamp, id .. '.' .. q)
-      if done == 1 and held == 0 then
-        done = try('PEXPIRE', log, window / 1000 + slack)
-      elseif done == 1 and (held == 1 or expired < 0) then
-        done = type(try('PEXPIRE', log, 2 * window / 1000 + slack, 'GT')) == 'number' and 1
+  while q < last do
+    q = q + 1
+    local log, answer = KEYS[q], false
+    repeat -- once, so that break ends the attempt
+      if postponed and postponed[log] then
+        break
       end
+      local members, old, marks, extraBefore, extra = try('ZCARD', log), 0, 0, 0, 0
+      if members ~= 0 then
+        cutoff = cutoff or format('%.0f', window < now and now - window or 0)
+        old = try('ZCOUNT', log, '-inf', cutoff)
+        if type(members) ~= 'number' or type(old) ~= 'number' then
+          break
+        end
+        marks = old > 0 and try('ZCOUNT', log, '-inf', '(0') or 0
+      end
+      local live, expired = members - old, old
+      if marks ~= 0 then
+        local score = marks == 1 and try('ZSCORE', log, '*')
+        if type(score) ~= 'string' or score + 0 >= 0 or old > 10 then -- it would take long to return many entries
+          break
+        end
+        extraBefore, expired = -score, old - 1
+        extra = extraBefore
+        local entries = expired > 0 and try('ZRANGE', log, 1, expired) or {}
+        if #entries ~= expired then
+          break
+        end
+        for i = 1, expired do
+          extra = extra + 1 - (match(entries[i], '%*(%d+)$') or 1)
+        end
+      end
+      local remaining = max - live - extra - units
+      if remaining < cost or expired > budget then
+        break
+      end
+      if expired > 0 then
+        if try('ZREMRANGEBYSCORE', log, 0, cutoff) ~= expired then
+          break
+        end
+        budget = budget - expired * (1 + marks)
+      end
+      local done = try('ZADD', log, stamp, id .. '.' .. q .. weighs)
+      if done == 1 then -- not if a retry of this call has overtaken it
+        extra = extra + units - 1
+      end
+      if extra ~= extraBefore then
+        local marked = extra > 0 and try('ZADD', log, format('%.0f', -extra), '*') or try('ZREM', log, '*')
+        failed = type(marked) ~= 'number' and marked or failed
+      end
+      if live == 0 then
+        done = try('PEXPIRE', log, window / 1000 + slack) == 1 and done
+      elseif live == 1 or expired > 0 then
+        done = type(try('PEXPIRE', log, 2 * window / 1000 + slack, 'GT')) == 'number' and done
+      end
+      answer = done == 1 and not failed and remaining
+    until true
+    reply[q] = answer
+    if not answer then
+      postponed = postponed or {}
+      unanswered, postponed[log] = true, true
     end
   end
-  reply[q] = done == 1 and max - held - 1
-  unanswered = unanswered or done ~= 1
 end
 if not unanswered then
   return reply
 end
+groups = groups or parse()
 
 -- weight returns how many units an entry weighs.
 local function weight(member)
-  return (string.match(member, '%*(%d+)$') or 1) + 0
+  return (match(member, '%*(%d+)$') or 1) + 0
 end
 
 -- setExtra sets how many units of a log ZCARD does not count.
@@ -413,22 +467,34 @@ local function unfinished(g, known)
   return reply
 end
 
--- fail takes back what the call has charged, if the server allows this, and returns the error of the whole call.
+-- takeBack removes an entry that this call has added, if the server allows this.
+local function takeBack(log, member, units)
+  if try('ZREM', log, member) == 1 and units > 1 then
+    local marked = try('ZSCORE', log, '*') -- its score may have changed after the entry was added
+    if type(marked) == 'string' then
+      pcall(setExtra, log, -marked - (units - 1))
+    end
+  end
+end
+
+-- fail takes back what the call has charged, and returns the error of the whole call.
 local charged = {} -- entries that the functions below have added, and marks of bans
 local function fail(text)
   for i = #charged, 1, -1 do
     local log, member, new, units = unpack(charged[i])
     if new then
       try('UNLINK', log)
-    elseif try('ZREM', log, member) == 1 and units > 1 then
-      local marked = try('ZSCORE', log, '*') -- its score may have changed after the entry was added
-      if type(marked) == 'string' then
-        setExtra(log, -marked - (units - 1))
-      end
+    else
+      takeBack(log, member, units)
     end
   end
-  for q = 1, plain do
-    try('ZREM', KEYS[q], id .. '.' .. q)
+  local q = 0
+  for _, g in ipairs(groups) do
+    for _ = 1, math.min(g.questions, simple - q) do
+      q = q + 1
+      local units = g.requests * g.cost
+      takeBack(KEYS[q], name(id .. '.' .. q, units), units)
+    end
   end
   return { err = text }
 end
@@ -682,10 +748,6 @@ local function probe(_, at)
   return 0
 end
 
-groups = groups or { {
-  verb = 'one', questions = plain, logs = 1, requests = 1, cost = 1, charges = true,
-  max = { max }, window = { window }, ban = { 0 }, cutoff = { cutoff or format('%.0f', math.max(0, now - window)) },
-} }
 local answers = {
   one = admit, admit = admit, peek = admit, settle = settle, renew = renew, reset = reset, probe = probe,
 }
@@ -700,12 +762,13 @@ end
 -- If the server rejects writes, it rejects this command, and the whole call fails. The command changes nothing, because
 -- no log expires within a millisecond. After it, even a server without free memory accepts all writes, because the
 -- script has begun to write. So no question fails halfway for lack of memory.
-local writable = try('PEXPIRE', KEYS[1], 1, 'GT')
+local writable = failed or try('PEXPIRE', KEYS[1], 1, 'GT')
 if type(writable) == 'table' then
   return fail(writable.err)
 end
 
-local q, at = 0, 0
+local at = 0
+q = 0
 for _, g in ipairs(groups) do
   for _ = 1, g.questions do
     q = q + 1
