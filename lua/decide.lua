@@ -114,6 +114,11 @@ local budget = keys < 128 and 1000 - 7 * keys or 100 -- see "Time" above
 local slack = 1000 -- milliseconds
 local reply = {}
 
+-- setExtra sets how many units of a log ZCARD does not count. It runs a command by run, and returns its reply.
+local function setExtra(run, log, extra)
+  return extra > 0 and run('ZADD', log, format('%.0f', -extra), '*') or run('ZREM', log, '*')
+end
+
 -- parse returns the groups that the arguments describe. A cutoff is the score up to which entries have expired. It is
 -- never negative, because negative scores belong to marks.
 local function parse()
@@ -198,7 +203,7 @@ end
 -- Simple questions are answered here in simple cases. The others get false for now, and are answered below: those about
 -- logs that have no room for another request after this question, have other marks than *, have too many expired
 -- entries, or fail a command; and all later questions about these logs, because order matters.
-local unanswered, postponed, failed, q = groups, nil, nil, 0
+local unanswered, postponed, q = groups, nil, 0
 a = 2
 while q < simple do
   local last, units, weighs, cost, max, window, cutoff = q + ARGV[a + 1], 1, '', 1, nil, nil, nil
@@ -246,26 +251,23 @@ while q < simple do
       if remaining < cost or expired > budget then
         break
       end
-      if expired > 0 then
-        if try('ZREMRANGEBYSCORE', log, 0, cutoff) ~= expired then
-          break
-        end
-        budget = budget - expired * (1 + marks)
+      -- The mark is set first, because it must not count too little if the server rejects ZADD.
+      local marked = extra + units - 1 ~= extraBefore
+      if marked and type(setExtra(try, log, extra + units - 1)) ~= 'number' then
+        break
       end
-      local done = try('ZADD', log, stamp, id .. '.' .. q .. weighs)
-      if done == 1 then -- not if a retry of this call has overtaken it
-        extra = extra + units - 1
-      end
-      if extra ~= extraBefore then
-        local marked = extra > 0 and try('ZADD', log, format('%.0f', -extra), '*') or try('ZREM', log, '*')
-        failed = type(marked) ~= 'number' and marked or failed
+      local cleaned = expired == 0 or try('ZREMRANGEBYSCORE', log, 0, cutoff) == expired
+      local done = cleaned and try('ZADD', log, stamp, id .. '.' .. q .. weighs)
+      budget = budget - expired * (1 + marks)
+      if marked and done ~= 1 then -- it is 0 if a retry of this call has overtaken it
+        setExtra(try, log, cleaned and extra or extraBefore)
       end
       if live == 0 then
         done = try('PEXPIRE', log, window / 1000 + slack) == 1 and done
       elseif live == 1 or expired > 0 then
         done = type(try('PEXPIRE', log, 2 * window / 1000 + slack, 'GT')) == 'number' and done
       end
-      answer = done == 1 and not failed and remaining
+      answer = done == 1 and remaining
     until true
     reply[q] = answer
     if not answer then
@@ -282,15 +284,6 @@ groups = groups or parse()
 -- weight returns how many units an entry weighs.
 local function weight(member)
   return (match(member, '%*(%d+)$') or 1) + 0
-end
-
--- setExtra sets how many units of a log ZCARD does not count.
-local function setExtra(log, extra)
-  if extra > 0 then
-    call('ZADD', log, format('%.0f', -extra), '*')
-  else
-    call('ZREM', log, '*')
-  end
 end
 
 -- marksOf returns the number of marks of a log, the number of units that ZCARD does not count, whether units may be
@@ -362,7 +355,7 @@ local function clean(log, cutoff, members, old)
         extra = extra - (weight(member) - 1)
       end
       if extra ~= before then
-        setExtra(log, extra)
+        setExtra(call, log, extra)
         if extra == 0 then
           marks = marks - 1
         end
@@ -472,7 +465,7 @@ local function takeBack(log, member, units)
   if try('ZREM', log, member) == 1 and units > 1 then
     local marked = try('ZSCORE', log, '*') -- its score may have changed after the entry was added
     if type(marked) == 'string' then
-      pcall(setExtra, log, -marked - (units - 1))
+      setExtra(try, log, -marked - (units - 1))
     end
   end
 end
@@ -642,7 +635,7 @@ local function lowerCharge(g, at, own, extra)
         local _, _, _, ban, mark = marksOf(log)
         empty(log, ban, mark)
       else
-        setExtra(log, extra[i] - (g.cost - g.actual) - (#entries / 2 - 1))
+        setExtra(call, log, extra[i] - (g.cost - g.actual) - (#entries / 2 - 1))
         call('ZADD', log, -1, '~')
         -- The oldest entry may have changed. See "Expiry".
         call('PEXPIRE', log, format('%.0f', (oldestScore - now + 2 * g.window[i]) / 1000 + slack), 'GT')
@@ -671,7 +664,7 @@ local function raiseCharge(g, at, own, extra)
     call('ZADD', log, stamp, member)
     charged[#charged + 1] = { log, member, members[i] == 0, more }
     if more > 1 then
-      setExtra(log, extra[i] + more - 1)
+      setExtra(call, log, extra[i] + more - 1)
     end
     if members[i] == 0 then
       call('PEXPIRE', log, g.window[i] / 1000 + slack)
@@ -762,7 +755,7 @@ end
 -- If the server rejects writes, it rejects this command, and the whole call fails. The command changes nothing, because
 -- no log expires within a millisecond. After it, even a server without free memory accepts all writes, because the
 -- script has begun to write. So no question fails halfway for lack of memory.
-local writable = failed or try('PEXPIRE', KEYS[1], 1, 'GT')
+local writable = try('PEXPIRE', KEYS[1], 1, 'GT')
 if type(writable) == 'table' then
   return fail(writable.err)
 end
