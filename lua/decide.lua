@@ -251,23 +251,24 @@ while q < simple do
       if remaining < cost or expired > budget then
         break
       end
-      -- The mark is set first, because it must not count too little if the server rejects ZADD.
-      local marked = extra + units - 1 ~= extraBefore
-      if marked and type(setExtra(try, log, extra + units - 1)) ~= 'number' then
+      -- The mark comes first and the expired entries go last, so that units are not lost if the server rejects ZADD.
+      local extraAfter = extra + units - 1
+      if extraAfter ~= extraBefore and type(setExtra(try, log, extraAfter)) ~= 'number' then
         break
       end
-      local cleaned = expired == 0 or try('ZREMRANGEBYSCORE', log, 0, cutoff) == expired
-      local done = cleaned and try('ZADD', log, stamp, id .. '.' .. q .. weighs)
+      local done = try('ZADD', log, stamp, id .. '.' .. q .. weighs) -- 0 if a retry of this call has overtaken it
+      if done ~= 1 or expired > 0 and try('ZREMRANGEBYSCORE', log, 0, cutoff) ~= expired then
+        setExtra(try, log, extraBefore + (done == 1 and units - 1 or 0))
+        break
+      end
       budget = budget - expired * (1 + marks)
-      if marked and done ~= 1 then -- it is 0 if a retry of this call has overtaken it
-        setExtra(try, log, cleaned and extra or extraBefore)
-      end
+      local kept = 1
       if live == 0 then
-        done = try('PEXPIRE', log, window / 1000 + slack) == 1 and done
+        kept = try('PEXPIRE', log, window / 1000 + slack)
       elseif live == 1 or expired > 0 then
-        done = type(try('PEXPIRE', log, 2 * window / 1000 + slack, 'GT')) == 'number' and done
+        kept = type(try('PEXPIRE', log, 2 * window / 1000 + slack, 'GT')) == 'number' and 1
       end
-      answer = done == 1 and remaining
+      answer = kept == 1 and remaining
     until true
     reply[q] = answer
     if not answer then
