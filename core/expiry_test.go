@@ -80,6 +80,35 @@ func TestExpiryOfQuestionsAskedAgain(t *testing.T) {
 	assert.Greater(t, ttl(), int64(10_000), "the entry of 15 s counts until 25 s, so the log must not expire before")
 }
 
+// A call that arrives after its retry does not make the entries of the retry the newest ones. Otherwise later calls
+// would find none expired, and would leave the expiry as the retry has set it, until the log expires under their
+// entries.
+func TestExpiryAfterALateCall(t *testing.T) {
+	const w = "10000000"
+	for _, args := range []string{
+		"one 1 20 " + w + " admit 1 1 1 2 0 20 " + w + " 0", "admit 1 1 3 1 0 20 " + w + " 0 one 1 20 " + w,
+		"admit 1 1 1 1 1 20 " + w + " 0 one 1 20 " + w,
+	} {
+		redis := newClockedRedis(t)
+		redis.on(t, 0, "A A", "late again "+args)
+		redis.on(t, 9*second, "A", "b one 1 20 "+w)
+		redis.on(t, 9*second+1, "A A", "late "+args)
+		redistest.Do(t, redis.client, "PEXPIRE", redis.prefix+":A", fmt.Sprint(3_600_000+20_000-18_000)) // as time sets it
+		redis.on(t, 18*second, "A", "c one 1 20 "+w)
+		ttl, err := redistest.Do(t, redis.client, "PTTL", redis.prefix+":A").AsInt64()
+		require.NoError(t, err)
+		assert.Greater(t, ttl, int64(3_600_000+10_000-1000), "the entry of 18 s counts until 28 s: %s", args)
+	}
+}
+
+// A call that arrives after its retry, and after the entry of the retry has expired, is charged once.
+func TestLateCallAfterTheWindow(t *testing.T) {
+	redis := newClockedRedis(t)
+	require.Equal(t, "5", redis.on(t, 0, "A", "late again admit 1 1 3 1 0 8 s 0"))
+	require.Equal(t, "5", redis.on(t, second, "A", "late admit 1 1 3 1 0 8 s 0"))
+	assert.Equal(t, map[string]int64{"*": -2, "late.1*3": epoch + second}, members(t, redis.client, redis.prefix+":A"))
+}
+
 // Windows that are longer than the clock is old count what weighs more than one unit like any other.
 func TestWindowOfACentury(t *testing.T) {
 	limiter, client, prefix := onShared(t)

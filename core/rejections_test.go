@@ -17,6 +17,7 @@ import (
 
 	"github.com/exactlimit/exactlimit/internal/dispatch"
 	"github.com/exactlimit/exactlimit/internal/redistest"
+	"github.com/exactlimit/exactlimit/lua"
 )
 
 // Row 18 of "What got through": a Redis that rejects calls is reported, by the code alone, and decides again when the
@@ -248,6 +249,47 @@ func TestMissingRights(t *testing.T) {
 			}
 			require.Equal(t, before, entries(), "%s without %s", c.args, right)
 		}
+	}
+}
+
+// A right that is missing for one call does not make later calls admit more than max: neither loses the mark * units of
+// live entries, nor does a log lose its expiry together with its expired entries.
+func TestRightMissingForOneCall(t *testing.T) {
+	redis := newClockedRedis(t)
+	sha1 := redis.sha1
+	without := func(right string) { // to a script, a command that does not exist is like one it has no right to
+		redis.load(t, strings.ReplaceAll(redis.onTestClock(t, lua.Decide), "'"+right+"'", "'NOSUCH'"))
+	}
+	fails := func(now int64, log, args string) {
+		t.Helper()
+		clock := fmt.Sprintf(`["%d", "%d"]`, (now+epoch)/1e6, (now+epoch)%1e6)
+		redistest.Do(t, redis.client, "SET", redis.clock, clock)
+		call := redis.client.B().Evalsha().Sha1(redis.sha1).Numkeys(1).Key(redis.names(log)...).Arg(argsOf(args)...).Build()
+		require.ErrorContains(t, redis.client.Do(context.Background(), call).Error(), "Unknown Redis command")
+		redis.sha1 = sha1
+	}
+	const w = "10000000"
+	for log, args := range map[string]string{
+		"A": "c one 1 10 " + w, "B": "c admit 1 1 1 2 0 10 " + w + " 0", "C": "c peek 1 1 10 " + w + " 0",
+	} {
+		redis.on(t, 0, log, "a admit 1 1 1 4 0 10 "+w+" 0")
+		redis.on(t, 5*second, log, "b admit 1 1 1 6 0 10 "+w+" 0")
+		without("ZREMRANGEBYSCORE")
+		fails(11*second, log, args)
+		requireMarks(t, redis.client, redis.names(log)[0])
+		reply := redis.on(t, 12*second, log, "d admit 1 1 9 1 0 10 "+w+" 0")
+		assert.True(t, strings.HasPrefix(reply, "[4 0 "), "6 of 10 units are live, so 4 are admitted: %s", reply)
+	}
+	for log, args := range map[string]string{"D": "c one 1 20 " + w, "E": "c admit 1 1 1 2 0 20 " + w + " 0"} {
+		redis.on(t, 0, log+" "+log, "a admit 2 1 1 2 0 20 "+w+" 0")
+		redis.on(t, 9*second, log+" "+log, "b one 2 20 "+w)
+		without("PEXPIRE")
+		fails(11*second, log, args)
+		redistest.Do(t, redis.client, "PEXPIRE", redis.names(log)[0], fmt.Sprint(3_600_000+20_000-18_000)) // as time sets it
+		redis.on(t, 18*second, log, "d one 1 20 "+w)
+		ttl, err := redistest.Do(t, redis.client, "PTTL", redis.names(log)[0]).AsInt64()
+		require.NoError(t, err)
+		assert.Greater(t, ttl, int64(3_600_000+10_000-1000), "the entry of 18 s counts until 28 s: %s", args)
 	}
 }
 

@@ -318,6 +318,9 @@ func TestBadArgumentsWriteNothing(t *testing.T) {
 		"id one", "id one 1", "id one 1 3", "id one x 3 1000", "id one 1 x 1000", "id one 1 3 x", "id one 1 3 1000",
 		"id one 3 3 1000", "id one 2 3 1000 x", "id one 2 3 1000 one", "id one 1 3 1000 what", "id one 2 3 1000 probe",
 		"id again one 1 3", "id again one 1 3 1000",
+		"id one 1 3 1000 one 1 3", "id one 1 3 1000 one 1 x 1000", "id one 1 3 1000 one 1 3 x",
+		"id one 1 3 1000 admit 1 1 x 1 0 3 1000 0", "id one 1 3 1000 admit 1 1 1 x 0 3 1000 0",
+		"id admit 1 1 1 1 0 3 1000 0 admit 1 1 1 1 0 x 1000 0", "id admit 1 1 1 1 0 3 1000 0 one 1 x 1000",
 
 		"id admit", "id admit 1 1 1 1 0", "id admit 1 1 1 1 0 3", "id admit 1 1 1 1 0 3 x 0", "id admit 1 2 1 1 0 3 1000 3",
 		"id admit 1 1 1 1 0 3 1000", "id admit 1 1 1 1 0 3 1000 what", "id admit 1 1 1 1 0 3 1000 0",

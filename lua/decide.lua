@@ -73,8 +73,8 @@
 --         may be a round trip old. If the units of a log are not known, its remaining is 0. A settle may be repeated
 --         in a call with "again" or without.
 -- Time    A call has a budget, so that it never occupies the server for long: 1000 minus 7 for each key, and at least
---         100. Reading or removing an entry takes 1, moving it to the present 2, cleaning a log 8 (but 0 if its
---         question is simple), and giving back 1 for each request of the entry. Renewing an entry takes
+--         100. Reading or removing an entry takes 1, moving it to the present 2, cleaning a log 8 (but 0 if it is done
+--         before most functions are made), and giving back 1 for each request of the entry. Renewing an entry takes
 --         nothing from the budget, but is as much work as a key, so a call should have few of both. Once the budget is
 --         used up, expired entries stay in their logs, but their units are not counted. In a log with the mark *, the
 --         expired entries must be read to know their units. As long as some are left, the reply is -1, so a question
@@ -189,8 +189,11 @@ end
 local a, simple = 2, 0
 while ARGV[a] == 'one' or
   ARGV[a] == 'admit' and ARGV[a + 2] == '1' and ARGV[a + 5] == '0' and ARGV[a + 8] == '0' do
-  simple = simple + ARGV[a + 1]
-  a = a + (ARGV[a] == 'one' and 4 or 9)
+  local following = a + (ARGV[a] == 'one' and 4 or 9)
+  for i = a + 2, simple > 0 and following - 1 or 0 do
+    local _ = ARGV[i] + 0 -- wrong arguments fail before the first group is answered
+  end
+  simple, a = simple + ARGV[a + 1], following
 end
 local groups, err
 if simple == 0 or simple ~= keys or ARGV[a] then
@@ -238,12 +241,12 @@ while q < simple do
           break
         end
         extraBefore, expired = -score, old - 1
-        extra = extraBefore
-        local entries = expired > 0 and try('ZRANGE', log, 1, expired) or {}
-        if #entries ~= expired then
+        local entries = live > 0 and expired > 0 and try('ZRANGE', log, 1, expired) or {}
+        if live > 0 and #entries ~= expired then
           break
         end
-        for i = 1, expired do
+        extra = live > 0 and extraBefore or 0 -- even if the mark is wrong, a log without live entries has no units
+        for i = 1, #entries do
           extra = extra + 1 - (match(entries[i], '%*(%d+)$') or 1)
         end
       end
@@ -251,24 +254,24 @@ while q < simple do
       if remaining < cost or expired > budget then
         break
       end
-      -- The mark comes first and the expired entries go last, so that units are not lost if the server rejects ZADD.
+      -- The mark comes first and the expired entries go last, so that neither units nor the expiry are lost if the
+      -- server rejects a command.
       local extraAfter = extra + units - 1
       if extraAfter ~= extraBefore and type(setExtra(try, log, extraAfter)) ~= 'number' then
         break
       end
-      local done = try('ZADD', log, stamp, id .. '.' .. q .. weighs) -- 0 if a retry of this call has overtaken it
-      if done ~= 1 or expired > 0 and try('ZREMRANGEBYSCORE', log, 0, cutoff) ~= expired then
+      local done = try('ZADD', log, 'NX', stamp, id .. '.' .. q .. weighs) -- 0 if a retry has overtaken this call
+      local kept = done
+      if done == 1 and live == 0 then
+        kept = try('PEXPIRE', log, window / 1000 + slack)
+      elseif done == 1 and (live == 1 or expired > 0) then
+        kept = type(try('PEXPIRE', log, 2 * window / 1000 + slack, 'GT')) == 'number' and 1
+      end
+      if kept ~= 1 or expired > 0 and try('ZREMRANGEBYSCORE', log, 0, cutoff) ~= expired then
         setExtra(try, log, extraBefore + (done == 1 and units - 1 or 0))
         break
       end
-      budget = budget - expired * (1 + marks)
-      local kept = 1
-      if live == 0 then
-        kept = try('PEXPIRE', log, window / 1000 + slack)
-      elseif live == 1 or expired > 0 then
-        kept = type(try('PEXPIRE', log, 2 * window / 1000 + slack, 'GT')) == 'number' and 1
-      end
-      answer = kept == 1 and remaining
+      budget, answer = budget - expired * (1 + marks), remaining
     until true
     reply[q] = answer
     if not answer then
@@ -350,22 +353,27 @@ local function clean(log, cutoff, members, old)
   local removed = math.min(expired, math.max(0, budget))
   if removed > 0 then
     budget = budget - removed - 8 -- the commands are as much work as 8 entries
-    if extra > 0 then
-      local before = extra
-      for _, member in ipairs(call('ZRANGE', log, marks, marks + removed - 1)) do
-        extra = extra - (weight(member) - 1)
-      end
-      if extra ~= before then
-        setExtra(call, log, extra)
-        if extra == 0 then
-          marks = marks - 1
-        end
+    local before = extra
+    for _, member in ipairs(extra > 0 and call('ZRANGE', log, marks, marks + removed - 1) or {}) do
+      extra = extra - (weight(member) - 1)
+    end
+    if extra ~= before then
+      setExtra(call, log, extra)
+      if extra == 0 then
+        marks = marks - 1
       end
     end
+    local done
     if removed == expired then
-      call('ZREMRANGEBYSCORE', log, 0, cutoff)
+      done = try('ZREMRANGEBYSCORE', log, 0, cutoff)
     else
-      call('ZREMRANGEBYRANK', log, marks, marks + removed - 1)
+      done = try('ZREMRANGEBYRANK', log, marks, marks + removed - 1)
+    end
+    if done ~= removed then
+      if extra ~= before then
+        setExtra(try, log, before) -- or the units of the expired entries would be subtracted again
+      end
+      error(done)
     end
   end
   if removed < expired and extra > 0 then
@@ -530,7 +538,9 @@ local function admit(g, at, entry)
     local log, window = KEYS[at + i], g.window[i]
     if charge > 0 then
       local member, marks = name(entry, charge), {}
-      if call('ZADD', log, stamp, member) == 1 then -- not if a retry of this call has overtaken it
+      -- If a retry has overtaken this call, the entry keeps its score. An entry that becomes the newest without PEXPIRE
+      -- would break what "Expiry" relies on.
+      if call('ZADD', log, 'NX', stamp, member) == 1 then
         charged[#charged + 1] = { log, member, live[i] == 0, charge }
         if charge > 1 then
           extra[i] = extra[i] + charge - 1
