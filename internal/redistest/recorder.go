@@ -141,11 +141,11 @@ func (r *recorder) apply(words []string, base bool) error {
 func (r *recorder) add(name string, entries []string, copied bool) error {
 	log := r.log(name)
 	again := strings.EqualFold(entries[0], "XX") // entries are moved
-	if again {
+	if again || strings.EqualFold(entries[0], "NX") {
 		entries = entries[1:]
 	}
 	if len(entries)%2 != 0 {
-		return fmt.Errorf("ZADD with an option other than XX")
+		return fmt.Errorf("ZADD with an option other than XX and NX")
 	}
 	for ; len(entries) > 0; entries = entries[2:] {
 		at, err := strconv.ParseInt(entries[0], 10, 64)

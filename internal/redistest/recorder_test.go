@@ -259,7 +259,7 @@ func TestRecordsAreStrict(t *testing.T) {
 		{[]string{"SET log no"}, ""},
 
 		{[]string{"ZADD log 1.5 a"}, "not a whole number"},
-		{[]string{"ZADD log NX 3 a"}, "an option other than XX"},
+		{[]string{"ZADD log GT 3 a"}, "an option other than XX"},
 		{[]string{"ZADD log 3 one"}, "an id added twice: one"},
 		{[]string{"ZADD log 3 one*2 -5 *"}, "an id added twice: one*2"},
 		{[]string{"ZADD log 3 five"}, "an id added twice: five"},

@@ -163,11 +163,11 @@ func (w *Witness) account(log []byte) (*account, error) {
 func (w *Witness) add(a *account, entries [][]byte) error {
 	// After the clock has stepped back, the script moves entries that are in its future.
 	again := bytes.EqualFold(entries[0], []byte("XX"))
-	if again {
+	if again || bytes.EqualFold(entries[0], []byte("NX")) {
 		entries = entries[1:]
 	}
 	if len(entries)%2 != 0 {
-		return fmt.Errorf("%s: ZADD with an option other than XX", a.name)
+		return fmt.Errorf("%s: ZADD with an option other than XX and NX", a.name)
 	}
 	for ; len(entries) > 0; entries = entries[2:] {
 		score, err := strconv.ParseInt(string(entries[0]), 10, 64)

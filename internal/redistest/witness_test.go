@@ -82,7 +82,7 @@ func TestWitness(t *testing.T) {
 		{"put off", "ZADD x 1 a | ZADD x XX 2 a", "a is put off to 2"},
 		{"no whole number", "ZADD x 1.5 a", "is not a whole number"},
 		{"a mark with the score of an entry", "ZADD x -1 a", "a with a score of -1"},
-		{"not a script's option", "ZADD x NX 1 a", "an option other than XX"},
+		{"not a script's option", "ZADD x GT 1 a", "an option other than XX"},
 		{"a range from the middle", "ZADD x 1 a 2 b 3 c | ZREMRANGEBYRANK x 1 1", "does not begin with the first"},
 		{"another log", "ZADD y 1 a", "y is no log"},
 		{"another command", "SET x a", "the script never writes"},
