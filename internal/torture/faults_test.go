@@ -22,13 +22,13 @@ var faults = []struct {
 	{"replies lost, several limits", twoLimits(chance(Faults{Command: "EVALSHA", LoseReply: 0.05}))},
 	{"replies lost, of calls that cost more", costMore(chance(Faults{Command: "EVALSHA", LoseReply: 0.05}))},
 	{"replies lost, of calls that cost more or less", costAny(chance(Faults{Command: "EVALSHA", LoseReply: 0.05}))},
-	{"replies lost", chance(Faults{Command: "EVALSHA", LoseReply: 0.02})},
-	{"replies lost, of requests that cost 1", light(chance(Faults{Command: "EVALSHA", LoseReply: 0.02}))},
+	{"replies lost", chance(Faults{Command: "EVALSHA", LoseReply: 0.05})},
+	{"replies lost, of requests that cost 1", light(chance(Faults{Command: "EVALSHA", LoseReply: 0.05}))},
 	{"replies lost, with bans", bans},
-	{"requests lost", chance(Faults{Command: "EVALSHA", LoseRequest: 0.02})},
-	{"connections reset", chance(Faults{Command: "EVALSHA", Reset: 0.02})},
-	{"requests delayed beyond the timeout", chance(Faults{Command: "EVALSHA", DelayRequest: 0.01, Delay: 150 * ms})},
-	{"replies delayed beyond the timeout", chance(Faults{Command: "EVALSHA", DelayReply: 0.01, Delay: 150 * ms})},
+	{"requests lost", chance(Faults{Command: "EVALSHA", LoseRequest: 0.05})},
+	{"connections reset", chance(Faults{Command: "EVALSHA", Reset: 0.05})},
+	{"requests delayed beyond the timeout", chance(Faults{Command: "EVALSHA", DelayRequest: 0.03, Delay: 150 * ms})},
+	{"replies delayed beyond the timeout", chance(Faults{Command: "EVALSHA", DelayReply: 0.03, Delay: 150 * ms})},
 	{"network cut", cut},
 	{"slow handshakes", slowHandshakes},
 	{"narrow network", narrow},
@@ -129,7 +129,7 @@ func bans(s *scene) {
 	server := appendOnly(s)
 	proxy := NewProxy(s, server.Addr, s.seed)
 	h, _ := s.play(proxy.URL(), []*redistest.Server{server}, func() {
-		proxy.Strike(Faults{Command: "EVALSHA", LoseReply: 0.02})
+		proxy.Strike(Faults{Command: "EVALSHA", LoseReply: 0.05})
 		s.last(1500 * ms)
 		require.NoError(s, proxy.Heal())
 	})
@@ -157,7 +157,7 @@ func inFlight(s *scene) {
 	proxy := NewProxy(s, server.Addr, s.seed)
 	s.URL = proxy.URL()
 	stop := s.start(s, s.processes)
-	proxy.Strike(Faults{Command: "EVALSHA", LoseReply: 0.1, LoseRequest: 0.02})
+	proxy.Strike(Faults{Command: "EVALSHA", LoseReply: 0.1, LoseRequest: 0.05})
 	s.last(2500 * ms)
 	proxy.Hold()
 	s.last(200 * ms)
