@@ -37,7 +37,8 @@ func (l *Limiter) AllowN(ctx context.Context, key string, n int, limits ...Limit
 	}
 	for i := range limits {
 		if limit := &limits[i]; n > limit.Max {
-			return Decision{}, invalid("cost %d: limit %q never holds more than its Max of %d", n, limit.Name, limit.Max)
+			return Decision{}, invalid("cost %d: limit %q never holds more than its Max of %d",
+				n, limit.Name, limit.Max)
 		}
 	}
 	if err := l.decide(ctx, &d, canonicalKey(key), n, limits); err != nil {

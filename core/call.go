@@ -29,7 +29,8 @@ func (c *call) recordCost(receipt receipt, cost int) (recorded int, confirmed bo
 	if s := c.find(receipt); s != nil {
 		return s.cost, s.confirmed
 	}
-	c.settlements = append(c.settlements, settlement{question: receipt.question, position: receipt.position, cost: cost})
+	c.settlements = append(c.settlements,
+		settlement{question: receipt.question, position: receipt.position, cost: cost})
 	return cost, false
 }
 

@@ -77,7 +77,9 @@ func (l *leases) add(receipt receipt, limits []Limit, askedAt time.Duration) {
 		shortest = min(shortest, limit.Window)
 	}
 	interval := shortest / 3
-	held := &lease{key: receipt.key, member: receipt.entry(), limits: limits, interval: interval, due: askedAt + interval}
+	held := &lease{
+		key: receipt.key, member: receipt.entry(), limits: limits, interval: interval, due: askedAt + interval,
+	}
 	if receipt.cost > 1 {
 		held.member += "*" + strconv.Itoa(receipt.cost)
 	}

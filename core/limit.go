@@ -104,7 +104,8 @@ func Validate(limits ...Limit) error {
 func (l *Limit) validate() error {
 	switch {
 	case l.Name == "":
-		return invalid("limit of %d per %v has no Name: name it after what it protects, such as \"login\"", l.Max, l.Window)
+		return invalid("limit of %d per %v has no Name: name it after what it protects, such as \"login\"",
+			l.Max, l.Window)
 	case len(l.Name) > maxName:
 		return invalid("limit %q: its Name is %d bytes long, at most %d are allowed", l.Name, len(l.Name), maxName)
 	case l.Max < 1:

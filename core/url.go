@@ -96,7 +96,8 @@ func harden(option *rueidis.ClientOption) {
 	option.PipelineMultiplex = -1
 	// A limiter does not use the client's cache, which would need the right to CLIENT TRACKING.
 	option.DisableCache = true
-	// A limiter does not need CLIENT SETINFO. Since version 7.2, Redis records in ACL LOG that a user has no right to it.
+	// A limiter does not need CLIENT SETINFO. Since version 7.2, Redis records in ACL LOG that a user has no right to
+	// it.
 	option.ClientSetInfo = rueidis.DisableClientSetInfo
 	if option.Dialer.Timeout == 0 {
 		option.Dialer.Timeout = time.Second
