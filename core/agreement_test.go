@@ -49,7 +49,8 @@ func (a *agreement) ask(t require.TestingT, now int64, verb verb, key string, co
 		a.meet("a ban is over", log.BanEnds > 0 && !log.Banned(now))
 		a.meet("more than Max", log.Count(now, window) > limit.Max)
 		a.meet("too many in flight", limit.InFlight && log.Count(now, window)+cost > limit.Max)
-		a.meet("room by expiry", log.Count(now, window)+cost <= limit.Max && log.Count(now, math.MaxInt64)+cost > limit.Max)
+		a.meet("room by expiry", log.Count(now, window)+cost <= limit.Max &&
+			log.Count(now, math.MaxInt64)+cost > limit.Max)
 	}
 	a.meet("peek", verb == peek)
 	a.meet("room", allowed && verb == admit)
@@ -58,7 +59,8 @@ func (a *agreement) ask(t require.TestingT, now int64, verb verb, key string, co
 	a.meet("no room under one of two limits", full == 1 && len(limits) == 2)
 
 	charged := &admission{
-		stores: map[string]Decision{}, oracle: map[*oracle.Log]int{}, flights: map[*oracle.Log]int{}, at: now, cost: cost,
+		stores: map[string]Decision{}, oracle: map[*oracle.Log]int{}, flights: map[*oracle.Log]int{},
+		at: now, cost: cost,
 	}
 	var want []State
 	for _, limit := range limits {
@@ -245,7 +247,8 @@ func TestStoresAgreeWithOracle(t *testing.T) {
 				cost = min(cost, limit.Max)
 			}
 			do := rapid.SampledFrom([]string{
-				"allow", "allow", "allow", "allow", "allow", "allow", "settle", "settle", "settle", "release", "peek", "reset",
+				"allow", "allow", "allow", "allow", "allow", "allow", "settle", "settle", "settle", "release",
+				"peek", "reset",
 			}).Draw(t, "do")
 			if a.whole || do == "peek" {
 				cost = 1

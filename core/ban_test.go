@@ -139,7 +139,8 @@ func TestBanWithinAQuestion(t *testing.T) {
 		day := State{Limit: limits[1], Remaining: 7 - 2*min(place, 1), ResetAfter: 24 * time.Hour}
 		assert.Equal(t, day, d.States()[1], place)
 	}
-	assert.Equal(t, map[string]int64{"*": -3, "!60000000": -epoch - minute, questions[0].answer.call.id + ".1*4": epoch},
+	assert.Equal(t,
+		map[string]int64{"*": -3, "!60000000": -epoch - minute, questions[0].answer.call.id + ".1*4": epoch},
 		members(t, redis.client, redis.log("ann", limits[0])))
 
 	// The call is sent again after its reply was lost, and grants what it granted.
@@ -157,7 +158,8 @@ func TestBanOfProvisionalCharges(t *testing.T) {
 	limit := Limit{Name: "login", Max: 1, Window: time.Hour, Ban: time.Minute}
 	allow := func(now int64) Decision {
 		q := redis.question(admit, "ann", 1, limit)
-		if d, found := find(redis.denials, q.hash, time.Duration(now)*time.Microsecond, "ann", 1, []Limit{limit}); found {
+		at := time.Duration(now) * time.Microsecond
+		if d, found := find(redis.denials, q.hash, at, "ann", 1, []Limit{limit}); found {
 			return d
 		}
 		q.provisional = true

@@ -33,7 +33,8 @@ end`
 		commands = append(commands, client.B().Eval().Script(script).Numkeys(1).Key(log).
 			Arg(fmt.Sprint(from), fmt.Sprint(first), fmt.Sprint(min(first+chunk, n)), end).Build())
 	}
-	for commands := range slices.Chunk(commands, 10) { // or the last would have waited for all others when its time is up
+	// or the last would have waited for all others when its time is up
+	for commands := range slices.Chunk(commands, 10) {
 		for _, result := range client.DoMulti(context.Background(), commands...) {
 			require.True(t, result.Error() == nil || rueidis.IsRedisNil(result.Error()), result.Error())
 		}

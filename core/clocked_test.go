@@ -98,7 +98,8 @@ func newClockedRedis(t testing.TB, opts ...Option) clockedRedis {
 	c, err := configure(append([]Option{WithPrefix(redistest.Prefix()), WithDenialCache(0, 0)}, opts...))
 	require.NoError(t, err)
 	logs := &redisLogs{
-		storeID: 1, denials: newDenials(c.denials, c.denialTTL), prefix: c.prefix, idPrefix: "id", seed: maphash.MakeSeed(),
+		storeID: 1, denials: newDenials(c.denials, c.denialTTL), prefix: c.prefix, idPrefix: "id",
+		seed: maphash.MakeSeed(),
 	}
 	moment := new(int64)
 	now := func() time.Duration { return time.Duration(*moment) * time.Microsecond }
@@ -309,7 +310,8 @@ func requireMarks(t require.TestingT, client rueidis.Client, log string) {
 	require.Equal(t, -extra, there["*"], "%v", there)
 	_, marked := there["*"]
 	require.Equal(t, extra > 0, marked, "%v", there)
-	banned := slices.ContainsFunc(slices.Collect(maps.Keys(there)), func(member string) bool { return member[0] == '!' })
+	banned := slices.ContainsFunc(slices.Collect(maps.Keys(there)),
+		func(member string) bool { return member[0] == '!' })
 	require.True(t, entries > 0 || banned && len(there) == 1 || len(there) == 0, "nothing but marks: %v", there)
 	if provisional, marked := there["~"]; marked {
 		require.EqualValues(t, -1, provisional)

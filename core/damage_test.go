@@ -97,7 +97,8 @@ func TestDamagedLogs(t *testing.T) {
 			beside := members(r, redis.client, redis.prefix+":"+other)
 			args := rapid.SampledFrom([]string{
 				"one 1 5 s", "one 1 999999999999999 s", "peek 1 1 5 s 0", "renew 1 3 t1.1*2 a c* s",
-				"admit 1 1 2 2 0 5 s 0", "admit 1 1 1 1 1 5 s 0", "admit 1 1 2 2 0 5 s 3000000", "admit 1 2 1 2 0 5 s 0 9 m 0",
+				"admit 1 1 2 2 0 5 s 0", "admit 1 1 1 1 1 5 s 0", "admit 1 1 2 2 0 5 s 3000000",
+				"admit 1 2 1 2 0 5 s 0 9 m 0",
 				"settle 1 t1.1 2 0 2 0 s", "settle 1 t1.1 2 0 2 1 s", "settle 1 t1.1 2 0 2 9 s",
 			}).Draw(r, "args")
 			again := rapid.SampledFrom([]string{"", "again "}).Draw(r, "again")

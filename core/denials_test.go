@@ -194,7 +194,8 @@ func TestDenialsAreSafeForConcurrentUse(t *testing.T) {
 				key, hash, limits := fmt.Sprint(n), uint64(n)<<60, []Limit{PerMinute("login", n)}
 				switch random.IntN(4) {
 				case 0:
-					d.store(hash, d.generation(hash), 0, 0, key, n, limits, full(limits[0], time.Duration(n), time.Hour),
+					d.store(hash, d.generation(hash), 0, 0, key, n, limits,
+						full(limits[0], time.Duration(n), time.Hour),
 						time.Duration(n))
 				case 1:
 					d.invalidate(hash, key)

@@ -93,7 +93,8 @@ func TestExpiryAfterALateCall(t *testing.T) {
 		redis.on(t, 0, "A A", "late again "+args)
 		redis.on(t, 9*second, "A", "b one 1 20 "+w)
 		redis.on(t, 9*second+1, "A A", "late "+args)
-		redistest.Do(t, redis.client, "PEXPIRE", redis.prefix+":A", fmt.Sprint(3_600_000+20_000-18_000)) // as time sets it
+		// as time sets it
+		redistest.Do(t, redis.client, "PEXPIRE", redis.prefix+":A", fmt.Sprint(3_600_000+20_000-18_000))
 		redis.on(t, 18*second, "A", "c one 1 20 "+w)
 		ttl, err := redistest.Do(t, redis.client, "PTTL", redis.prefix+":A").AsInt64()
 		require.NoError(t, err)
@@ -130,7 +131,8 @@ func TestWindowOfACentury(t *testing.T) {
 					peeked, err := limiter.Peek(ctx, "ann", limit)
 					require.NoError(t, err)
 					assert.Equal(t, 4, peeked.Remaining)
-					ttl, err := redistest.Do(t, client, "PTTL", string(appendLogKey(nil, prefix, "ann", limit))).AsInt64()
+					ttl, err := redistest.Do(t, client, "PTTL",
+						string(appendLogKey(nil, prefix, "ann", limit))).AsInt64()
 					require.NoError(t, err)
 					assert.Greater(t, ttl, window.Milliseconds())
 				}()
@@ -248,7 +250,8 @@ local try = call
 					continue
 				}
 				if newest != math.MinInt64 {
-					require.GreaterOrEqual(r, at, newest+window+second-1000, "a second of slack, but for what is rounded")
+					require.GreaterOrEqual(r, at, newest+window+second-1000,
+						"a second of slack, but for what is rounded")
 				}
 				if banned {
 					require.GreaterOrEqual(r, at, banEnds+second-1000)

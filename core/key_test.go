@@ -84,7 +84,8 @@ func TestAwkwardKeys(t *testing.T) {
 	for _, limiter := range []*Limiter{cluster, local} {
 		for round := range 2 {
 			for _, key := range awkward {
-				d, err := limiter.Allow(context.Background(), key, PerHour("one", 1), PerHour("}:{", 2), PerDay("three", 3))
+				d, err := limiter.Allow(context.Background(), key, PerHour("one", 1), PerHour("}:{", 2),
+					PerDay("three", 3))
 				require.NoError(t, err, "%q", key)
 				assert.Equal(t, round == 0, d.Allowed, "%q", key)
 			}

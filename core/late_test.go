@@ -149,8 +149,10 @@ func TestLateGrantOfADeniedRequest(t *testing.T) {
 // What gives units back after its caller has left is noticed at once all the same, by the denial cache and by Wait.
 func TestLateRoom(t *testing.T) {
 	for name, free := range map[string]func(ctx context.Context, g gated, admitted Decision) error{
-		"refund": func(ctx context.Context, g gated, admitted Decision) error { return g.limiter.Refund(ctx, admitted) },
-		"reset":  func(ctx context.Context, g gated, _ Decision) error { return g.limiter.Reset(ctx, "ann", g.limit) },
+		"refund": func(ctx context.Context, g gated, admitted Decision) error {
+			return g.limiter.Refund(ctx, admitted)
+		},
+		"reset": func(ctx context.Context, g gated, _ Decision) error { return g.limiter.Reset(ctx, "ann", g.limit) },
 		"late grant": func(ctx context.Context, g gated, admitted Decision) error {
 			if err := g.limiter.Refund(context.Background(), admitted); err != nil {
 				return err
@@ -315,7 +317,8 @@ func TestLateGrantsOfAHungRedis(t *testing.T) {
 // granted.
 func TestLateGrantsOfALostConnection(t *testing.T) {
 	server := redistest.Start(t)
-	limiter := connectTo(t, server.URL()+"?write_timeout=100ms", OnFailure(FailClosed), WithTimeout(20*time.Millisecond),
+	limiter := connectTo(t, server.URL()+"?write_timeout=100ms", OnFailure(FailClosed),
+		WithTimeout(20*time.Millisecond),
 		silent)
 	limit, admin := PerHour("login", 1000), server.Client(t)
 	abandon(t, limiter, server, limit)

@@ -21,7 +21,7 @@ import (
 //	exactlimit.redis.call.duration   s           of each call; of failed calls by error.type: a code or "connection"
 //	exactlimit.redis.call.requests   {request}   in each call
 //	exactlimit.redis.timeouts        {request}   that Redis did not decide in time
-//	exactlimit.redis.open_breakers   {breaker}   circuit breakers open now: of one Redis, or of each master of a cluster
+//	exactlimit.redis.open_breakers   {breaker}   circuit breakers open now: one of Redis, or one of each master
 //	exactlimit.denial_cache.size     {denial}    denials cached now
 //	exactlimit.outage.duration       s           time in which a circuit breaker was open
 //

@@ -116,7 +116,8 @@ func modelAgreesWithScript(t *testing.T, limit Limit) {
 					require.Equal(t, sure, q.answer.denialTTL(q.limits), "seed %d: %v", seed, trace)
 				}
 				if d.Allowed {
-					unsettled, all = append(unsettled, granted{d, request, cost}), append(all, granted{d, request, cost})
+					unsettled, all = append(unsettled, granted{d, request, cost}),
+						append(all, granted{d, request, cost})
 				}
 			}
 			var entries [][2]int
@@ -125,7 +126,8 @@ func modelAgreesWithScript(t *testing.T, limit Limit) {
 					entries = append(entries, [2]int{age, int(weightOf(t, member))})
 				}
 			}
-			require.Equal(t, sorted(live(log.Entries(), int(config.Window))), sorted(entries), "seed %d: %v", seed, trace)
+			require.Equal(t, sorted(live(log.Entries(), int(config.Window))), sorted(entries),
+				"seed %d: %v", seed, trace)
 		}
 	}
 	require.Equal(t, limit.Ban > 0, bans > 0)

@@ -69,7 +69,8 @@ func WithDenialCache(entries int, ttl time.Duration) Option {
 			return invalid("denial cache of %d entries: it must be from 0, which turns it off, to 10,000,000", entries)
 		}
 		if entries > 0 && ttl < time.Millisecond {
-			return invalid("denial cache with a ttl of %v: it must be at least 1ms; to turn the cache off, set 0 entries",
+			return invalid("denial cache with a ttl of %v: it must be at least 1ms; "+
+				"to turn the cache off, set 0 entries",
 				ttl)
 		}
 		c.denials, c.denialTTL = entries, ttl

@@ -163,7 +163,8 @@ func TestFailoverBehindOneAddress(t *testing.T) {
 			for range 2 { // and back again
 				admin := replica.Client(t)
 				require.Eventually(t, func() bool { // it has all
-					last, err := redistest.Do(t, admin, "ZCARD", string(appendLogKey(nil, "exactlimit", "dan", limit))).AsInt64()
+					last, err := redistest.Do(t, admin, "ZCARD",
+						string(appendLogKey(nil, "exactlimit", "dan", limit))).AsInt64()
 					return err == nil && int(last) == n
 				}, 20*time.Second, 10*time.Millisecond)
 				redistest.Do(t, admin, "REPLICAOF", "NO", "ONE")
@@ -233,7 +234,8 @@ func TestMissingRights(t *testing.T) {
 			before := entries()
 			redistest.Do(t, admin, "ACL", "SETUSER", "some", "reset", "on", ">pw", "~*", "+@all", "-"+right)
 			client, err := rueidis.NewClient(rueidis.ClientOption{
-				InitAddress: []string{server.Addr}, Username: "some", Password: "pw", DisableCache: true, ForceSingleClient: true,
+				InitAddress: []string{server.Addr}, Username: "some", Password: "pw", DisableCache: true,
+				ForceSingleClient: true,
 			})
 			require.NoError(t, err)
 			err = callOn(client, c.logs, c.args).Error()
@@ -244,7 +246,8 @@ func TestMissingRights(t *testing.T) {
 			}
 			// Redis 7.0 has no code for it.
 			require.Equal(t, "NOPERM", dispatch.Code(err), "%s without %s: %v", c.args, right, err)
-			if right == "zrem" || right == "unlink" || strings.Contains(c.args, "0 2 0 ") || strings.Contains(c.args, "renew") {
+			if right == "zrem" || right == "unlink" || strings.Contains(c.args, "0 2 0 ") ||
+				strings.Contains(c.args, "renew") {
 				continue // it cannot be taken back, or something may have been given back, or renewed
 			}
 			require.Equal(t, before, entries(), "%s without %s", c.args, right)
@@ -264,7 +267,8 @@ func TestRightMissingForOneCall(t *testing.T) {
 		t.Helper()
 		clock := fmt.Sprintf(`["%d", "%d"]`, (now+epoch)/1e6, (now+epoch)%1e6)
 		redistest.Do(t, redis.client, "SET", redis.clock, clock)
-		call := redis.client.B().Evalsha().Sha1(redis.sha1).Numkeys(1).Key(redis.names(log)...).Arg(argsOf(args)...).Build()
+		call := redis.client.B().Evalsha().Sha1(redis.sha1).Numkeys(1).Key(redis.names(log)...).
+			Arg(argsOf(args)...).Build()
 		err := redis.client.Do(context.Background(), call).Error()
 		require.ErrorContains(t, err, "command called from script") // Valkey leaves out the word Redis
 		redis.sha1 = sha1
@@ -286,7 +290,8 @@ func TestRightMissingForOneCall(t *testing.T) {
 		redis.on(t, 9*second, log+" "+log, "b one 2 20 "+w)
 		without("PEXPIRE")
 		fails(11*second, log, args)
-		redistest.Do(t, redis.client, "PEXPIRE", redis.names(log)[0], fmt.Sprint(3_600_000+20_000-18_000)) // as time sets it
+		// as time sets it
+		redistest.Do(t, redis.client, "PEXPIRE", redis.names(log)[0], fmt.Sprint(3_600_000+20_000-18_000))
 		redis.on(t, 18*second, log, "d one 1 20 "+w)
 		ttl, err := redistest.Do(t, redis.client, "PTTL", redis.names(log)[0]).AsInt64()
 		require.NoError(t, err)
@@ -302,7 +307,8 @@ func TestFailureAfterSettles(t *testing.T) {
 	redistest.Do(t, admin, "ZADD", "full", now, "f.1")
 	redistest.Do(t, admin, "ACL", "SETUSER", "some", "reset", "on", ">pw", "~*", "+@all", "-zrange")
 	client, err := rueidis.NewClient(rueidis.ClientOption{
-		InitAddress: []string{server.Addr}, Username: "some", Password: "pw", DisableCache: true, ForceSingleClient: true,
+		InitAddress: []string{server.Addr}, Username: "some", Password: "pw", DisableCache: true,
+		ForceSingleClient: true,
 	})
 	require.NoError(t, err)
 	defer client.Close()
@@ -350,7 +356,8 @@ func TestRejectedWrites(t *testing.T) {
 		server := redistest.Start(t)
 		client := server.Single(t)
 		redistest.Do(t, client, "CONFIG", "SET", "maxmemory", "1")
-		require.ErrorContains(t, client.Do(context.Background(), client.B().Set().Key("x").Value("y").Build()).Error(), "OOM")
+		set := client.B().Set().Key("x").Value("y").Build()
+		require.ErrorContains(t, client.Do(context.Background(), set).Error(), "OOM")
 		for _, row := range []struct{ logs, args, reply string }{
 			{"A", "c1 one 1 3 m", "2"},
 			{"B C B", "c2 one 2 3 m reset 1", "2 2 0"},

@@ -37,7 +37,8 @@ func TestAskedAgainChargedOnce(t *testing.T) {
 			limiter := newOver(t, client, WithPrefix(prefix), patient, OnFailure(FailClosed))
 			ctx, limit, other := context.Background(), PerHour("a", 4), PerHour("b", 9)
 			charged := func(limit Limit) int64 {
-				n, err := redistest.Do(t, client.Client, "ZCARD", string(appendLogKey(nil, prefix, "ann", limit))).AsInt64()
+				n, err := redistest.Do(t, client.Client, "ZCARD",
+					string(appendLogKey(nil, prefix, "ann", limit))).AsInt64()
 				require.NoError(t, err)
 				return n
 			}
@@ -84,15 +85,16 @@ func TestNotAskedAgainLate(t *testing.T) {
 	limit := Limit{Name: "a", Max: 5, Window: 400 * time.Millisecond}
 	server := redistest.Start(t, redistest.AppendOnly...)
 	var calls atomic.Int32
-	client := server.Hooked(t, redistest.OnlyCalls(func(_ []string, send func() rueidis.RedisResult) rueidis.RedisResult {
-		if calls.Add(1) > 1 {
-			time.Sleep(200 * time.Millisecond)
-			return send()
-		}
-		send()
-		time.Sleep(240 * time.Millisecond)
-		return rueidis.NewErrorResult(io.EOF)
-	}))
+	client := server.Hooked(t, redistest.OnlyCalls(
+		func(_ []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+			if calls.Add(1) > 1 {
+				time.Sleep(200 * time.Millisecond)
+				return send()
+			}
+			send()
+			time.Sleep(240 * time.Millisecond)
+			return rueidis.NewErrorResult(io.EOF)
+		}))
 	redistest.Do(t, client.Client, "SCRIPT", "LOAD", lua.Decide) // or the first call may have no effect
 	limiter := newOver(t, client, WithPrefix("p"), patient, OnFailure(FailClosed))
 	_, err := limiter.Allow(context.Background(), "ann", limit)

@@ -71,7 +71,8 @@ func TestReadmeRights(t *testing.T) {
 			where, alternative = cluster.URL(), "+cluster|shards" // which servers from version 8 on are asked for
 		}
 		t.Run("without "+right, func(t *testing.T) {
-			grant(slices.DeleteFunc(slices.Clone(rights), func(r string) bool { return r == right || r == alternative }))
+			grant(slices.DeleteFunc(slices.Clone(rights),
+				func(r string) bool { return r == right || r == alternative }))
 			assert.ErrorIs(t, use(where), ErrUnavailable)
 		})
 	}

@@ -266,7 +266,8 @@ func TestCommandsPerDecision(t *testing.T) {
 	assert.Equal(t, map[string]int{"evalsha": 1, "time": 1, "zcard": 2, "zadd": 1, "pexpire": 2, "zrange": 1},
 		commands(limiter, PerHour("full", 1), 1), "one more, to say when the next has room")
 	assert.Equal(t, map[string]int{"evalsha": 10, "time": 10, "zcard": 20, "zcount": 20, "pexpire": 10, "zrange": 20},
-		commands(limiter, PerHour("full", 1), 10), "a denial adds nothing; PEXPIRE is there to be rejected where writes are")
+		commands(limiter, PerHour("full", 1), 10),
+		"a denial adds nothing; PEXPIRE is there to be rejected where writes are")
 	assert.Equal(t, map[string]int{"evalsha": 1, "time": 1, "zcard": 2, "zcount": 2, "pexpire": 1, "zrange": 2},
 		commands(cached, PerHour("full", 1), 1000), "a denial that is known costs nothing")
 }
@@ -322,7 +323,8 @@ func TestBadArgumentsWriteNothing(t *testing.T) {
 		"id one 1 3 1000 admit 1 1 x 1 0 3 1000 0", "id one 1 3 1000 admit 1 1 1 x 0 3 1000 0",
 		"id admit 1 1 1 1 0 3 1000 0 admit 1 1 1 1 0 x 1000 0", "id admit 1 1 1 1 0 3 1000 0 one 1 x 1000",
 
-		"id admit", "id admit 1 1 1 1 0", "id admit 1 1 1 1 0 3", "id admit 1 1 1 1 0 3 x 0", "id admit 1 2 1 1 0 3 1000 3",
+		"id admit", "id admit 1 1 1 1 0", "id admit 1 1 1 1 0 3", "id admit 1 1 1 1 0 3 x 0",
+		"id admit 1 2 1 1 0 3 1000 3",
 		"id admit 1 1 1 1 0 3 1000", "id admit 1 1 1 1 0 3 1000 what", "id admit 1 1 1 1 0 3 1000 0",
 		"id admit 1 1 1 1 0 3 1000 0 what", "id admit 1 1 1 1 0 3 1000 0 admit 1",
 

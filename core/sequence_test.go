@@ -180,8 +180,9 @@ func TestBatchesAgreeWithOracle(t *testing.T) {
 				number++
 				key := rapid.SampledFrom(keys).Draw(r, "key")
 				in := posed{
-					number: number, limits: rapid.SampledFrom(kinds).Draw(r, "limits"), cost: rapid.SampledFrom(costs).Draw(r, "cost"),
-					now: now, short: budget < 1000,
+					number: number, limits: rapid.SampledFrom(kinds).Draw(r, "limits"),
+					cost: rapid.SampledFrom(costs).Draw(r, "cost"),
+					now:  now, short: budget < 1000,
 				}
 				switch do := rapid.IntRange(0, 19).Draw(r, "do"); {
 				case do < 2:
@@ -282,7 +283,8 @@ func TestCallsSentAgain(t *testing.T) {
 			var questions []*question
 			for range rapid.IntRange(1, 6).Draw(r, "questions") {
 				limits := rapid.SampledFrom(kinds).Draw(r, "limits")
-				questions = append(questions, redis.question(admit, key, rapid.IntRange(1, 3).Draw(r, "cost"), limits...))
+				questions = append(questions, redis.question(admit, key,
+					rapid.IntRange(1, 3).Draw(r, "cost"), limits...))
 			}
 			redis.askOnce(r, now, questions...)
 			granted := map[*question]bool{}
@@ -395,7 +397,8 @@ func TestPartlyGrantedAndSentAgain(t *testing.T) {
 		d := redis.decision(t, questions[place])
 		require.Equal(t, want, told{d.Allowed, d.Remaining, d.RetryAfter}, "%d", place)
 	}
-	require.True(t, redis.allow(t, second+1, "ann", 3, limit).Allowed, "the denial cache does not remember those denials")
+	require.True(t, redis.allow(t, second+1, "ann", 3, limit).Allowed,
+		"the denial cache does not remember those denials")
 }
 
 // What was granted is known to be, as long as one of its logs tells, even if another has forgotten it meanwhile: by a
@@ -432,7 +435,8 @@ func TestFirstAttemptComesLast(t *testing.T) {
 	run := 0
 	rapid.Check(t, func(r *rapid.T) {
 		run++
-		limits := []Limit{{Name: "a", Max: 30, Window: time.Second}, {Name: "b", Max: 30, Window: 300 * time.Millisecond}}
+		limits := []Limit{{Name: "a", Max: 30, Window: time.Second},
+			{Name: "b", Max: 30, Window: 300 * time.Millisecond}}
 		asked := map[string][]Limit{}
 		var questions []*question
 		for i := range rapid.IntRange(1, 6).Draw(r, "questions") {

@@ -110,7 +110,8 @@ func TestClockSteps(t *testing.T) {
 			"a window after the moment to which they were moved")
 	}
 	step(-12 * time.Hour)
-	for i, log := range []string{"plain", "weighted"} { // there is room: what is from the future takes its own and no more
+	// there is room: what is from the future takes its own and no more
+	for i, log := range []string{"plain", "weighted"} {
 		verb := []string{" one 1 4 " + h, " admit 1 1 1 2 0 8 " + h + " 0"}[i]
 		assert.EqualValues(t, 2*(i+1), call(log, fmt.Sprint("d", verb))[0])
 		requireMarks(t, client, log)

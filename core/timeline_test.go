@@ -91,7 +91,8 @@ func TestSeveralLimitsAreAllOrNothing(t *testing.T) {
 				states := got.States()
 				assert.Equal(t, row.allowed, got.Allowed, "%+v", row)
 				assert.Equal(t, []Limit{burst, sustained}, []Limit{states[0].Limit, states[1].Limit})
-				assert.Equal(t, []int{row.burst, row.sustained}, []int{states[0].Remaining, states[1].Remaining}, "%+v", row)
+				assert.Equal(t, []int{row.burst, row.sustained},
+					[]int{states[0].Remaining, states[1].Remaining}, "%+v", row)
 				assert.Equal(t, row.binding, got.Limit.Name, "%+v", row)
 				assert.Equal(t, time.Duration(row.retry)*time.Microsecond, got.RetryAfter, "%+v", row)
 			}

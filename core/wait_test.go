@@ -144,16 +144,18 @@ func TestWaitMissesNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var then atomic.Pointer[func()] // what happens, once, between an answer of Redis and its arrival
-			client := redistest.Shared(t).Hooked(t, func(_ []string, send func() rueidis.RedisResult) rueidis.RedisResult {
-				result := send()
-				if then := then.Swap(nil); then != nil {
-					(*then)()
-				}
-				return result
-			})
+			client := redistest.Shared(t).Hooked(t,
+				func(_ []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+					result := send()
+					if then := then.Swap(nil); then != nil {
+						(*then)()
+					}
+					return result
+				})
 			limiter := newOver(t, client, WithPrefix(redistest.Prefix()), patient, OnFailure(FailClosed),
 				WithDenialCache(1000, time.Hour))
-			held, err := limiter.AllowN(t.Context(), "ann", 2, limit) // of which the cache learns nothing for a cost of 1
+			// of which the cache learns nothing for a cost of 1
+			held, err := limiter.AllowN(t.Context(), "ann", 2, limit)
 			require.NoError(t, err)
 			give := func() { assert.NoError(t, giveBack(limiter, held)) }
 			then.Store(&give)

@@ -186,8 +186,9 @@ func (m *Middleware) callNext(c echo.Context, next echo.HandlerFunc) error {
 	err := next(c)
 	if !routed && c.Path() != "" {
 		m.warnPre.Do(func() {
-			m.gate.Logger().Warn("exactlimit: a limit runs in Echo.Pre, before requests have a route: there Route counts" +
-				" all requests together, PathParam refuses them, and LimitRoutes finds no route. Use Echo.Use instead")
+			m.gate.Logger().Warn("exactlimit: a limit runs in Echo.Pre, before requests have a route: " +
+				"there Route counts all requests together, PathParam refuses them, and LimitRoutes finds no route. " +
+				"Use Echo.Use instead")
 		})
 	}
 	return err

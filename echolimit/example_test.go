@@ -82,7 +82,8 @@ func ExampleMiddleware_Limit() {
 // A client may have three reports in progress, and a hundred per day.
 func ExampleMiddleware_Limit_inFlight() {
 	e := echo.New()
-	e.GET("/reports", answer, byIP.Limit(core.InFlight("reports", 3, 30*time.Second), core.PerDay("reports-daily", 100)))
+	e.GET("/reports", answer,
+		byIP.Limit(core.InFlight("reports", 3, 30*time.Second), core.PerDay("reports-daily", 100)))
 
 	w := get(e, "/reports")
 	fmt.Println(w.Header().Get("RateLimit-Policy"))
@@ -128,9 +129,11 @@ func ExampleNew() {
 
 func ExampleOnDenied() {
 	e := echo.New()
-	byIP := echolimit.New(limiter, echolimit.ClientIP(), echolimit.OnDenied(func(c echo.Context, d core.Decision) error {
-		return c.String(http.StatusTooManyRequests, fmt.Sprintf("Slow down: %v to go.\n", d.RetryAfter.Round(time.Second)))
-	}))
+	byIP := echolimit.New(limiter, echolimit.ClientIP(),
+		echolimit.OnDenied(func(c echo.Context, d core.Decision) error {
+			return c.String(http.StatusTooManyRequests,
+				fmt.Sprintf("Slow down: %v to go.\n", d.RetryAfter.Round(time.Second)))
+		}))
 
 	e.GET("/once", answer, byIP.Limit(core.PerMinute("once", 1)))
 	get(e, "/once")

@@ -34,8 +34,10 @@ func TestInvalidArgumentsPanic(t *testing.T) {
 		"a path":         func() { echolimit.PathParam("/users/:id") },
 		"nothing joined": func() { echolimit.Join() },
 		"no route":       func() { byIP.LimitRoutes(echolimit.Routes{"login": {adaptertest.One}}) },
-		"negative ban":   func() { byIP.Limit(core.Limit{Name: "login", Max: 5, Window: time.Minute, Ban: -time.Hour}) },
-		"nil key":        func() { echolimit.FirstOf(echolimit.ClientIP(), nil) },
+		"negative ban": func() {
+			byIP.Limit(core.Limit{Name: "login", Max: 5, Window: time.Minute, Ban: -time.Hour})
+		},
+		"nil key": func() { echolimit.FirstOf(echolimit.ClientIP(), nil) },
 	} {
 		assert.Panics(t, call, name)
 	}

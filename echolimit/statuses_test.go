@@ -147,9 +147,11 @@ func TestCountOnlyWithMiddleware(t *testing.T) {
 				timeout = 50 * time.Millisecond
 			}
 			switch {
-			case path == "/slow" && name != "timeout" && name != "a deadline": // waits forever, or is a data race in Echo
+			// waits forever, or is a data race in Echo
+			case path == "/slow" && name != "timeout" && name != "a deadline":
 				continue
-			case name == "TimeoutHandler" && (path == "/failing" || path == "/moved"): // Echo's error handler responds too late
+			// Echo's error handler responds too late
+			case name == "TimeoutHandler" && (path == "/failing" || path == "/moved"):
 				continue
 			}
 			for _, inFront := range []bool{true, false} {
@@ -157,7 +159,8 @@ func TestCountOnlyWithMiddleware(t *testing.T) {
 				require.NoError(t, err)
 				defer limiter.Close()
 				limit := core.PerHour("failures", 9)
-				failed := echolimit.New(limiter, echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Failed)).Limit(limit)
+				failed := echolimit.New(limiter, echolimit.ClientIP(),
+					echolimit.CountOnly(adaptertest.Failed)).Limit(limit)
 				e := echo.New() // for one request, because a late handler still uses its context
 				e.Logger.SetOutput(io.Discard)
 				if inFront {

@@ -58,7 +58,8 @@ func app(limiter *core.Limiter) http.Handler {
 	r.Group("/stacked", byIP.Limit(adaptertest.Outer)).GET("", byIP.Limit(adaptertest.Inner), ok)
 	r.HEAD("/one", byIP.Limit(adaptertest.One), ok)
 	r.OPTIONS("/one", byIP.Limit(adaptertest.One), ok)
-	deep := r.Group("/deep", byIP.Limit(adaptertest.Outer)).Group("", byIP.Limit(adaptertest.Burst, adaptertest.Sustained))
+	deep := r.Group("/deep", byIP.Limit(adaptertest.Outer)).
+		Group("", byIP.Limit(adaptertest.Burst, adaptertest.Sustained))
 	deep.GET("", byIP.Limit(adaptertest.Inner), ok)
 	r.Group("/twice", byIP.Limit(adaptertest.One)).GET("", byIP.Limit(adaptertest.One), ok)
 	r.Group("/keys", byHeader.Limit(adaptertest.Inner)).GET("", byIP.Limit(adaptertest.One), ok)

@@ -90,7 +90,8 @@ func ExampleMiddleware_Limit() {
 // A client may have three reports in progress, and a hundred per day.
 func ExampleMiddleware_Limit_inFlight() {
 	r := gin.New()
-	r.GET("/reports", byIP.Limit(core.InFlight("reports", 3, 30*time.Second), core.PerDay("reports-daily", 100)), report)
+	r.GET("/reports",
+		byIP.Limit(core.InFlight("reports", 3, 30*time.Second), core.PerDay("reports-daily", 100)), report)
 
 	w := get(r, "/reports")
 	fmt.Println(w.Header().Get("RateLimit-Policy"))
@@ -282,7 +283,8 @@ func send(client *http.Client, r *http.Request) (*http.Response, error) {
 func Example_client() {
 	r := gin.New()
 	denied := 0
-	once := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.OnDenied(func(*gin.Context, core.Decision) { denied++ }))
+	once := ginlimit.New(limiter, ginlimit.ClientIP(),
+		ginlimit.OnDenied(func(*gin.Context, core.Decision) { denied++ }))
 	r.POST("/mail", once.Limit(core.PerSecond("mail", 1)), answer)
 	server := httptest.NewServer(r)
 	defer server.Close()

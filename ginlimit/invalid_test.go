@@ -34,8 +34,10 @@ func TestInvalidArgumentsPanic(t *testing.T) {
 		"a path":         func() { ginlimit.PathParam("/users/:id") },
 		"nothing joined": func() { ginlimit.Join() },
 		"no route":       func() { byIP.LimitRoutes(ginlimit.Routes{"login": {adaptertest.One}}) },
-		"negative ban":   func() { byIP.Limit(core.Limit{Name: "login", Max: 5, Window: time.Minute, Ban: -time.Hour}) },
-		"nil key":        func() { ginlimit.FirstOf(ginlimit.ClientIP(), nil) },
+		"negative ban": func() {
+			byIP.Limit(core.Limit{Name: "login", Max: 5, Window: time.Minute, Ban: -time.Hour})
+		},
+		"nil key": func() { ginlimit.FirstOf(ginlimit.ClientIP(), nil) },
 	} {
 		assert.Panics(t, call, name)
 	}

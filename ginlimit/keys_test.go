@@ -33,7 +33,8 @@ func TestFrameworkClientIP(t *testing.T) {
 		r.GET("/", ginlimit.New(limiter, ginlimit.FrameworkClientIP()).Limit(core.PerMinute(row.name, 1)), ok)
 		assert.Equal(t, http.StatusOK, adaptertest.Get(r, "/", "X-Forwarded-For: 203.0.113.7").StatusCode, row.name)
 		assert.Equal(t, row.status, adaptertest.Get(r, "/", "X-Forwarded-For: 203.0.113.8").StatusCode, row.name)
-		assert.Equal(t, http.StatusTooManyRequests, adaptertest.Get(r, "/", "X-Forwarded-For: ::ffff:203.0.113.7").StatusCode,
+		assert.Equal(t, http.StatusTooManyRequests,
+			adaptertest.Get(r, "/", "X-Forwarded-For: ::ffff:203.0.113.7").StatusCode,
 			row.name)
 	}
 }

@@ -94,7 +94,8 @@ func TestCountOnlyWithMiddleware(t *testing.T) {
 				require.NoError(t, err)
 				defer limiter.Close()
 				limit := core.PerHour("failures", 9)
-				failed := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.CountOnly(adaptertest.Failed)).Limit(limit)
+				failed := ginlimit.New(limiter, ginlimit.ClientIP(),
+					ginlimit.CountOnly(adaptertest.Failed)).Limit(limit)
 				r := gin.New()
 				if inFront {
 					r.Use(writer, failed)

@@ -61,7 +61,8 @@ func app(limiter *core.Limiter) http.Handler {
 	e.Group("/stacked", byIP.Limit(adaptertest.Outer)).GET("", ok, byIP.Limit(adaptertest.Inner))
 	e.HEAD("/one", ok, byIP.Limit(adaptertest.One))
 	e.OPTIONS("/one", ok, byIP.Limit(adaptertest.One))
-	deep := e.Group("/deep", byIP.Limit(adaptertest.Outer)).Group("", byIP.Limit(adaptertest.Burst, adaptertest.Sustained))
+	deep := e.Group("/deep", byIP.Limit(adaptertest.Outer)).
+		Group("", byIP.Limit(adaptertest.Burst, adaptertest.Sustained))
 	deep.GET("", ok, byIP.Limit(adaptertest.Inner))
 	e.Group("/twice", byIP.Limit(adaptertest.One)).GET("", ok, byIP.Limit(adaptertest.One))
 	e.Group("/keys", byHeader.Limit(adaptertest.Inner)).GET("", ok, byIP.Limit(adaptertest.One))
@@ -126,7 +127,9 @@ func app(limiter *core.Limiter) http.Handler {
 		GET("", ok, by(echolimit.ClientIP(), echolimit.Cost(number("cost"))).Limit(adaptertest.Tokens))
 	e.GET("/logins", func(c *echo.Context) error { adaptertest.Attempt(c.Response(), number("status")(c)); return nil },
 		by(echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Failed)).Limit(adaptertest.Logins))
-	exempt := echolimit.Exempt(func(c *echo.Context) bool { return adaptertest.Staff(c.Request().Header.Get("X-Staff")) })
+	exempt := echolimit.Exempt(func(c *echo.Context) bool {
+		return adaptertest.Staff(c.Request().Header.Get("X-Staff"))
+	})
 	byExempt := by(echolimit.Header("X-API-Key"), exempt)
 	e.GET("/exempt", ok, byExempt.Limit(adaptertest.One))
 	e.GET("/exempt/plan", ok, byExempt.LimitFunc(func(c *echo.Context) ([]core.Limit, error) {

@@ -209,8 +209,9 @@ func (m *Middleware) callNext(c *echo.Context, next echo.HandlerFunc) error {
 	err := next(c)
 	if !routed && c.Path() != "" {
 		m.warnPre.Do(func() {
-			m.gate.Logger().Warn("exactlimit: a limit runs in Echo.Pre, before requests have a route: there Route counts" +
-				" all requests together, PathParam refuses them, and LimitRoutes finds no route. Use Echo.Use instead")
+			m.gate.Logger().Warn("exactlimit: a limit runs in Echo.Pre, before requests have a route: " +
+				"there Route counts all requests together, PathParam refuses them, and LimitRoutes finds no route. " +
+				"Use Echo.Use instead")
 		})
 	}
 	return err
@@ -229,8 +230,8 @@ func (m *Middleware) settle(
 	case err == nil || response.Committed:
 		m.gate.Settle(ctx, c, d, response.Status, connected)
 	case ctx.Err() == nil && m.gate.NeedsStatus():
-		// Outer middleware or Echo's error handler will choose the status. Middleware may first remove a writer of its own,
-		// and then write to Echo's Response behind it.
+		// Outer middleware or Echo's error handler will choose the status. Middleware may first remove a writer
+		// of its own, and then write to Echo's Response behind it.
 		if behind, err := echo.UnwrapResponse(response.Unwrap()); err == nil {
 			response = behind
 		}

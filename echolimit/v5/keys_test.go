@@ -37,7 +37,8 @@ func TestFrameworkClientIP(t *testing.T) {
 		e.GET("/", ok, echolimit.New(limiter, echolimit.FrameworkClientIP()).Limit(core.PerMinute(row.name, 1)))
 		assert.Equal(t, http.StatusOK, adaptertest.Get(e, "/", "X-Forwarded-For: 203.0.113.7").StatusCode, row.name)
 		assert.Equal(t, row.status, adaptertest.Get(e, "/", "X-Forwarded-For: 203.0.113.8").StatusCode, row.name)
-		assert.Equal(t, http.StatusTooManyRequests, adaptertest.Get(e, "/", "X-Forwarded-For: ::ffff:203.0.113.7").StatusCode,
+		assert.Equal(t, http.StatusTooManyRequests,
+			adaptertest.Get(e, "/", "X-Forwarded-For: ::ffff:203.0.113.7").StatusCode,
 			row.name)
 	}
 }
@@ -64,7 +65,8 @@ func TestFrameworkClientIPChecksEachEcho(t *testing.T) {
 		{"proxies", echo.ExtractIPFromXFFHeader(trust("10.0.0.0/8"), trust("2400:cb00::/32")), http.StatusOK},
 		{"all of IPv4", echo.ExtractIPFromXFFHeader(trust("0.0.0.0/0")), http.StatusInternalServerError},
 		{"all of IPv6", echo.ExtractIPFromXFFHeader(trust("::/0")), http.StatusInternalServerError},
-		{"all of IPv6 that is assigned", echo.ExtractIPFromRealIPHeader(trust("2000::/3")), http.StatusInternalServerError},
+		{"all of IPv6 that is assigned", echo.ExtractIPFromRealIPHeader(trust("2000::/3")),
+			http.StatusInternalServerError},
 		{"a header of any client", func(r *http.Request) string { return r.Header.Get("X-Real-IP") },
 			http.StatusInternalServerError},
 		{"no proxy again", echo.ExtractIPDirect(), http.StatusOK},

@@ -164,7 +164,8 @@ func TestCountOnlyWithMiddleware(t *testing.T) {
 			switch {
 			case path == "/slow" && name != "a deadline": // would wait forever, or cause a data race in Echo
 				continue
-			case name == "TimeoutHandler" && (path == "/failing" || path == "/moved"): // Echo's error handler responds too late
+			// Echo's error handler responds too late
+			case name == "TimeoutHandler" && (path == "/failing" || path == "/moved"):
 				continue
 			}
 			for _, inFront := range []bool{true, false} {
@@ -172,7 +173,8 @@ func TestCountOnlyWithMiddleware(t *testing.T) {
 				require.NoError(t, err)
 				defer limiter.Close()
 				limit := core.PerHour("failures", 9)
-				failed := echolimit.New(limiter, echolimit.ClientIP(), echolimit.CountOnly(adaptertest.Failed)).Limit(limit)
+				failed := echolimit.New(limiter, echolimit.ClientIP(),
+					echolimit.CountOnly(adaptertest.Failed)).Limit(limit)
 				e := echo.New() // for one request, because a late handler still uses its context
 				e.Logger = slog.New(slog.DiscardHandler)
 				if inFront {

@@ -71,7 +71,9 @@ func TestWritersWithoutUnwrap(t *testing.T) {
 			}
 			e.GET("/silent", ok, by(echolimit.Route(), returns(nil)))
 			e.GET("/error", ok, by(echolimit.Route(), returns(echo.ErrForbidden)))
-			e.GET("/answered", ok, by(func(c *echo.Context) (string, error) { return "", c.String(http.StatusTeapot, "mine") }))
+			e.GET("/answered", ok, by(func(c *echo.Context) (string, error) {
+				return "", c.String(http.StatusTeapot, "mine")
+			}))
 			failed := echolimit.CountOnly(adaptertest.Failed)
 			e.GET("/success", ok, by(echolimit.Route(), failed))
 			e.GET("/failure", func(c *echo.Context) error {
@@ -81,7 +83,9 @@ func TestWritersWithoutUnwrap(t *testing.T) {
 				by(echolimit.Route(), failed))
 			e.GET("/failing", func(*echo.Context) error { return echo.ErrUnauthorized }, by(echolimit.Route(), failed))
 			e.GET("/gone", func(*echo.Context) error { return echo.NewHTTPError(http.StatusGone, "") },
-				by(echolimit.Route(), echolimit.CountOnly(func(status int) bool { return status == http.StatusUnauthorized })))
+				by(echolimit.Route(), echolimit.CountOnly(func(status int) bool {
+					return status == http.StatusUnauthorized
+				})))
 			e.GET("/nothing", func(*echo.Context) error { return nil }, by(echolimit.Route(), failed))
 			for _, row := range []struct {
 				target string

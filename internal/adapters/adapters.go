@@ -26,11 +26,11 @@ type Adapter struct {
 	// Limited returns a service with handler at every path, limited by ClientIP behind proxies.
 	Limited func(limiter *core.Limiter, limit core.Limit, proxies []string, handler http.Handler) http.Handler
 
-	// Guarded returns a service that handler answers, for every method. The routes /guarded/address, /guarded/header and
-	// /guarded/bearer count what the handler answers with 403, by ClientIP behind proxies, by Header("X-API-Key") and by
-	// BearerToken. The routes /open/address and so on count all requests by the same keys, in the same logs, up to a
-	// thousand times as many and without a ban. The routes /single/address and so on are those that are guarded, behind
-	// middleware that admits one request of the same key at a time.
+	// Guarded returns a service that handler answers, for every method. The routes /guarded/address, /guarded/header
+	// and /guarded/bearer count what the handler answers with 403, by ClientIP behind proxies, by Header("X-API-Key")
+	// and by BearerToken. The routes /open/address and so on count all requests by the same keys, in the same logs, up
+	// to a thousand times as many and without a ban. The routes /single/address and so on are those that are guarded,
+	// behind middleware that admits one request of the same key at a time.
 	Guarded func(limiter *core.Limiter, guard core.Limit, proxies []string, handler http.Handler) http.Handler
 }
 

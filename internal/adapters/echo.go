@@ -16,15 +16,16 @@ func echoKeys(limiter *core.Limiter, limit core.Limit, proxies []string, log io.
 	e.Logger.SetOutput(log)
 	secret := echolimit.HashKey([]byte(secret))
 	for path, key := range map[string]echolimit.KeyFunc{
-		"/address":         echolimit.ClientIP(echolimit.TrustedProxies(proxies...)),
-		"/header":          echolimit.Header("X-API-Key"),
-		"/bearer":          echolimit.BearerToken(secret),
-		"/cookie":          echolimit.Cookie("session", secret),
-		"/query":           echolimit.Query("api_key"),
-		"/path/:id":        echolimit.PathParam("id"),
-		"/join":            echolimit.Join(echolimit.Header("X-API-Key"), echolimit.Route()),
-		"/first":           echolimit.FirstOf(echolimit.BearerToken(), echolimit.Header("X-API-Key", secret)),
-		"/either":          echolimit.FirstOf(echolimit.Header("X-API-Key"), echolimit.BearerToken(), echolimit.ClientIP()),
+		"/address":  echolimit.ClientIP(echolimit.TrustedProxies(proxies...)),
+		"/header":   echolimit.Header("X-API-Key"),
+		"/bearer":   echolimit.BearerToken(secret),
+		"/cookie":   echolimit.Cookie("session", secret),
+		"/query":    echolimit.Query("api_key"),
+		"/path/:id": echolimit.PathParam("id"),
+		"/join":     echolimit.Join(echolimit.Header("X-API-Key"), echolimit.Route()),
+		"/first":    echolimit.FirstOf(echolimit.BearerToken(), echolimit.Header("X-API-Key", secret)),
+		"/either": echolimit.FirstOf(echolimit.Header("X-API-Key"), echolimit.BearerToken(),
+			echolimit.ClientIP()),
 		"/items/:id/votes": echolimit.Join(echolimit.PathParam("id"), echolimit.ClientIP()),
 		"/mistake":         echolimit.Join(echolimit.Header("X-API-Key"), echolimit.PathParam("id")),
 	} {

@@ -46,9 +46,10 @@ func ginPage(limiter *core.Limiter, limit core.Limit, origin string) http.Handle
 		AllowHeaders:  []string{"X-API-Key"},
 		ExposeHeaders: []string{"RateLimit", "RateLimit-Policy", "Retry-After"},
 	}))
-	byKey := ginlimit.New(limiter, ginlimit.Header("X-API-Key"), ginlimit.OnDenied(func(c *gin.Context, _ core.Decision) {
-		c.String(http.StatusTooManyRequests, "denied")
-	}))
+	byKey := ginlimit.New(limiter, ginlimit.Header("X-API-Key"),
+		ginlimit.OnDenied(func(c *gin.Context, _ core.Decision) {
+			c.String(http.StatusTooManyRequests, "denied")
+		}))
 	r.Use(byKey.Limit(limit))
 	r.GET("/", func(c *gin.Context) { c.String(http.StatusOK, "results") })
 	return r

@@ -63,9 +63,10 @@ import (
 //	/spent     the same, Spent; the handler calls Handle
 //	/tried     the same, CountOnly with Failed, Spent; the handler calls Handle
 //	/fails     as /tried; the handler returns the error Status of the query's "status"
-//	/flight    ClientIP, Flight; the handler calls Handle; below it, /flight/several with Flight and Inner in one Limit,
-//	           /flight/dry with DryRun, /flight/failures with CountOnly and Failed, Flight and Inner, and /flight/mapped,
-//	           CountOnly and Failed, Inner and Flight, whose handler returns the error Status of the query's "status"
+//	/flight    ClientIP, Flight; the handler calls Handle; below it, /flight/several with Flight and Inner in one
+//	           Limit, /flight/dry with DryRun, /flight/failures with CountOnly and Failed, Flight and Inner, and
+//	           /flight/mapped, CountOnly and Failed, Inner and Flight, whose handler returns the error Status of the
+//	           query's "status"
 //
 // Requests that match no route are under Unknown by the same LimitRoutes, and their handler is NotFound. The outermost
 // middleware responds to the errors of a request with Render after its handlers have run, as the error middleware of

@@ -58,7 +58,8 @@ func receiveFrom(t *testing.T, c <-chan bool) {
 func flyingStreams(t *testing.T, app App) {
 	for protocol := range protocols {
 		t.Run(protocol, func(t *testing.T) {
-			limiter, left, end, ended := onRedis(t, redistest.Prefix()), make(chan bool), make(chan bool), make(chan bool)
+			limiter, left, end, ended := onRedis(t, redistest.Prefix()), make(chan bool), make(chan bool),
+				make(chan bool)
 			handler := app(limiter)
 			server, client := startServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				handler.ServeHTTP(w, r)
@@ -81,7 +82,8 @@ func flyingStreams(t *testing.T, app App) {
 				return response
 			}
 			first, second := get(), get()
-			assert.Equal(t, `"flight";q=2;qu="concurrent-requests", "inner";q=2;w=3600`, second.Header.Get("RateLimit-Policy"))
+			assert.Equal(t, `"flight";q=2;qu="concurrent-requests", "inner";q=2;w=3600`,
+				second.Header.Get("RateLimit-Policy"))
 			assert.Regexp(t, `^"flight";r=0, "inner";r=0;t=\d+$`, second.Header.Get("RateLimit"))
 			require.NoError(t, limiter.Reset(t.Context(), "ip:127.0.0.1", Inner))
 			third := get()

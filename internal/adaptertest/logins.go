@@ -23,7 +23,9 @@ var attempts struct{ now, most atomic.Int64 }
 // Attempt is the handler of /logins and /vault. It takes a millisecond and responds with status.
 func Attempt(w http.ResponseWriter, status int) {
 	now := attempts.now.Add(1)
-	for most := attempts.most.Load(); now > most && !attempts.most.CompareAndSwap(most, now); most = attempts.most.Load() {
+	most := attempts.most.Load()
+	for now > most && !attempts.most.CompareAndSwap(most, now) {
+		most = attempts.most.Load()
 	}
 	time.Sleep(time.Millisecond)
 	attempts.now.Add(-1)

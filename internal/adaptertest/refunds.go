@@ -46,12 +46,13 @@ func refunds(t *testing.T, app App) {
 			for range 2 {
 				done.Go(func() {
 					w, r := httptest.NewRecorder(), httptest.NewRequest("GET", row.path, nil)
-					handler.ServeHTTP(w, r.WithContext(withHandler(t.Context(), func(w http.ResponseWriter, r *http.Request) {
-						handling.Done()
-						handling.Wait() // both have been charged
-						once()
-						OK(w)
-					})))
+					handler.ServeHTTP(w, r.WithContext(withHandler(t.Context(),
+						func(w http.ResponseWriter, r *http.Request) {
+							handling.Done()
+							handling.Wait() // both have been charged
+							once()
+							OK(w)
+						})))
 					assert.Equal(t, http.StatusOK, w.Code)
 					assert.Equal(t, "ok", w.Body.String())
 				})

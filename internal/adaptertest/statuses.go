@@ -29,7 +29,8 @@ func interim(t *testing.T, app App) {
 			target, err := url.Parse(backend.URL)
 			require.NoError(t, err)
 			limiter := inProcess(t)
-			server, client := startServer(t, app(limiter), "HTTP/1.1", httputil.NewSingleHostReverseProxy(target).ServeHTTP)
+			server, client := startServer(t, app(limiter), "HTTP/1.1",
+				httputil.NewSingleHostReverseProxy(target).ServeHTTP)
 			for i := 1; i <= Inner.Max+1; i++ {
 				r, err := http.NewRequest("GET", server+"/given", strings.NewReader("password=hunter2"))
 				require.NoError(t, err)

@@ -119,7 +119,8 @@ func uploadsBehindReaders(t *testing.T, app App) {
 				defer conn.Close()
 				require.NoError(t, conn.SetDeadline(time.Now().Add(time.Hour))) // no real time: the clock is fake
 				server.conns <- pipeConn{accepted, "192.0.2.1:1234"}
-				go io.WriteString(conn, "GET /header HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\n"+
+				go io.WriteString(conn, "GET /header HTTP/1.1\r\nHost: example.com\r\n"+
+					"Transfer-Encoding: chunked\r\n\r\n"+
 					"400\r\n"+strings.Repeat("x", 500))
 				response, err := io.ReadAll(conn)
 				require.NoError(t, err, "the connection is still open")

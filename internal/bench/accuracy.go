@@ -63,7 +63,8 @@ func accuracy(
 		for j, p := range patterns() {
 			admitted, errs := make([]int, len(contenders)), make([]error, len(contenders))
 			play := func(i int) {
-				s := setup{prefix: fmt.Sprintf("a%d-%d-%d", run, j, i), workers: 256, max: accuracyMax, window: accuracyWindow}
+				s := setup{prefix: fmt.Sprintf("a%d-%d-%d", run, j, i), workers: 256, max: accuracyMax,
+					window: accuracyWindow}
 				if i < onRedis {
 					s.addrs = []string{redis.addr}
 				} else if p.instances > 1 {

@@ -120,7 +120,8 @@ func (s script) benchmark(redis *server) (float64, error) {
 	_, port, _ := strings.Cut(redis.addr, ":")
 	out, err := exec.Command("taskset", slices.Concat(
 		[]string{"-c", loadCore, "redis-benchmark", "-p", port, "--csv", "-r", "10000",
-			"-n", strconv.Itoa(rawQuestions / s.questions), "-c", "20", "-P", "32", "evalsha", sha, strconv.Itoa(s.questions)},
+			"-n", strconv.Itoa(rawQuestions / s.questions), "-c", "20", "-P", "32", "evalsha", sha,
+			strconv.Itoa(s.questions)},
 		slices.Repeat([]string{"b:{__rand_int__}:bench:10000v3"}, s.questions),
 		[]string{"__rand_int__"}, s.args)...).Output()
 	if err != nil {

@@ -104,7 +104,8 @@ var onRedis = []contender{
 			if err != nil {
 				return nil, err
 			}
-			store := vnmchuo.NewRedisStore(client.(*redis.Client), vnmchuo.WithLimit(s.max), vnmchuo.WithWindow(s.window))
+			store := vnmchuo.NewRedisStore(client.(*redis.Client), vnmchuo.WithLimit(s.max),
+				vnmchuo.WithWindow(s.window))
 			return &limiter{allow: func(ctx context.Context, key string) (bool, error) {
 				r, err := store.Allow(ctx, key)
 				return err == nil && r.Allowed, err
@@ -178,13 +179,14 @@ func exactOnRedis(s setup) (*limiter, error) {
 			local.Add(1)
 		}
 		return d.Allowed, err
-	}, close: func() { l.Close() }, local: local.Load, ownTimeout: true, diagnostics: func() (d diagnostics, err error) {
-		d.Warnings = warnings.counted()
-		if s.metered {
-			d.Outage, err = outageDuration(reader)
-		}
-		return d, err
-	}}, nil
+	}, close: func() { l.Close() }, local: local.Load, ownTimeout: true,
+		diagnostics: func() (d diagnostics, err error) {
+			d.Warnings = warnings.counted()
+			if s.metered {
+				d.Outage, err = outageDuration(reader)
+			}
+			return d, err
+		}}, nil
 }
 
 func limitOf(s setup) core.Limit { return core.Limit{Name: "bench", Max: s.max, Window: s.window} }

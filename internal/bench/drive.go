@@ -35,7 +35,8 @@ func checkService(j job, exe string) error {
 				return err
 			}
 			if admitted != (i < checkedMax) {
-				return fmt.Errorf("request %d of a client with a limit of %d: admitted is %v", i+1, checkedMax, admitted)
+				return fmt.Errorf("request %d of a client with a limit of %d: admitted is %v",
+					i+1, checkedMax, admitted)
 			}
 			if !admitted {
 				continue

@@ -116,7 +116,8 @@ func load(l *limiter, walks []walk, length time.Duration, every int) (turn, erro
 				denied++
 			}
 		}
-		t.samples, t.Requests, t.Denied = samples, requests, denied // only at the end, because neighbors share a cache line
+		// only at the end, because neighbors share a cache line
+		t.samples, t.Requests, t.Denied = samples, requests, denied
 	}
 
 	runtime.ReadMemStats(&before)

@@ -38,8 +38,9 @@ func main() {
 		rounds     = flag.Int("rounds", 5, "`turns` of each contender in each scenario")
 		length     = flag.Duration("for", 700*time.Millisecond, "`time` of a turn, of which a fifth is warm-up")
 		only       = flag.String("only", "", "`regexp` of the scenarios to run: "+strings.Join(names(), " "))
-		contenders = flag.String("contenders", "", "`regexp` of the contenders to compare exactlimit with; all if empty")
-		against    = flag.String("against", "",
+		contenders = flag.String("contenders", "",
+			"`regexp` of the contenders to compare exactlimit with; all if empty")
+		against = flag.String("against", "",
 			"root `directory` of another checkout of exactlimit, which becomes a contender")
 		svg   = flag.String("svg", "../../testdata/speed.svg", "`file` to draw the chart to; empty for none")
 		child = flag.String("child", "", "used by the program itself")
@@ -69,7 +70,8 @@ func main() {
 		os.Exit(2)
 	}
 
-	p := plan{wanted: scenarioNames.MatchString, contenders: contenderNames.MatchString, rounds: *rounds, length: *length}
+	p := plan{wanted: scenarioNames.MatchString, contenders: contenderNames.MatchString,
+		rounds: *rounds, length: *length}
 	r, failure := p.measure(*against)
 	if failure != nil && len(r.Scenarios) == 0 {
 		fail(failure)

@@ -88,7 +88,8 @@ func (r *report) writeOverload(b *strings.Builder) {
 		fmt.Fprintf(b, "\n## %s\n\n%s. Calls to the others have a deadline of %v, which is exactlimit's own timeout. "+
 			"go-redis's AutoPipeline does not obey it.\n\n", capital(s.Name), capital(s.About), peerDeadline)
 		fmt.Fprintf(b,
-			"| | decisions | without Redis | failed | p50 | p99 | circuit breaker |\n|---|---:|---:|---:|---:|---:|---|\n")
+			"| | decisions | without Redis | failed | p50 | p99 | circuit breaker |\n"+
+				"|---|---:|---:|---:|---:|---:|---|\n")
 		for _, x := range s.Rows {
 			fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s |\n", bold(x.Contender), thousands(x.Requests),
 				share(x.Local, x.Requests), share(x.Failed, x.Requests), latency(x.P50), latency(x.P99), x.breaker())
@@ -114,7 +115,8 @@ func (r *report) writeInProcess(b *strings.Builder) {
 func (r *report) writeThroughFrameworks(b *strings.Builder) {
 	for _, s := range r.some("gin/256", "gin/1", "echo/256", "echo/1") {
 		fmt.Fprintf(b, "\n## %s\n\n", capital(s.About))
-		fmt.Fprintf(b, "| | writes | requests/s | ratio | time of a request | allocations |\n|---|---|---:|---:|---:|---:|\n")
+		fmt.Fprintf(b, "| | writes | requests/s | ratio | time of a request | allocations |\n"+
+			"|---|---|---:|---:|---:|---:|\n")
 		for _, x := range s.Rows {
 			fmt.Fprintf(b, "| %s | %s | %s | %s | %.0f ns | %.1f |\n", bold(x.Contender), x.How, amount(x.PerSecond),
 				x.ratio(), float64(min(s.Goroutines, r.Machine.Cores))*1e9/x.PerSecond, x.Allocs)
@@ -125,11 +127,14 @@ func (r *report) writeThroughFrameworks(b *strings.Builder) {
 func (r *report) writeCeiling(b *strings.Builder) {
 	const heading = "\n## Compared with the most that Redis can do\n\n"
 	if c := r.Ceiling; c != nil {
-		fmt.Fprintf(b, heading+"Redis has one core to itself. On another core runs redis-benchmark, with 20 connections"+
-			" of 32 calls each, or exactlimit, with 256 goroutines. 10,000 keys.\n\n")
+		fmt.Fprintf(b, heading+"Redis has one core to itself. "+
+			"On another core runs redis-benchmark, with 20 connections of 32 calls each, "+
+			"or exactlimit, with 256 goroutines. 10,000 keys.\n\n")
 		fmt.Fprintf(b,
-			"| | per second |\n|---|---:|\n| a script that returns 1 | %s |\n| a script of the five commands alone | %s |\n"+
-				"| the decision script, 1 question in a call | %s |\n| the decision script, %d questions in a call | %s |\n"+
+			"| | per second |\n|---|---:|\n| a script that returns 1 | %s |\n"+
+				"| a script of the five commands alone | %s |\n"+
+				"| the decision script, 1 question in a call | %s |\n"+
+				"| the decision script, %d questions in a call | %s |\n"+
 				"| **exactlimit, through Go** | %s |\n\n"+
 				"Through Go, %.2f of the decision script's own rate with %d questions in a call.\n",
 			amount(c.Nothing), amount(c.Bare), amount(c.One), batch, amount(c.Batch), amount(c.Go), c.Ratio, batch)
@@ -149,7 +154,8 @@ func (r *report) writeExactness(b *strings.Builder) {
 	exactnessTable(b, "on Redis", r.OnRedis)
 	fmt.Fprintln(b)
 	exactnessTable(b, "in one process", r.InMemory)
-	fmt.Fprintf(b, "\nborder: before and after the end of a fixed window, then twice the rate. steady: twice the rate. "+
+	fmt.Fprintf(b, "\nborder: before and after the end of a fixed window, then twice the rate. "+
+		"steady: twice the rate. "+
 		"burst: 400 requests of 256 goroutines at once. at two: the same at two instances.\n")
 }
 
@@ -172,10 +178,12 @@ func (r *report) problems() string {
 	for _, s := range r.Scenarios {
 		for _, x := range s.Rows {
 			if x.Local > 0 && !strings.HasPrefix(s.Name, "overload") {
-				fmt.Fprintf(&b, "- %s: %s made %d of %d decisions without Redis.\n", s.Name, x.Contender, x.Local, x.Requests)
+				fmt.Fprintf(&b, "- %s: %s made %d of %d decisions without Redis.\n",
+					s.Name, x.Contender, x.Local, x.Requests)
 			}
 			for _, message := range slices.Sorted(maps.Keys(x.Diagnostics.Warnings)) {
-				fmt.Fprintf(&b, "- %s: %s logged %d times: %s\n", s.Name, x.Contender, x.Diagnostics.Warnings[message], message)
+				fmt.Fprintf(&b, "- %s: %s logged %d times: %s\n",
+					s.Name, x.Contender, x.Diagnostics.Warnings[message], message)
 			}
 			if x.Failure != "" {
 				fmt.Fprintf(&b, "- %s: a call of %s failed: %s\n", s.Name, x.Contender, x.Failure)

@@ -24,8 +24,8 @@ func sampleReport() *report {
 	for _, s := range scenarios() {
 		x := result{Name: s.name, About: s.about, Goroutines: s.goroutines}
 		for i, c := range s.contenders {
-			x.Rows = append(x.Rows, row{Contender: c.name, How: c.how, Reference: c.reference, PerSecond: 4.6e6 / float64(1+i*i),
-				Rates: []float64{4, 5}, Ratio: float64(1 + i*i),
+			x.Rows = append(x.Rows, row{Contender: c.name, How: c.how, Reference: c.reference,
+				PerSecond: 4.6e6 / float64(1+i*i), Rates: []float64{4, 5}, Ratio: float64(1 + i*i),
 				P50: 1500, P99: 4 * time.Millisecond, Allocs: 2, RedisCPU: 740,
 				Requests: 10_000, Local: 10, Failed: 5, Failure: "no response",
 				Diagnostics: diagnostics{map[string]int{"Redis is down": 3}, time.Second}})
@@ -33,7 +33,8 @@ func sampleReport() *report {
 		r.Scenarios = append(r.Scenarios, x)
 	}
 	for i, c := range onRedis {
-		r.OnRedis = append(r.OnRedis, exactness{c.name, c.how, 100, 100 + 30*(i%4), map[string]int{"border": 100 + 30*(i%4)}})
+		r.OnRedis = append(r.OnRedis, exactness{c.name, c.how, 100, 100 + 30*(i%4),
+			map[string]int{"border": 100 + 30*(i%4)}})
 	}
 	r.InMemory = r.OnRedis
 	return r

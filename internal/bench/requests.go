@@ -28,10 +28,11 @@ var throughGin = []contender{
 		handler := ginApp(ginlimit.New(l, ginlimit.ClientIP()).Limit(limitOf(s)))
 		return serve(handler, func() { l.Close() }, "Ratelimit", "Ratelimit-Policy"), nil
 	}},
-	{name: "ulule/limiter", module: "github.com/ulule/limiter/v3", how: "3 fields", open: func(s setup) (*limiter, error) {
-		handler := ginApp(ululegin.NewMiddleware(ululeOf(ululememory.NewStore(), s)))
-		return serve(handler, func() {}, "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset"), nil
-	}},
+	{name: "ulule/limiter", module: "github.com/ulule/limiter/v3", how: "3 fields",
+		open: func(s setup) (*limiter, error) {
+			handler := ginApp(ululegin.NewMiddleware(ululeOf(ululememory.NewStore(), s)))
+			return serve(handler, func() {}, "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset"), nil
+		}},
 	{name: "bare Gin", module: "github.com/gin-gonic/gin", how: "no limit", reference: true,
 		open: func(setup) (*limiter, error) {
 			return serve(ginApp(), func() {}), nil

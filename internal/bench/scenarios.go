@@ -248,7 +248,8 @@ func (s scenario) validate(t turn, redis servers, c contender) error {
 		return fmt.Errorf("%d denials of %d requests, and %d before", t.Denied, t.Requests, t.DeniedBefore)
 	}
 	if s.kind != overload && t.Local > t.Requests/2 {
-		return fmt.Errorf("%d of %d requests were decided without Redis: %v", t.Local, t.Requests, t.Diagnostics.Warnings)
+		return fmt.Errorf("%d of %d requests were decided without Redis: %v",
+			t.Local, t.Requests, t.Diagnostics.Warnings)
 	}
 	if c.reference || len(redis) == 0 {
 		return nil

@@ -216,7 +216,8 @@ func TestSend(t *testing.T) {
 			}()
 			conn := &conn{Conn: client}
 			admitted, err := conn.send(request("/", "key-1"))
-			if admitted != c.admitted || (err != nil) != (c.failure != "") || !strings.Contains(fmt.Sprint(err), c.failure) {
+			if admitted != c.admitted || (err != nil) != (c.failure != "") ||
+				!strings.Contains(fmt.Sprint(err), c.failure) {
 				t.Errorf("%q: %v %v", c.response, admitted, err)
 			}
 			if left, err := conn.remaining(); c.failure == "" && (left != c.remaining || err != nil) {

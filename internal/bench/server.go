@@ -111,7 +111,8 @@ func startCluster(masters int) (servers, error) {
 			return nil, err
 		}
 		file := fmt.Sprintf("exactlimit-bench-%d-%s.conf", os.Getpid(), bus)
-		s, err := startServerWith([]string{"--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-config-file", file})
+		s, err := startServerWith([]string{"--cluster-enabled", "yes", "--cluster-port", bus,
+			"--cluster-config-file", file})
 		if err != nil {
 			all.stop()
 			return nil, err
@@ -119,7 +120,8 @@ func startCluster(masters int) (servers, error) {
 		s.file = filepath.Join(os.TempDir(), file)
 		all = append(all, s)
 		host, port, _ := strings.Cut(s.addr, ":")
-		err = s.do("CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(i*slots/masters), strconv.Itoa((i+1)*slots/masters-1)).Error()
+		err = s.do("CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(i*slots/masters),
+			strconv.Itoa((i+1)*slots/masters-1)).Error()
 		if err == nil && i > 0 {
 			err = all[0].do("CLUSTER", "MEET", host, port, bus).Error()
 		}

@@ -7,7 +7,8 @@ import (
 
 // footprintTable writes a table of the memory of full logs.
 func footprintTable(b *strings.Builder, all []footprint) {
-	fmt.Fprintf(b, "| Max | in Redis | for each request | in process | for each request |\n|---:|---:|---:|---:|---:|\n")
+	fmt.Fprintf(b, "| Max | in Redis | for each request | in process | for each request |\n"+
+		"|---:|---:|---:|---:|---:|\n")
 	for _, f := range all {
 		if f.Hot {
 			fmt.Fprintf(b, "| %s, hot | %s | %.1f | | |\n", thousands(f.Max), thousands(int(f.Redis)), f.PerRedis)

@@ -286,8 +286,10 @@ func TestLooks(t *testing.T) {
 				p.choose(route)
 				p.click("one")
 				p.becomes(text("max")+` !== ""`, "true")
-				assert.LessOrEqual(t, eval[int64](p, "document.documentElement.scrollWidth"), width, "it does not scroll")
-				p.becomes(`(({width, clientWidth}) => width === 2 * clientWidth)(document.getElementById("timeline"))`, "true")
+				assert.LessOrEqual(t, eval[int64](p, "document.documentElement.scrollWidth"), width,
+					"it does not scroll")
+				p.becomes(`(({width, clientWidth}) => width === 2 * clientWidth)(document.getElementById("timeline"))`,
+					"true")
 			}
 		}
 	}

@@ -132,23 +132,24 @@ func open(t testing.TB, address string, media ...string) *tab {
 		defer mu.Unlock()
 		complaints = append(complaints, fmt.Sprintln(what...))
 	}
-	ctx, cancel := chromedp.NewContext(chromium, chromedp.WithNewBrowserContext(), chromedp.WithListener(func(event any) {
-		switch e := event.(type) {
-		case *runtime.EventExceptionThrown:
-			complain("exception:", e.ExceptionDetails.Text, e.ExceptionDetails.Exception.Description)
-		case *runtime.EventConsoleAPICalled:
-			complain("console:", e.Args[0].Description, string(e.Args[0].Value))
-		case *log.EventEntryAdded:
-			// Chromium logs each 429 as an error, but the page expects them.
-			if !strings.Contains(e.Entry.Text, "status of 429 ") {
-				complain("log:", e.Entry.Source, e.Entry.Text, e.Entry.URL)
+	ctx, cancel := chromedp.NewContext(chromium, chromedp.WithNewBrowserContext(),
+		chromedp.WithListener(func(event any) {
+			switch e := event.(type) {
+			case *runtime.EventExceptionThrown:
+				complain("exception:", e.ExceptionDetails.Text, e.ExceptionDetails.Exception.Description)
+			case *runtime.EventConsoleAPICalled:
+				complain("console:", e.Args[0].Description, string(e.Args[0].Value))
+			case *log.EventEntryAdded:
+				// Chromium logs each 429 as an error, but the page expects them.
+				if !strings.Contains(e.Entry.Text, "status of 429 ") {
+					complain("log:", e.Entry.Source, e.Entry.Text, e.Entry.URL)
+				}
+			case *network.EventRequestWillBeSent:
+				if to, err := url.Parse(e.Request.URL); err != nil || to.Host != server.Host && to.Scheme != "data" {
+					complain("request to", e.Request.URL)
+				}
 			}
-		case *network.EventRequestWillBeSent:
-			if to, err := url.Parse(e.Request.URL); err != nil || to.Host != server.Host && to.Scheme != "data" {
-				complain("request to", e.Request.URL)
-			}
-		}
-	}))
+		}))
 	t.Cleanup(cancel)
 	p := &tab{t: t, ctx: ctx}
 	call(p, network.Enable, network.EnableParams{})

@@ -65,7 +65,8 @@ func TestBreaker(t *testing.T) {
 			[]string{"0 Closed->HalfOpen no answer", "49 HalfOpen->Closed <nil>"}},
 		"and one that makes a connection": {true, func(int) func() error { return late(time.Millisecond, nil) },
 			[]string{"0 Closed->HalfOpen no answer", "1 HalfOpen->Closed <nil>"}},
-		"no probe has succeeded for half a timeout": {false, func(int) func() error { return late(90*time.Millisecond, nil) },
+		"no probe has succeeded for half a timeout": {false,
+			func(int) func() error { return late(90*time.Millisecond, nil) },
 			[]string{"0 Closed->HalfOpen no answer", "50 HalfOpen->Open no answer", "90 Open->Closed <nil>"}},
 		"a probe is answered too late": {false, func(probe int) func() error {
 			return late([]time.Duration{150, 150, 10}[min(probe, 3)-1]*time.Millisecond, nil)

@@ -176,7 +176,8 @@ func (l *link[Q]) answer(c *call[Q], reply []rueidis.RedisMessage) {
 		l.requeue(unanswered)
 	}
 	for _, q := range c.questions {
-		if f := q.future(); !slices.ContainsFunc(unanswered, func(a Q) bool { return a.future() == f }) && !f.answer(nil) {
+		f := q.future()
+		if !slices.ContainsFunc(unanswered, func(a Q) bool { return a.future() == f }) && !f.answer(nil) {
 			l.d.Late(q)
 		}
 	}

@@ -47,7 +47,9 @@ func (c *clocked) wait() *Future {
 
 // In a calm process a wait ends after its timeout and not later, and at most a sixteenth of it earlier.
 func TestClock(t *testing.T) {
-	for _, timeout := range []time.Duration{time.Millisecond, 5 * time.Millisecond, 100 * time.Millisecond, time.Minute} {
+	for _, timeout := range []time.Duration{
+		time.Millisecond, 5 * time.Millisecond, 100 * time.Millisecond, time.Minute,
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			c := newClocked(t, timeout)
 			var all sync.WaitGroup

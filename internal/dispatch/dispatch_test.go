@@ -262,7 +262,8 @@ func TestCloseDuringEverything(t *testing.T) {
 				for {
 					q := d.about(fmt.Sprint(random.IntN(10)))
 					q.again = random.IntN(30) - 27
-					ctx, cancel := context.WithTimeout(context.Background(), time.Duration(random.IntN(4000))*time.Microsecond)
+					ctx, cancel := context.WithTimeout(context.Background(),
+						time.Duration(random.IntN(4000))*time.Microsecond)
 					if random.IntN(4) == 0 {
 						cancel()
 					}
@@ -320,7 +321,8 @@ func TestQuestionsAreReused(t *testing.T) {
 	for i := range 4 {
 		n, err := redistest.Do(t, d.client.Client, "SCARD", d.prefix+fmt.Sprint(i)).AsInt64()
 		require.NoError(t, err)
-		assert.EqualValues(t, 8*(300+60), n, "each is counted once, or twice if the script is said not to have got to it")
+		assert.EqualValues(t, 8*(300+60), n,
+			"each is counted once, or twice if the script is said not to have got to it")
 	}
 }
 
@@ -346,7 +348,8 @@ func TestPanicInTheClient(t *testing.T) {
 				all.Go(func() { assert.Error(t, d.Do(context.Background(), d.about(fmt.Sprint(i)))) })
 			}
 			all.Wait()
-			d.eventually(func() bool { return len(d.client.Sent(func(words []string) bool { return words[0] == "QUIT" })) > 0 })
+			quit := func(words []string) bool { return words[0] == "QUIT" }
+			d.eventually(func() bool { return len(d.client.Sent(quit)) > 0 })
 			panics.Store(false)
 			d.eventually(func() bool { return d.Do(context.Background(), d.about("a")) == nil })
 			d.Close()

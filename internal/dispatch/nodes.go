@@ -161,7 +161,8 @@ func parseSlots(rows []rueidis.RedisMessage) (masters [][]slotRange, err error) 
 		first, err1 := row[0].AsInt64()
 		last, err2 := row[1].AsInt64()
 		node, err3 := row[2].ToArray()
-		if err := errors.Join(err1, err2, err3); err != nil || first < 0 || last < first || last >= slots || len(node) < 2 {
+		err = errors.Join(err1, err2, err3)
+		if err != nil || first < 0 || last < first || last >= slots || len(node) < 2 {
 			return nil, malformed
 		}
 		host, _ := node[0].ToString() // null if the node does not know it

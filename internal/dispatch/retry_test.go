@@ -46,11 +46,13 @@ func TestEveryError(t *testing.T) {
 		"READONLY for good":    {err: rejects("READONLY no"), times: ever, calls: 1000, fails: true},
 		"TRYAGAIN fifty times": {err: rejects("TRYAGAIN no"), times: 50, calls: 51},
 		"ERR instead of TRYAGAIN, Valkey 9": {
-			err:   rejects("ERR Attempted to access a non local key in a cluster node script: x, on @user_script:2."),
+			err: rejects("ERR Attempted to access a non local key in a cluster node script: " +
+				"x, on @user_script:2."),
 			times: 1, calls: 2,
 		},
 		"ERR instead of TRYAGAIN": {
-			err:   rejects("ERR Script attempted to access a non local key in a cluster node script: x, on @user_script:2."),
+			err: rejects("ERR Script attempted to access a non local key in a cluster node script: " +
+				"x, on @user_script:2."),
 			times: 1, calls: 2,
 		},
 	} {

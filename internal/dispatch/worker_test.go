@@ -30,7 +30,8 @@ func TestQuestionsOfOneSlotGoTogether(t *testing.T) {
 			slot  int
 			alone bool
 		}{
-			{"a", 7, false}, {"b", 3, false}, {"c", 7, false}, {"d", 7, true}, {"d", 7, true}, {"e", 7, true}, {"f", 3, false},
+			{"a", 7, false}, {"b", 3, false}, {"c", 7, false}, {"d", 7, true}, {"d", 7, true}, {"e", 7, true},
+			{"f", 3, false},
 			{"g", 7, false}, {"h", 0, false},
 		} {
 			q := d.about(row.name)
@@ -88,7 +89,8 @@ func TestSomeCallsFail(t *testing.T) {
 			}
 			var attempts [2]atomic.Int32
 			d := onCluster(t, pointer("{}"), func(words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
-				n := slices.IndexFunc([]string{"b", "e"}, func(s string) bool { return strings.HasSuffix(words[3], ":"+s) })
+				n := slices.IndexFunc([]string{"b", "e"},
+					func(s string) bool { return strings.HasSuffix(words[3], ":"+s) })
 				switch {
 				case !redistest.IsCall(words) || n < 0:
 				case attempts[n].Add(1) == 1:

@@ -74,7 +74,8 @@ var banEvasions = []struct {
 	{"as the victim", guardedAddress, false, "X-Forwarded-For: $V", []string{
 		"X-Forwarded-For: $V", "Forwarded: for=$V", "X-Real-IP: $V", "X-Forwarded-For: $V\nX-Forwarded-For: $V",
 	}},
-	{"as the proxy", guardedAddress, false, "", []string{"X-Forwarded-For: 127.0.0.1", "X-Forwarded-For: $V, 127.0.0.1"}},
+	{"as the proxy", guardedAddress, false, "",
+		[]string{"X-Forwarded-For: 127.0.0.1", "X-Forwarded-For: $V, 127.0.0.1"}},
 
 	{"another address to the left", guardedProxied, false, "", []string{
 		"X-Forwarded-For: 203.0.113.$i, $A", "X-Forwarded-For: , $A", "X-Forwarded-For: unknown, $A",
@@ -91,7 +92,8 @@ var banEvasions = []struct {
 		"X-Forwarded-For: $A", "X-Forwarded-For: 64:FF9B::$A",
 	}},
 	{"others of its /64", guardedProxied, false, "X-Forwarded-For: 2001:db8:$k::1", []string{
-		"X-Forwarded-For: 2001:db8:$k::$i", "X-Forwarded-For: [2001:DB8:$k:0:$i::]:80", "X-Forwarded-For: 2001:db8:$k::1%$i",
+		"X-Forwarded-For: 2001:db8:$k::$i", "X-Forwarded-For: [2001:DB8:$k:0:$i::]:80",
+		"X-Forwarded-For: 2001:db8:$k::1%$i",
 	}},
 
 	{"other spellings of the header", guardedKey, false, "", []string{
@@ -108,7 +110,8 @@ var banEvasions = []struct {
 	{"no key", guardedKey, false, "", []string{"", "X-API-Key:", "X_API_Key: $A"}},
 
 	{"other spellings of the scheme", guardedToken, false, "", []string{
-		"Authorization: bearer $A", "authorization: BEARER $A", "Authorization: Bearer   $A", "Authorization: Bearer \t$A",
+		"Authorization: bearer $A", "authorization: BEARER $A", "Authorization: Bearer   $A",
+		"Authorization: Bearer \t$A",
 	}},
 	{"banned by another spelling of the scheme", guardedToken, false, "authorization: bEARER  $A", []string{
 		"Authorization: Bearer $A",
@@ -167,7 +170,8 @@ func TestBanEvasions(t *testing.T) {
 						if !row.http1 || http1 {
 							attacker := row.target.identity("A", k)
 							f(k, row.target, row.banned, row.tries, strings.NewReplacer(
-								"$A", attacker, "$V", row.target.identity("V", k), "$k", fmt.Sprint(k+1), "$6", sixToFour(attacker)))
+								"$A", attacker, "$V", row.target.identity("V", k), "$k", fmt.Sprint(k+1), "$6",
+								sixToFour(attacker)))
 						}
 					}
 				}
@@ -223,7 +227,9 @@ func TestBanEvasions(t *testing.T) {
 				each(func(k int, p target, _ string, _ []string, who *strings.Replacer) {
 					if p.honest == "" {
 						key := "ip:" + p.identity("A", k)
-						for _, like := range []string{key + "0", key[:len(key)-1], strings.ToUpper(key), key + "}", "{" + key + "}"} {
+						for _, like := range []string{
+							key + "0", key[:len(key)-1], strings.ToUpper(key), key + "}", "{" + key + "}",
+						} {
 							require.NoError(t, limiter.Reset(t.Context(), like, guard))
 						}
 					}
@@ -235,7 +241,8 @@ func TestBanEvasions(t *testing.T) {
 					honest := strings.ReplaceAll(p.honest, "$C", p.identity("V", k))
 					for i := range p.max {
 						status := clients.send(who.Replace(p.victimFrom), who.Replace(p.line), honest)
-						assert.Equal(t, http.StatusForbidden, status, "%s: guess %d of the victim", banEvasions[k].name, i+1)
+						assert.Equal(t, http.StatusForbidden, status, "%s: guess %d of the victim",
+							banEvasions[k].name, i+1)
 					}
 				})
 			})
@@ -254,12 +261,13 @@ func TestHonestLoginsBeginNoBan(t *testing.T) {
 					core.WithTimeout(10*time.Second))
 				require.NoError(t, err)
 				defer limiter.Close()
-				service := adapter.Guarded(limiter, guard, nil, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					time.Sleep(time.Millisecond)
-					if r.URL.RawQuery == "fails" {
-						w.WriteHeader(http.StatusForbidden)
-					}
-				}))
+				service := adapter.Guarded(limiter, guard, nil,
+					http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						time.Sleep(time.Millisecond)
+						if r.URL.RawQuery == "fails" {
+							w.WriteHeader(http.StatusForbidden)
+						}
+					}))
 				login := func(query string) int {
 					w := httptest.NewRecorder()
 					service.ServeHTTP(w, httptest.NewRequest("POST", route+"/address"+query, nil))

@@ -44,8 +44,8 @@ var (
 	// vote counts by a parameter of the path together with the address of the peer.
 	vote = target{keys: true, max: 3, line: "GET /items/item$k/votes",
 		attackerFrom: "127.7.$k.1", victimFrom: "127.8.$k.1"}
-	// translated counts by the address that a trusted proxy has added, which sees IPv4 clients through a translator with
-	// the prefix of RFC 8215.
+	// translated counts by the address that a trusted proxy has added, which sees IPv4 clients through a translator
+	// with the prefix of RFC 8215.
 	translated = target{max: 5, line: "POST /api/login", honest: "X-Forwarded-For: 64:ff9b:1::$C",
 		attackerFrom: "127.0.0.1", victimFrom: "127.0.0.1"}
 	// either counts by an API key, or else by a bearer token, or else by the address of the peer.
@@ -79,7 +79,8 @@ var evasions = []struct {
 		[]string{"x-forwarded-for: 203.0.113.$i", "X-FORWARDED-FOR: 203.0.113.$i"}},
 	{"X-Forwarded-For with underscores", direct, false, []string{"X_Forwarded_For: 203.0.113.$i"}},
 	{"a list in X-Forwarded-For", direct, false, []string{"X-Forwarded-For: 203.0.113.$i, 203.0.114.$i, 127.0.0.1"}},
-	{"two fields X-Forwarded-For", direct, false, []string{"X-Forwarded-For: 203.0.113.$i\nX-Forwarded-For: 127.0.0.1"}},
+	{"two fields X-Forwarded-For", direct, false,
+		[]string{"X-Forwarded-For: 203.0.113.$i\nX-Forwarded-For: 127.0.0.1"}},
 	{"the proxy's address in X-Forwarded-For", direct, false,
 		[]string{"X-Forwarded-For: 127.0.0.1", "X-Forwarded-For: $V, 127.0.0.1"}},
 	{"an empty X-Forwarded-For", direct, false,
@@ -107,7 +108,8 @@ var evasions = []struct {
 	{"another method in a header", direct, false,
 		[]string{"X-HTTP-Method-Override: PUT", "X-Method-Override: GET", "X-HTTP-Method: HEAD"}},
 	{"another URL in a header", direct, false,
-		[]string{"X-Original-URL: /api/$i", "X-Rewrite-URL: /healthz", "X-Forwarded-Prefix: /$i", "X-Forwarded-Path: /$i"}},
+		[]string{"X-Original-URL: /api/$i", "X-Rewrite-URL: /healthz", "X-Forwarded-Prefix: /$i",
+			"X-Forwarded-Path: /$i"}},
 	{"another method", direct, false, []string{"GET /api/login", "HEAD /api/login", "PUT /api/login",
 		"BREW /api/login", "OPTIONS /api/login", ""}},
 	{"the method in lower case", direct, true, []string{"post /api/login", "Post /api/login", ""}},
@@ -159,7 +161,8 @@ var evasions = []struct {
 		[]string{"X-Forwarded-For: " + strings.Repeat("203.0.113.9, ", 4000) + "203.0.113.$i, $A"}},
 	{"other headers too", proxied, false, []string{"X-Forwarded-For: $A\nForwarded: for=$V",
 		"X-Forwarded-For: $A\nX-Real-IP: $V", "X-Forwarded-For: $A\nCF-Connecting-IP: 203.0.113.$i"}},
-	{"over two proxies", proxied, false, []string{"X-Forwarded-For: $A, 127.0.0.1", "X-Forwarded-For: $V, $A, 127.0.0.1",
+	{"over two proxies", proxied, false, []string{
+		"X-Forwarded-For: $A, 127.0.0.1", "X-Forwarded-For: $V, $A, 127.0.0.1",
 		"X-Forwarded-For: $A\nX-Forwarded-For: 127.0.0.1"}},
 	{"other ports", proxied, false, []string{"X-Forwarded-For: $A:$i", "X-Forwarded-For: $A:1$i"}},
 	{"mapped into IPv6", proxied, false, []string{"X-Forwarded-For: $A", "X-Forwarded-For: ::ffff:$A",

@@ -138,8 +138,8 @@ func TestExamplesAreIdentical(t *testing.T) {
 		"GET /healthz 200":    1,
 		"GET /api/search 200": 10, "GET /api/search 429": 1,
 		"POST /api/login 200": 5, "POST /api/login 429": 7,
-		// 3 for bob, 30 for pro-bob, and one each for ann and pro-ann. The last ones of pro-bob are denied by "api", which
-		// has admitted 100 by then.
+		// 3 for bob, 30 for pro-bob, and one each for ann and pro-ann. The last ones of pro-bob are denied by "api",
+		// which has admitted 100 by then.
 		"GET /api/report 200": 35, "GET /api/report 401": 1, "GET /api/report 429": 58,
 	}, statuses)
 }

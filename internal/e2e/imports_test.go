@@ -18,7 +18,8 @@ func TestImports(t *testing.T) {
 	allowed := map[string][]string{
 		"lua":               {},
 		"internal/dispatch": {"github.com/redis/rueidis"},
-		"core": {module + "lua", module + "internal/dispatch", "github.com/redis/rueidis", "github.com/puzpuzpuz/xsync/v4",
+		"core": {module + "lua", module + "internal/dispatch", "github.com/redis/rueidis",
+			"github.com/puzpuzpuz/xsync/v4",
 			"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/metric", "go.opentelemetry.io/otel/trace"},
 		"internal/httplimit": {module + "core"},
 		"internal/demo":      {module + "core"},
@@ -53,7 +54,8 @@ func TestImports(t *testing.T) {
 			}
 		}
 		for _, path := range []string{
-			"github.com/stretchr/testify/assert", "pgregory.net/rapid", "go.uber.org/goleak", "github.com/dunglas/httpsfv",
+			"github.com/stretchr/testify/assert", "pgregory.net/rapid", "go.uber.org/goleak",
+			"github.com/dunglas/httpsfv",
 			"github.com/anishathalye/porcupine", "go.opentelemetry.io/otel/sdk/metric", "github.com/gin-contrib/cors",
 		} {
 			assert.NotContains(t, deps, path, "a dependency of %s", pkg)

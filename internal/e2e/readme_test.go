@@ -174,7 +174,8 @@ func TestReadmeProgramsLimit(t *testing.T) {
 			require.NoError(t, err)
 			for _, other := range adapters.All {
 				built := slices.Contains(strings.Fields(string(out)), other.Framework)
-				assert.Equal(t, other.Framework == adapter.Framework, built, "the program is built of %s", other.Framework)
+				assert.Equal(t, other.Framework == adapter.Framework, built, "the program is built of %s",
+					other.Framework)
 			}
 
 			cmd := exec.Command(build(t, dir, ".")[0])

@@ -37,7 +37,8 @@ func ClientIP(opts ...AddressOption) func(*http.Request) (string, error) {
 		opt(f)
 	}
 	if f.header != "" && !f.proxiesGiven {
-		panic(fmt.Sprintf("exactlimit: ProxyHeader(%q) needs TrustedProxies; otherwise any client can set it", f.header))
+		panic(fmt.Sprintf("exactlimit: ProxyHeader(%q) needs TrustedProxies; otherwise any client can set it",
+			f.header))
 	}
 	if f.header == "" {
 		f.header = xForwardedFor

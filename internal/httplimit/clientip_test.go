@@ -194,7 +194,8 @@ func TestClientIP(t *testing.T) {
 	}
 	for _, row := range forwardedFor {
 		row.check(t, ClientIP(TrustedProxies(trusted...)))
-		row.check(t, ClientIP(TrustedProxies(trusted[:2]...), ProxyHeader("x-forwarded-for"), TrustedProxies(trusted[2])))
+		row.check(t, ClientIP(TrustedProxies(trusted[:2]...), ProxyHeader("x-forwarded-for"),
+			TrustedProxies(trusted[2])))
 	}
 	for _, row := range forwardedElements {
 		row.check(t, ClientIP(TrustedProxies(trusted...), ProxyHeader("forwarded")))
@@ -289,7 +290,8 @@ func TestInvalidAddressOptions(t *testing.T) {
 		{func() AddressOption { return TrustedProxies("fe80::1%eth0") }, "neither an address nor a prefix"},
 		{func() AddressOption { return TrustedProxies("10.0.0.0/8, fd00::/8") }, "neither an address nor a prefix"},
 		{func() AddressOption { return TrustedProxies("") }, "neither an address nor a prefix"},
-		{func() AddressOption { return ProxyHeader("X-Real-IP") }, "needs TrustedProxies; otherwise any client can set it"},
+		{func() AddressOption { return ProxyHeader("X-Real-IP") },
+			"needs TrustedProxies; otherwise any client can set it"},
 		{func() AddressOption { return ProxyHeader("") }, "not the name of a header field"},
 		{func() AddressOption { return ProxyHeader("Host") }, "a key function that returns Request.Host"},
 		{func() AddressOption { return IPv6Prefix(0) }, "write a number from 32"},

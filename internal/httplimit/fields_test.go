@@ -49,7 +49,8 @@ var merges = []struct {
 		`"a";q=1;w=60|"a";r=0;t=9`, 9, `"a"`},
 	// Fields that exactlimit did not write are replaced.
 	{"words", []string{`limit|rest`, `"a";q=9;w=60|"a";r=8`}, `"a";q=9;w=60|"a";r=8`, 0, ""},
-	{"of another draft", []string{`10;w=60|limit=10, remaining=9`, `"a";q=9;w=60|"a";r=8`}, `"a";q=9;w=60|"a";r=8`, 0, ""},
+	{"of another draft", []string{`10;w=60|limit=10, remaining=9`, `"a";q=9;w=60|"a";r=8`},
+		`"a";q=9;w=60|"a";r=8`, 0, ""},
 	{"two names", []string{`"x";q=9;w=60|"y";r=8`, `"a";q=9;w=60|"a";r=8`}, `"a";q=9;w=60|"a";r=8`, 0, ""},
 	{"lists of two lengths", []string{`"x";q=9;w=60|"x";r=8, "y";r=1`, `"a";q=9;w=60|"a";r=8`},
 		`"a";q=9;w=60|"a";r=8`, 0, ""},

@@ -229,7 +229,8 @@ func (g *Gate[C]) settle(ctx context.Context, c C, d Admission, status int, begu
 // or panicked, whether or not the client has left. ctx is as for Settle. An error goes to the log.
 func (g *Gate[C]) Release(ctx context.Context, d Admission) {
 	if err := g.limiter.Release(context.WithoutCancel(ctx), d.Decision); err != nil {
-		g.warnings.logError("exactlimit: a request has ended, but may count as one in flight until its lease expires", err)
+		g.warnings.logError("exactlimit: a request has ended, but may count as one in flight until its lease expires",
+			err)
 	}
 }
 

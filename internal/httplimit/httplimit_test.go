@@ -42,7 +42,8 @@ func TestFields(t *testing.T) {
 	}{
 		{"room", core.PerMinute("a", 9), true, state(8, 0, time.Minute), `"a";q=9;w=60`, `"a";r=8`, ""},
 		{"last", core.PerMinute("a", 9), true, state(0, ms(31_001), time.Minute), `"a";q=9;w=60`, `"a";r=0;t=32`, ""},
-		{"denied", core.PerMinute("a", 9), false, state(0, ms(31_000), ms(59_000)), `"a";q=9;w=60`, `"a";r=0;t=31`, "31"},
+		{"denied", core.PerMinute("a", 9), false, state(0, ms(31_000), ms(59_000)), `"a";q=9;w=60`,
+			`"a";r=0;t=31`, "31"},
 		{"a microsecond", core.PerMinute("a", 9), false, state(0, time.Microsecond, ms(1)),
 			`"a";q=9;w=60`, `"a";r=0;t=1`, "1"},
 		{"a microsecond more", core.PerMinute("a", 9), false, state(0, time.Second+time.Microsecond, ms(9000)),

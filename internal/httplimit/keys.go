@@ -35,7 +35,8 @@ func checkFieldName(name string) {
 		panic(fmt.Sprintf("exactlimit: %q is not the name of a header field: write one such as \"X-API-Key\"", name))
 	}
 	if strings.EqualFold(name, "Host") {
-		panic("exactlimit: net/http does not keep Host in Request.Header: write a key function that returns Request.Host")
+		panic("exactlimit: net/http does not keep Host in Request.Header: " +
+			"write a key function that returns Request.Host")
 	}
 }
 

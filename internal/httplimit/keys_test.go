@@ -17,7 +17,8 @@ import (
 // values are what clients may send. Some look like keys of other functions, or like two values.
 var values = []string{
 	"hunter2", "hunter3", "HUNTER2", "hunter 2", "ip:203.0.113.7", "203.0.113.7", "global", "route:/", "0:global",
-	"header:x-api-key:", "join:3:abc", "a:b", "a}b", "%7D", "a%20b", "a b", "ü", "\xff", strings.Repeat("k", maxValueLen),
+	"header:x-api-key:", "join:3:abc", "a:b", "a}b", "%7D", "a%20b", "a b", "ü", "\xff",
+	strings.Repeat("k", maxValueLen),
 }
 
 func header(name string, values ...string) *http.Request {
@@ -215,7 +216,8 @@ func TestFirstOf(t *testing.T) {
 		{"the first", []key{constant("ann", nil), constant("bob", nil)}, "0:ann", nil},
 		{"an empty key is missing", []key{constant("", nil), constant("ann", nil)}, "1:ann", nil},
 		{"a missing credential is missing", []key{constant("", missing), constant("ann", nil)}, "1:ann", nil},
-		{"also if it is wrapped", []key{constant("", fmt.Errorf("own: %w", missing)), constant("ann", nil)}, "1:ann", nil},
+		{"also if it is wrapped",
+			[]key{constant("", fmt.Errorf("own: %w", missing)), constant("ann", nil)}, "1:ann", nil},
 		{"the same string of another function is another client",
 			[]key{constant("", nil), constant("", nil), constant("ann", nil)}, "2:ann", nil},
 		{"no key at all", []key{constant("", nil), constant("", nil)}, "", nil},
@@ -271,10 +273,12 @@ func TestJoin(t *testing.T) {
 	}{
 		{"both", []key{constant("ann", nil), constant("bob", nil)}, "join:3:ann:3:bob", nil},
 		{"the parts have lengths", []key{constant("an", nil), constant("nbob", nil)}, "join:2:an:4:nbob", nil},
-		{"a part that looks like two", []key{constant("ann:3:bob", nil), constant("x", nil)}, "join:9:ann:3:bob:1:x", nil},
+		{"a part that looks like two",
+			[]key{constant("ann:3:bob", nil), constant("x", nil)}, "join:9:ann:3:bob:1:x", nil},
 		{"one", []key{constant("ann", nil)}, "join:3:ann", nil},
 		{"one is missing", []key{constant("ann", nil), constant("", nil)}, "", nil},
-		{"the first error is returned", []key{constant("ann", nil), constant("", broken), constant("", later)}, "", broken},
+		{"the first error is returned",
+			[]key{constant("ann", nil), constant("", broken), constant("", later)}, "", broken},
 	} {
 		got, err := Join(row.keys)("")
 		assert.Equal(t, row.want, got, row.name)
@@ -374,7 +378,8 @@ func FuzzJoin(f *testing.F) {
 		for _, others := range [][]string{{c, d}, {a + b}, {a, b, c}, {b, a}, {a}, {a + ":" + b}} {
 			other, _ := join(others...)
 			if other != "" {
-				require.Equal(t, fmt.Sprintf("%q", []string{a, b}) == fmt.Sprintf("%q", others), joined == other, others)
+				equal := fmt.Sprintf("%q", []string{a, b}) == fmt.Sprintf("%q", others)
+				require.Equal(t, equal, joined == other, others)
 			}
 			first, _ := FirstOf([]key{constant("", nil), constant(other, nil)})("")
 			require.NotEqual(t, joined, first)

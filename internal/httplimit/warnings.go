@@ -53,17 +53,19 @@ func (w *warnings) logError(message string, err error) {
 // duplicateLimit warns that two limits of one name charged the same request.
 func (w *warnings) duplicateLimit(name string) {
 	if isFirst(&w.duplicateLogged) {
-		w.log.Warn("exactlimit: a request passed two limits of one name: both charged it, and the fields show the stricter"+
-			" one. If both count by the same key, remove one; otherwise give each its own name", "limit", name)
+		w.log.Warn("exactlimit: a request passed two limits of one name: both charged it, "+
+			"and the fields show the stricter one. "+
+			"If both count by the same key, remove one; otherwise give each its own name", "limit", name)
 	}
 }
 
 // noClientAddress warns of a trusted proxy that sends no address of the client.
 func (w *warnings) noClientAddress() {
 	if isFirst(&w.noAddressLogged) {
-		w.log.Warn("exactlimit: a trusted proxy sent no address of the client, so the proxy itself was counted, together" +
-			" with all such clients: configure it to add its peer's address to X-Forwarded-For, or name the header that" +
-			" it sets with ProxyHeader. If only the proxy's own health checks lack the header, nothing is wrong")
+		w.log.Warn("exactlimit: a trusted proxy sent no address of the client, so the proxy itself was counted, " +
+			"together with all such clients: configure it to add its peer's address to X-Forwarded-For, " +
+			"or name the header that it sets with ProxyHeader. " +
+			"If only the proxy's own health checks lack the header, nothing is wrong")
 	}
 }
 
@@ -71,7 +73,8 @@ func (w *warnings) noClientAddress() {
 // new client. It waits for a second path, because one may be in a key by chance, as /64 and /6 are in that of an
 // IPv6 address.
 func (w *warnings) pathInKey(key string, u *url.URL, template func() string) {
-	if u == nil || len(u.Path) < 2 || !strings.Contains(key, u.Path) || w.pathInKeyLogged.Load() || template() == u.Path {
+	if u == nil || len(u.Path) < 2 || !strings.Contains(key, u.Path) || w.pathInKeyLogged.Load() ||
+		template() == u.Path {
 		return
 	}
 	first := w.firstPathInAKey.Load()

@@ -100,7 +100,8 @@ func TestDecisions(t *testing.T) {
 		assert.True(t, d.Allowed && d.DryRun)
 	}
 	for range 3 {
-		_, err := limiter.Allow(ctx, "a secret key", core.Limit{Name: "guard", Max: 1, Window: time.Hour, Ban: time.Hour})
+		_, err := limiter.Allow(ctx, "a secret key",
+			core.Limit{Name: "guard", Max: 1, Window: time.Hour, Ban: time.Hour})
 		require.NoError(t, err)
 	}
 	calm := core.Limit{Name: "calm", Max: 9, Window: time.Hour, Ban: time.Hour}

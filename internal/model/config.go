@@ -9,8 +9,8 @@ type Config struct {
 	Hold        int8 // ticks for which the denial cache uses a denial at most
 	Ban         int8 // ticks for which a denial bans the log, or 0
 	// InFlight makes the limit one of requests in flight: the window is the lease. What is admitted runs until it is
-	// settled, which should be to 0, and is renewed until then. Redis answers in time: none of what runs is lost because
-	// an answer takes as long as the lease.
+	// settled, which should be to 0, and is renewed until then. Redis answers in time: none of what runs is lost
+	// because an answer takes as long as the lease.
 	InFlight bool
 	Requests []Request
 	Cuts     int8 // how often a connection may be lost, with what is on its way

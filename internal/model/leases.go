@@ -16,7 +16,8 @@ func (c *Config) sendRenewal(r *request) {
 	if c.Bug == RenewedLate {
 		every = c.Window
 	}
-	runs := r.runs() || c.Bug == DeadRenewed && r.phase == dead && r.settlement.settling == unsettled && r.charge.units > 0
+	runs := r.runs() || c.Bug == DeadRenewed && r.phase == dead && r.settlement.settling == unsettled &&
+		r.charge.units > 0
 	if c.InFlight && runs && r.renewal == none && r.asked >= every {
 		r.renewal, r.asked = sent, 0
 	}

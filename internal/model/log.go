@@ -122,7 +122,8 @@ func (l *Log) add(e entry) {
 
 // remove removes an entry.
 func (l *Log) remove(request int8, k kind) {
-	l.replace(slices.DeleteFunc(slices.Clone(l.live()), func(e entry) bool { return e.request == request && e.kind == k }))
+	l.replace(slices.DeleteFunc(slices.Clone(l.live()),
+		func(e entry) bool { return e.request == request && e.kind == k }))
 }
 
 // Admit answers a request, and reports whether it was charged now. Again says that an earlier attempt may have been
@@ -149,7 +150,8 @@ func (l *Log) Admit(c *Config, request, cost int8, again bool) (r Reply, charged
 		return r, charged
 	}
 	r.Early, r.Ban = l.early, l.ban
-	if live := l.live(); len(live) > 0 && !charged && live[len(live)-1].age < 0 || full && l.roomIn(c, cost) > c.Window {
+	live := l.live()
+	if len(live) > 0 && !charged && live[len(live)-1].age < 0 || full && l.roomIn(c, cost) > c.Window {
 		l.restamp()
 	}
 	if full {

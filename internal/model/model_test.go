@@ -117,8 +117,9 @@ func TestPromises(t *testing.T) {
 func TestBugsAreFound(t *testing.T) {
 	for bug, config := range map[Bug]string{
 		OneTooMany: "four requests", RetryChargesTwice: "retries", LostGrant: "retries",
-		OverchargeForgotten: "overcharges", SettleChargesTwice: "a retried overcharge", NoMark: "units given back twice",
-		HoldFromReply: "four requests", LearnsOldDenials: "stale denials", CacheIgnoresCost: "overcharges",
+		OverchargeForgotten: "overcharges", SettleChargesTwice: "a retried overcharge",
+		NoMark: "units given back twice", HoldFromReply: "four requests",
+		LearnsOldDenials: "stale denials", CacheIgnoresCost: "overcharges",
 		BanProlonged: "bans", BanExpires: "bans", BanSettled: "bans and settlements", BanNotBegun: "short bans",
 		BanCachedLonger: "short bans", NotRenewed: "leases", RenewedLate: "leases", RenewsReleased: "leases",
 		ReleasedTwice: "leases of three", DeadRenewed: "leases", CacheKnowsFlights: "leases of three",

@@ -71,7 +71,8 @@ func (c *Config) moves(s state) (moves []move) {
 			})
 		}
 		if s.cuts < c.Cuts && (p.first == sent || p.again == sent || p.answered) {
-			add("the settlement of "+name+" loses its connection", func(s *state) string { return c.loseSettlement(s, i) })
+			add("the settlement of "+name+" loses its connection",
+				func(s *state) string { return c.loseSettlement(s, i) })
 		}
 		if r.renewal != none {
 			add("the renewal of "+name+" is executed", func(s *state) string { c.renew(s, i); return "" })

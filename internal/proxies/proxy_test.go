@@ -58,10 +58,11 @@ var haproxy = proxy{
 		for i, service := range services {
 			fmt.Fprintf(&servers, "    server app%d %s\n", i, service)
 		}
-		return "defaults\n    timeout connect 10s\n    timeout client 10s\n    timeout server 10s\n\n" + strings.NewReplacer(
-			"bind :80", fmt.Sprintf("bind 127.0.0.1:%d,[::1]:%[1]d", port),
-			"    server app1 127.0.0.1:8080\n", servers.String(),
-		).Replace(snippet)
+		return "defaults\n    timeout connect 10s\n    timeout client 10s\n    timeout server 10s\n\n" +
+			strings.NewReplacer(
+				"bind :80", fmt.Sprintf("bind 127.0.0.1:%d,[::1]:%[1]d", port),
+				"    server app1 127.0.0.1:8080\n", servers.String(),
+			).Replace(snippet)
 	},
 	func(file, _ string) []string { return []string{"-db", "-f", file} },
 }
@@ -73,7 +74,8 @@ var apache = proxy{
 		for _, name := range []string{"mpm_event", "authz_core", "proxy", "proxy_http"} {
 			modules += fmt.Sprintf("LoadModule %s_module /usr/lib/apache2/modules/mod_%[1]s.so\n", name)
 		}
-		return modules + fmt.Sprintf("ServerName localhost\nDefaultRuntimeDir %s\nPidFile %[1]s/pid\nErrorLog /dev/stderr\n"+
+		return modules + fmt.Sprintf("ServerName localhost\nDefaultRuntimeDir %s\n"+
+			"PidFile %[1]s/pid\nErrorLog /dev/stderr\n"+
 			"Listen 127.0.0.1:%d\nListen [::1]:%[2]d\n", dir, port) + strings.NewReplacer(
 			"*:80", fmt.Sprint("*:", port),
 			"http://127.0.0.1:8080/", fmt.Sprintf("http://%s/", services[0]),

@@ -206,7 +206,8 @@ func TestRecordsOfMovedLogs(t *testing.T) {
 	decide(t, to.Client(t), []string{"small"}, "d settle 1 a.1 4 1 30000 0 3600000000")
 
 	assert.Equal(t, []string{"a.1 weighs 120000, 30000 back DEL"}, told(from.Admissions(t), "small"))
-	assert.Equal(t, []string{"a.1 weighs 90000, 30000 back", "there.1 weighs 1, 0 back"}, told(to.Admissions(t), "small"))
+	assert.Equal(t, []string{"a.1 weighs 90000, 30000 back", "there.1 weighs 1, 0 back"},
+		told(to.Admissions(t), "small"))
 	merged := Merge(from.Admissions(t), to.Admissions(t))
 	assert.Equal(t, []string{"a.1 weighs 120000, 60000 back DEL", "there.1 weighs 1, 0 back"}, told(merged, "small"))
 	assert.Len(t, merged["large"], 201)

@@ -96,7 +96,8 @@ func (h History) founded(logs map[string][]entries, call Call) bool {
 	for _, offset := range h.offsets(call) {
 		for _, log := range logs[h.log(call.Key)] {
 			shifted := call.shifted(offset)
-			if check(log, shifted) || log.gaveBack(call.Sent-h.Window.Microseconds(), call.Came) && h.full(log, shifted) {
+			if check(log, shifted) ||
+				log.gaveBack(call.Sent-h.Window.Microseconds(), call.Came) && h.full(log, shifted) {
 				return true
 			}
 		}

@@ -92,11 +92,14 @@ func TestChecks(t *testing.T) {
 	}{
 		{"a third in a window", func(h *History) { h.Records[0]["ann"][2].At = 114; h.Records[1] = nil }, over,
 			"ann: 3 admissions within 100µs, where 2 are allowed: from 15 (a, ) to 114 (c, )"},
-		{"a third on another server", func(h *History) { h.Records[1] = record(at(40, "x")) }, over, "ann: 3 admissions"},
+		{"a third on another server", func(h *History) { h.Records[1] = record(at(40, "x")) }, over,
+			"ann: 3 admissions"},
 		{"a third, but one is refunded", func(h *History) {
 			h.Records[1] = record(redistest.Admission{At: 40, ID: "x", Weight: 1, Refunded: 1, Gone: "ZREM"})
 		}, over, ""},
-		{"four after a loss", func(h *History) { h.Losses, h.Records[1] = 1, record(at(40, "x"), at(41, "y")) }, over, ""},
+		{"four after a loss", func(h *History) {
+			h.Losses, h.Records[1] = 1, record(at(40, "x"), at(41, "y"))
+		}, over, ""},
 		{"five after a loss", func(h *History) {
 			h.Losses, h.Records[1] = 1, record(at(40, "x"), at(41, "y"), at(42, "z"))
 		}, over, "ann: 5 admissions within 100µs, where 4 are allowed"},
@@ -118,7 +121,8 @@ func TestChecks(t *testing.T) {
 		{"of a key without a record", func(h *History) { h.Calls[0].Key = "bob" }, accounts,
 			"bob: callers were told of 1 admissions, and the servers recorded 0"},
 		{"of a cost", func(h *History) { h.Calls[0].Cost = 3 }, accounts, "told of 5"},
-		{"as heavy as its cost", func(h *History) { h.Calls[0].Cost, h.Records[0]["ann"][0].Weight = 3, 3 }, accounts, ""},
+		{"as heavy as its cost", func(h *History) { h.Calls[0].Cost, h.Records[0]["ann"][0].Weight = 3, 3 },
+			accounts, ""},
 		{"and no heavier", func(h *History) {
 			h.Calls[0].Cost, h.Records[0]["ann"][0].Weight, h.Records[1] = 3, 6, nil
 		}, accounts, "ann: the servers recorded 9 admissions; 5 callers were told, 3 do not know"},
@@ -151,18 +155,23 @@ func TestChecks(t *testing.T) {
 		{"a ban of a log with room", func(h *History) { h.Bans = banned(15, 30) }, pardoned,
 			"ann: banned at 15, when it held 1 of 2 units"},
 		{"denied by a ban", func(h *History) {
-			h.Bans, h.Calls[2] = banned(35, 115), Call{Key: "ann", Sent: 50, Came: 60, Source: Redis, Banned: true, Retry: 60}
+			h.Bans, h.Calls[2] = banned(35, 115),
+				Call{Key: "ann", Sent: 50, Came: 60, Source: Redis, Banned: true, Retry: 60}
 		}, founded, ""},
 		{"denied by one that has ended", func(h *History) {
-			h.Bans, h.Calls[2] = banned(35, 48), Call{Key: "ann", Sent: 50, Came: 60, Source: Redis, Banned: true, Retry: 60}
+			h.Bans, h.Calls[2] = banned(35, 48),
+				Call{Key: "ann", Sent: 50, Came: 60, Source: Redis, Banned: true, Retry: 60}
 		}, founded, "ann: denied"},
 		{"denied for too short", func(h *History) {
-			h.Bans, h.Calls[2] = banned(35, 115), Call{Key: "ann", Sent: 50, Came: 60, Source: Redis, Banned: true, Retry: 53}
+			h.Bans, h.Calls[2] = banned(35, 115),
+				Call{Key: "ann", Sent: 50, Came: 60, Source: Redis, Banned: true, Retry: 53}
 		}, founded, "ann: denied"},
 
 		{"denied where none was there", func(h *History) { h.Calls[2] = denied(0, 10, 60, 80) }, founded,
-			"ann: denied by redis while there was room, by a call from 0 to 10, with retry after 60 µs and reset after 80 µs"},
-		{"denied where one was there", func(h *History) { h.Calls[2] = denied(21, 29, 90, 90) }, founded, "ann: denied"},
+			"ann: denied by redis while there was room, by a call from 0 to 10, " +
+				"with retry after 60 µs and reset after 80 µs"},
+		{"denied where one was there", func(h *History) { h.Calls[2] = denied(21, 29, 90, 90) }, founded,
+			"ann: denied"},
 		{"denied at the last moment", func(h *History) { h.Calls[2] = denied(110, 116, 1, 21) }, founded, ""},
 		{"denied a moment too long", func(h *History) { h.Calls[2] = denied(110, 120, 0, 20) }, founded, "ann: denied"},
 		{"with a retry too long", func(h *History) { h.Calls[2].Retry += 10 }, founded, "ann: denied"},
@@ -173,7 +182,8 @@ func TestChecks(t *testing.T) {
 			h.Calls[2].Cost = 2
 		}, founded, ""},
 		{"nor two where two are", func(h *History) { h.Calls[2].Cost, h.Calls[2].Retry = 2, 80 }, founded, ""},
-		{"nor none", func(h *History) { h.Calls[2] = denied(0, 9, 90, 90); h.Calls[2].Cost = 2 }, founded, "ann: denied"},
+		{"nor none", func(h *History) { h.Calls[2] = denied(0, 9, 90, 90); h.Calls[2].Cost = 2 }, founded,
+			"ann: denied"},
 		{"a heavy entry", func(h *History) {
 			h.Records = []redistest.Record{record(heavy(15, "a", 2))}
 			h.Calls[2] = denied(50, 60, 60, 60)
@@ -187,11 +197,13 @@ func TestChecks(t *testing.T) {
 			h.Calls = []Call{denied(50, 60, 80, 80)}
 		}, founded, ""},
 		{"with a part of it given back", func(h *History) {
-			h.Records = []redistest.Record{record(redistest.Admission{At: 15, ID: "a", Weight: 3, Refunded: 1}, at(35, "b"))}
+			h.Records = []redistest.Record{
+				record(redistest.Admission{At: 15, ID: "a", Weight: 3, Refunded: 1}, at(35, "b"))}
 			h.Calls[2] = denied(50, 60, 60, 80)
 		}, founded, ""},
 		{"and of two nearly all", func(h *History) {
-			h.Records = []redistest.Record{record(redistest.Admission{At: 15, ID: "a", Weight: 3, Refunded: 2}, at(135, "b"))}
+			h.Records = []redistest.Record{
+				record(redistest.Admission{At: 15, ID: "a", Weight: 3, Refunded: 2}, at(135, "b"))}
 			h.Calls[2] = denied(150, 160, 60, 80)
 		}, founded, "ann: denied"},
 		{"that ends too early", func(h *History) {
@@ -199,16 +211,19 @@ func TestChecks(t *testing.T) {
 			h.Calls = []Call{denied(50, 60, 60, 80)}
 		}, founded, "ann: denied"},
 		{"by an entry in its future, which it moves", func(h *History) {
-			h.Records = []redistest.Record{record(at(15, "a"), redistest.Admission{At: 57, ID: "b", Weight: 1, Moved: 52})}
+			h.Records = []redistest.Record{
+				record(at(15, "a"), redistest.Admission{At: 57, ID: "b", Weight: 1, Moved: 52})}
 			h.Calls = []Call{denied(50, 60, 63, 100), denied(56, 60, 55, 97)}
 		}, founded, ""},
 		{"by a clock that is ahead", func(h *History) { h.Calls[2] = denied(50, 60, 50, 70) }, founded, "ann: denied"},
-		{"as it may be", func(h *History) { h.Calls[2], h.Apart = denied(50, 60, 50, 70), 5*time.Microsecond }, founded, ""},
+		{"as it may be", func(h *History) { h.Calls[2], h.Apart = denied(50, 60, 50, 70), 5*time.Microsecond },
+			founded, ""},
 		{"by one that it did not move", func(h *History) {
 			h.Records = []redistest.Record{record(at(15, "a"), at(57, "b"))}
 			h.Calls = []Call{denied(50, 60, 63, 100)}
 		}, founded, "ann: denied"},
-		{"by another limit", func(h *History) { h.Calls[2] = denied(0, 10, 0, 0); h.Calls[2].Elsewhere = true }, founded, ""},
+		{"by another limit", func(h *History) { h.Calls[2] = denied(0, 10, 0, 0); h.Calls[2].Elsewhere = true },
+			founded, ""},
 		{"when the call was sent first", func(h *History) { h.Calls[2] = denied(50, 60, 1, 3) }, founded, ""},
 		{"but not then either", func(h *History) { h.Calls[2] = denied(16, 20, 1, 3) }, founded, "ann: denied"},
 		{"nor later", func(h *History) {
@@ -319,7 +334,8 @@ func TestSettled(t *testing.T) {
 		{"to more", settledTo(9, 30, ""), recorded{heavy(15, "a", 2), added(25, 7)}, ""},
 		{"to more, which is forgotten", settledTo(9, 30, ""), recorded{heavy(15, "a", 2)},
 			"callers were told that calls have cost 9, and the servers have charged 2"},
-		{"to more, which is charged twice", settledTo(9, 30, ""), recorded{heavy(15, "a", 2), added(25, 7), added(27, 7)},
+		{"to more, which is charged twice", settledTo(9, 30, ""),
+			recorded{heavy(15, "a", 2), added(25, 7), added(27, 7)},
 			"the servers have charged 16; what callers were told is 9 at most"},
 		{"to more, perhaps", settledTo(9, 30, "timeout"), recorded{heavy(15, "a", 2)}, ""},
 		{"to more, and something is admitted nevertheless", settledTo(9, 30, ""),
@@ -379,7 +395,8 @@ func TestSteps(t *testing.T) {
 			denied(-951, -940, 60, 80), true},
 		{"there and back", []Step{{From: -100, To: -99, Offset: 1000}, {From: 40, To: 41, Offset: 0}},
 			denied(50, 60, 60, 80), true},
-		{"back, and entries of the future deny", []Step{{From: 41, To: 42, Offset: -500}}, denied(50, 60, 560, 580), true},
+		{"back, and entries of the future deny", []Step{{From: 41, To: 42, Offset: -500}},
+			denied(50, 60, 560, 580), true},
 		{"until the last of them has left", []Step{{From: 41, To: 42, Offset: -500}}, denied(643, 653, 1, 1), false},
 		{"ahead, and the cache does not know", []Step{{From: 41, To: 42, Offset: 500}}, cached(50, 60, 60, 80), true},
 		{"nor for a window", []Step{{From: 41, To: 42, Offset: 500}}, cached(143, 150, 60, 80), false},

@@ -63,7 +63,8 @@ var mutants = []mutant{
 			end`},
 	},
 	{
-		name: "a denial is remembered for a window too long", fault: "none, several limits", says: "while there was room",
+		name: "a denial is remembered for a window too long", fault: "none, several limits",
+		says: "while there was room",
 		Bug: Bug{Lua: `
 			answer = function(reply)
 				for _, list in ipairs(reply) do

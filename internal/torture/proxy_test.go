@@ -296,7 +296,8 @@ func TestProxySeed(t *testing.T) {
 	server := redistest.Start(t)
 	fates := func(seed uint64) (fates []string) {
 		proxy := NewProxy(t, server.Addr, seed)
-		proxy.Strike(Faults{Command: "ECHO", LoseRequest: .05, LoseReply: .05, Reset: .05, DelayRequest: .1, DelayReply: .1})
+		proxy.Strike(Faults{Command: "ECHO", LoseRequest: .05, LoseReply: .05, Reset: .05, DelayRequest: .1,
+			DelayReply: .1})
 		for c := range 20 {
 			conn := dial(t, proxy.Addr)
 			for r := range 20 {
@@ -370,7 +371,8 @@ func TestProxyPassesSubscriptions(t *testing.T) {
 	for _, version := range []string{"2", "3"} {
 		proxy := NewProxy(t, server.Addr, 1)
 		conn := dial(t, proxy.Addr)
-		assert.Len(t, conn.ask(t, "HELLO "+version, "SUBSCRIBE a b", "SUBSCRIBE c"), 3) // two confirmations of the first
+		// two confirmations of the first
+		assert.Len(t, conn.ask(t, "HELLO "+version, "SUBSCRIBE a b", "SUBSCRIBE c"), 3)
 		value, err := redistest.ReadValue(conn.in)
 		require.NoError(t, err)
 		assert.Contains(t, string(value), "c")

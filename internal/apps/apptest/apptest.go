@@ -108,7 +108,8 @@ func Unavailable(t *testing.T, r Request, app http.Handler) {
 	assert.Equal(t, "application/problem+json", w.Header().Get("Content-Type"), r.Target)
 	var problem map[string]any
 	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &problem), "%s: more than one answer: %s", r.Target, w.Body)
-	assert.ElementsMatch(t, []string{"type", "title", "status", "violated-policies"}, slices.Collect(maps.Keys(problem)))
+	assert.ElementsMatch(t, []string{"type", "title", "status", "violated-policies"},
+		slices.Collect(maps.Keys(problem)))
 	for _, inside := range []string{"127.0.0.1", "redis", "exactlimit"} {
 		assert.NotContains(t, strings.ToLower(w.Body.String()), inside, r.Target)
 	}

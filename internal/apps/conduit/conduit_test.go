@@ -47,14 +47,19 @@ var (
 func TestLogin(t *testing.T) {
 	each(t, func(t *testing.T, app http.Handler) {
 		apptest.Play(t, app, []apptest.Request{
-			{Target: "POST /api/users/login", Body: `{"user":{"email":"ann@example.com","password":"guess"}}`, Status: 403,
+			{Target: "POST /api/users/login",
+				Body: `{"user":{"email":"ann@example.com","password":"guess"}}`, Status: 403,
 				Want: wrong},
-			{Target: "POST /api/users/login", Body: `{"user":{"email":"eve@example.com","password":"sesame"}}`, Status: 403,
+			{Target: "POST /api/users/login",
+				Body: `{"user":{"email":"eve@example.com","password":"sesame"}}`, Status: 403,
 				Want: wrong},
-			{Target: "POST /api/users/login", Body: `{"user":{"email":"ann"}}`, Status: 422},
-			{Target: "POST /api/users/login", Body: `{"user":`, Status: 400,
+			{Target: "POST /api/users/login",
+				Body: `{"user":{"email":"ann"}}`, Status: 422},
+			{Target: "POST /api/users/login",
+				Body: `{"user":`, Status: 400,
 				Want: `{"errors":{"body":["this is not the JSON that is expected"]}}`},
-			{Target: "POST /api/users/login", Body: `{"member":{}}`, Status: 400},
+			{Target: "POST /api/users/login",
+				Body: `{"member":{}}`, Status: 400},
 			{Target: "POST /api/users", Body: `{"user":{"username":"ann","email":"new@example.com","password":"x"}}`,
 				Status: 422,
 				Want:   `{"errors":{"body":["this name or address is taken"]}}`},
@@ -74,12 +79,14 @@ func TestLogin(t *testing.T) {
 		}
 		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &answer))
 		assert.Equal(t, "ann", answer.User.Username)
-		apptest.Play(t, app, []apptest.Request{{Target: "GET /api/user", As: "Token " + answer.User.Token, Status: 200}})
+		apptest.Play(t, app, []apptest.Request{
+			{Target: "GET /api/user", As: "Token " + answer.User.Token, Status: 200}})
 	})
 }
 
 func TestArticles(t *testing.T) {
-	const tea = `"slug":"on-tea","title":"On tea","body":"Hot.","tagList":["drinks"],"createdAt":"2026-11-28T12:00:00Z",`
+	const tea = `"slug":"on-tea","title":"On tea","body":"Hot.","tagList":["drinks"],` +
+		`"createdAt":"2026-11-28T12:00:00Z",`
 	const plain = `{` + tea + `"favorited":false,"favoritesCount":0,"author":{"username":"ann","following":false}}`
 	const liked = `{` + tea + `"favorited":true,"favoritesCount":1,"author":{"username":"ann","following":false}}`
 	const others = `{` + tea + `"favorited":false,"favoritesCount":1,"author":{"username":"ann","following":false}}`
@@ -97,7 +104,8 @@ func TestArticles(t *testing.T) {
 			{Target: "GET /api/articles/on-tea", As: "Token x", Status: 401, Want: required},
 			{Target: "GET /api/articles/on-coffee", Status: 404, Want: missing},
 			{Target: "POST /api/articles/on-tea/favorite", As: bob, Status: 200, Want: `{"article":` + liked + `}`},
-			{Target: "GET /api/articles?favorited=bob", Status: 200, Want: `{"articles":[` + others + `],"articlesCount":1}`},
+			{Target: "GET /api/articles?favorited=bob", Status: 200,
+				Want: `{"articles":[` + others + `],"articlesCount":1}`},
 			{Target: "GET /api/articles?tag=food", Status: 200, Want: none},
 			{Target: "GET /api/articles?author=bob", Status: 200, Want: none},
 			{Target: "GET /api/articles/feed", Status: 401, Want: required},

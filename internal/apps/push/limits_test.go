@@ -37,7 +37,8 @@ func TestLimitOfGuesses(t *testing.T) {
 			{Target: "POST /user", As: admin, Body: `{"name":"ann","pass":"x"}`, Status: 400},
 		})
 	}
-	apptest.Play(t, apps[1], []apptest.Request{{Target: "POST /client", As: ann, Body: `{"name":"phone"}`, Status: 200}})
+	apptest.Play(t, apps[1], []apptest.Request{
+		{Target: "POST /client", As: ann, Body: `{"name":"phone"}`, Status: 200}})
 	counts := apptest.Count(apps, 60, apptest.Request{Target: "POST /message", As: wrong})
 	assert.Equal(t, map[int]int{401: 5, 429: 55}, counts)
 	for _, app := range apps {
@@ -119,7 +120,8 @@ func TestLimitOfStreams(t *testing.T) {
 	for i, app := range apps {
 		servers[i] = serve(t, app)
 	}
-	apptest.Play(t, apps[0], []apptest.Request{{Target: "POST /client", As: ann, Body: `{"name":"phone"}`, Status: 200}})
+	apptest.Play(t, apps[0], []apptest.Request{
+		{Target: "POST /client", As: ann, Body: `{"name":"phone"}`, Status: 200}})
 	first, response, err := dial(servers[0], "C1")
 	require.NoError(t, err)
 	assert.Contains(t, response.Header.Get("RateLimit"), `"streams";r=2`)

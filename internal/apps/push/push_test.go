@@ -159,7 +159,8 @@ func TestStream(t *testing.T) {
 		conn, _, err := dial(server, "C2")
 		require.NoError(t, err)
 		defer conn.Close()
-		apptest.Play(t, app, []apptest.Request{{Target: "POST /message?token=A1", Body: `{"message":"done"}`, Status: 200}})
+		apptest.Play(t, app, []apptest.Request{
+			{Target: "POST /message?token=A1", Body: `{"message":"done"}`, Status: 200}})
 		var message Message
 		require.NoError(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
 		require.NoError(t, conn.ReadJSON(&message))
