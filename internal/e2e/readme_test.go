@@ -125,7 +125,7 @@ func TestReadmeSnippetsAreExamples(t *testing.T) {
 		if _, main, ok := strings.Cut(block, "func main() {\n"); ok {
 			block = strings.TrimSuffix(main, "}\n")
 		}
-		assert.Contains(t, examples.String(), trimmed(block))
+		assert.True(t, strings.Contains(examples.String(), trimmed(block)), "in no Example:\n%s", block)
 	}
 }
 
