@@ -77,9 +77,9 @@ type State struct {
 	Remaining int
 	// RetryAfter is the time until the same request has room in this limit, to the microsecond. If no other request is
 	// admitted first, it is admitted after exactly that time. RetryAfter is zero if there is room now, so after an
-	// admission it is about the next request. On Redis it is a lower bound if the request has to wait until about a
-	// thousand admissions of more than one unit have expired, or fewer if the call decides many requests. After that
-	// time the request is denied again, with a new RetryAfter.
+	// admission it is about the next request. On Redis it is only a lower bound if more than about a thousand
+	// admissions of several units must expire first, or fewer in a call with many requests: a request at that time is
+	// denied again, with a new RetryAfter.
 	//
 	// If a limit that is InFlight has no room, RetryAfter is one second, because it is not known when requests end.
 	// There may be room earlier or later.

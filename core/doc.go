@@ -16,14 +16,14 @@
 //
 // A Limiter logs the admitted requests of each key, in a Redis sorted set. One Lua script removes expired entries,
 // counts the others and adds the request in a single step, on Redis's own clock. A fixed window admits twice the limit
-// across a border, and two-counter windows estimate. A log does neither. In return, it takes memory for each admitted
+// around its end, and two-counter windows estimate. A log does neither. In return, it takes memory for each admitted
 // request until the request leaves the window. A request is one entry, whatever it costs, and requests of the same key
 // that one call admits share an entry.
 //
 // # Calls to Redis
 //
 // Callers do not call Redis themselves. Requests that arrive while calls are in flight are collected, and the next call
-// decides all of them. A call can have many keys, and equal requests are merged into one question. There is no timer,
+// decides many of them. A call can have many keys, and equal requests are merged into one question. There is no timer,
 // so a single request is sent at once.
 //
 // Denials are cached for up to a second, so a client over its limit costs no round trips. See WithDenialCache, and
@@ -40,6 +40,6 @@
 // While Redis does not answer, each instance enforces the same limits by itself, on logs in its memory, unless
 // OnFailure sets another policy. A circuit breaker for Redis, or for each master of a cluster, then keeps requests from
 // waiting, and probes Redis in the background. No call waits for Redis longer than WithTimeout sets. Only time in which
-// the process was able to receive replies counts, because a process that is short of processor time must not take Redis
-// for silent.
+// the process was able to receive replies counts, because a process that is short of processor time must not blame
+// Redis for its own delay.
 package core

@@ -34,12 +34,12 @@ type Limit struct {
 // InFlight returns a limit of max requests of a key that are in flight at once, in all instances together. An admission
 // counts until it is passed to Release or Refund. Adapters do this when the handler has returned.
 //
-// The lease matters if an instance dies. While a Limiter runs, it renews the leases of what it has admitted, after each
-// third of their time, however long a handler takes. If its process ends or cannot reach Redis, its requests count
+// The lease matters if an instance dies. While a Limiter runs, it renews the leases of what it has admitted each time a
+// third of them has passed, however long a handler takes. If its process ends or cannot reach Redis, its requests count
 // until their leases end, and not after that, although some may still run. So a short lease costs calls to Redis, and a
-// long one makes clients wait after a crash. 30 seconds suit most services. The minimum is a second, and a lease should
-// be longer than WithTimeout, for which the answer to an admission may be on its way. With three times as long, it also
-// outlasts a call to Redis that is lost.
+// long one makes clients wait after a crash. 30 seconds suit most services. The minimum is a second. A lease should be
+// longer than WithTimeout, because the reply to an admission may arrive that late. If it is three times as long, it
+// also survives a lost call.
 //
 // A request of cost n takes n of max. If the cost of requests is something else, such as tokens, limit the requests in
 // flight by a separate call, or in an adapter by a separate Middleware.

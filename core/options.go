@@ -70,8 +70,7 @@ func WithDenialCache(entries int, ttl time.Duration) Option {
 		}
 		if entries > 0 && ttl < time.Millisecond {
 			return invalid("denial cache with a ttl of %v: it must be at least 1ms; "+
-				"to turn the cache off, set 0 entries",
-				ttl)
+				"to turn the cache off, set 0 entries", ttl)
 		}
 		c.denials, c.denialTTL = entries, ttl
 		return nil
@@ -83,7 +82,7 @@ func WithDenialCache(entries int, ttl time.Duration) Option {
 // wait for a processor, a call may wait for up to 20 timeouts more. If the context has an earlier deadline, the call
 // waits until then.
 //
-// After that, the policy that OnFailure sets decides the request. Redis may have charged it nevertheless: see
+// When that time is up, the policy that OnFailure sets decides the request. Redis may have charged it nevertheless: see
 // Limiter.Allow.
 func WithTimeout(timeout time.Duration) Option {
 	return func(c *config) error {
@@ -96,9 +95,9 @@ func WithTimeout(timeout time.Duration) Option {
 }
 
 // WithLogger sets the logger. The default is slog.Default(). The Limiter logs when Redis does not answer, when it
-// answers again, and when its settings can lose counts. Adapters log misuse by the program, and errors that keep them
-// from limiting requests. Each error is logged about every ten seconds at most. No message contains a key. To log
-// nothing, use slog.New(slog.DiscardHandler).
+// answers again, and when the settings of Redis can lose counts. Adapters log misuse by the program, and errors that
+// keep them from limiting requests. An error is logged at most about once every ten seconds. No message contains a key.
+// To log nothing, use slog.New(slog.DiscardHandler).
 //
 // The Limiter's own goroutines use the logger too, so a panic of its handler ends the process.
 func WithLogger(logger *slog.Logger) Option {

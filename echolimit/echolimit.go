@@ -60,7 +60,8 @@ func Exempt(exempt func(echo.Context) bool) Option {
 	return func(m *Middleware) { m.gate.Exempt = exempt }
 }
 
-// CountOnly counts only those requests whose response has a status that the function chooses, such as failed logins:
+// CountOnly counts only those requests whose response has a status for which the function returns true, such as failed
+// logins:
 //
 //	echolimit.CountOnly(func(status int) bool { return status == http.StatusUnauthorized })
 //
@@ -68,17 +69,17 @@ func Exempt(exempt func(echo.Context) bool) Option {
 // count. So many requests at once cannot exceed the limit. If the handler returns an error, the charge is given back
 // when middleware further out, or Echo's error handler, begins the response. The charge stays if the status is
 // unknown: if the client has left before the response began, if the request's deadline has passed before the handler
-// returned, if a handler has panicked, and if the first status that Echo was given is an interim one, such as 100,
-// which hides the others. If Redis does not take a charge back in time it stays, and the limiter's log says so.
+// returned, if a handler has panicked, or if the first status that Echo was given is an interim one, such as 100,
+// which hides the others. If Redis does not take a charge back in time it stays, and the limiter logs it.
 //
 // Units that one instance gives back are available to all instances at once, so denials are not cached, and each
 // denial is a call to Redis: see core.Limiter.Provisional.
 //
 // With a limit that has a Ban, CountOnly guards against password guessing. Requests in flight count, and so may begin a
-// ban: Max needs room for those that an honest client makes at once, or a Middleware with the same key and
-// core.InFlight(name, 1, lease) runs before, which admits one at a time and bans none. If the key is the account that a
-// request names, any client can begin a ban that locks out the owner of the account: join it with ClientIP to prevent
-// that.
+// ban. So either Max leaves room for the requests that an honest client makes at once, or another Middleware, with the
+// same key and core.InFlight(name, 1, lease), runs first. It admits one request at a time, and bans no client. If the
+// key is the account that a request names, any client can begin a ban that locks out the owner of the account: join it
+// with ClientIP to prevent that.
 func CountOnly(counts func(status int) bool) Option {
 	return func(m *Middleware) { m.gate.CountOnly(counts) }
 }
@@ -94,8 +95,8 @@ func CountOnly(counts func(status int) bool) Option {
 // handler panics, the function is not called, and the reservation stays charged. Only after a panic with
 // http.ErrAbortHandler, with which httputil.ReverseProxy reacts to a client that leaves, the function is called, and
 // the request costs at least what was reserved. So register middleware that recovers from panics before the limiter:
-// behind it, a panic looks like a handler that has returned. The reservation also stays if the function returns less
-// than 0, which is a mistake of the service, or if Redis does not answer in time. The limiter's log says so. 0 gives
+// after it, a panic looks like a handler that has returned. The reservation also stays if the function returns less
+// than 0, which is a mistake of the service, or if Redis does not answer in time. The limiter logs it. 0 gives
 // back all.
 //
 // With CountOnly, a request whose status does not count costs nothing. The function is called for the others,
@@ -109,7 +110,7 @@ func CostAfter(cost func(echo.Context) int) Option {
 
 // DryRun denies nothing, to show what limits would do: in the metrics, in Decision.DryRun and, without NoFields, in
 // the RateLimit fields. A request that would be refused because of an error is also admitted, and the error goes to
-// the limiter's log.
+// the limiter's logger.
 func DryRun() Option { return func(m *Middleware) { m.gate.DryRun() } }
 
 // New returns a Middleware that counts by key. It panics if limiter or key is nil.
@@ -126,14 +127,14 @@ func New(limiter *core.Limiter, key KeyFunc, opts ...Option) *Middleware {
 //
 // A request under a limit that is core.InFlight counts in it until its handler has returned or panicked. Register
 // middleware that does not wait for its handler, such as http.TimeoutHandler or Echo's Timeout, before the limiter:
-// behind it, a request that has timed out no longer counts, although its handler still runs, and CostAfter is called
-// too early.
+// after it, a request that has timed out would no longer count, although its handler still runs, and CostAfter is
+// called too early.
 func (m *Middleware) Limit(limits ...core.Limit) echo.MiddlewareFunc {
 	return m.middleware(httplimit.FixedPolicy[echo.Context](limits))
 }
 
 // LimitFunc is Limit with limits that a function chooses for each request. If choose fails, or returns no limits or
-// invalid ones, the request is refused with 500, and the error goes to the limiter's log.
+// invalid ones, the request is refused with 500, and the error goes to the limiter's logger.
 //
 // Do not let a client choose the deadline of the request's context, for instance by a header. If the deadline passes
 // before Redis has responded, core.FailLocal lets this instance decide, and each instance has its own budget.

@@ -1,6 +1,7 @@
 package ginlimit_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log"
@@ -431,6 +432,32 @@ func ExampleCountOnly_ban() {
 	// 401
 	// 401
 	// 429, come back in 3600 seconds
+}
+
+// An operator lifts the ban of an address.
+func ExampleCountOnly_unban() {
+	login := func(c *gin.Context) { c.Status(http.StatusUnauthorized) }
+	failures := ginlimit.New(limiter, ginlimit.ClientIP(), ginlimit.CountOnly(func(status int) bool {
+		return status == http.StatusUnauthorized
+	}))
+	r := gin.New()
+	guard := core.Limit{Name: "guesses-to-forgive", Max: 1, Window: time.Minute, Ban: time.Hour}
+	r.POST("/login", failures.Limit(guard), login)
+	attempt := func() int {
+		request := httptest.NewRequest("POST", "/login", nil)
+		request.RemoteAddr = "203.0.113.7:1234"
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, request)
+		return w.Code
+	}
+	fmt.Println(attempt(), attempt())
+
+	ctx := context.Background()
+	err := limiter.Reset(ctx, "ip:203.0.113.7", guard)
+	fmt.Println(err, attempt())
+	// Output:
+	// 401 429
+	// <nil> 401
 }
 
 // Logins of one address that come at the same moment begin no ban, unless Max of them have failed: the guard sees one

@@ -12,7 +12,7 @@ import (
 // KeyFunc returns the key that a request is counted by. Different strings are different clients. An empty string
 // means that the request has no key, and an error that the key is not known. In both cases the request is refused,
 // with 401 unless stated otherwise below: it neither passes uncounted nor shares a budget with other such requests.
-// The text of your own errors goes to the limiter's log, never to the client.
+// The text of your own errors goes to the limiter's logger, never to the client.
 //
 // Begin your own keys with their kind, as in "user:" + id, so that no id equals a key of another kind. Keys are part of
 // the names of logs in Redis, so hash what is secret. A KeyFunc is called concurrently.
@@ -41,7 +41,7 @@ type AddressOption = httplimit.AddressOption
 //
 // X-Forwarded-For is read from the right while it names trusted proxies. The first address that is not one of them is
 // the client. What is further to the left, which the client may have written, is ignored. If the header is missing or
-// cannot be read, the nearest proxy counts as the client, and the limiter's log says so once.
+// cannot be read, the nearest proxy counts as the client, and the limiter logs a warning once.
 //
 // Name a proxy only if it adds the address of its peer, or replaces the header. Name no network that clients are in.
 // "unix" stands for the peer on a Unix socket. An empty list trusts no proxy, as ClientIP does without
