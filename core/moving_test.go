@@ -84,6 +84,7 @@ func TestExpiredLogInASlotThatMoves(t *testing.T) {
 	limiter := connectTo(t, cluster.URL(), patient, said.logger())
 	const window = 20 * time.Millisecond
 	limits := []Limit{{Name: "a", Max: 5, Window: window}, {Name: "b", Max: 1, Window: window}}
+	banning := Limit{Name: "c", Max: 1, Window: window, Ban: time.Hour}
 	allow := func() {
 		d, err := limiter.Allow(context.Background(), "ann", limits[0])
 		require.NoError(t, err)
@@ -93,7 +94,16 @@ func TestExpiredLogInASlotThatMoves(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, SourceRedis, d.Source)
 		assert.True(t, d.Allowed)
+		require.NoError(t, limiter.Reset(context.Background(), "ann", banning))
+		for _, allowed := range []bool{true, false} {
+			d, err = limiter.Allow(context.Background(), "ann", banning)
+			require.NoError(t, err)
+			assert.Equal(t, allowed, d.Allowed)
+		}
 		time.Sleep(25 * time.Millisecond)
+		d, err = limiter.Peek(context.Background(), "ann", banning)
+		require.NoError(t, err)
+		assert.True(t, d.Banned, "the ban outlives the entries")
 	}
 	allow()
 	slot := cluster.Slot(t, "{ann}")

@@ -255,32 +255,50 @@ func TestMissingRights(t *testing.T) {
 	}
 }
 
+// without makes a call without a right: to a script, a command that does not exist is like one that it must not run. It
+// returns the reply, and the error of the whole call.
+func (c clockedRedis) without(
+	t *testing.T, right string, now int64, logs, args string,
+) ([]rueidis.RedisMessage, error) {
+	script := strings.ReplaceAll(c.onTestClock(t, lua.Decide), "'"+right+"'", "'NOSUCH'")
+	c.load(t, strings.Replace(script, "slack = 1000 ", "slack = 3600000 ", 1)) // of the copy of c
+	clock := fmt.Sprintf(`["%d", "%d"]`, (now+epoch)/1e6, (now+epoch)%1e6)
+	redistest.Do(t, c.client, "SET", c.clock, clock)
+	keys := c.names(logs)
+	call := c.client.B().Evalsha().Sha1(c.sha1).Numkeys(int64(len(keys))).Key(keys...).Arg(argsOf(args)...).Build()
+	return c.client.Do(context.Background(), call).ToArray()
+}
+
+// fails checks that a call without a right fails.
+func (c clockedRedis) fails(t *testing.T, right string, now int64, logs, args string) {
+	t.Helper()
+	_, err := c.without(t, right, now, logs, args)
+	require.ErrorContains(t, err, "command called from script") // Valkey leaves out the word Redis
+}
+
+// ttl returns the milliseconds until a log expires, of which slack is an hour.
+func (c clockedRedis) ttl(t *testing.T, log string) int64 {
+	ttl, err := redistest.Do(t, c.client, "PTTL", c.names(log)[0]).AsInt64()
+	require.NoError(t, err)
+	return ttl - 3_600_000
+}
+
+// setTTL sets the milliseconds until a log expires, as if time had passed. Time passes only on the test's clock.
+func (c clockedRedis) setTTL(t *testing.T, log string, ttl int64) {
+	redistest.Do(t, c.client, "PEXPIRE", c.names(log)[0], fmt.Sprint(3_600_000+ttl))
+}
+
 // A right that is missing for one call does not make later calls admit more than max: neither loses the mark * units of
 // live entries, nor does a log lose its expiry together with its expired entries.
 func TestRightMissingForOneCall(t *testing.T) {
 	redis := newClockedRedis(t)
-	sha1 := redis.sha1
-	without := func(right string) { // to a script, a command that does not exist is like one it has no right to
-		redis.load(t, strings.ReplaceAll(redis.onTestClock(t, lua.Decide), "'"+right+"'", "'NOSUCH'"))
-	}
-	fails := func(now int64, log, args string) {
-		t.Helper()
-		clock := fmt.Sprintf(`["%d", "%d"]`, (now+epoch)/1e6, (now+epoch)%1e6)
-		redistest.Do(t, redis.client, "SET", redis.clock, clock)
-		call := redis.client.B().Evalsha().Sha1(redis.sha1).Numkeys(1).Key(redis.names(log)...).
-			Arg(argsOf(args)...).Build()
-		err := redis.client.Do(context.Background(), call).Error()
-		require.ErrorContains(t, err, "command called from script") // Valkey leaves out the word Redis
-		redis.sha1 = sha1
-	}
 	const w = "10000000"
 	for log, args := range map[string]string{
 		"A": "c one 1 10 " + w, "B": "c admit 1 1 1 2 0 10 " + w + " 0", "C": "c peek 1 1 10 " + w + " 0",
 	} {
 		redis.on(t, 0, log, "a admit 1 1 1 4 0 10 "+w+" 0")
 		redis.on(t, 5*second, log, "b admit 1 1 1 6 0 10 "+w+" 0")
-		without("ZREMRANGEBYSCORE")
-		fails(11*second, log, args)
+		redis.fails(t, "ZREMRANGEBYSCORE", 11*second, log, args)
 		requireMarks(t, redis.client, redis.names(log)[0])
 		reply := redis.on(t, 12*second, log, "d admit 1 1 9 1 0 10 "+w+" 0")
 		assert.True(t, strings.HasPrefix(reply, "[4 0 "), "6 of 10 units are live, so 4 are admitted: %s", reply)
@@ -288,14 +306,87 @@ func TestRightMissingForOneCall(t *testing.T) {
 	for log, args := range map[string]string{"D": "c one 1 20 " + w, "E": "c admit 1 1 1 2 0 20 " + w + " 0"} {
 		redis.on(t, 0, log+" "+log, "a admit 2 1 1 2 0 20 "+w+" 0")
 		redis.on(t, 9*second, log+" "+log, "b one 2 20 "+w)
-		without("PEXPIRE")
-		fails(11*second, log, args)
-		// as time sets it
-		redistest.Do(t, redis.client, "PEXPIRE", redis.names(log)[0], fmt.Sprint(3_600_000+20_000-18_000))
+		redis.fails(t, "PEXPIRE", 11*second, log, args)
+		redis.setTTL(t, log, 20_000-18_000)
 		redis.on(t, 18*second, log, "d one 1 20 "+w)
-		ttl, err := redistest.Do(t, redis.client, "PTTL", redis.names(log)[0]).AsInt64()
-		require.NoError(t, err)
-		assert.Greater(t, ttl, int64(3_600_000+10_000-1000), "the entry of 18 s counts until 28 s: %s", args)
+		assert.Greater(t, redis.ttl(t, log), int64(10_000-1000), "the entry of 18 s counts until 28 s: %s", args)
+	}
+}
+
+// A question that fails after it has removed expired entries from a log, or has given back units in it, sets the expiry
+// of the log nevertheless. Calls that find no expired entry rely on it.
+func TestExpiryAfterAFailure(t *testing.T) {
+	const w = "10000000"
+	t.Run("of another log that is damaged", func(t *testing.T) {
+		redis := newClockedRedis(t)
+		redis.on(t, 0, "A A", "a one 2 20 "+w)
+		redis.on(t, 9*second, "A A", "b one 2 20 "+w)
+		redistest.Do(t, redis.client, "ZADD", redis.names("bad")[0], "-5", "!x", fmt.Sprint(epoch+second), "a")
+		redis.setTTL(t, "A", 20_000-11_000)
+		reply := redis.on(t, 11*second, "A bad", "c admit 1 2 1 1 0 20 "+w+" 0 20 "+w+" 0")
+		require.Contains(t, reply, "the log is damaged")
+		require.Len(t, members(t, redis.client, redis.names("A")[0]), 2, "the expired entries are removed")
+		assert.Greater(t, redis.ttl(t, "A"), int64(18_000-1000), "an entry of 18.9 s counts until 28.9 s")
+	})
+	t.Run("of a command", func(t *testing.T) {
+		redis := newClockedRedis(t)
+		redis.on(t, 0, "A A", "a one 2 20 "+w)
+		redis.on(t, 9*second, "A A", "b one 2 20 "+w)
+		redis.setTTL(t, "A", 20_000-11_000)
+		redis.fails(t, "ZADD", 11*second, "B A", "c admit 1 2 1 1 0 20 "+w+" 0 20 "+w+" 0")
+		require.Len(t, members(t, redis.client, redis.names("A")[0]), 2, "the expired entries are removed")
+		assert.Greater(t, redis.ttl(t, "A"), int64(18_000-1000), "an entry of 18.9 s counts until 28.9 s")
+	})
+	t.Run("of a settle", func(t *testing.T) {
+		redis := newClockedRedis(t)
+		redis.on(t, 0, "A", "a one 1 20 "+w)
+		redis.on(t, 3*second, "A", "b one 1 20 "+w)
+		redis.on(t, 9*second, "A", "c one 1 20 "+w)
+		require.Equal(t, "1", redis.on(t, 9*second, "A", "d settle 1 a.1 1 0 1 0 "+w))
+		redis.setTTL(t, "A", 23_000-9000)
+		redis.fails(t, "ZRANGEBYSCORE", 9*second, "A", "e settle 1 b.1 1 0 1 0 "+w)
+		require.Len(t, members(t, redis.client, redis.names("A")[0]), 2, "b is given back")
+		assert.Greater(t, redis.ttl(t, "A"), int64(20_000-1000), "an entry of 18.9 s counts until 28.9 s")
+	})
+}
+
+// A ban outlives the entries of its log, even if a command fails when they have expired. For instance, Redis Cluster
+// refuses to create a key in a slot that moves.
+func TestBanOutlivesItsEntries(t *testing.T) {
+	for name, question := range map[string]string{
+		"a request": "c admit 1 1 1 1 0 2 s m", "a peek": "c peek 1 1 2 s m", "a settle": "c settle 1 a.1 3 1 2 0 s",
+	} {
+		t.Run(name, func(t *testing.T) {
+			redis, now := newClockedRedis(t), 2*second
+			redis.on(t, 0, "A", "a admit 1 1 3 2 0 6 s 0")
+			redis.on(t, 0, "A", "b admit 1 1 1 1 0 6 s m")
+			if name == "a settle" {
+				now = second / 2
+				redis.on(t, now, "A A", "b settle 1 a.1 3 0 2 0 s settle 1 a.1 3 2 2 0 s")
+			}
+			_, err := redis.without(t, "ZADD", now, "A", question)
+			require.NoError(t, err)
+			assert.Equal(t, "[0 2 0 0 1]", redis.on(t, minute-1, "A", "d admit 1 1 1 1 0 2 s 0"))
+			assert.Equal(t, "1", redis.on(t, minute, "A", "e admit 1 1 1 1 0 2 s 0"))
+		})
+	}
+}
+
+// An attempt of a call that fails after its own retry takes back nothing that the retry was granted.
+func TestFailureOfALateCall(t *testing.T) {
+	for _, args := range []string{"one 2 1 s", "admit 2 1 3 2 0 6 s 0", "admit 1 2 1 1 0 1 s 0 1 s 0"} {
+		redis := newClockedRedis(t)
+		redis.on(t, 0, "A B", "late again "+args)
+		granted := func() [2]map[string]int64 {
+			return [2]map[string]int64{
+				members(t, redis.client, redis.names("A")[0]), members(t, redis.client, redis.names("B")[0]),
+			}
+		}
+		before := granted()
+		require.NotEmpty(t, before[0])
+		require.NotEmpty(t, before[1])
+		redis.fails(t, "ZRANGE", second/2, "A B", "late "+args)
+		assert.Equal(t, before, granted(), args)
 	}
 }
 

@@ -81,8 +81,9 @@
 --         about such a log with n expired entries is answered after about n/1000 calls. If finding retry would take
 --         more than the budget, retry is a time at which the request is still denied.
 -- Expiry  No log expires before its newest entry does, or before its ban ends. Each log expires within two windows and
---         a second after an entry was added, renewed, or moved because the clock stepped back, or a second after its
---         ban, whichever is later. PEXPIRE is a seventh of the work of an admission, so it runs only
+--         a second after an entry was added, renewed, or moved because the clock stepped back, or after a question
+--         failed, or a second after its ban, whichever is later. PEXPIRE is a seventh of the work of an admission, so
+--         it runs only
 --           - for the first entry: one window from now, because most logs of a flood get no second entry
 --           - for the second entry: two windows from now
 --           - when entries have expired: two windows from now, or from the oldest entry that is left if none is added
@@ -90,7 +91,8 @@
 --           - when a settle has added an entry: one window from now if it is the first entry, and otherwise two windows
 --           - when entries are renewed: two windows from now
 --           - when entries were moved from the future to the present: two windows from now
---           - when a log is banned, and when nothing but the ban is left of it: to the end of the ban
+--           - when a log is banned: to the end of the ban
+--           - when a question fails after expired entries were removed or units were given back: two windows from now
 --         If a call finds no expired entry, the oldest entry is less than a window old, and PEXPIRE has run for two
 --         windows since that entry was added. So the log outlives the entry that the call adds. A second is added each
 --         time, because the expiry of keys uses another clock. GT is used because, after the clock has stepped back,
@@ -205,8 +207,9 @@ end
 
 -- Simple questions are answered here in simple cases. The others get false for now, and are answered below: those about
 -- logs that have no room for another request after this question, have other marks than *, have too many expired
--- entries, or fail a command; and all later questions about these logs, because order matters.
-local unanswered, postponed, q = groups, nil, 0
+-- entries, or fail a command; and all later questions about these logs, because order matters. notAdded tells which of
+-- them have added no entry.
+local unanswered, postponed, notAdded, q = groups, nil, nil, 0
 a = 2
 while q < simple do
   local last, units, weighs, cost, max, window, cutoff = q + ARGV[a + 1], 1, '', 1, nil, nil, nil
@@ -220,7 +223,7 @@ while q < simple do
   end
   while q < last do
     q = q + 1
-    local log, answer = KEYS[q], false
+    local log, answer, done = KEYS[q], false, nil
     repeat -- once, so that break ends the attempt
       if postponed and postponed[log] then
         break
@@ -260,7 +263,7 @@ while q < simple do
       if extraAfter ~= extraBefore and type(setExtra(try, log, extraAfter)) ~= 'number' then
         break
       end
-      local done = try('ZADD', log, 'NX', stamp, id .. '.' .. q .. weighs) -- 0 if a retry has overtaken this call
+      done = try('ZADD', log, 'NX', stamp, id .. '.' .. q .. weighs) -- 0 if a retry has overtaken this call
       local kept = done
       if done == 1 and live == 0 then
         kept = try('PEXPIRE', log, window / 1000 + slack)
@@ -275,8 +278,8 @@ while q < simple do
     until true
     reply[q] = answer
     if not answer then
-      postponed = postponed or {}
-      unanswered, postponed[log] = true, true
+      postponed, notAdded = postponed or {}, notAdded or {}
+      unanswered, postponed[log], notAdded[q] = true, true, done ~= 1
     end
   end
 end
@@ -312,15 +315,6 @@ local function setBan(log, ban, mark)
   call('ZADD', log, format('%.0f', -now - ban), mark)
 end
 
--- empty deletes a log that has no live entries, but keeps its ban if it has not ended.
-local function empty(log, ban, mark)
-  call('UNLINK', log)
-  if ban > 0 then
-    setBan(log, ban, mark)
-    call('PEXPIRE', log, format('%.0f', ban / 1000 + slack))
-  end
-end
-
 -- clean removes as many expired entries from a log as the budget allows. The log has the given number of members, and
 -- the scores of old members are up to the cutoff. It returns
 --   - the units that are live, and the number of live entries
@@ -329,8 +323,8 @@ end
 --   - whether units may be given back
 --   - false if it has removed nothing, "all" if no expired entry is left, and otherwise "some"
 --   - the microseconds until the ban ends, or 0
--- If there are no live entries, it empties the log and returns false instead of "all". If the units of the remaining
--- entries are not known, it returns nothing.
+-- If there are no live entries, it returns false instead of "all", and deletes the log unless it is banned. If the
+-- units of the remaining entries are not known, it returns nothing.
 local function clean(log, cutoff, members, old)
   local marks, extra, provisional, ban, mark = marksOf(log)
   local expired = old - marks
@@ -338,16 +332,21 @@ local function clean(log, cutoff, members, old)
   local longest = mark and string.sub(mark, 2) + 0 or 0
   local stepped = ban > longest -- the clock has stepped back
   ban = math.max(0, math.min(ban, longest))
-  if live == 0 then
-    if ban == 0 or members > 1 or stepped then
-      empty(log, ban, mark)
-    end
-    return 0, 0, 0, 0, false, false, ban
+  if live == 0 and ban == 0 then
+    call('UNLINK', log)
+    return 0, 0, 0, 0, false, false, 0
   end
   if stepped then
     setBan(log, ban, mark)
+    if live == 0 then
+      call('PEXPIRE', log, format('%.0f', ban / 1000 + slack))
+    end
   elseif mark and ban == 0 then
     call('ZREM', log, mark)
+    marks = marks - 1
+  end
+  if live == 0 and provisional then
+    call('ZREM', log, '~')
     marks = marks - 1
   end
   local removed = math.min(expired, math.max(0, budget))
@@ -375,6 +374,9 @@ local function clean(log, cutoff, members, old)
       end
       error(done)
     end
+  end
+  if live == 0 then
+    return 0, 0, 0, 0, false, false, ban
   end
   if removed < expired and extra > 0 then
     return
@@ -494,8 +496,10 @@ local function fail(text)
   for _, g in ipairs(groups) do
     for _ = 1, math.min(g.questions, simple - q) do
       q = q + 1
-      local units = g.requests * g.cost
-      takeBack(KEYS[q], name(id .. '.' .. q, units), units)
+      if not (notAdded and notAdded[q]) then
+        local units = g.requests * g.cost
+        takeBack(KEYS[q], name(id .. '.' .. q, units), units)
+      end
     end
   end
   return { err = text }
@@ -504,6 +508,7 @@ end
 -- admit answers a question with the verb admit, one or peek. Its g.logs logs follow KEYS[at].
 local function admit(g, at, entry)
   local members, units, live, oldest, extra, provisional, cleaned, ban = {}, {}, {}, {}, {}, {}, {}, {}
+  g.shortened = {}
   for i = 1, g.logs do
     members[i] = call('ZCARD', KEYS[at + i])
   end
@@ -524,6 +529,7 @@ local function admit(g, at, entry)
         end
         return unfinished(g, granted(g, at, entry))
       end
+      g.shortened[i] = cleaned[i] == 'all'
     end
     local fits = ban[i] > 0 and 0 or math.floor((g.max[i] - units[i]) / g.cost)
     grants = math.min(grants, math.max(0, fits))
@@ -638,18 +644,22 @@ local function lowerCharge(g, at, own, extra)
         entries[#entries + 1] = name(own .. '=', g.actual)
       end
       call('ZREM', log, member)
+      g.shortened[i] = true
       if entries[1] then
         call('ZADD', log, unpack(entries))
       end
       local oldestScore = call('ZRANGEBYSCORE', log, '(' .. g.cutoff[i], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
-      if not oldestScore then
-        local _, _, _, ban, mark = marksOf(log)
-        empty(log, ban, mark)
+      if not oldestScore and select(4, marksOf(log)) <= 0 then
+        call('UNLINK', log)
       else
         setExtra(call, log, extra[i] - (g.cost - g.actual) - (#entries / 2 - 1))
-        call('ZADD', log, -1, '~')
-        -- The oldest entry may have changed. See "Expiry".
-        call('PEXPIRE', log, format('%.0f', (oldestScore - now + 2 * g.window[i]) / 1000 + slack), 'GT')
+        if oldestScore then
+          call('ZADD', log, -1, '~')
+          -- The oldest entry may have changed. See "Expiry".
+          call('PEXPIRE', log, format('%.0f', (oldestScore - now + 2 * g.window[i]) / 1000 + slack), 'GT')
+        else
+          call('ZREM', log, '~') -- no units are left, only a ban
+        end
       end
       freed = freed + g.cost - g.actual
     end
@@ -694,6 +704,7 @@ local function settle(g, at)
     return -1 -- before any change, so that no question finds units given back in one log but not in another
   end
   local own, extra = g.requests > 1 and g.entry .. ':' .. g.position or g.entry, {}
+  g.shortened = {}
   for i = 1, g.logs do
     extra[i] = -(call('ZSCORE', KEYS[at + i], '*') or 0)
   end
@@ -779,6 +790,11 @@ for _, g in ipairs(groups) do
     if not reply[q] then
       local ok, answer = pcall(answers[g.verb], g, at, id .. '.' .. q)
       if not ok then
+        for i = 1, g.shortened and g.logs or 0 do -- logs that the question has shortened: see "Expiry"
+          if g.shortened[i] then
+            try('PEXPIRE', KEYS[at + i], format('%.0f', 2 * g.window[i] / 1000 + slack), 'GT')
+          end
+        end
         answer = type(answer) == 'table' and answer.err or tostring(answer)
         if not string.find(answer, '^WRONGTYPE ') then
           if not damaged(answer) then

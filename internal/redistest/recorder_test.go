@@ -54,12 +54,13 @@ func TestBansOfTheScript(t *testing.T) {
 	assert.Equal(t, bans[0].From+3_600_000_000, bans[0].To)
 	time.Sleep(110 * time.Millisecond)
 	ban("b")
-	assert.Equal(t, bans, server.Bans(t)["x"], "the mark is written again")
+	assert.Equal(t, bans, server.Bans(t)["x"], "nothing prolongs it")
 	decide(t, client, []string{"x"}, "c reset 1")
 	assert.Equal(t, bans, server.Bans(t)["x"])
 	ban("d")
 	assert.Len(t, server.Bans(t)["x"], 2)
-	assert.Equal(t, []string{"a.1 weighs 1, 0 back UNLINK", "d.1 weighs 1, 0 back"}, told(server.Admissions(t), "x"))
+	assert.Equal(t, []string{"a.1 weighs 1, 0 back ZREMRANGEBYSCORE", "d.1 weighs 1, 0 back"},
+		told(server.Admissions(t), "x"))
 }
 
 // The recorder and the Witness read what the script writes. In the arguments, 1h is an hour.
