@@ -37,6 +37,7 @@ type breaker struct {
 	clock   *clock
 	now     func() time.Duration
 	probe   func(ctx context.Context, hashTag string) error
+	opening func(cause error) // called before the breaker opens, while it is locked
 	changed func(from, to State, since time.Duration, cause error)
 	closing context.Context // cancelled before close is called
 
@@ -54,6 +55,7 @@ type incident struct {
 	open         atomic.Bool           // the state is Open, not HalfOpen
 	cause        atomic.Pointer[error] // the last failure
 	resolved     chan struct{}         // closed when the state is no longer HalfOpen
+	reported     chan struct{}         // closed when changed has returned for the state Open
 	over         chan struct{}         // closed when the state is Closed again
 }
 
@@ -117,7 +119,8 @@ func (b *breaker) suspect(hashTag string, cause error, disconnected bool) {
 		i.disconnected.Store(i.disconnected.Load() || disconnected)
 	default:
 		i := &incident{
-			hashTag: strings.Clone(hashTag), since: b.now(), resolved: make(chan struct{}), over: make(chan struct{}),
+			hashTag: strings.Clone(hashTag), since: b.now(),
+			resolved: make(chan struct{}), reported: make(chan struct{}), over: make(chan struct{}),
 		}
 		i.cause.Store(&cause)
 		i.disconnected.Store(disconnected)
@@ -183,26 +186,39 @@ func (b *breaker) sendProbe(i *incident) error {
 }
 
 // setOpen opens the breaker, unless the incident is over or it is open already.
+//
+// Here and in setClosed, changed is called without the lock, because it may log, and the program's handler may take any
+// time or call the Limiter.
 func (b *breaker) setOpen(i *incident) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.incident.Load() == i && !i.open.Swap(true) {
+	opens := b.incident.Load() == i && !i.open.Swap(true)
+	cause := *i.cause.Load()
+	if opens {
 		close(i.resolved)
-		b.changed(HalfOpen, Open, i.since, *i.cause.Load())
+		b.opening(cause)
+	}
+	b.mu.Unlock()
+	if opens {
+		defer close(i.reported)
+		b.changed(HalfOpen, Open, i.since, cause)
 	}
 }
 
 // setClosed closes the breaker, which ends the incident.
 func (b *breaker) setClosed(i *incident) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.incident.Store(nil)
 	close(i.over)
-	if i.open.Load() {
+	opened := i.open.Load()
+	if !opened {
+		close(i.resolved)
+	}
+	b.mu.Unlock()
+	if opened {
+		<-i.reported
 		b.changed(Open, Closed, i.since, nil)
 	} else {
 		b.changed(HalfOpen, Closed, i.since, nil)
-		close(i.resolved)
 	}
 }
 

@@ -5,11 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/exactlimit/exactlimit/internal/redistest"
 )
 
 // broken is a breaker in a bubble, whose probes the test answers.
@@ -25,14 +30,18 @@ type broken struct {
 func newBroken() *broken {
 	b := &broken{start: time.Now(), answer: func() error { return nil }}
 	now := func() time.Duration { return time.Since(b.start) }
+	var mu sync.Mutex
 	b.breaker = breaker{
 		now: now,
 		probe: func(context.Context, string) error {
 			b.probes++
 			return b.answer()
 		},
+		opening: func(error) {},
 		changed: func(from, to State, _ time.Duration, cause error) {
 			change := fmt.Sprint(now().Milliseconds(), " ", stateNames[from], "->", stateNames[to], " ", cause)
+			mu.Lock()
+			defer mu.Unlock()
 			b.changes = append(b.changes, change)
 		},
 	}
@@ -116,6 +125,46 @@ func TestBreaker(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A report of a change may take any time, as a logger may. Meanwhile callers do not wait, and the breaker opens again.
+func TestChangedBlocks(t *testing.T) {
+	b := newBroken()
+	var up atomic.Bool
+	b.answer = func() error {
+		if up.Load() {
+			return nil
+		}
+		return io.EOF
+	}
+	blocked, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	b.changed = func(from, to State, _ time.Duration, _ error) {
+		if from == Open && to == Closed {
+			once.Do(func() { close(blocked) })
+			<-release
+		}
+	}
+	eventually := func(holds func() bool) {
+		t.Helper()
+		require.Eventually(t, holds, 10*time.Second, time.Millisecond)
+	}
+	b.suspect("key", io.EOF, true)
+	eventually(func() bool { return b.openError() != nil })
+	up.Store(true)
+	redistest.Receive(t, blocked)
+	assert.NoError(t, b.allow(), "it is closed already")
+
+	up.Store(false)
+	suspected := make(chan struct{})
+	go func() { b.suspect("key", io.EOF, true); close(suspected) }()
+	redistest.Receive(t, suspected)
+	eventually(func() bool { return b.openError() != nil })
+	up.Store(true)
+	close(release)
+	eventually(func() bool { return b.incident.Load() == nil })
+	b.close()
+	b.breaker.close()
 }
 
 // Calls go on while it is half-open, and wait where there may be no connection. None goes while it is open, and why

@@ -33,9 +33,9 @@ const (
 	maxReplicas = 1000
 	// tryAgainPause is the pause between two attempts while a slot moves.
 	tryAgainPause = time.Millisecond
-	// rejectedPause is the pause after a rejection. It is doubled with each failed attempt. It is long enough for
-	// Unwanted to get its final value.
-	rejectedPause = 5 * time.Millisecond
+	// failedPause is the pause after callers got an error. It is long enough for Unwanted to get its final value. After
+	// a rejection it is doubled with each failed attempt.
+	failedPause = 5 * time.Millisecond
 	// maxUnknown is how long a call of unknown outcome waits for the breaker to close.
 	maxUnknown = time.Minute
 )
@@ -115,6 +115,7 @@ func (l *link[Q]) resend(client rueidis.Client, calls []*call[Q]) {
 			for _, c := range calls {
 				c.fail(err)
 			}
+			time.Sleep(failedPause)
 			if !l.breaker.awaitClosed(maxUnknown) {
 				return
 			}
@@ -127,7 +128,7 @@ func (l *link[Q]) resend(client rueidis.Client, calls []*call[Q]) {
 // resendLater resends a call whose callers have got an error. It pauses first, for longer after each attempt.
 func (l *link[Q]) resendLater(client rueidis.Client, c *call[Q]) {
 	select {
-	case <-time.After(rejectedPause << c.attempts):
+	case <-time.After(failedPause << c.attempts):
 		l.resend(client, []*call[Q]{c})
 	case <-l.d.closing.Done():
 	}

@@ -62,7 +62,8 @@ type Config[Q Question[Q]] struct {
 	Called func(questions int, took time.Duration, err error)
 	// TimedOut is called for each question that got no answer before the timeout or its context's deadline.
 	TimedOut func()
-	// Changed is called when a circuit breaker changes its state. The incident began at since, by Now.
+	// Changed is called when a circuit breaker has changed its state. The incident began at since, by Now. The changes
+	// of an incident come in order, but it may be called concurrently.
 	Changed func(from, to State, since time.Duration, cause error)
 }
 

@@ -113,6 +113,35 @@ func TestUnknownOutcome(t *testing.T) {
 	}
 }
 
+// This is also found out if the breaker closes as soon as it has opened, before the caller can say what it wants.
+func TestUnknownOutcomeAndClosed(t *testing.T) {
+	var lost atomic.Bool
+	opened := make(chan struct{})
+	d := start(t, func(words []string, send func() rueidis.RedisResult) rueidis.RedisResult {
+		switch {
+		case !redistest.IsCall(words):
+			<-opened // the answer to a probe is on its way meanwhile
+		case !lost.Swap(true):
+			send()
+			return rueidis.NewErrorResult(io.EOF)
+		}
+		return send()
+	}, func(c *Config[*question]) {
+		c.Timeout = 50 * time.Millisecond
+		c.Changed = func(_, to State, _ time.Duration, _ error) {
+			if to == Open {
+				close(opened)
+			}
+		}
+	})
+	q := d.about("a")
+	assert.ErrorIs(t, d.Do(context.Background(), q), io.EOF)
+	time.Sleep(time.Millisecond)
+	q.unwanted.Store(true)
+	assert.Equal(t, q.key, redistest.Receive(t, d.late))
+	assert.EqualValues(t, 1, q.count)
+}
+
 // That an attempt is rejected does not tell what an earlier one has granted, whose reply was lost.
 func TestUnknownOutcomeAndRejected(t *testing.T) {
 	var calls atomic.Int32

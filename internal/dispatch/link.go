@@ -44,11 +44,8 @@ func newLink[Q Question[Q]](d *Dispatcher[Q]) *link[Q] {
 	l.wake.L = &l.mu
 	l.breaker = breaker{
 		clock: &d.clock, now: d.Now, closing: d.closing,
-		probe: l.probe,
+		probe: l.probe, opening: l.drain,
 		changed: func(from, to State, since time.Duration, cause error) {
-			if to == Open {
-				l.drain(cause)
-			}
 			if d.Changed != nil {
 				d.Changed(from, to, since, cause)
 			}
