@@ -106,7 +106,8 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (d Deci
 
 // Reset deletes everything that key was charged under limits, and lifts its bans. Other instances may keep denying for
 // the time that WithDenialCache sets. If Redis does not answer, Reset returns ErrUnavailable, whatever the policy, and
-// the logs may or may not have been deleted.
+// the logs may or may not have been deleted. If the connection is lost and the first attempt reaches Redis after its
+// retry, it also deletes what was admitted in between.
 func (l *Limiter) Reset(ctx context.Context, key string, limits ...Limit) error {
 	if err := l.check(ctx, key, limits); err != nil {
 		return err
