@@ -160,14 +160,12 @@ var mutants = []mutant{
 	{
 		name: "a ban is lifted by an expiring entry", fault: "replies lost, with bans", says: "during a ban",
 		Bug: Bug{Lua: `
-			local unlinked
 			run = function(args, call)
-				if args[1] == 'UNLINK' then
-					unlinked = args[2]
-				elseif args[1] == 'ZADD' and args[2] == unlinked and string.find(args[4], '!', 1, true) then
-					return 1
+				local reply = call(unpack(args))
+				if args[1] == 'ZREMRANGEBYSCORE' and reply ~= 0 then
+					call('ZREMRANGEBYSCORE', args[2], '-inf', '-1000000000000000') -- the score of a ban
 				end
-				return call(unpack(args))
+				return reply
 			end`},
 	},
 	{
