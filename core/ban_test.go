@@ -309,3 +309,13 @@ func TestUnitAndBanShareTheLog(t *testing.T) {
 		})
 	}
 }
+
+// A call that arrives after its retry counts its own entry once, so it begins no ban in a log that has room.
+func TestLateCallBeginsNoBan(t *testing.T) {
+	redis := newClockedRedis(t)
+	const w = "10000000"
+	redis.on(t, 0, "A", "a admit 1 1 1 2 0 4 "+w+" 0")
+	redis.on(t, 5*second, "A", "late again admit 1 1 3 1 0 4 "+w+" 1000")
+	redis.on(t, 11*second, "A", "late admit 1 1 3 1 0 4 "+w+" 60000000")
+	assert.Equal(t, "1", redis.on(t, 11*second, "A", "b admit 1 1 1 1 0 4 "+w+" 0"))
+}

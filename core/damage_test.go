@@ -129,8 +129,13 @@ func TestDamagedLogs(t *testing.T) {
 // A mark * that tells of too many units, as a server that fails halfway may leave it, goes with the last live entry.
 func TestWrongMarkGoesWithTheLastEntry(t *testing.T) {
 	redis := newClockedRedis(t)
-	for log, args := range map[string]string{"A": "b one 1 9 s", "B": "b admit 1 1 2 3 0 9 s 0"} {
+	for log, args := range map[string]string{
+		"A": "b one 1 9 s", "B": "b admit 1 1 2 3 0 9 s 0", "C": "b peek 1 1 9 s 0",
+	} {
 		redis.on(t, 0, log, "a admit 1 1 1 2 0 9 s 0")
+		if log == "C" {
+			redis.on(t, 0, log, "a admit 1 1 1 2 0 2 s m") // begins a ban
+		}
 		redistest.Do(t, redis.client, "ZADD", redis.names(log)[0], "-2", "*")
 		redis.on(t, second, log, args)
 		requireMarks(t, redis.client, redis.names(log)[0])

@@ -313,8 +313,8 @@ func TestRightMissingForOneCall(t *testing.T) {
 	}
 }
 
-// A question that fails after it has removed expired entries from a log, or has given back units in it, sets the expiry
-// of the log nevertheless. Calls that find no expired entry rely on it.
+// A question that fails after it has removed expired entries from a log sets the expiry of the log nevertheless. Calls
+// that find no expired entry rely on it.
 func TestExpiryAfterAFailure(t *testing.T) {
 	const w = "10000000"
 	t.Run("of another log that is damaged", func(t *testing.T) {
@@ -337,17 +337,61 @@ func TestExpiryAfterAFailure(t *testing.T) {
 		require.Len(t, members(t, redis.client, redis.names("A")[0]), 2, "the expired entries are removed")
 		assert.Greater(t, redis.ttl(t, "A"), int64(18_000-1000), "an entry of 18.9 s counts until 28.9 s")
 	})
-	t.Run("of a settle", func(t *testing.T) {
+}
+
+// A settle that lacks a right for one call gives nothing back, and in particular no units of other requests.
+func TestRightMissingForASettle(t *testing.T) {
+	for _, right := range []string{"ZSCORE", "ZRANGEBYSCORE", "ZADD", "ZREM"} {
 		redis := newClockedRedis(t)
-		redis.on(t, 0, "A", "a one 1 20 "+w)
-		redis.on(t, 3*second, "A", "b one 1 20 "+w)
-		redis.on(t, 9*second, "A", "c one 1 20 "+w)
-		require.Equal(t, "1", redis.on(t, 9*second, "A", "d settle 1 a.1 1 0 1 0 "+w))
-		redis.setTTL(t, "A", 23_000-9000)
-		redis.fails(t, "ZRANGEBYSCORE", 9*second, "A", "e settle 1 b.1 1 0 1 0 "+w)
-		require.Len(t, members(t, redis.client, redis.names("A")[0]), 2, "b is given back")
-		assert.Greater(t, redis.ttl(t, "A"), int64(20_000-1000), "an entry of 18.9 s counts until 28.9 s")
-	})
+		redis.on(t, 0, "A", "a admit 1 1 3 2 0 9 m 0")
+		redis.on(t, 0, "A", "b admit 1 1 1 2 0 9 m 0")
+		for _, args := range []string{
+			"c settle 1 a.1 3 0 2 0 m", "d settle 1 b.1 1 0 2 0 m", "e settle 1 b.1 1 0 2 1 m",
+		} {
+			redis.fails(t, right, 1, "A", args)
+			there := members(t, redis.client, redis.names("A")[0])
+			delete(there, "~")
+			want := map[string]int64{"*": -6, "a.1*6": epoch, "b.1*2": epoch}
+			assert.Equal(t, want, there, "%s without %s", args, right)
+		}
+	}
+}
+
+// Without the right to ZADD, a call does not remove the mark * because the entries that it stands for have expired.
+// Otherwise a later call that removes only some of them would believe that the log has less units than it has.
+func TestMarkStaysWithoutZADD(t *testing.T) {
+	redis := newClockedRedis(t)
+	const w = "10000000"
+	for i := range 9 {
+		redis.on(t, int64(i), "B", fmt.Sprint("a", i, " admit 1 1 1 5 0 45 "+w+" 0"))
+	}
+	redis.on(t, 9*second, "B", "b one 1 90 "+w)
+	redis.fails(t, "ZADD", 11*second, "A B", "c one 2 10 "+w)
+	fill(t, redis.client, redis.names("C")[0], epoch, 980, "") // cleaning it leaves little budget
+	redis.on(t, 12*second, "C B", "d one 1 10000 "+w+" admit 1 1 1 5 0 10 "+w+" 0")
+	requireMarks(t, redis.client, redis.names("B")[0])
+	granted := 0
+	for i := range 20 {
+		if reply := redis.on(t, 12*second, "B", fmt.Sprint("e", i, " one 1 10 "+w)); !strings.HasPrefix(reply, "[0 ") {
+			granted++
+		}
+	}
+	assert.LessOrEqual(t, granted, 9, "one of ten units is that of 9 s")
+}
+
+// A question that cannot remove expired entries, and is to be asked again for lack of budget, has charged nothing.
+func TestNothingIsChargedBeforeAnotherCall(t *testing.T) {
+	redis := newClockedRedis(t)
+	const w = "10000000"
+	redis.on(t, 0, "B", "a admit 1 1 1 3 0 9 "+w+" 0")
+	redis.on(t, 9*second, "B", "b admit 1 1 1 2 0 9 "+w+" 0")
+	before := members(t, redis.client, redis.names("B")[0])
+	fill(t, redis.client, redis.names("A")[0], epoch, 2000, "")
+	redistest.Do(t, redis.client, "ZADD", redis.names("A")[0], fmt.Sprint(epoch+9*second), "there.1")
+	reply, err := redis.without(t, "ZREMRANGEBYSCORE", 12*second, "A B", "c one 1 10000 "+w+" one 1 9 "+w)
+	require.NoError(t, err)
+	assert.Equal(t, "9998 -1", text(t, reply))
+	assert.Equal(t, before, members(t, redis.client, redis.names("B")[0]))
 }
 
 // A ban outlives the entries of its log, even if a command fails when they have expired. For instance, Redis Cluster

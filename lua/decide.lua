@@ -70,8 +70,8 @@
 --         attempt charges nothing twice either, if as many requests fit as before, and no units of them were given
 --         back in between. If another number fits, the earlier attempt charges these as well, until they expire: at
 --         most the requests of the question, and never more than max. What an integer in the reply says about a log
---         may be a round trip old. If the units of a log are not known, its remaining is 0. A settle may be repeated
---         in a call with "again" or without.
+--         may be a round trip old. If the units of a log are not known, its remaining is 0, and the reply does not
+--         tell of bans. A settle may be repeated in a call with "again" or without.
 -- Time    A call has a budget, so that it never occupies the server for long: 1000 minus 7 for each key, and at least
 --         100. Reading or removing an entry takes 1, moving it to the present 2, cleaning a log 8 (but 0 if it is done
 --         before most functions are made), and giving back 1 for each request of the entry. Renewing an entry takes
@@ -82,8 +82,8 @@
 --         more than the budget, retry is a time at which the request is still denied.
 -- Expiry  No log expires before its newest entry does, or before its ban ends. Each log expires within two windows and
 --         a second after an entry was added, renewed, or moved because the clock stepped back, or after a question
---         failed, or a second after its ban, whichever is later. PEXPIRE is a seventh of the work of an admission, so
---         it runs only
+--         failed, or a second after its ban (up to a window later if the clock stepped back), whichever is later.
+--         PEXPIRE is a seventh of the work of an admission, so it runs only
 --           - for the first entry: one window from now, because most logs of a flood get no second entry
 --           - for the second entry: two windows from now
 --           - when entries have expired: two windows from now, or from the oldest entry that is left if none is added
@@ -92,7 +92,7 @@
 --           - when entries are renewed: two windows from now
 --           - when entries were moved from the future to the present: two windows from now
 --           - when a log is banned: to the end of the ban
---           - when a question fails after expired entries were removed or units were given back: two windows from now
+--           - when a question fails after expired entries were removed: two windows from now
 --         If a call finds no expired entry, the oldest entry is less than a window old, and PEXPIRE has run for two
 --         windows since that entry was added. So the log outlives the entry that the call adds. A second is added each
 --         time, because the expiry of keys uses another clock. GT is used because, after the clock has stepped back,
@@ -207,9 +207,8 @@ end
 
 -- Simple questions are answered here in simple cases. The others get false for now, and are answered below: those about
 -- logs that have no room for another request after this question, have other marks than *, have too many expired
--- entries, or fail a command; and all later questions about these logs, because order matters. notAdded tells which of
--- them have added no entry.
-local unanswered, postponed, notAdded, q = groups, nil, nil, 0
+-- entries, or fail a command; and all later questions about these logs, because order matters.
+local unanswered, postponed, q = groups, nil, 0 -- postponed: the logs and the numbers of these questions
 a = 2
 while q < simple do
   local last, units, weighs, cost, max, window, cutoff = q + ARGV[a + 1], 1, '', 1, nil, nil, nil
@@ -223,7 +222,7 @@ while q < simple do
   end
   while q < last do
     q = q + 1
-    local log, answer, done = KEYS[q], false, nil
+    local log, answer = KEYS[q], false
     repeat -- once, so that break ends the attempt
       if postponed and postponed[log] then
         break
@@ -257,29 +256,36 @@ while q < simple do
       if remaining < cost or expired > budget then
         break
       end
-      -- The mark comes first and the expired entries go last, so that neither units nor the expiry are lost if the
-      -- server rejects a command.
+      -- The mark * goes only after the new entry has come, and the expired entries go last, so that neither units nor the
+      -- expiry are lost if the server rejects a command.
       local extraAfter = extra + units - 1
-      if extraAfter ~= extraBefore and type(setExtra(try, log, extraAfter)) ~= 'number' then
+      if extraAfter > 0 and extraAfter ~= extraBefore and type(setExtra(try, log, extraAfter)) ~= 'number' then
         break
       end
-      done = try('ZADD', log, 'NX', stamp, id .. '.' .. q .. weighs) -- 0 if a retry has overtaken this call
-      local kept = done
-      if done == 1 and live == 0 then
+      local entry = id .. '.' .. q .. weighs
+      local added = try('ZADD', log, 'NX', stamp, entry) -- 0 if a retry has overtaken this call
+      local kept = added
+      if added == 1 and extraAfter <= 0 and extraBefore > 0 then
+        kept = try('ZREM', log, '*')
+      end
+      if kept == 1 and live == 0 then
         kept = try('PEXPIRE', log, window / 1000 + slack)
-      elseif done == 1 and (live == 1 or expired > 0) then
+      elseif kept == 1 and (live == 1 or expired > 0) then
         kept = type(try('PEXPIRE', log, 2 * window / 1000 + slack, 'GT')) == 'number' and 1
       end
       if kept ~= 1 or expired > 0 and try('ZREMRANGEBYSCORE', log, 0, cutoff) ~= expired then
-        setExtra(try, log, extraBefore + (done == 1 and units - 1 or 0))
+        if added == 1 then
+          try('ZREM', log, entry)
+        end
+        setExtra(try, log, extraBefore)
         break
       end
       budget, answer = budget - expired * (1 + marks), remaining
     until true
     reply[q] = answer
     if not answer then
-      postponed, notAdded = postponed or {}, notAdded or {}
-      unanswered, postponed[log], notAdded[q] = true, true, done ~= 1
+      postponed = postponed or {}
+      unanswered, postponed[log], postponed[q] = true, true, true
     end
   end
 end
@@ -355,6 +361,9 @@ local function clean(log, cutoff, members, old)
     local before = extra
     for _, member in ipairs(extra > 0 and call('ZRANGE', log, marks, marks + removed - 1) or {}) do
       extra = extra - (weight(member) - 1)
+    end
+    if live == 0 and removed == expired then
+      extra = 0 -- even if the mark is wrong
     end
     if extra ~= before then
       setExtra(call, log, extra)
@@ -496,7 +505,7 @@ local function fail(text)
   for _, g in ipairs(groups) do
     for _ = 1, math.min(g.questions, simple - q) do
       q = q + 1
-      if not (notAdded and notAdded[q]) then
+      if not (postponed and postponed[q]) then
         local units = g.requests * g.cost
         takeBack(KEYS[q], name(id .. '.' .. q, units), units)
       end
@@ -508,7 +517,7 @@ end
 -- admit answers a question with the verb admit, one or peek. Its g.logs logs follow KEYS[at].
 local function admit(g, at, entry)
   local members, units, live, oldest, extra, provisional, cleaned, ban = {}, {}, {}, {}, {}, {}, {}, {}
-  g.shortened = {}
+  g.cleaned = cleaned
   for i = 1, g.logs do
     members[i] = call('ZCARD', KEYS[at + i])
   end
@@ -529,7 +538,6 @@ local function admit(g, at, entry)
         end
         return unfinished(g, granted(g, at, entry))
       end
-      g.shortened[i] = cleaned[i] == 'all'
     end
     local fits = ban[i] > 0 and 0 or math.floor((g.max[i] - units[i]) / g.cost)
     grants = math.min(grants, math.max(0, fits))
@@ -548,6 +556,7 @@ local function admit(g, at, entry)
       -- would break what "Expiry" relies on.
       if call('ZADD', log, 'NX', stamp, member) == 1 then
         charged[#charged + 1] = { log, member, live[i] == 0, charge }
+        units[i] = units[i] + charge
         if charge > 1 then
           extra[i] = extra[i] + charge - 1
           marks = { format('%.0f', -extra[i]), '*' }
@@ -561,7 +570,6 @@ local function admit(g, at, entry)
       if marks[1] then
         call('ZADD', log, unpack(marks))
       end
-      units[i] = units[i] + charge
       if live[i] == 0 then
         call('PEXPIRE', log, window / 1000 + slack)
       elseif live[i] == 1 or cleaned[i] then
@@ -643,23 +651,25 @@ local function lowerCharge(g, at, own, extra)
         entries[#entries + 1] = score
         entries[#entries + 1] = name(own .. '=', g.actual)
       end
+      local live = call('ZRANGEBYSCORE', log, '(' .. g.cutoff[i], '+inf', 'WITHSCORES', 'LIMIT', 0, 2)
+      local oldestScore = live[live[1] == member and not entries[1] and 4 or 2] -- once the charge is lowered
+      local banned = not oldestScore and select(4, marksOf(log)) > 0
+      if oldestScore then
+        call('ZADD', log, -1, '~') -- first, because ZREM must not run if the server rejects ZADD
+      end
       call('ZREM', log, member)
-      g.shortened[i] = true
       if entries[1] then
         call('ZADD', log, unpack(entries))
       end
-      local oldestScore = call('ZRANGEBYSCORE', log, '(' .. g.cutoff[i], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
-      if not oldestScore and select(4, marksOf(log)) <= 0 then
-        call('UNLINK', log)
-      else
+      if oldestScore or banned then
         setExtra(call, log, extra[i] - (g.cost - g.actual) - (#entries / 2 - 1))
-        if oldestScore then
-          call('ZADD', log, -1, '~')
-          -- The oldest entry may have changed. See "Expiry".
+        if oldestScore then -- the oldest entry may have changed: see "Expiry"
           call('PEXPIRE', log, format('%.0f', (oldestScore - now + 2 * g.window[i]) / 1000 + slack), 'GT')
         else
           call('ZREM', log, '~') -- no units are left, only a ban
         end
+      else
+        call('UNLINK', log)
       end
       freed = freed + g.cost - g.actual
     end
@@ -704,7 +714,6 @@ local function settle(g, at)
     return -1 -- before any change, so that no question finds units given back in one log but not in another
   end
   local own, extra = g.requests > 1 and g.entry .. ':' .. g.position or g.entry, {}
-  g.shortened = {}
   for i = 1, g.logs do
     extra[i] = -(call('ZSCORE', KEYS[at + i], '*') or 0)
   end
@@ -790,8 +799,8 @@ for _, g in ipairs(groups) do
     if not reply[q] then
       local ok, answer = pcall(answers[g.verb], g, at, id .. '.' .. q)
       if not ok then
-        for i = 1, g.shortened and g.logs or 0 do -- logs that the question has shortened: see "Expiry"
-          if g.shortened[i] then
+        for i = 1, g.cleaned and g.logs or 0 do -- see "Expiry"
+          if g.cleaned[i] == 'all' then
             try('PEXPIRE', KEYS[at + i], format('%.0f', 2 * g.window[i] / 1000 + slack), 'GT')
           end
         end
