@@ -85,6 +85,9 @@ func (r *reporter) changed(from, to dispatch.State, since, now time.Duration, ca
 		if r.openBreakers++; r.openBreakers == 1 {
 			r.openSince = since
 		}
+		// Callers may have got the error of this incident, and reported it, before this.
+		reported := r.outages.lastReport > 0 && r.outages.lastReport >= since
+		r.outages.reported = r.outages.reported || reported
 		r.mu.Unlock()
 		r.undecided(cause, now)
 	case from == dispatch.Open:

@@ -159,6 +159,19 @@ func TestMeasureBeforeRedisComes(t *testing.T) {
 	assert.Zero(t, limiter.redis.state().outage)
 }
 
+// The end of an outage is logged, even if a caller reports its error before the reporter knows that a breaker is open.
+func TestCallersReportFirst(t *testing.T) {
+	said := &record{}
+	r := &reporter{logger: slog.New(slog.NewTextHandler(said, nil))}
+	for _, at := range []time.Duration{0, time.Minute} {
+		r.undecided(io.EOF, at+501*time.Millisecond)
+		r.changed(dispatch.HalfOpen, dispatch.Open, at+500*time.Millisecond, at+502*time.Millisecond, io.EOF)
+		r.changed(dispatch.Open, dispatch.Closed, at+500*time.Millisecond, at+5*time.Second, nil)
+	}
+	require.Len(t, said.all(), 4)
+	assert.Contains(t, said.all()[3], "decides again")
+}
+
 // Breakers that are open at the same time are one outage in the metrics too.
 func TestMeasure(t *testing.T) {
 	r := &reporter{logger: slog.New(slog.DiscardHandler)}
