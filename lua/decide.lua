@@ -256,8 +256,8 @@ while q < simple do
       if remaining < cost or expired > budget then
         break
       end
-      -- The mark * goes only after the new entry has come, and the expired entries go last, so that neither units nor the
-      -- expiry are lost if the server rejects a command.
+      -- The mark * goes only after the new entry has come, and the expired entries go last, so that neither units nor
+      -- the expiry are lost if the server rejects a command.
       local extraAfter = extra + units - 1
       if extraAfter > 0 and extraAfter ~= extraBefore and type(setExtra(try, log, extraAfter)) ~= 'number' then
         break
