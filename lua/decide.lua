@@ -653,22 +653,20 @@ local function lowerCharge(g, at, own, extra)
       end
       local live = call('ZRANGEBYSCORE', log, '(' .. g.cutoff[i], '+inf', 'WITHSCORES', 'LIMIT', 0, 2)
       local oldestScore = live[live[1] == member and not entries[1] and 4 or 2] -- once the charge is lowered
-      local banned = not oldestScore and select(4, marksOf(log)) > 0
       if oldestScore then
         call('ZADD', log, -1, '~') -- first, because ZREM must not run if the server rejects ZADD
-      end
-      call('ZREM', log, member)
-      if entries[1] then
-        call('ZADD', log, unpack(entries))
-      end
-      if oldestScore or banned then
-        setExtra(call, log, extra[i] - (g.cost - g.actual) - (#entries / 2 - 1))
-        if oldestScore then -- the oldest entry may have changed: see "Expiry"
-          call('PEXPIRE', log, format('%.0f', (oldestScore - now + 2 * g.window[i]) / 1000 + slack), 'GT')
-        else
-          call('ZREM', log, '~') -- no units are left, only a ban
+        call('ZREM', log, member)
+        if entries[1] then
+          call('ZADD', log, unpack(entries))
         end
+        setExtra(call, log, extra[i] - (g.cost - g.actual) - (#entries / 2 - 1))
+        -- The oldest entry may have changed. See "Expiry".
+        call('PEXPIRE', log, format('%.0f', (oldestScore - now + 2 * g.window[i]) / 1000 + slack), 'GT')
+      elseif select(4, marksOf(log)) > 0 then -- no units are left, only a ban
+        setExtra(call, log, extra[i] - (weight(member) - 1))
+        call('ZREM', log, member, '~')
       else
+        call('ZREM', log, member)
         call('UNLINK', log)
       end
       freed = freed + g.cost - g.actual
