@@ -6,7 +6,7 @@
 #   ./internal/test.sh fuzz [time]   fuzzes each target, for 10s unless told otherwise
 #   ./internal/test.sh mutants       plants bugs that the torture suite has to find, as the first command does
 #   ./internal/test.sh soak [time]   makes decisions under rotating faults, for 1h unless told otherwise, and checks all
-#   ./internal/test.sh servers       tests on Redis 7 and 8 and Valkey 8 and 9, as Debian has them, in half an hour
+#   ./internal/test.sh servers       tests on Redis 7 and 8 and Valkey 8 and 9, as Debian has them, in 15 minutes
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . internal/test/install.sh
