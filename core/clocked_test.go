@@ -110,10 +110,20 @@ func newClockedRedis(t testing.TB, opts ...Option) clockedRedis {
 		clock:     c.prefix + "-clock",
 		moment:    moment,
 	}
-	script := redis.onTestClock(t, lua.Decide)
-	require.Equal(t, 1, strings.Count(script, "slack = 1000 "))
-	redis.load(t, strings.Replace(script, "slack = 1000 ", "slack = 3600000 ", 1))
+	redis.load(t, redis.without(t, ""))
 	return redis
+}
+
+// without returns the script on the test's clock, with a slack of an hour, and without the right to a command unless it
+// is empty: to a script, a command that does not exist is like one that it must not run.
+func (c clockedRedis) without(t testing.TB, right string) string {
+	script := c.onTestClock(t, lua.Decide)
+	require.Equal(t, 1, strings.Count(script, "slack = 1000 "))
+	script = strings.Replace(script, "slack = 1000 ", "slack = 3600000 ", 1)
+	for _, f := range []string{"call", "try", "run"} {
+		script = strings.ReplaceAll(script, f+"('"+right+"'", f+"('NOSUCH'")
+	}
+	return script
 }
 
 // load makes another script the one that is asked.
@@ -134,15 +144,20 @@ const epoch = 1_795_000_000_000_000
 
 // call calls the script at a moment.
 func (c clockedRedis) call(t require.TestingT, now int64, keys, args []string) []rueidis.RedisMessage {
+	reply, err := c.tryCall(t, now, keys, args)
+	require.NoError(t, err)
+	return reply
+}
+
+// tryCall is call, but it may fail.
+func (c clockedRedis) tryCall(t require.TestingT, now int64, keys, args []string) ([]rueidis.RedisMessage, error) {
 	*c.moment = now
 	now += epoch
 	results := c.client.DoMulti(context.Background(),
 		c.client.B().Set().Key(c.clock).Value(fmt.Sprintf(`["%d", "%d"]`, now/1e6, now%1e6)).Build(),
 		c.client.B().Evalsha().Sha1(c.sha1).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build())
 	require.NoError(t, results[0].Error())
-	reply, err := results[1].ToArray()
-	require.NoError(t, err)
-	return reply
+	return results[1].ToArray()
 }
 
 // ask asks questions in one call, and in others those that it leaves to be asked again. It returns how many it left.

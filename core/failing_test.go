@@ -1,7 +1,6 @@
 package core
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -10,9 +9,6 @@ import (
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-
-	"github.com/exactlimit/exactlimit/internal/redistest"
-	"github.com/exactlimit/exactlimit/lua"
 )
 
 // rightsThatMayFail are the commands of the script, except those that take back what a failing call has charged. An
@@ -30,14 +26,9 @@ func TestAnyCommandMayFail(t *testing.T) {
 	scripts := map[string]string{} // the SHA-1, by budget and missing right
 	for _, budget := range budgets {
 		for _, right := range rightsThatMayFail {
-			script := redis.onTestClock(t, lua.Decide)
+			script := redis.without(t, right)
 			require.Equal(t, 1, strings.Count(script, "1000 - 7 * keys or 100"))
-			script = strings.NewReplacer(
-				"slack = 1000 ", "slack = 3600000 ", "1000 - 7 * keys or 100", budget+" or 100",
-				"call('"+right+"'", "call('NOSUCH'", "try('"+right+"'", "try('NOSUCH'",
-				"run('"+right+"'", "run('NOSUCH'",
-			).Replace(script)
-			redis.load(t, script)
+			redis.load(t, strings.Replace(script, "1000 - 7 * keys or 100", budget+" or 100", 1))
 			scripts[budget+right] = redis.sha1
 		}
 	}
@@ -96,11 +87,8 @@ type grant struct {
 // ask makes a call, and returns nothing if it fails for want of a right.
 func (r *failingRun) ask(t *testing.T, sha1, right, logs, args string) []rueidis.RedisMessage {
 	r.trace = append(r.trace, fmt.Sprintf("%d without %q: %s: %s", r.now, right, logs, args))
-	clock := fmt.Sprintf(`["%d", "%d"]`, (r.now+epoch)/1e6, (r.now+epoch)%1e6)
-	redistest.Do(t, r.client, "SET", r.clock, clock)
-	keys := r.names(logs)
-	reply, err := r.client.Do(context.Background(), r.client.B().Evalsha().Sha1(sha1).Numkeys(int64(len(keys))).
-		Key(keys...).Arg(strings.Fields(args)...).Build()).ToArray()
+	r.sha1 = sha1
+	reply, err := r.tryCall(t, r.now, r.names(logs), strings.Fields(args))
 	if err != nil {
 		require.NotEmpty(t, right, "%v: %v", err, r.trace)
 		r.failed++

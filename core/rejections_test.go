@@ -17,7 +17,6 @@ import (
 
 	"github.com/exactlimit/exactlimit/internal/dispatch"
 	"github.com/exactlimit/exactlimit/internal/redistest"
-	"github.com/exactlimit/exactlimit/lua"
 )
 
 // Row 18 of "What got through": a Redis that rejects calls is reported, by the code alone, and decides again when the
@@ -255,24 +254,18 @@ func TestMissingRights(t *testing.T) {
 	}
 }
 
-// without makes a call without a right: to a script, a command that does not exist is like one that it must not run. It
-// returns the reply, and the error of the whole call.
-func (c clockedRedis) without(
+// callWithout makes a call without a right. It returns the error of the whole call, if it fails.
+func (c clockedRedis) callWithout(
 	t *testing.T, right string, now int64, logs, args string,
 ) ([]rueidis.RedisMessage, error) {
-	script := strings.ReplaceAll(c.onTestClock(t, lua.Decide), "'"+right+"'", "'NOSUCH'")
-	c.load(t, strings.Replace(script, "slack = 1000 ", "slack = 3600000 ", 1)) // of the copy of c
-	clock := fmt.Sprintf(`["%d", "%d"]`, (now+epoch)/1e6, (now+epoch)%1e6)
-	redistest.Do(t, c.client, "SET", c.clock, clock)
-	keys := c.names(logs)
-	call := c.client.B().Evalsha().Sha1(c.sha1).Numkeys(int64(len(keys))).Key(keys...).Arg(argsOf(args)...).Build()
-	return c.client.Do(context.Background(), call).ToArray()
+	c.load(t, c.without(t, right)) // only for this copy of c
+	return c.tryCall(t, now, c.names(logs), argsOf(args))
 }
 
 // fails checks that a call without a right fails.
 func (c clockedRedis) fails(t *testing.T, right string, now int64, logs, args string) {
 	t.Helper()
-	_, err := c.without(t, right, now, logs, args)
+	_, err := c.callWithout(t, right, now, logs, args)
 	require.ErrorContains(t, err, "command called from script") // Valkey leaves out the word Redis
 }
 
@@ -388,7 +381,7 @@ func TestNothingIsChargedBeforeAnotherCall(t *testing.T) {
 	before := members(t, redis.client, redis.names("B")[0])
 	fill(t, redis.client, redis.names("A")[0], epoch, 2000, "")
 	redistest.Do(t, redis.client, "ZADD", redis.names("A")[0], fmt.Sprint(epoch+9*second), "there.1")
-	reply, err := redis.without(t, "ZREMRANGEBYSCORE", 12*second, "A B", "c one 1 10000 "+w+" one 1 9 "+w)
+	reply, err := redis.callWithout(t, "ZREMRANGEBYSCORE", 12*second, "A B", "c one 1 10000 "+w+" one 1 9 "+w)
 	require.NoError(t, err)
 	assert.Equal(t, "9998 -1", text(t, reply))
 	assert.Equal(t, before, members(t, redis.client, redis.names("B")[0]))
@@ -408,7 +401,7 @@ func TestBanOutlivesItsEntries(t *testing.T) {
 				now = second / 2
 				redis.on(t, now, "A A", "b settle 1 a.1 3 0 2 0 s settle 1 a.1 3 2 2 0 s")
 			}
-			_, err := redis.without(t, "ZADD", now, "A", question)
+			_, err := redis.callWithout(t, "ZADD", now, "A", question)
 			require.NoError(t, err)
 			assert.Equal(t, "[0 2 0 0 1]", redis.on(t, minute-1, "A", "d admit 1 1 1 1 0 2 s 0"))
 			assert.Equal(t, "1", redis.on(t, minute, "A", "e admit 1 1 1 1 0 2 s 0"))

@@ -37,7 +37,7 @@ type breaker struct {
 	clock   *clock
 	now     func() time.Duration
 	probe   func(ctx context.Context, hashTag string) error
-	opening func(cause error) // called before the breaker opens, while it is locked
+	opening func(cause error) // called when the breaker opens, while it is locked
 	changed func(from, to State, since time.Duration, cause error)
 	closing context.Context // cancelled before close is called
 
